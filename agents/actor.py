@@ -1,0 +1,97 @@
+"""An SB3 policy seen as observation -> npg distribution, with the actor's parameters only."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector.utils import create_empty_array
+from stable_baselines3.common.distributions import Distribution as SB3Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.utils import obs_as_tensor
+from torch import Tensor, distributions, nn
+
+from npg import Bernoulli, Categorical, DiagGaussian, Distribution, MultiCategorical
+
+
+class PolicyActor(nn.Module):
+    """The actor inside an SB3 actor-critic policy.
+
+    Its parameters are those that reach the action distribution, found by asking autograd and not by
+    their names: a critic called "pi" or an actor called "value" changes nothing.
+
+    Args:
+        policy: the policy, which stays the owner of its parameters.
+
+    Raises:
+        TypeError: the policy's action distribution has no npg counterpart.
+    """
+
+    def __init__(self, policy: ActorCriticPolicy):
+        super().__init__()
+        self.policy = policy
+        probe = example_observations(policy)
+        self._actor_names = reached_names(policy, self(probe).coordinates)
+        self._critic_names = reached_names(policy, (policy.predict_values(probe),)) - self._actor_names
+
+    def forward(self, observations: Any) -> Distribution:
+        """Return the policy's distribution at N observations, already on the policy's device."""
+        return to_npg(self.policy.get_distribution(observations))
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield what reaches the distribution, in the policy's order."""
+        for name, parameter in super().named_parameters(*args, **kwargs):
+            if name.removeprefix("policy.") in self._actor_names:
+                yield name, parameter
+
+    def critic_parameters(self) -> list[nn.Parameter]:
+        """Return what reaches the value but not the distribution: all that a critic fit may move."""
+        return [p for name, p in self.policy.named_parameters() if name in self._critic_names]
+
+    def unreached_names(self) -> list[str]:
+        """Return the names of the trainable parameters that reach neither distribution nor value."""
+        trainable = [name for name, p in self.policy.named_parameters() if p.requires_grad]
+        return [name for name in trainable if name not in self._actor_names | self._critic_names]
+
+
+def reached_names(module: nn.Module, outputs: tuple[Tensor, ...]) -> set[str]:
+    """Return the names of the module's trainable parameters in the graph of the outputs."""
+    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    scalars = [output.sum() for output in outputs if output.requires_grad]
+    if not (named and scalars):
+        return set()
+    gradients = torch.autograd.grad(scalars, list(named.values()), allow_unused=True)
+    return {name for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
+
+
+def example_observations(policy: ActorCriticPolicy, n: int = 2) -> Any:
+    """Return n observations of zeros, as tensors that the policy takes."""
+    zeros = create_empty_array(policy.observation_space, n=n, fn=np.zeros)
+    return obs_as_tensor(zeros, policy.device)
+
+
+def to_npg(distribution: SB3Distribution) -> Distribution:
+    """Return an SB3 distribution as an immutable npg value.
+
+    SB3's object is the policy's own and changes with its next call; its tensors do not.
+
+    Raises:
+        TypeError: there is no npg counterpart.
+    """
+    inner = distribution.distribution
+    squashed = getattr(distribution, "bijector", None) is not None or hasattr(
+        distribution, "gaussian_actions"
+    )
+    match inner:
+        case distributions.Normal() if not squashed:
+            return DiagGaussian(inner.loc, inner.scale.log())
+        case distributions.Categorical():
+            return Categorical(inner.logits)
+        case distributions.Bernoulli():
+            return Bernoulli(inner.logits)
+        case list() if all(isinstance(choice, distributions.Categorical) for choice in inner):
+            return MultiCategorical([choice.logits for choice in inner])
+    raise TypeError(
+        f"no natural gradient is known for {type(distribution).__name__}; expected a policy with a diagonal "
+        "Gaussian, categorical, multi-categorical or Bernoulli distribution (and squash_output=False)"
+    )

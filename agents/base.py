@@ -1,0 +1,232 @@
+"""The loop that every agent shares: batch -> policy step -> critic fit -> record."""
+
+import warnings
+from abc import abstractmethod
+from collections import Counter
+from typing import Any, ClassVar, Self
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    BasePolicy,
+    MultiInputActorCriticPolicy,
+)
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import explained_variance
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.actor import PolicyActor
+from agents.batch import Batch, standardise
+from agents.critic import fit_critic
+from agents.hyperparameters import check_ranges
+from agents.rollouts import collect
+from npg import PolicyStep, Rejection, SurrogateObjective
+
+
+class PolicyGradientAgent(OnPolicyAlgorithm):
+    """An on-policy agent whose policy moves by one `PolicyStep` an update.
+
+    A final class gives its hyper-parameters and `policy_step`. Arguments not listed are SB3's.
+
+    Args:
+        policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy", or a class.
+        env: an environment or its Gymnasium id.
+        learning_rate: of the policy's optimizer, which fits the critic.
+        n_steps: steps of every environment between two updates.
+        batch_size: of the critic's minibatches.
+        gamma: discount factor.
+        gae_lambda: λ of generalised advantage estimation (Schulman et al. 2016).
+        n_critic_updates: passes of the critic over the batch, an update.
+        normalize_advantage: whether advantages get mean 0 and standard deviation 1.
+
+    Raises:
+        ValueError: a hyper-parameter is out of its range.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": ActorCriticPolicy,
+        "CnnPolicy": ActorCriticCnnPolicy,
+        "MultiInputPolicy": MultiInputActorCriticPolicy,
+    }
+
+    actor: PolicyActor
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        *,
+        learning_rate: float | Schedule,
+        n_steps: int,
+        batch_size: int,
+        gamma: float,
+        gae_lambda: float,
+        n_critic_updates: int,
+        normalize_advantage: bool,
+        use_sde: bool,
+        sde_sample_freq: int,
+        rollout_buffer_class: type[RolloutBuffer] | None,
+        rollout_buffer_kwargs: dict[str, Any] | None,
+        stats_window_size: int,
+        tensorboard_log: str | None,
+        policy_kwargs: dict[str, Any] | None,
+        verbose: int,
+        seed: int | None,
+        device: torch.device | str,
+    ):
+        check_ranges(
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            batch_size=batch_size,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            n_critic_updates=n_critic_updates,
+        )
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=0.0,
+            vf_coef=0.0,
+            max_grad_norm=0.0,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+            supported_action_spaces=(
+                spaces.Box,
+                spaces.Discrete,
+                spaces.MultiDiscrete,
+                spaces.MultiBinary,
+            ),
+        )
+        self.batch_size = batch_size
+        self.n_critic_updates = n_critic_updates
+        self.normalize_advantage = normalize_advantage
+        self.stop_reasons: Counter[str] = Counter()
+        if self.env is not None:
+            self._check_batch(n_steps * self.env.num_envs)
+
+    def _check_batch(self, states: int) -> None:
+        if states < 2:
+            raise ValueError(
+                f"n_steps * n_envs must be at least 2, got {self.n_steps} * {self.n_envs}; "
+                "raise n_steps or the number of environments"
+            )
+        if states % self.batch_size:
+            warnings.warn(
+                "the last minibatch of every epoch is truncated: "
+                f"batch_size={self.batch_size} does not divide "
+                f"n_steps * n_envs = {self.n_steps} * {self.n_envs} = {states}",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.actor = PolicyActor(self.policy)
+        unreached = self.actor.unreached_names()
+        if unreached:
+            warnings.warn(
+                "these parameters reach neither the action distribution nor the value, and stay as they "
+                f"are: {', '.join(unreached)}",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "actor"]
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Fill the rollout buffer; see `agents.rollouts.collect`."""
+        return collect(self, env, callback, rollout_buffer, n_rollout_steps)
+
+    @abstractmethod
+    def policy_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:
+        """Return the step for this batch, without taking it."""
+
+    def train(self) -> None:
+        """Update policy and critic from the rollout buffer."""
+        # Dropout would give the old policy a KL to itself, batch norm would move what the policy reads.
+        self.policy.set_training_mode(False)
+        self._update_learning_rates()
+        batch = Batch.from_buffer(self.rollout_buffer, self.action_space)
+        advantages = standardise(batch.advantages) if self.normalize_advantage else batch.advantages
+        objective = SurrogateObjective(
+            self.actor, batch.observations, batch.actions, advantages, old_log_prob=batch.old_log_prob
+        )
+        step = self.policy_step(batch, objective)
+        if step.accepted:
+            objective.parameters.add_(step.displacement)
+        value_loss = fit_critic(
+            self.policy,
+            self.actor.critic_parameters(),
+            batch,
+            epochs=self.n_critic_updates,
+            batch_size=self.batch_size,
+        )
+        self._n_updates += 1
+        self._record(step, batch, value_loss)
+
+    def _update_learning_rates(self) -> None:
+        self._update_learning_rate(self.policy.optimizer)
+
+    def _record(self, step: PolicyStep, batch: Batch, value_loss: float) -> None:
+        record = self.logger.record
+        record("train/policy_objective", step.surrogate)
+        record("train/kl_divergence_loss", step.kl)
+        record("train/is_line_search_success", float(step.accepted))
+        record("train/value_loss", value_loss)
+        record(
+            "train/explained_variance",
+            explained_variance(batch.old_values.cpu().numpy(), batch.returns.cpu().numpy()),
+        )
+        if hasattr(self.policy, "log_std"):
+            record("train/std", self.policy.log_std.exp().mean().item())
+        record("train/n_updates", self._n_updates, exclude="tensorboard")
+        for name, value in step.scalars().items():
+            record(f"npg/{name}", value)
+        self.stop_reasons[step.rejection or "accepted"] += 1
+        for reason in ("accepted", *Rejection):
+            record(f"npg/stop_reason/{reason}", self.stop_reasons[reason])
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train for at least `total_timesteps` steps of all environments together; see SB3's `learn`."""
+        super().learn(
+            total_timesteps,
+            callback,
+            log_interval,  # type: ignore[arg-type]  # SB3 takes None too
+            tb_log_name or type(self).__name__,
+            reset_num_timesteps,
+            progress_bar,
+        )
+        if log_interval is not None:
+            # SB3 writes a rollout's row before its update, so the last update's is still unwritten.
+            self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+            self.logger.dump(self.num_timesteps)
+        return self

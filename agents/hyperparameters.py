@@ -1,0 +1,76 @@
+"""The hyper-parameters of an agent: their names and their ranges."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+# SB3's plumbing, given by other means than a configuration.
+PLUMBING = {"self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
+
+RANGES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "n_steps": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
+    "batch_size": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
+    "gamma": ("a number in [0, 1]", lambda v: 0 <= v <= 1),
+    "gae_lambda": ("a number in [0, 1]", lambda v: 0 <= v <= 1),
+    "target_kl": ("a number of nats > 0", lambda v: 0 < v < float("inf")),
+    "step_size": ("None or a number > 0", lambda v: v is None or 0 < v < float("inf")),
+    "cg_max_steps": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
+    "cg_damping": ("a number ≥ 0", lambda v: 0 <= v < float("inf")),
+    "cg_tolerance": ("a number ≥ 0", lambda v: 0 <= v < float("inf")),
+    "line_search_shrinking_factor": ("a number in (0, 1)", lambda v: 0 < v < 1),
+    "line_search_max_iter": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
+    "n_critic_updates": ("an integer ≥ 0", lambda v: is_integer(v) and v >= 0),
+    "sub_sampling_factor": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
+    "learning_rate": ("a number > 0 or a schedule", lambda v: callable(v) or 0 < v < float("inf")),
+    "critic_learning_rate": ("a number > 0", lambda v: 0 < v < float("inf")),
+}
+
+
+def check_ranges(**values: Any) -> None:
+    """Check hyper-parameters against their ranges.
+
+    Raises:
+        ValueError: naming the parameter, what it expects and what came.
+    """
+    for name, value in values.items():
+        expected, holds = RANGES[name]
+        try:
+            valid = holds(value)
+        except TypeError:
+            valid = False
+        if not valid:
+            raise ValueError(f"{name} must be {expected}, got {value!r}")
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value counts something: 5 does, 5.0, True and "5" do not."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def names_of(agent_class: type) -> list[str]:
+    """Return the hyper-parameters that an agent's constructor takes."""
+    return [name for name in inspect.signature(agent_class).parameters if name not in PLUMBING]
+
+
+def check_names(given: Iterable[str], known: Iterable[str], owner: str) -> None:
+    """Check that every given name is known.
+
+    Raises:
+        ValueError: naming the nearest known name.
+    """
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{owner} has no setting {name!r}{nearest(name, known)}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a clause that offers the nearest known names."""
+    known = list(known)
+    matches = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if matches:
+        return f"; did you mean {' or '.join(map(repr, matches))}?"
+    return f"; expected one of {', '.join(known)}"

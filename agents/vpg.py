@@ -1,0 +1,114 @@
+"""Vanilla policy gradient: a step along g, as long as Adam makes it."""
+
+import copy
+from typing import Any
+
+import torch
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import update_learning_rate
+from torch import nn
+
+from agents.base import PolicyGradientAgent
+from agents.batch import Batch
+from agents.hyperparameters import check_ranges
+from npg import FlatParameters, PolicyStep, Rejection, SurrogateObjective
+
+
+class VPG(PolicyGradientAgent):
+    """Policy gradient with a learned baseline (Williams 1992; Sutton et al. 2000), stepped by Adam.
+
+    Args not listed are those of `PolicyGradientAgent`.
+
+    Args:
+        learning_rate: of the policy.
+        critic_learning_rate: of the critic.
+    """
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-3,
+        n_steps: int = 2048,
+        batch_size: int = 128,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        critic_learning_rate: float = 1e-3,
+        n_critic_updates: int = 10,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        normalize_advantage: bool = True,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ):
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            batch_size=batch_size,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            n_critic_updates=n_critic_updates,
+            normalize_advantage=normalize_advantage,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+        )
+        check_ranges(critic_learning_rate=critic_learning_rate)
+        self.critic_learning_rate = critic_learning_rate
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        # Adam works on a copy, so that its step is a displacement like any other agent's: judged first,
+        # and written in the one place that writes.
+        self.actor_vector = nn.Parameter(FlatParameters(self.actor).vector())
+        self.actor_optimizer = torch.optim.Adam([self.actor_vector], lr=self.lr_schedule(1), eps=1e-5)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "actor_vector", "actor_optimizer"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, tensors = super()._get_torch_save_params()
+        return [*state_dicts, "actor_optimizer"], tensors
+
+    def _update_learning_rates(self) -> None:
+        self._update_learning_rate(self.actor_optimizer)
+        update_learning_rate(self.policy.optimizer, self.critic_learning_rate)
+
+    def policy_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:
+        """Return Adam's step along the gradient, refused only where its numbers are not finite."""
+        gradient = objective.gradient()
+        rejection = Rejection.of_gradient(gradient)
+        if rejection is not None:
+            return PolicyStep.refused(objective, rejection)
+        before = copy.deepcopy(self.actor_optimizer.state_dict())
+        theta = objective.parameters.vector()
+        self.actor_vector.data.copy_(theta)
+        self.actor_vector.grad = -gradient
+        self.actor_optimizer.step()
+        displacement = self.actor_vector.detach() - theta
+        evaluation = objective.evaluate(displacement)
+        rejection = Rejection.of_numbers(evaluation)
+        if rejection is not None:
+            self.actor_optimizer.load_state_dict(before)
+            return PolicyStep.refused(objective, rejection)
+        return PolicyStep.taken(gradient, displacement, evaluation)

@@ -1,0 +1,33 @@
+"""Vectorised environments, and three small tasks whose answers are known in closed form.
+
+Importing this package registers the tasks with Gymnasium, so that their ids work wherever
+an id is expected, ``gymnasium.make`` and SB3 included.
+"""
+
+import gymnasium as gym
+
+from envs.factory import MissingExtraError, UnknownEnvironmentError, make_vec_env
+from envs.gaussian_bandit import GaussianBandit
+from envs.linear_quadratic import LinearQuadratic
+from envs.two_state_chain import TwoStateChain
+
+__all__ = [
+    "GaussianBandit",
+    "LinearQuadratic",
+    "MissingExtraError",
+    "TwoStateChain",
+    "UnknownEnvironmentError",
+    "make_vec_env",
+]
+
+# The bandit ends its own episodes; the other two never do, only a time limit cuts them.
+_TASKS: dict[str, tuple[str, int | None]] = {
+    "GaussianBandit-v0": ("envs.gaussian_bandit:GaussianBandit", None),
+    "LinearQuadratic-v0": ("envs.linear_quadratic:LinearQuadratic", 100),
+    "TwoStateChain-v0": ("envs.two_state_chain:TwoStateChain", 100),
+}
+
+for _env_id, (_entry_point, _max_episode_steps) in _TASKS.items():
+    # A reload must not make Gymnasium warn that it overrides an environment.
+    if _env_id not in gym.registry:
+        gym.register(_env_id, entry_point=_entry_point, max_episode_steps=_max_episode_steps)

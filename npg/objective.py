@@ -1,0 +1,99 @@
+"""The surrogate objective E[ratio · advantage] and the KL that bounds its trust."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from npg.distributions import Distribution
+from npg.fisher import evaluate
+from npg.parameters import FlatParameters
+from npg.reduction import Reduce, identity
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The objective at a candidate θ_old + d.
+
+    Attributes:
+        surrogate: mean of ratio · advantage, in units of the advantage.
+        gain: surrogate minus its value at θ_old.
+        kl: KL(π_old ‖ π_candidate), joint over action dimensions, mean over states, in nats.
+    """
+
+    surrogate: float
+    gain: float
+    kl: float
+
+
+class SurrogateObjective:
+    """L(d) = E[π_{θ+d}(a|s) / π_behaviour(a|s) · advantage] around the actor's parameters θ.
+
+    Candidates are evaluated functionally: the live module is never written, so that there is nothing
+    to restore. Schulman et al. 2015, "Trust region policy optimization", eq. 14.
+
+    Args:
+        actor: a module whose forward maps observations to an npg distribution.
+        observations: what `actor` takes, N states.
+        actions: N actions, shaped as the distribution's `log_prob` takes them.
+        advantages: (N,).
+        old_log_prob: log π_behaviour of the actions (N,), in nats; the actor's own by default.
+        reduce: maps a local mean to the mean over all processes.
+
+    Raises:
+        ValueError: the shapes of actions, advantages and log-probabilities do not fit each other.
+    """
+
+    def __init__(
+        self,
+        actor: nn.Module,
+        observations: Any,
+        actions: Tensor,
+        advantages: Tensor,
+        *,
+        old_log_prob: Tensor | None = None,
+        reduce: Reduce = identity,
+    ):
+        self.parameters = FlatParameters(actor)
+        self._actor = actor
+        self._observations = observations
+        self._actions = actions
+        self._advantages = advantages
+        self._reduce = reduce
+        with torch.no_grad():
+            self._old = evaluate(actor, observations)
+            log_prob = self._old.log_prob(actions)
+        self._old_log_prob = log_prob if old_log_prob is None else old_log_prob
+        if not log_prob.shape == advantages.shape == self._old_log_prob.shape:
+            raise ValueError(
+                f"expected one advantage and one log-probability a state, {tuple(log_prob.shape)}; "
+                f"got advantages {tuple(advantages.shape)} and old_log_prob "
+                f"{tuple(self._old_log_prob.shape)}"
+            )
+        self._old_ratio = torch.exp(log_prob - self._old_log_prob)
+
+    def gradient(self) -> Tensor:
+        """Return g = ∇L(0), shape (P,)."""
+        with torch.enable_grad():
+            log_prob = self._actor(self._observations).log_prob(self._actions)
+            surrogate = (torch.exp(log_prob - self._old_log_prob) * self._advantages).mean()
+            gradient = torch.autograd.grad(surrogate, self.parameters.tensors, allow_unused=True)
+        return self._reduce(self.parameters.flatten(gradient))
+
+    @torch.no_grad()
+    def evaluate(self, step: Tensor) -> Evaluation:
+        """Return surrogate, gain and KL at θ + step, for a step of shape (P,)."""
+        candidate = cast(
+            Distribution,
+            functional_call(
+                self._actor, self.parameters.displaced(step), (self._observations,), strict=False
+            ),
+        )
+        ratio = torch.exp(candidate.log_prob(self._actions) - self._old_log_prob)
+        # The mean of differences: the difference of two means would drown small gains in rounding.
+        gain = ((ratio - self._old_ratio) * self._advantages).mean()
+        surrogate = (ratio * self._advantages).mean()
+        means = self._reduce(torch.stack([surrogate, gain, self._old.kl(candidate).mean()]))
+        return Evaluation(*means.tolist())

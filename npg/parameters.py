@@ -1,0 +1,82 @@
+"""A module's trainable parameters as one flat vector."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class FlatParameters:
+    """Trainable parameters of a module in `parameters()` order, seen as one vector of length P.
+
+    This is the only place that flattens or unflattens, and `add_` the only one that writes a policy
+    parameter.
+
+    Args:
+        module: its frozen parameters (`requires_grad=False`) are left out.
+
+    Raises:
+        ValueError: there is nothing to train, or the parameters differ in dtype or device.
+    """
+
+    def __init__(self, module: nn.Module):
+        named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        if not named:
+            raise ValueError(
+                f"{type(module).__name__} has no trainable parameter; "
+                "set requires_grad=True on those that a step may move"
+            )
+        kinds = {(p.dtype, p.device) for p in named.values()}
+        if len(kinds) > 1:
+            raise ValueError(
+                "a flat vector needs parameters of one dtype on one device, got "
+                + ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
+                + "; move the module with .to(dtype=..., device=...)"
+            )
+        self.names = tuple(named)
+        self.tensors = tuple(named.values())
+        self.sizes = [p.numel() for p in self.tensors]
+        self.size = sum(self.sizes)
+        ((self.dtype, self.device),) = kinds
+
+    def vector(self) -> Tensor:
+        """Return a copy of the parameters, shape (P,)."""
+        return self.flatten(self.tensors).detach().clone()
+
+    def flatten(self, tensors: Sequence[Tensor | None]) -> Tensor:
+        """Concatenate one tensor a parameter; None, autograd's word for unused, counts as zeros."""
+        pairs = zip(tensors, self.tensors, strict=True)
+        return torch.cat([(torch.zeros_like(p) if t is None else t).reshape(-1) for t, p in pairs])
+
+    def unflatten(self, vector: Tensor) -> tuple[Tensor, ...]:
+        """Split a vector (P,) into views shaped as the parameters.
+
+        Raises:
+            ValueError: the vector is not of shape (P,).
+        """
+        if vector.shape != (self.size,):
+            raise ValueError(f"expected a vector of shape ({self.size},), got {vector.shape}")
+        parts = zip(torch.split(vector, self.sizes), self.tensors, strict=True)
+        return tuple(part.view_as(p) for part, p in parts)
+
+    def displaced(self, displacement: Tensor) -> dict[str, Tensor]:
+        """Return {name: parameter + its part of the displacement (P,)} as new tensors."""
+        parts = self.unflatten(displacement)
+        sums = torch._foreach_add([p.detach() for p in self.tensors], list(parts))
+        return dict(zip(self.names, sums, strict=True))
+
+    def add_(self, displacement: Tensor) -> None:
+        """Add a displacement (P,) to the parameters, all of them or none.
+
+        Raises:
+            FloatingPointError: a parameter would become NaN or infinite; none was changed.
+        """
+        new = self.displaced(displacement)
+        bad = [name for name, value in new.items() if not torch.isfinite(value).all()]
+        if bad:
+            raise FloatingPointError(
+                f"the step would make {', '.join(bad)} non-finite; no parameter was changed"
+            )
+        with torch.no_grad():
+            # One call into C++, so that a Ctrl-C falls before or after it, never between two tensors.
+            torch._foreach_copy_(self.tensors, tuple(new.values()))

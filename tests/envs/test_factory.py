@@ -1,0 +1,164 @@
+"""The factory of vector environments: what it builds, and what its errors say."""
+
+import importlib
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from stable_baselines3.common.env_util import is_wrapped
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnv
+
+import envs
+from envs import MissingExtraError, UnknownEnvironmentError, make_vec_env
+from envs.factory import environment_spec
+
+
+def rollout(vec_env: VecEnv, steps: int = 5) -> np.ndarray:
+    """Returns the observations (steps + 1, n_envs, ...) under the zero action."""
+    observations = [vec_env.reset()]
+    actions = np.zeros((vec_env.num_envs, *vec_env.action_space.shape))
+    for _ in range(steps):
+        observations.append(vec_env.step(actions)[0])
+    vec_env.close()
+    return np.stack(observations)
+
+
+@pytest.mark.parametrize("args, kwargs", [((3,), {}), ((), {"n_envs": 3})])
+def test_builds_monitored_environments_in_one_process(args, kwargs):
+    """``n_envs`` works positionally and by name, and each environment has its Monitor."""
+    vec_env = make_vec_env("CartPole-v1", *args, **kwargs)
+    assert isinstance(vec_env, DummyVecEnv)
+    assert vec_env.num_envs == 3
+    assert all(is_wrapped(env, Monitor) for env in vec_env.envs)
+    vec_env.close()
+
+
+def test_no_render_mode_unless_asked_for():
+    """Training environments have no render mode; ``env_kwargs`` can set one."""
+    assert make_vec_env("CartPole-v1").render_mode is None
+    asked = make_vec_env("CartPole-v1", env_kwargs={"render_mode": "rgb_array"})
+    assert asked.render_mode == "rgb_array"
+
+
+def test_env_kwargs_reach_the_constructor_and_gymnasium():
+    """``env_kwargs`` holds constructor arguments and those of ``gymnasium.make``, unchanged."""
+    env_kwargs = {"target": (3.0,), "max_episode_steps": 7}
+    vec_env = make_vec_env("GaussianBandit-v0", env_kwargs=env_kwargs)
+    assert vec_env.get_attr("target")[0] == [3.0]
+    assert vec_env.get_attr("spec")[0].max_episode_steps == 7
+    assert env_kwargs == {"target": (3.0,), "max_episode_steps": 7}
+
+
+def test_same_seed_same_rollout_and_environments_differ():
+    """A seed fixes the rollout; environments of one vector, and other seeds, differ."""
+    first, second, other = (rollout(make_vec_env("LinearQuadratic-v0", 2, seed=seed)) for seed in (7, 7, 8))
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, other)
+    assert not np.array_equal(first[:, 0], first[:, 1])
+
+
+def test_processes_give_the_same_rollout_as_one_process():
+    """Workers rebuild an environment that only the parent registered, to the same rollout."""
+    vec_env = make_vec_env("LinearQuadratic-v0", 2, seed=7, vec_env="subproc")
+    assert isinstance(vec_env, SubprocVecEnv)
+    expected = rollout(make_vec_env("LinearQuadratic-v0", 2, seed=7, vec_env="dummy"))
+    assert np.array_equal(rollout(vec_env), expected)
+
+
+def test_time_limit_is_reported_as_truncation():
+    """An endless task ends by its registered limit, with SB3's two truncation entries."""
+    vec_env = make_vec_env("TwoStateChain-v0")
+    vec_env.reset()
+    for _ in range(99):
+        assert not vec_env.step([0])[2][0]
+    _, _, dones, infos = vec_env.step([0])
+    assert dones[0]
+    assert infos[0]["TimeLimit.truncated"]
+    assert infos[0]["terminal_observation"] == 0
+    assert infos[0]["episode"]["r"] == 100
+
+
+@pytest.mark.parametrize(
+    "env_id, nearest",
+    [
+        ("Hopper-v9", "Hopper-v5"),
+        ("hopper-v5", "Hopper-v5"),
+        ("Hoper-v5", "Hopper-v5"),
+        ("Hopper", "Hopper-v5"),
+        ("Hopper-v5 ", "Hopper-v5"),
+        ("HopperV5", "Hopper-v5"),
+        ("LunarLander-v2", "LunarLander-v3"),
+        ("phys2/CartPole-v1", "phys2d/CartPole-v1"),
+        ("LinearQuadratic-v1", "LinearQuadratic-v0"),
+    ],
+)
+def test_unknown_id_names_the_nearest(env_id, nearest, monkeypatch):
+    """A wrong id is an error that names the nearest id, before anything is built."""
+    monkeypatch.setattr(gym, "make", lambda *args, **kwargs: pytest.fail("something was built"))
+    with pytest.raises(UnknownEnvironmentError, match=f"mean '{nearest}'") as raised:
+        make_vec_env(env_id)
+    assert isinstance(raised.value, ValueError)
+    assert repr(env_id) in str(raised.value)
+
+
+@pytest.mark.parametrize("env_id", ["", "zzzzqqqq-v0", "no_such_module:CartPole-v1", "a/b/c"])
+def test_unknown_id_with_nothing_near(env_id):
+    """An id that resembles nothing, or has a missing module, is the same typed error."""
+    with pytest.raises(UnknownEnvironmentError, match="expected a registered environment id"):
+        environment_spec(env_id)
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "gymnasium:CartPole-v1"])
+def test_environment_spec_builds_nothing(env_id, monkeypatch):
+    """A known id gives its specification and no environment."""
+    monkeypatch.setattr(gym, "make", lambda *args, **kwargs: pytest.fail("something was built"))
+    assert environment_spec(env_id).id == "CartPole-v1"
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        ({"vec_env": "subprocess"}, r"did you mean 'subproc'\?"),
+        ({"vec_env": "?"}, r"one of \['auto', 'dummy', 'subproc'\]"),
+        ({"n_envs": 0}, "expected n_envs >= 1, got 0"),
+        ({"n_envs": -2}, "expected n_envs >= 1, got -2"),
+    ],
+)
+def test_wrong_argument_is_a_value_error(kwargs, message, monkeypatch):
+    """A wrong argument is named, with what was expected, before anything is built."""
+    monkeypatch.setattr(gym, "make", lambda *args, **kwargs: pytest.fail("something was built"))
+    with pytest.raises(ValueError, match=message):
+        make_vec_env("CartPole-v1", **kwargs)
+
+
+@pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
+@pytest.mark.parametrize("error", [gym.error.DependencyNotInstalled, ModuleNotFoundError])
+@pytest.mark.parametrize(
+    "env_id, fix",
+    [
+        ("Hopper-v5", r'pip install -c constraints.txt -e "\.\[mujoco\]"'),
+        ("LunarLander-v3", r'pip install -c constraints.txt -e "\.\[box2d\]"'),
+        ("CartPole-v1", "expected the packages that CartPole-v1 needs"),
+    ],
+)
+def test_missing_package_names_the_fix(env_id, fix, error, vec_env, monkeypatch):
+    """An absent package is reported in this process, with the command that installs it."""
+
+    def fail(*args, **kwargs):
+        raise error("the original message")
+
+    monkeypatch.setattr(gym, "make", fail)
+    with pytest.raises(MissingExtraError, match=fix) as raised:
+        make_vec_env(env_id, 2, vec_env=vec_env)
+    assert "the original message" in str(raised.value)
+    assert isinstance(raised.value, ImportError)
+
+
+def test_importing_twice_does_not_warn():
+    """A second import registers nothing again, so that Gymnasium has nothing to warn of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        importlib.reload(envs)
