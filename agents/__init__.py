@@ -1,8 +1,11 @@
 """Policy gradient agents on Stable-Baselines3: four answers to how long a step is."""
 
+from agents.base import PolicyGradientAgent
 from agents.npg import NPG
 from agents.rollouts import NonFiniteError
 from agents.trpo import TRPO
 from agents.vpg import VPG
 
-__all__ = ["NPG", "TRPO", "VPG", "NonFiniteError"]
+__all__ = ["ALGORITHMS", "NPG", "TRPO", "VPG", "NonFiniteError"]
+
+ALGORITHMS: dict[str, type[PolicyGradientAgent]] = {"vpg": VPG, "npg": NPG, "trpo": TRPO}

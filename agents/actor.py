@@ -66,7 +66,7 @@ def reached_names(module: nn.Module, outputs: tuple[Tensor, ...]) -> set[str]:
 
 def example_observations(policy: ActorCriticPolicy, n: int = 2) -> Any:
     """Return n observations of zeros, as tensors that the policy takes."""
-    zeros = create_empty_array(policy.observation_space, n=n, fn=np.zeros)
+    zeros: Any = create_empty_array(policy.observation_space, n=n, fn=np.zeros)
     return obs_as_tensor(zeros, policy.device)
 
 
@@ -78,7 +78,7 @@ def to_npg(distribution: SB3Distribution) -> Distribution:
     Raises:
         TypeError: there is no npg counterpart.
     """
-    inner = distribution.distribution
+    inner: Any = distribution.distribution
     squashed = getattr(distribution, "bijector", None) is not None or hasattr(
         distribution, "gaussian_actions"
     )

@@ -36,9 +36,9 @@ def collect(
     Raises:
         NonFiniteError: naming the environment and the step.
     """
-    assert agent._last_obs is not None and agent._last_episode_starts is not None  # set by learn()
     agent.policy.set_training_mode(False)
     n_steps = 0
+    new_obs: Any
     rollout_buffer.reset()
     if agent.use_sde:
         agent.policy.reset_noise(env.num_envs)
@@ -46,12 +46,13 @@ def collect(
     statistics = normaliser and copy.deepcopy((normaliser.obs_rms, normaliser.ret_rms))
     callback.on_rollout_start()
     try:
-        check_finite(agent, env, "observation", agent._last_obs)
+        last_obs: Any = agent._last_obs
+        check_finite(agent, env, "observation", last_obs)
         while n_steps < n_rollout_steps:
             if agent.use_sde and agent.sde_sample_freq > 0 and n_steps % agent.sde_sample_freq == 0:
                 agent.policy.reset_noise(env.num_envs)
             with torch.no_grad():
-                obs_tensor = obs_as_tensor(agent._last_obs, agent.device)
+                obs_tensor = obs_as_tensor(last_obs, agent.device)
                 actions, values, log_probs = agent.policy(obs_tensor)
             actions = actions.cpu().numpy()
             clipped_actions = to_environment(agent, actions)
@@ -70,10 +71,10 @@ def collect(
             if isinstance(agent.action_space, spaces.Discrete):
                 actions = actions.reshape(-1, 1)
             rewards = bootstrap_truncations(agent, rewards, dones, infos)
-            rollout_buffer.add(
-                agent._last_obs, actions, rewards, agent._last_episode_starts, values, log_probs
-            )
+            starts: Any = agent._last_episode_starts
+            rollout_buffer.add(last_obs, actions, rewards, starts, values, log_probs)
             agent._last_obs, agent._last_episode_starts = new_obs, dones
+            last_obs = new_obs
     except NonFiniteError:
         if normaliser and statistics:
             normaliser.obs_rms, normaliser.ret_rms = statistics

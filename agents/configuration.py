@@ -1,0 +1,135 @@
+"""What one run does: an algorithm's hyper-parameters on one environment."""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agents.base import PolicyGradientAgent
+from agents.hyperparameters import check_names, names_of
+
+# Keys of a section that are the run's and not the agent's, by RL Zoo's names.
+RUN_KEYS = ("n_timesteps", "policy", "n_envs", "normalize")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A fully resolved run.
+
+    Attributes:
+        n_timesteps: steps of all environments together.
+        policy: SB3's name of the policy.
+        n_envs: environments that run side by side.
+        normalize: whether observations and rewards are normalised by running statistics.
+        hyperparameters: every argument of the agent's constructor that is not plumbing.
+    """
+
+    n_timesteps: int
+    policy: str
+    n_envs: int
+    normalize: bool
+    hyperparameters: Mapping[str, Any]
+
+    @classmethod
+    def read(
+        cls,
+        path: Path,
+        env_id: str,
+        agent_class: type[PolicyGradientAgent],
+        overrides: Iterable[str] = (),
+    ) -> "Configuration":
+        """Read the environment's section, or `default`, of a YAML file in RL Zoo's format.
+
+        Args:
+            path: of the file.
+            env_id: names the section.
+            agent_class: whose constructor gives the known names and the defaults.
+            overrides: "name=value" each, the value in YAML.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file, a name or a value makes no sense.
+        """
+        section = read_section(path, env_id)
+        defaults = {
+            name: inspect.signature(agent_class).parameters[name].default for name in names_of(agent_class)
+        }
+        known = [*RUN_KEYS, *defaults]
+        check_names(section, known, f"{path} ({env_id})")
+        changes = dict(parse_override(text) for text in overrides)
+        check_names(changes, known, agent_class.__name__)
+        values = {"normalize": False, "n_envs": 1, "policy": "MlpPolicy"} | defaults | section | changes
+        if "n_timesteps" not in values:
+            raise ValueError(f"{path} ({env_id}) lacks n_timesteps; add it, or pass --steps")
+        for name in ("n_timesteps", "n_envs"):
+            values[name] = positive_integer(name, values[name])
+        if not isinstance(values["normalize"], bool):
+            raise ValueError(f"normalize must be true or false, got {values['normalize']!r}")
+        if not isinstance(values["policy_kwargs"], dict | None):
+            raise ValueError(
+                "policy_kwargs must be a mapping such as {net_arch: [64, 64]}, "
+                f"got {values['policy_kwargs']!r}"
+            )
+        run: dict[str, Any] = {name: values.pop(name) for name in RUN_KEYS}
+        return cls(**run, hyperparameters=values)
+
+    def with_run(self, **changes: Any) -> "Configuration":
+        """Return a copy with other run settings; None leaves one as it is.
+
+        Raises:
+            ValueError: a value is no positive integer.
+        """
+        given: dict[str, Any] = {
+            name: positive_integer(name, value) for name, value in changes.items() if value is not None
+        }
+        return replace(self, **given)
+
+
+def read_section(path: Path, env_id: str) -> dict[str, Any]:
+    """Return the environment's section of a configuration file, else the one called `default`."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no configuration file {path}")
+    try:
+        sections = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(sections, dict) or not all(isinstance(s, dict) for s in sections.values()):
+        raise ValueError(f"{path} must map environment ids to settings, as the files in configs/ do")
+    for name in (env_id, "default"):
+        if name in sections:
+            return dict(sections[name])
+    raise ValueError(f"{path} has neither a section {env_id!r} nor one called 'default'")
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Return name and value of "name=value".
+
+    Raises:
+        ValueError: there is no name, no value, or the value is not YAML.
+    """
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise ValueError(f"expected name=value after --set, got {text!r}")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError(f"cannot read the value in --set {text!r}") from None
+    if isinstance(parsed, str):
+        with suppress(ValueError):
+            parsed = float(parsed)  # YAML 1.1 takes 1e-3 for a word
+    return name, parsed
+
+
+def positive_integer(name: str, value: Any) -> int:
+    """Return a value such as 8 or 1e6 as an integer.
+
+    Raises:
+        ValueError: it is none, or below 1.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 1 and value == value // 1:
+        return int(value)
+    raise ValueError(f"{name} must be an integer ≥ 1, got {value!r}")

@@ -1,0 +1,54 @@
+"""A progress bar with return, KL and steps per second."""
+
+import sys
+
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import safe_mean
+from tqdm import tqdm
+
+
+class Progress(BaseCallback):
+    """Shows how far `learn` is, on stderr.
+
+    Args:
+        total_timesteps: steps at which the bar is full.
+        description: what stands before the bar.
+    """
+
+    def __init__(self, total_timesteps: int, description: str):
+        super().__init__()
+        self._total = total_timesteps
+        self._description = description
+        self._bar: tqdm | None = None
+
+    def _on_training_start(self) -> None:
+        self._bar = progress_bar(self._total, self._description, "step")
+
+    def _on_step(self) -> bool:
+        assert self._bar is not None
+        # The last rollout may reach past the total, which a bar has no room for.
+        self._bar.update(min(self.training_env.num_envs, self._bar.total - self._bar.n))
+        return True
+
+    def _on_rollout_end(self) -> None:
+        assert self._bar is not None
+        shown = {}
+        if self.model.ep_info_buffer:
+            shown["return"] = f"{safe_mean([episode['r'] for episode in self.model.ep_info_buffer]):.1f}"
+        kl = self.logger.name_to_value.get("train/kl_divergence_loss")
+        if kl is not None:
+            shown["kl"] = f"{kl:.4f}"
+        self._bar.set_postfix(shown, refresh=False)
+
+    def close(self) -> None:
+        """End the bar; callable at any time, also after an interrupt."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def progress_bar(total: int, description: str, unit: str) -> tqdm:
+    """Return a bar on stderr; where that is a file, a line every ten seconds."""
+    interval = 0.2 if sys.stderr.isatty() else 10.0
+    return tqdm(
+        total=total, desc=description, unit=unit, unit_scale=True, mininterval=interval, dynamic_ncols=True
+    )

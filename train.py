@@ -1,0 +1,224 @@
+"""Train an agent on a Gymnasium task.
+
+    python train.py                                            # TRPO on CartPole-v1, to solved
+    python train.py --algo npg --env Hopper-v5 --steps 1e6 --seed 3
+    python train.py --algo trpo --env Hopper-v5 --set target_kl=0.02 cg_damping=0.05
+
+Settings come from configs/<algo>.yaml: the environment's section, or `default`. --config names another
+file, --set changes single settings: any argument of the agent's constructor, n_envs or normalize.
+
+A run writes runs/<env>/<algo>/seed-<n>/: config.yaml (all settings, and the versions that produced the run),
+progress.csv and TensorBoard events, checkpoints/, model.zip, vecnormalize.pkl where observations are
+normalised, and evaluation.json. Ctrl-C saves the model and ends the run.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from agents import ALGORITHMS, NonFiniteError
+from agents.base import PolicyGradientAgent
+from agents.configuration import Configuration
+from agents.hyperparameters import nearest
+from agents.progress import Progress, progress_bar
+from agents.run_folder import RunFolder
+from envs import make_vec_env
+from envs.factory import environment_spec
+
+CONFIGS = Path(__file__).parent / "configs"
+CHECKPOINTS = 5
+INTERRUPTED = 130  # what a shell reports of a command that Ctrl-C ended
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train an agent on a Gymnasium task."""
+
+    algo: str = "trpo"
+    """vpg, npg or trpo."""
+    env: str = "CartPole-v1"
+    """A Gymnasium environment."""
+    steps: float | None = None
+    """Environment steps; the configuration's by default."""
+    seed: int = 0
+    """Of policy, environments and sampling."""
+    config: Path | None = None
+    """A YAML file in RL Zoo's format, in place of configs/<algo>.yaml."""
+    set: tuple[str, ...] = ()
+    """Settings to change, name=value each."""
+    out: Path = Path("runs")
+    """Where run folders are made."""
+    device: str = "auto"
+    """cpu, cuda, or auto."""
+    n_envs: int | None = None
+    """Environments side by side; the configuration's by default."""
+    vec_env: str = "auto"
+    """How they run: dummy (one process), subproc, or auto."""
+    episodes: int = 100
+    """Of the final deterministic evaluation; 0 for none."""
+
+
+def main(arguments: Arguments) -> int:
+    """Run it all and return the exit code."""
+    torch.set_num_threads(1)  # with networks this small, more threads only wait for each other
+    try:
+        configuration, folder = prepare(arguments)
+        env = make_env(arguments, configuration)
+        agent = make_agent(arguments, configuration, env)
+    except (ValueError, ImportError, OSError, AssertionError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    aside = folder.create()
+    if aside is not None:
+        print(f"an unfinished run was in the way; it is now {aside}")
+    folder.write_config(
+        configuration, algo=arguments.algo, env=arguments.env, seed=arguments.seed, device=str(agent.device)
+    )
+    agent.set_logger(configure(str(folder.path), ["csv", "tensorboard"]))
+    code, seconds = train(agent, configuration, folder, f"{arguments.algo} on {arguments.env}")
+    returns = evaluate(arguments, configuration, folder, agent) if code == 0 and arguments.episodes else None
+    env.close()
+    print_summary(arguments, folder, agent, seconds, returns)
+    return code
+
+
+def prepare(arguments: Arguments) -> tuple[Configuration, RunFolder]:
+    """Resolve the run without building anything, so that a mistake costs no time."""
+    if arguments.algo not in ALGORITHMS:
+        raise ValueError(f"unknown algorithm {arguments.algo!r}{nearest(arguments.algo, ALGORITHMS)}")
+    if arguments.episodes < 0 or arguments.seed < 0:
+        raise ValueError(
+            f"expected --episodes ≥ 0 and --seed ≥ 0, got {arguments.episodes}, {arguments.seed}"
+        )
+    environment_spec(arguments.env)
+    path = arguments.config or CONFIGS / f"{arguments.algo}.yaml"
+    configuration = Configuration.read(path, arguments.env, ALGORITHMS[arguments.algo], arguments.set)
+    configuration = configuration.with_run(n_timesteps=arguments.steps, n_envs=arguments.n_envs)
+    folder = RunFolder(arguments.out, arguments.env, arguments.algo, arguments.seed)
+    folder.check_free()
+    return configuration, folder
+
+
+def make_env(arguments: Arguments, configuration: Configuration) -> VecEnv:
+    """Build the training environments."""
+    env = make_vec_env(arguments.env, configuration.n_envs, seed=arguments.seed, vec_env=arguments.vec_env)
+    if configuration.normalize:
+        return VecNormalize(env, gamma=configuration.hyperparameters["gamma"])
+    return env
+
+
+def make_agent(arguments: Arguments, configuration: Configuration, env: VecEnv) -> PolicyGradientAgent:
+    """Build the agent."""
+    return ALGORITHMS[arguments.algo](
+        configuration.policy,
+        env,
+        seed=arguments.seed,
+        device=arguments.device,
+        **configuration.hyperparameters,
+    )
+
+
+def train(
+    agent: PolicyGradientAgent, configuration: Configuration, folder: RunFolder, description: str
+) -> tuple[int, float]:
+    """Learn, save the model however that ends, and return exit code and seconds."""
+    every = max(configuration.n_timesteps // (CHECKPOINTS * configuration.n_envs), 1)
+    checkpoint = CheckpointCallback(
+        every, str(folder.checkpoints), name_prefix="model", save_vecnormalize=configuration.normalize
+    )
+    progress = Progress(configuration.n_timesteps, description)
+    code, start = 0, time.perf_counter()
+    try:
+        agent.learn(configuration.n_timesteps, [checkpoint, progress])
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except NonFiniteError as error:
+        code = 1
+        message = error
+    finally:
+        seconds = time.perf_counter() - start
+        progress.close()
+        agent.save(folder.model)
+        if (normaliser := agent.get_vec_normalize_env()) is not None:
+            normaliser.save(str(folder.normaliser))
+        agent.logger.close()
+    if code == INTERRUPTED:
+        print("\ninterrupted; the model as it is now is saved")
+    elif code:
+        print(f"error: {message} The model up to there is saved.", file=sys.stderr)
+    return code, seconds
+
+
+def evaluate(
+    arguments: Arguments, configuration: Configuration, folder: RunFolder, agent: PolicyGradientAgent
+) -> np.ndarray | None:
+    """Return the returns of deterministic episodes on fresh environments; None if interrupted."""
+    env = make_vec_env(arguments.env, min(arguments.episodes, 16), seed=arguments.seed + 10_000)
+    if configuration.normalize:
+        env = VecNormalize.load(str(folder.normaliser), env)
+        env.training = env.norm_reward = False
+    bar = progress_bar(arguments.episodes, "evaluation", "episode")
+    try:
+        returns, lengths = evaluate_policy(
+            agent,
+            env,
+            arguments.episodes,
+            callback=lambda local, _: bar.update(local["episode_counts"].sum() - bar.n),
+            return_episode_rewards=True,
+        )
+    except KeyboardInterrupt:
+        print("\ninterrupted; the model is saved, without an evaluation")
+        return None
+    finally:
+        bar.close()
+        env.close()
+    folder.write_evaluation(
+        {
+            "steps": agent.num_timesteps,
+            "deterministic": True,
+            "mean_return": float(np.mean(returns)),
+            "std_return": float(np.std(returns)),
+            "returns": returns,
+            "lengths": lengths,
+        }
+    )
+    return np.asarray(returns)
+
+
+def print_summary(
+    arguments: Arguments,
+    folder: RunFolder,
+    agent: PolicyGradientAgent,
+    seconds: float,
+    returns: np.ndarray | None,
+) -> None:
+    """Say what came out, where it lies, and what to try next."""
+    steps = agent.num_timesteps
+    print(f"\n{arguments.algo.upper()} on {arguments.env}, seed {arguments.seed}")
+    if returns is not None:
+        threshold = environment_spec(arguments.env).reward_threshold
+        verdict = f", solved from {threshold:g}" if threshold is not None else ""
+        print(
+            f"  return   {returns.mean():.1f} ± {returns.std():.1f} "
+            f"over {len(returns)} deterministic episodes{verdict}"
+        )
+    print(f"  trained  {steps} steps in {seconds:.1f} s, {steps / max(seconds, 1e-9):.0f} steps/s")
+    print(f"  files    {folder.path}")
+    print(f"  curves   tensorboard --logdir {folder.path.parent.parent}")
+    again = f"python train.py --algo {arguments.algo} --env {arguments.env}"
+    other = next(name for name in ALGORITHMS if name != arguments.algo)
+    print(f"  next     {again} --seed {arguments.seed + 1}")
+    print(f"           {again.replace(arguments.algo, other)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Arguments, description=__doc__)))
