@@ -131,16 +131,20 @@ class LinearQuadratic(gym.Env[Observation, Observation]):
         K: Array = gamma * solve(inner, self.B.T @ P @ self.A, assume_a="pos")
         return K
 
-    def cost(self, gain: ArrayLike, gamma: float, *, action_std: float = 0.0) -> float:
+    def cost(
+        self, gain: ArrayLike, gamma: float, *, bias: ArrayLike | None = None, action_std: float = 0.0
+    ) -> float:
         """Returns the expected discounted cost E Σ gammaᵗ (xᵀQx + uᵀRu) of an endless episode.
 
-        The policy is u = -K x + action_std ε with ε ~ N(0, I). Its cost-to-go is xᵀPx plus a
-        constant, where P = Q + KᵀRK + gamma (A - BK)ᵀP(A - BK); the noise that enters the
-        state, of covariance W = noise² I + action_std² BBᵀ, costs tr(PW) at every later step.
+        The policy is u = -K x + b + action_std ε with ε ~ N(0, I). With a one appended to the state,
+        z = (x, 1), it is linear, and so is the closed loop z' = M z; its cost-to-go is zᵀPz plus a
+        constant, where P = C + gamma MᵀPM with the stage cost C. The noise that enters the state, of
+        covariance W = noise² I + action_std² BBᵀ, costs tr(PW) at every later step.
 
         Args:
             gain: K, of shape (m, n).
             gamma: The discount, in (0, 1).
+            bias: b, of shape (m,), zero by default.
             action_std: Standard deviation of each action's exploration noise.
 
         Returns:
@@ -148,21 +152,28 @@ class LinearQuadratic(gym.Env[Observation, Observation]):
             is not stable.
 
         Raises:
-            ValueError: If `gamma` is not in (0, 1) or the gain's shape is not (m, n).
+            ValueError: If `gamma` is not in (0, 1) or a shape does not fit.
         """
         _check_discount(gamma)
         K = np.asarray(gain, dtype=np.float64)
-        if K.shape != self.B.T.shape:
+        n, m = self.B.shape
+        b = np.zeros(m) if bias is None else np.asarray(bias, dtype=np.float64)
+        if K.shape != (m, n) or b.shape != (m,):
             raise ValueError(
-                f"expected a gain of shape {self.B.T.shape}, got {K.shape}; the policy is u = -K x."
+                f"expected a gain of shape {(m, n)} and a bias of shape {(m,)}, got {K.shape} and {b.shape}; "
+                "the policy is u = -K x + b."
             )
-        closed_loop = np.sqrt(gamma) * (self.A - self.B @ K)
-        if np.abs(np.linalg.eigvals(closed_loop)).max() >= 1:
+        if np.sqrt(gamma) * np.abs(np.linalg.eigvals(self.A - self.B @ K)).max() >= 1:
             return float("inf")
-        P: Array = solve_discrete_lyapunov(closed_loop.T, self.Q + K.T @ self.R @ K)
-        W = self.noise**2 * np.eye(len(P)) + action_std**2 * self.B @ self.B.T
-        per_step = gamma * np.trace(P @ W) + action_std**2 * np.trace(self.R)
-        return float(self.initial_scale**2 * np.trace(P) + per_step / (1 - gamma))
+        policy = np.column_stack([-K, b])  # u = policy @ (x, 1)
+        M = np.eye(n + 1)
+        M[:n] = np.column_stack([self.A, np.zeros(n)]) + self.B @ policy
+        C = policy.T @ self.R @ policy
+        C[:n, :n] += self.Q
+        P: Array = solve_discrete_lyapunov(np.sqrt(gamma) * M.T, C)
+        W = self.noise**2 * np.eye(n) + action_std**2 * self.B @ self.B.T
+        per_step = gamma * np.trace(P[:n, :n] @ W) + action_std**2 * np.trace(self.R)
+        return float(self.initial_scale**2 * np.trace(P[:n, :n]) + P[n, n] + per_step / (1 - gamma))
 
     def optimal_cost(self, gamma: float) -> float:
         """Returns the least expected discounted cost of any policy, see `cost`."""

@@ -103,7 +103,7 @@ def natural_step(
         objective: gives g and evaluates the step.
         fisher: F at the objective's parameters.
         target_kl: δ in nats, which the quadratic model of the step's KL equals.
-        step_size: a fixed multiple of F⁻¹g, in place of the length that δ gives.
+        step_size: a fixed multiple of the direction x, in place of the length that δ gives.
         damping: λ ≥ 0 added to F for the direction.
         solver: of the linear system.
 

@@ -100,6 +100,13 @@ def test_scalar_problem_by_hand():
     assert problem.cost([[1]], 0.9) == pytest.approx(2 * (4 + 0.25 * 0.9 / 0.1))
 
 
+def test_bias_moves_the_mean_by_hand():
+    """With A = 0, K = 0 and one state, u = b costs Rb² a step and Q(Bb)² from the second step on."""
+    problem = LinearQuadratic(A=[[0]], B=[[2]], Q=[[3]], R=[[5]], noise=0, initial_scale=0)
+    expected = 5 * 0.5**2 / (1 - 0.9) + 0.9 * 3 * (2 * 0.5) ** 2 / (1 - 0.9)
+    assert problem.cost([[0]], 0.9, bias=[0.5]) == pytest.approx(expected)
+
+
 def test_unstable_gain_costs_infinity():
     """A gain that the discount cannot tame has infinite cost; one that it can, finite."""
     problem = LinearQuadratic(A=[[1.05]], B=[[1]], Q=[[1]], R=[[1]])
@@ -152,5 +159,5 @@ def test_wrong_discount_is_named(gamma):
 
 def test_wrong_gain_shape_is_named():
     """A transposed gain is an error and no broadcast."""
-    with pytest.raises(ValueError, match=r"expected a gain of shape \(1, 2\), got \(2, 1\)"):
+    with pytest.raises(ValueError, match=r"a gain of shape \(1, 2\) .*, got \(2, 1\)"):
         LinearQuadratic().cost([[1.0], [1.0]], 0.9)

@@ -1,0 +1,248 @@
+"""Distributions against torch.distributions, enumeration and quadrature."""
+
+import dataclasses
+import math
+
+import oracles
+import pytest
+import torch
+from torch import Tensor
+from torch.func import hessian
+
+from npg import Bernoulli, Categorical, DiagGaussian, Distribution, MultiCategorical
+
+N = 6
+
+
+def gaussian(seed: int = 0) -> DiagGaussian:
+    """A Gaussian of three dimensions with a scale for every state."""
+    return DiagGaussian(oracles.randn(seed, N, 3), 0.5 * oracles.randn(seed + 50, N, 3))
+
+
+def gaussian_shared(seed: int = 0) -> DiagGaussian:
+    """A Gaussian of two dimensions with one scale for all states."""
+    return DiagGaussian(oracles.randn(seed, N, 2), 0.5 * oracles.randn(seed + 50, 2))
+
+
+def categorical(seed: int = 0) -> Categorical:
+    """One choice of four."""
+    return Categorical(2 * oracles.randn(seed, N, 4))
+
+
+def multi_categorical(seed: int = 0) -> MultiCategorical:
+    """Choices of two, three and four."""
+    return MultiCategorical([2 * oracles.randn(seed + k, N, k) for k in (2, 3, 4)])
+
+
+def bernoulli(seed: int = 0) -> Bernoulli:
+    """Three bits."""
+    return Bernoulli(2 * oracles.randn(seed, N, 3))
+
+
+every_family = pytest.mark.parametrize(
+    "make", [gaussian, gaussian_shared, categorical, multi_categorical, bernoulli]
+)
+
+
+def equal(a: Tensor, b: Tensor, atol: float = 1e-10) -> None:
+    """Assert equal shapes and values."""
+    torch.testing.assert_close(a, b, rtol=1e-10, atol=atol)
+
+
+def metric(distribution: Distribution) -> Tensor:
+    """Return fisher_product as one dense matrix over the coordinates of all states."""
+    shapes = [z.shape for z in distribution.coordinates]
+    sizes = [shape.numel() for shape in shapes]
+
+    def product(vector: Tensor) -> Tensor:
+        parts = zip(vector.split(sizes), shapes, strict=True)
+        out = distribution.fisher_product(tuple(part.reshape(shape) for part, shape in parts))
+        return torch.cat([z.reshape(-1) for z in out])
+
+    return torch.stack([product(e) for e in torch.eye(sum(sizes), dtype=torch.float64)], 1)
+
+
+@every_family
+def test_values_equal_torch_distributions(make) -> None:
+    """log_prob, entropy and KL are those of torch.distributions, summed over action dimensions."""
+    old, new = make(0), make(1)
+    actions = old.sample(oracles.generator(2))
+    for value in (old.log_prob(actions), old.entropy(), old.kl(new)):
+        assert value.shape == (N,)
+    equal(old.log_prob(actions), oracles.log_prob(old, actions))
+    equal(new.log_prob(actions), oracles.log_prob(new, actions))
+    equal(old.entropy(), oracles.entropy(old))
+    equal(old.kl(new), oracles.kl(old, new))
+
+
+@every_family
+def test_kl_is_positive_and_zero_only_for_equals(make) -> None:
+    """KL ≥ 0, and 0 iff the two distributions are equal."""
+    old = make(0)
+    assert torch.equal(old.kl(make(0)), torch.zeros(N, dtype=torch.float64))
+    for seed in range(1, 30):
+        assert (old.kl(make(seed)) > 1e-3).all()
+
+
+@every_family
+def test_kl_is_the_expected_log_ratio_under_the_old(make) -> None:
+    """KL(old ‖ new) = E_old[log old − log new]; the log ratio of Gaussians is a quadratic."""
+    old, new = make(0), make(1)
+    actions, weights = oracles.quadrature(old)
+    ratios = torch.stack([old.log_prob(a) - new.log_prob(a) for a in actions])
+    equal((weights * ratios).sum(0), old.kl(new))
+
+
+@every_family
+def test_samples_follow_the_distribution(make) -> None:
+    """The sampled mean of log old − log new is KL and that of −log old the entropy, to 4 errors."""
+    old, new, draws = make(0), make(1), 4000
+    source = oracles.generator(3)
+    actions = [old.sample(source) for _ in range(draws)]
+    for samples, exact in (
+        (torch.stack([old.log_prob(a) - new.log_prob(a) for a in actions]), old.kl(new)),
+        (torch.stack([-old.log_prob(a) for a in actions]), old.entropy()),
+    ):
+        error = samples.std(0) / math.sqrt(draws)
+        assert ((samples.mean(0) - exact).abs() <= 4 * error).all()
+
+
+@every_family
+def test_sampling_draws_from_the_given_generator_alone(make) -> None:
+    """Equal generators give equal actions, and the global generator does not move."""
+    state = torch.get_rng_state()
+    first, second = (make(0).sample(oracles.generator(5)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not first.requires_grad
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@every_family
+def test_metric_is_the_hessian_of_the_kl(make) -> None:
+    """The second derivative of KL(p ‖ q) in q at q = p is fisher_product; the first one is zero."""
+    table = oracles.Table(make(0))
+    old = table().detach()
+    policy, theta = oracles.as_function(table, None), oracles.flat_parameters(table)
+
+    def divergence(vector: Tensor) -> Tensor:
+        return old.kl(policy(vector)).sum()
+
+    equal(hessian(divergence)(theta), metric(old))
+    equal(torch.func.grad(divergence)(theta), torch.zeros_like(theta))
+
+
+@every_family
+def test_metric_is_the_covariance_of_the_score(make) -> None:
+    """fisher_product = E[score scoreᵀ] = −E[∇² log π] in the coordinates, block by state."""
+    table = oracles.Table(make(0))
+    equal(metric(table()), N * oracles.enumerated_fisher(table, None))
+    equal(metric(table()), N * oracles.negative_expected_hessian(table, None))
+
+
+def test_shared_scale_equals_the_scale_spread_over_states() -> None:
+    """A log_std of shape (A,) means the same as its copies of shape (N, A)."""
+    shared = gaussian_shared(0)
+    mean, log_std = oracles.randn(0, N, 2), 0.5 * oracles.randn(50, 2)
+    spread = DiagGaussian(mean, log_std.repeat(N, 1))
+    assert [z.shape for z in shared.coordinates] == [(N, 2), (N, 2)]
+    equal(shared.entropy(), spread.entropy())
+    equal(shared.kl(gaussian_shared(1)), spread.kl(gaussian_shared(1)))
+    with pytest.raises(ValueError, match=r"\(6, 2\), got \(3,\)"):
+        DiagGaussian(mean, torch.zeros(3, dtype=torch.float64))
+
+
+def test_the_joint_kl_is_the_sum_over_dimensions() -> None:
+    """Moving A means by c standard deviations each costs A c²/2, not c²/2."""
+    zero = torch.zeros(1, 7, dtype=torch.float64)
+    moved = DiagGaussian(zero + 0.3, zero)
+    equal(DiagGaussian(zero, zero).kl(moved), torch.tensor([7 * 0.09 / 2], dtype=torch.float64))
+
+
+def test_kl_is_directed_from_old_to_new() -> None:
+    """KL(N(0, 1) ‖ N(0, e²)) = 1 − ½ (1 − e⁻²), the reverse is ½ (e² − 1) − 1."""
+    zero = torch.zeros(1, 1, dtype=torch.float64)
+    narrow, wide = DiagGaussian(zero, zero), DiagGaussian(zero, zero + 1)
+    assert float(narrow.kl(wide)) == pytest.approx(1 - (1 - math.exp(-2)) / 2, rel=1e-12)
+    assert float(wide.kl(narrow)) == pytest.approx((math.exp(2) - 1) / 2 - 1, rel=1e-12)
+
+
+@pytest.mark.parametrize("change", [1e-6, 1e-4, 1e-2])
+def test_tiny_shifts_of_the_mean_keep_their_relative_accuracy(change: float) -> None:
+    """In float32 the KL of a shift c of the mean is c²/2, even where c² is far below the rounding of 1."""
+    zero = torch.zeros(1, 1)
+    assert float(DiagGaussian(zero, zero).kl(DiagGaussian(zero + change, zero))) == pytest.approx(
+        change**2 / 2, rel=1e-3
+    )
+
+
+def test_small_changes_of_the_scale_keep_their_relative_accuracy() -> None:
+    """In float32 the KL of a change of log σ by 1e-3 is 1e-6 to a part in a thousand."""
+    zero = torch.zeros(1, 1)
+    exact = oracles.kl(
+        DiagGaussian(zero.double(), zero.double()), DiagGaussian(zero.double(), zero.double() + 1e-3)
+    )
+    new = DiagGaussian(zero, zero + 1e-3)
+    assert float(DiagGaussian(zero, zero).kl(new)) == pytest.approx(float(exact), rel=1e-3)
+
+
+@pytest.mark.parametrize("family", [Categorical, lambda z: MultiCategorical([z, z])])
+def test_forbidden_choices_leave_everything_finite(family) -> None:
+    """Logits of −∞ give the KL, entropy, gradients and metric of the remaining choices."""
+    free = [oracles.randn(seed, N, 3) for seed in (0, 1)]
+    shut = [torch.cat([z, torch.full((N, 1), -torch.inf, dtype=z.dtype)], -1) for z in free]
+    old, new = (family(z.requires_grad_()) for z in shut)
+    equal(old.kl(new), family(free[0]).kl(family(free[1])))
+    equal(old.entropy(), family(free[0]).entropy())
+    for gradient in torch.autograd.grad(old.kl(new).sum() + old.entropy().sum(), shut):
+        assert torch.isfinite(gradient).all()
+        assert (gradient[:, -1] == 0).all()
+    for product in old.fisher_product(tuple(torch.ones_like(z) for z in old.coordinates)):
+        equal(product, torch.zeros_like(product))
+
+
+def test_far_logits_stay_finite() -> None:
+    """A bit that is certain in float32 has entropy and KL zero, not NaN."""
+    certain = Bernoulli(torch.tensor([[500.0, -500.0]]))
+    assert float(certain.entropy()) == 0
+    assert float(certain.kl(certain)) == 0
+    assert float(certain.log_prob(torch.tensor([[0.0, 0.0]]))) == -500
+
+
+@every_family
+def test_wrong_action_shapes_are_refused(make) -> None:
+    """Actions that would only fit by broadcasting raise ValueError."""
+    distribution = make(0)
+    actions = distribution.sample(oracles.generator(0))
+    for wrong in (actions[:1], actions.unsqueeze(-1), actions.unsqueeze(0), actions.reshape(-1)[:-1]):
+        with pytest.raises(ValueError, match="actions must have shape"):
+            distribution.log_prob(wrong)
+
+
+@every_family
+def test_families_do_not_mix(make) -> None:
+    """KL between two families raises TypeError with both names."""
+    other = bernoulli(0) if make is not bernoulli else categorical(0)
+    with pytest.raises(TypeError, match=type(make(0)).__name__):
+        make(0).kl(other)
+
+
+@every_family
+def test_distributions_are_values(make) -> None:
+    """Every field is frozen, `detach` cuts the graph, and the protocol is met."""
+    distribution = make(0)
+    assert isinstance(distribution, Distribution)
+    for field in dataclasses.fields(distribution):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(distribution, field.name, None)
+    live = oracles.Table(distribution)()
+    assert all(z.requires_grad for z in live.coordinates)
+    assert not any(z.requires_grad for z in live.detach().coordinates)
+    equal(live.detach().kl(live), torch.zeros(N, dtype=torch.float64))
+
+
+def test_no_choice_is_refused() -> None:
+    """A MultiCategorical of nothing raises; one of a generator reads it once and for all."""
+    with pytest.raises(ValueError, match="at least one"):
+        MultiCategorical([])
+    lazily = MultiCategorical(z for z in (torch.zeros(2, 3), torch.zeros(2, 4)))
+    assert lazily.entropy().shape == lazily.entropy().shape == (2,)

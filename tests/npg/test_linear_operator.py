@@ -1,0 +1,60 @@
+"""Operators against the dense matrices they stand for."""
+
+import numpy as np
+import oracles
+import pytest
+import scipy.sparse.linalg
+import torch
+
+from npg import Damped
+
+
+def operator(dtype: torch.dtype = torch.float64) -> oracles.Dense:
+    """A well-conditioned matrix with eigenvalues 1 to 6."""
+    return oracles.Dense(oracles.symmetric(torch.arange(1, 7, dtype=dtype)))
+
+
+def test_to_dense_is_the_matrix() -> None:
+    """The columns are the products with the basis, not the rows."""
+    matrix = oracles.randn(0, 4, 4)  # not symmetric, so that a transpose shows
+    assert torch.equal(oracles.Dense(matrix).to_dense(), matrix)
+    assert oracles.Dense(matrix).shape == (4, 4)
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.1, 3])
+def test_damping_adds_a_multiple_of_the_identity(damping: float) -> None:
+    """Damped(A, λ) is A + λI, with A's size, dtype and device, and it nests."""
+    a = operator(torch.float32)
+    damped = Damped(a, damping)
+    assert (damped.size, damped.dtype, damped.device) == (a.size, a.dtype, a.device)
+    torch.testing.assert_close(damped.to_dense(), a.matrix + damping * torch.eye(6))
+    torch.testing.assert_close(Damped(damped, 1.0).to_dense(), a.matrix + (damping + 1) * torch.eye(6))
+
+
+@pytest.mark.parametrize("damping", [-1e-9, float("nan"), float("inf")])
+def test_a_damping_out_of_range_is_refused(damping: float) -> None:
+    """λ is finite and not negative."""
+    with pytest.raises(ValueError, match="damping"):
+        Damped(operator(), damping)
+
+
+@pytest.mark.parametrize("shape", [(5,), (7,), (6, 1), (1, 6), (6, 6), ()])
+def test_products_need_a_vector_of_the_right_size(shape: tuple[int, ...]) -> None:
+    """`@` takes (P,) and nothing that would broadcast."""
+    with pytest.raises(ValueError, match=r"shape \(6,\)"):
+        operator() @ torch.zeros(shape, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scipy_solves_with_the_operator(dtype: torch.dtype) -> None:
+    """scipy's conjugate gradient finds x from b = A x through to_scipy, in the operator's dtype."""
+    a = operator(dtype)
+    view = a.to_scipy()
+    assert view.shape == (6, 6)
+    assert view.dtype == np.dtype(str(dtype).removeprefix("torch."))
+    x = oracles.randn(3, 6, dtype=dtype)
+    solution, info = scipy.sparse.linalg.cg(view, (a.matrix @ x).numpy(), rtol=1e-6, maxiter=50)
+    assert info == 0
+    torch.testing.assert_close(torch.from_numpy(solution).to(dtype), x, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(view @ np.eye(6), a.matrix.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(view.H @ np.ones(6), a.matrix.sum(1).numpy(), rtol=1e-4)
