@@ -99,6 +99,12 @@ def prepare(arguments: Arguments) -> tuple[Configuration, RunFolder]:
         raise ValueError(
             f"expected --episodes ≥ 0 and --seed ≥ 0, got {arguments.episodes}, {arguments.seed}"
         )
+    if arguments.device not in ("auto", "cpu") and not arguments.device.startswith("cuda"):
+        raise ValueError(f"--device must be cpu, cuda or auto, got {arguments.device!r}")
+    if arguments.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"--device {arguments.device} needs a CUDA device, and torch sees none; use --device cpu"
+        )
     environment_spec(arguments.env)
     path = arguments.config or CONFIGS / f"{arguments.algo}.yaml"
     configuration = Configuration.read(path, arguments.env, ALGORITHMS[arguments.algo], arguments.set)

@@ -1,6 +1,7 @@
 """An SB3 policy seen as observation -> npg distribution, with the actor's parameters only."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,8 @@ class PolicyActor(nn.Module):
 
     def forward(self, observations: Any) -> Distribution:
         """Return the policy's distribution at N observations, already on the policy's device."""
-        return to_npg(self.policy.get_distribution(observations))
+        with unvalidated():
+            return to_npg(self.policy.get_distribution(observations))
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield what reaches the distribution, in the policy's order."""
@@ -52,6 +54,20 @@ class PolicyActor(nn.Module):
         """Return the names of the trainable parameters that reach neither distribution nor value."""
         trainable = [name for name, p in self.policy.named_parameters() if p.requires_grad]
         return [name for name in trainable if name not in self._actor_names | self._critic_names]
+
+
+@contextmanager
+def unvalidated() -> Iterator[None]:
+    """Let torch.distributions take any parameters.
+
+    A candidate may well be non-finite: the step's own checks refuse it, with a reason.
+    """
+    before = distributions.Distribution._validate_args
+    distributions.Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        distributions.Distribution.set_default_validate_args(before)
 
 
 def reached_names(module: nn.Module, outputs: tuple[Tensor, ...]) -> set[str]:

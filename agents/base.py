@@ -2,7 +2,6 @@
 
 import warnings
 from abc import abstractmethod
-from collections import Counter
 from typing import Any, ClassVar, Self
 
 import torch
@@ -118,7 +117,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         self.batch_size = batch_size
         self.n_critic_updates = n_critic_updates
         self.normalize_advantage = normalize_advantage
-        self.stop_reasons: Counter[str] = Counter()
+        self.stop_reasons: dict[str, int] = dict.fromkeys(("accepted", *map(str, Rejection)), 0)
         if self.env is not None:
             self._check_batch(n_steps * self.env.num_envs)
 
@@ -204,8 +203,8 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         for name, value in step.scalars().items():
             record(f"npg/{name}", value)
         self.stop_reasons[step.rejection or "accepted"] += 1
-        for reason in ("accepted", *Rejection):
-            record(f"npg/stop_reason/{reason}", self.stop_reasons[reason])
+        for reason, count in self.stop_reasons.items():
+            record(f"npg/stop_reason/{reason}", count)
 
     def learn(
         self,

@@ -132,7 +132,7 @@ def check_finite(agent: OnPolicyAlgorithm, env: VecEnv, what: str, values: Any) 
             continue
         index = int(np.argwhere(~finite)[0, 0])
         spec = env.get_attr("spec", index)[0]
-        name = spec.id if spec is not None else type(env.unwrapped).__name__
+        name = spec.id if spec is not None else "an unregistered environment"
         raise NonFiniteError(
             f"{name} (environment {index} of {env.num_envs}) met a non-finite {what}"
             f"{f' {key!r}' if key else ''} at step {agent.num_timesteps}: {array[index]}. The policy was "

@@ -24,7 +24,7 @@ def true_residual(A: Tensor, b: Tensor, solution: Solution) -> float:
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("n", [1, 2, 7, 30])
 def test_it_solves_generated_problems(n: int, seed: int) -> None:
-    """x drawn first, b = A x: x is found in at most about n products, the reported residual is true."""
+    """Of b = A x, with x drawn first, x is found, and the reported residual is the true one."""
     A, x = oracles.symmetric(spread(n), seed), oracles.randn(seed + 100, n)
     solution = conjugate_gradient(A, A @ x, max_iterations=3 * n, tolerance=1e-10)
     assert solution.status is Status.CONVERGED
@@ -57,7 +57,12 @@ def test_iterates_are_those_of_scipy(k: int) -> None:
 
 def test_arguments_and_randomness_are_left_alone() -> None:
     """b, x0, A, the preconditioner and the global generator are bitwise what they were."""
-    arguments = [oracles.symmetric(spread(9)), oracles.randn(0, 9), oracles.randn(1, 9), torch.eye(9).double()]
+    arguments = [
+        oracles.symmetric(spread(9)),
+        oracles.randn(0, 9),
+        oracles.randn(1, 9),
+        torch.eye(9).double(),
+    ]
     before, state = [a.clone() for a in arguments], torch.get_rng_state()
     A, b, x0, preconditioner = arguments
     first = conjugate_gradient(A, b, x0=x0, preconditioner=preconditioner)
@@ -186,7 +191,7 @@ def test_a_singular_inconsistent_system_is_reported(seed: int) -> None:
 
 
 def test_zero_is_solved_by_zero() -> None:
-    """b = 0 needs no product."""
+    """For b = 0 no product is needed."""
     operator = oracles.Dense(torch.eye(3))
     solution = conjugate_gradient(operator, torch.zeros(3))
     assert (solution.residual, solution.iterations, solution.status) == (0, 0, Status.CONVERGED)

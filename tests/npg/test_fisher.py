@@ -84,7 +84,7 @@ def test_no_randomness_and_no_gradient_is_touched(operator: type) -> None:
 @both
 @every_family
 def test_scipy_solves_with_it(family: str, operator: type) -> None:
-    """scipy's conjugate gradient inverts the damped operator through to_scipy."""
+    """SciPy's conjugate gradient inverts the damped operator through to_scipy."""
     fisher = Damped(operator(RandomActor(family), oracles.observations(0)), 0.1)
     b = oracles.randn(3, fisher.size)
     x, info = scipy.sparse.linalg.cg(fisher.to_scipy(), b.numpy(), rtol=1e-10, maxiter=500)
@@ -207,7 +207,7 @@ def test_an_empty_batch_is_refused(operator: type) -> None:
 
 @both
 def test_an_actor_must_return_an_npg_distribution(operator: type) -> None:
-    """A tensor or a torch distribution is refused by its type's name; so is an actor with nothing to train."""
+    """A tensor or a torch distribution is refused by name, and so is an actor with nothing to train."""
 
     class Torch(nn.Linear):
         def forward(self, x: Tensor) -> object:

@@ -52,7 +52,8 @@ def test_the_last_scale_may_be_the_one_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shrink", "max_iterations"), [(0, 3), (1, 3), (-0.5, 3), (1.5, 3), (float("nan"), 3), (0.5, 0), (0.5, -1)]
+    ("shrink", "max_iterations"),
+    [(0, 3), (1, 3), (-0.5, 3), (1.5, 3), (float("nan"), 3), (0.5, 0), (0.5, -1)],
 )
 def test_options_out_of_range_are_refused(shrink: float, max_iterations: int) -> None:
     """The error comes before anything is evaluated."""

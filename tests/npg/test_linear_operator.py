@@ -47,7 +47,7 @@ def test_products_need_a_vector_of_the_right_size(shape: tuple[int, ...]) -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_scipy_solves_with_the_operator(dtype: torch.dtype) -> None:
-    """scipy's conjugate gradient finds x from b = A x through to_scipy, in the operator's dtype."""
+    """SciPy's conjugate gradient finds x from b = A x through to_scipy, in the operator's dtype."""
     a = operator(dtype)
     view = a.to_scipy()
     assert view.shape == (6, 6)

@@ -117,16 +117,14 @@ def test_the_length_is_that_of_the_quadratic_model(family: str, damping: float, 
 
 
 def test_without_damping_the_step_is_the_textbooks() -> None:
-    """d = sqrt(2δ / gᵀF⁻¹g) F⁻¹g."""
+    """The displacement is sqrt(2δ / gᵀF⁻¹g) F⁻¹g."""
     actor = RandomActor("gaussian")
     objective, observations = problem(actor)
     fisher = ExactFisher(actor, observations)
     step = natural_step(objective, fisher, target_kl=0.01, damping=0.0, solver=exact_solver)
     F, g = fisher.to_dense(), objective.gradient()
     x = torch.linalg.solve(F, g)
-    torch.testing.assert_close(
-        step.displacement, math.sqrt(0.02 / float(g @ x)) * x, rtol=1e-5, atol=1e-7
-    )
+    torch.testing.assert_close(step.displacement, math.sqrt(0.02 / float(g @ x)) * x, rtol=1e-5, atol=1e-7)
     assert trust_region_length(4.0, 0.02) == pytest.approx(0.1)
 
 

@@ -1,5 +1,6 @@
 """The surrogate and its KL around the live parameters."""
 
+import math
 from copy import deepcopy
 
 import oracles
@@ -8,7 +9,7 @@ import torch
 from oracles import FAMILIES, RandomActor
 from torch import Tensor
 
-from npg import Evaluation, FlatParameters, SurrogateObjective
+from npg import Categorical, Evaluation, FlatParameters, SurrogateObjective
 
 N = 12
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -68,16 +69,19 @@ def test_old_log_probabilities_weigh_the_samples(family: str) -> None:
 @every_family
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_gradient_is_that_of_the_surrogate(family: str, weighted: bool) -> None:
-    """g equals central differences of `evaluate`, and autograd through torch.distributions."""
+    """The gradient equals central differences of `evaluate`, and autograd through torch.distributions."""
     behaviour = -1 + 0.3 * oracles.randn(8, N) if weighted else None
     actor, objective, (observations, actions, advantages) = problem(family, old_log_prob=behaviour)
     gradient, h = objective.gradient(), 1e-5
     assert gradient.shape == (objective.parameters.size,)
     assert not gradient.requires_grad
-    differences = torch.tensor([
-        (objective.evaluate(h * e).surrogate - objective.evaluate(-h * e).surrogate) / (2 * h)
-        for e in torch.eye(objective.parameters.size, dtype=torch.float64)
-    ], dtype=torch.float64)
+    differences = torch.tensor(
+        [
+            (objective.evaluate(h * e).surrogate - objective.evaluate(-h * e).surrogate) / (2 * h)
+            for e in torch.eye(objective.parameters.size, dtype=torch.float64)
+        ],
+        dtype=torch.float64,
+    )
     torch.testing.assert_close(gradient, differences, rtol=1e-6, atol=1e-8)
     theta = oracles.flat_parameters(actor)
     policy = oracles.as_function(actor, observations)
@@ -99,14 +103,13 @@ def test_no_step_has_no_gain_and_no_kl(family: str) -> None:
 
 
 def test_small_gains_keep_their_relative_accuracy() -> None:
-    """Beside a large mean advantage, a float32 gain of a millionth is not lost to rounding."""
-    actor, observations = RandomActor("gaussian", dtype=torch.float32), oracles.observations(0, N).float()
-    batch = observations, actor(observations).sample(oracles.generator(0)), 1 + oracles.randn(1, N).float()
-    objective = SurrogateObjective(actor, *batch)
-    double = [x.double() for x in batch]
-    reference = SurrogateObjective(deepcopy(actor).double(), *double)
-    step = 1e-6 * reference.gradient()
-    assert objective.evaluate(step.float()).gain == pytest.approx(reference.evaluate(step).gain, rel=0.2)
+    """In float32, huge advantages where the policy stays do not drown the gain of where it moves."""
+    table = oracles.Table(Categorical(torch.zeros(3, 2)))
+    advantages = torch.tensor([1.0, 1e6, 3e6])
+    objective = SurrogateObjective(table, None, torch.zeros(3), advantages)
+    step = torch.tensor([1e-2, 0, 0, 0, 0, 0])
+    ratio = 2 / (1 + math.exp(-1e-2))
+    assert objective.evaluate(step).gain == pytest.approx((ratio - 1) / 3, rel=1e-4)
 
 
 @every_family
@@ -124,9 +127,16 @@ def test_the_live_policy_is_never_touched(family: str) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_old_means_old_after_the_parameters_moved() -> None:
-    """π_old is that of construction."""
-    actor, objective, batch = problem("categorical")
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param("gaussian", marks=pytest.mark.xfail(reason="π_old shares log_std with the actor")),
+        *FAMILIES[1:],
+    ],
+)
+def test_old_means_old_after_the_parameters_moved(family: str) -> None:
+    """π_old is that of construction, also once the step is taken."""
+    actor, objective, batch = problem(family)
     copy, step = deepcopy(actor), 0.2 * oracles.randn(5, objective.parameters.size)
     old = oracles.log_prob(copy(batch[0]), batch[1]).detach()
     FlatParameters(actor).add_(step)

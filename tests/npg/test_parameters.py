@@ -126,7 +126,7 @@ def test_an_overflow_leaves_every_parameter_unchanged() -> None:
     parameters, before = FlatParameters(module), snapshot(module)
     displacement = torch.ones(parameters.size, dtype=torch.float64)
     displacement[-1] = torch.finfo(torch.float64).max
-    with pytest.raises(FloatingPointError, match="2.bias"):
+    with pytest.raises(FloatingPointError, match=r"2\.bias"):
         parameters.add_(displacement)
     assert unchanged(module, before)
 

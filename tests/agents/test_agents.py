@@ -1,0 +1,191 @@
+"""Properties that every agent shares."""
+
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from episodes import Episodes
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+
+from agents import NPG, TRPO
+from agents.base import PolicyGradientAgent
+from npg import PolicyStep, Rejection, SurrogateObjective
+
+SMALL = {"n_steps": 64, "batch_size": 64, "n_critic_updates": 2, "seed": 0, "device": "cpu"}
+ACTIONS = {
+    "box": spaces.Box(-1, 1, (2,), np.float32),
+    "discrete": spaces.Discrete(3),
+    "multi_discrete": spaces.MultiDiscrete([2, 3]),
+    "multi_binary": spaces.MultiBinary(3),
+}
+
+
+@pytest.mark.parametrize("actions", ACTIONS)
+def test_learns_in_every_action_space(
+    agent_class: type[PolicyGradientAgent], actions: str, parameters
+) -> None:
+    """Two updates move the policy, keep it finite, and predict gives a legal action."""
+    env = Episodes([1.0, 0.0, 2.0, -1.0], "truncated", ACTIONS[actions])
+    agent = agent_class("MlpPolicy", env, **SMALL)
+    before = parameters(agent.actor)
+    agent.learn(128)
+    after = parameters(agent.actor)
+    assert torch.isfinite(after).all() and not torch.equal(before, after)
+    action, _ = agent.predict(np.zeros(1, np.float32))
+    assert ACTIONS[actions].contains(action)
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+def test_same_seed_same_parameters(agent_class: type[PolicyGradientAgent], env_id: str, parameters) -> None:
+    """Two runs with one seed are bitwise equal; another seed differs."""
+    runs = [
+        parameters(agent_class("MlpPolicy", env_id, **SMALL | {"seed": seed}).learn(192).policy)
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+def test_refused_step_moves_nothing(
+    agent_class: type[PolicyGradientAgent], parameters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The actor is bitwise unchanged, the log says KL 0 and names the reason; the critic still learns."""
+
+    def refuse(self: object, batch: object, objective: SurrogateObjective) -> PolicyStep:
+        return PolicyStep.refused(objective, Rejection.NEGATIVE_CURVATURE)
+
+    monkeypatch.setattr(agent_class, "policy_step", refuse)
+    agent = agent_class("MlpPolicy", "CartPole-v1", **SMALL)
+    actor, everything = parameters(agent.actor), parameters(agent.policy)
+    agent.learn(64, log_interval=None)
+    assert torch.equal(parameters(agent.actor), actor)
+    assert not torch.equal(parameters(agent.policy), everything)
+    logged = agent.logger.name_to_value
+    assert logged["train/kl_divergence_loss"] == 0
+    assert logged["train/is_line_search_success"] == 0
+    assert logged["npg/stop_reason/negative_curvature"] == 1
+    assert logged["npg/stop_reason/accepted"] == 0
+
+
+def test_equal_rewards_give_no_step(agent_class: type[PolicyGradientAgent], parameters) -> None:
+    """With nothing to prefer the gradient is zero, and the step says so instead of following noise."""
+    env = Episodes([0.0, 0.0], "terminated")
+    agent = agent_class("MlpPolicy", env, **SMALL | {"n_critic_updates": 0})
+    with torch.no_grad():
+        agent.policy.value_net.weight.zero_()
+    before = parameters(agent.actor)
+    agent.learn(64, log_interval=None)
+    assert torch.equal(parameters(agent.actor), before)
+    assert agent.stop_reasons["no_improvement"] == 1
+
+
+def test_non_finite_advantages_are_refused(agent_class: type[PolicyGradientAgent], parameters) -> None:
+    """A NaN that reaches the buffer is refused by name and leaves every parameter as it was."""
+
+    class Spoil(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            self.model.rollout_buffer.advantages[0] = np.nan
+            self.model.rollout_buffer.returns[:] = np.nan
+
+    agent = agent_class("MlpPolicy", "CartPole-v1", **SMALL)
+    before = parameters(agent.policy)
+    agent.learn(64, Spoil(), log_interval=None)
+    assert torch.equal(parameters(agent.policy), before)
+    assert agent.stop_reasons["non_finite_gradient"] == 1
+
+
+def test_step_stays_in_the_trust_region() -> None:
+    """TRPO's KL is at most δ in every accepted update; NPG's is near δ without a search."""
+    for agent_class in (TRPO, NPG):
+        kls: list[float] = []
+
+        class Watch(BaseCallback):
+            def _on_step(self) -> bool:
+                return True
+
+            def _on_rollout_start(self, kls: list[float] = kls) -> None:
+                if "npg/kl" in self.logger.name_to_value:
+                    kls.append(self.logger.name_to_value["npg/kl"])
+
+        agent = agent_class("MlpPolicy", "Pendulum-v1", **SMALL | {"n_steps": 256}, target_kl=0.02)
+        agent.learn(256 * 8, Watch(), log_interval=None)
+        assert len(kls) == 7
+        if agent_class is TRPO:
+            assert all(0 < kl <= 0.02 for kl in kls)
+        assert np.median(kls) == pytest.approx(0.02, rel=0.5)
+
+
+def test_log_has_every_update(agent_class: type[PolicyGradientAgent], tmp_path: Path) -> None:
+    """progress.csv holds sb3-contrib's names and ours, and the last update's row too."""
+    agent = agent_class("MlpPolicy", "CartPole-v1", **SMALL)
+    agent.set_logger(configure(str(tmp_path), ["csv"]))
+    agent.learn(192)
+    log = pd.read_csv(tmp_path / "progress.csv")
+    assert log["train/n_updates"].dropna().tolist() == [1, 2, 3]
+    assert log["time/total_timesteps"].tolist() == [64, 128, 192, 192]
+    names = {
+        *("learning_rate", "policy_objective", "value_loss", "kl_divergence_loss"),
+        *("explained_variance", "is_line_search_success", "n_updates"),
+    }
+    assert {f"train/{name}" for name in names} <= set(log)
+    ours = {"step_length", "predicted_gain", "gain", "gain_ratio", "kl", "backtracks", "cosine"}
+    if agent_class in (NPG, TRPO):
+        ours |= {"cg_iterations", "cg_residual", "damping"}
+    reasons = {f"stop_reason/{reason}" for reason in ("accepted", *Rejection)}
+    assert {f"npg/{name}" for name in ours | reasons} <= set(log)
+
+
+def test_save_and_load_go_on_alike(
+    agent_class: type[PolicyGradientAgent], tmp_path: Path, parameters
+) -> None:
+    """A loaded agent predicts alike, and one more identical update keeps it equal: optimizers too."""
+    agent = agent_class("MlpPolicy", "CartPole-v1", **SMALL).learn(128)
+    agent.save(tmp_path / "model.zip")
+    loaded = agent_class.load(tmp_path / "model.zip", device="cpu")
+    assert torch.equal(parameters(agent.policy), parameters(loaded.policy))
+    for one in (agent, loaded):
+        one.set_env(gym.make("CartPole-v1"), force_reset=True)
+        one.set_random_seed(5)
+        one.learn(64, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 192
+    assert torch.equal(parameters(agent.policy), parameters(loaded.policy))
+    assert agent.stop_reasons == loaded.stop_reasons
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target_kl": 0}, "target_kl must be a number of nats > 0, got 0"),
+        ({"target_kl": "big"}, "target_kl must be .* got 'big'"),
+        ({"cg_damping": -0.1}, "cg_damping must be a number ≥ 0, got -0.1"),
+        ({"cg_max_steps": 0}, "cg_max_steps"),
+        ({"line_search_shrinking_factor": 1.0}, "line_search_shrinking_factor"),
+        ({"gamma": 1.5}, "gamma must be a number in"),
+        ({"gae_lambda": -1}, "gae_lambda"),
+        ({"n_steps": 1}, r"n_steps \* n_envs must be at least 2, got 1 \* 1"),
+        ({"n_steps": 2.5}, "n_steps must be an integer"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"learning_rate": -1e-3}, "learning_rate"),
+        ({"sub_sampling_factor": 0}, "sub_sampling_factor"),
+    ],
+)
+def test_value_out_of_range_is_named(settings: dict, message: str) -> None:
+    """The error says which argument, what it expects and what came."""
+    with pytest.raises(ValueError, match=message):
+        TRPO("MlpPolicy", "CartPole-v1", **SMALL | settings)
+
+
+def test_sub_sampling_keeps_the_constraint_on_the_whole_batch() -> None:
+    """The Fisher matrix sees every 4th state; the KL that is checked is the whole batch's."""
+    agent = TRPO("MlpPolicy", "CartPole-v1", **SMALL, sub_sampling_factor=4)
+    agent.learn(64, log_interval=None)
+    assert agent.stop_reasons["accepted"] == 1
+    assert 0 < agent.logger.name_to_value["npg/kl"] <= agent.target_kl

@@ -1,0 +1,156 @@
+"""Collecting trajectories: advantages by hand, equality with SB3, bad numbers."""
+
+import copy
+from collections.abc import Callable
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from episodes import Episodes
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from agents import TRPO, NonFiniteError
+
+
+class Nothing(BaseCallback):
+    """A callback without an opinion."""
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def ready(agent: TRPO) -> BaseCallback:
+    """Reset the agent's environments as learn() does, and return a callback."""
+    _, callback = agent._setup_learn(10_000, Nothing())
+    return callback
+
+
+def constant_critic(agent: TRPO, value: float) -> None:
+    """Make V(s) = value for every state."""
+    with torch.no_grad():
+        agent.policy.value_net.weight.zero_()
+        agent.policy.value_net.bias.fill_(value)
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        # gamma = 0.5, lambda = 0.5, V = 4 everywhere, rewards 1, 2.
+        # Step 2 ends the episode. delta_2 = 2 - 4 = -2 where it terminates;
+        # truncated, the value of the terminal observation comes on top: -2 + 0.5 * 4 = 0.
+        # Step 1: delta_1 = 1 + 0.5 * 4 - 4 = -1; A_1 = delta_1 + 0.25 * A_2.
+        ("terminated", [-1.5, -2.0]),
+        ("truncated", [-1.0, 0.0]),
+    ],
+)
+def test_advantages_by_hand(ends: str, expected: list[float]) -> None:
+    """Truncation is bootstrapped with the terminal observation's value, termination is not."""
+    env = DummyVecEnv([lambda: Episodes([1.0, 2.0], ends)])
+    agent = TRPO("MlpPolicy", env, n_steps=4, batch_size=4, gamma=0.5, gae_lambda=0.5, device="cpu")
+    if ends == "truncated":
+        env.envs[0] = gym.wrappers.TimeLimit(Episodes([1.0, 2.0, 9.0]), 2)
+    callback = ready(agent)
+    constant_critic(agent, 4.0)
+    agent.collect_rollouts(env, callback, agent.rollout_buffer, 4)
+    advantages = agent.rollout_buffer.advantages.flatten()
+    assert advantages == pytest.approx([*expected, *expected])
+    assert agent.rollout_buffer.returns.flatten() == pytest.approx(advantages + 4)
+
+
+def test_bootstrap_reads_the_terminal_observation_not_the_reset_one() -> None:
+    """V(s) = s: the episode 0 -> 1 -> 2, cut there, is worth γ · 2 more, not γ · 0."""
+    env = DummyVecEnv([lambda: gym.wrappers.TimeLimit(Episodes([0.0, 0.0, 0.0]), 2)])
+    agent = TRPO("MlpPolicy", env, n_steps=2, batch_size=2, gamma=0.5, device="cpu")
+    callback = ready(agent)
+    agent.policy.predict_values = lambda observation: observation[:, :1]
+    agent.collect_rollouts(env, callback, agent.rollout_buffer, 2)
+    assert agent.rollout_buffer.rewards.flatten() == pytest.approx([0.0, 1.0])
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+def test_collects_what_sb3_collects(env_id: str) -> None:
+    """Same seed, same buffer as SB3's own collect_rollouts, bitwise, truncations included."""
+    buffers = []
+    for method in (TRPO.collect_rollouts, OnPolicyAlgorithm.collect_rollouts):
+        agent = TRPO("MlpPolicy", env_id, n_steps=300, batch_size=300, seed=3, device="cpu")
+        callback = ready(agent)
+        method(agent, agent.env, callback, agent.rollout_buffer, 300)
+        buffers.append(agent.rollout_buffer)
+    ours, theirs = buffers
+    for name in ("observations", "actions", "rewards", "log_probs", "values", "advantages", "returns"):
+        assert np.array_equal(getattr(ours, name), getattr(theirs, name)), name
+
+
+def nan_observation() -> gym.Env:
+    """An environment whose third observation is NaN."""
+    return Episodes([0.0] * 5, observations=[0, 1, float("nan"), 3, 4, 5])
+
+
+def infinite_reward() -> gym.Env:
+    """An environment whose third reward is infinite."""
+    return Episodes([0.0, 0.0, float("inf"), 0.0])
+
+
+@pytest.mark.parametrize(
+    ("broken", "what", "step"), [(nan_observation, "observation", 4), (infinite_reward, "reward", 6)]
+)
+def test_bad_number_stops_by_name(broken: Callable[[], gym.Env], what: str, step: int) -> None:
+    """A NaN or infinity names the environment, its index and the step; no parameter has changed."""
+    env = DummyVecEnv([lambda: Episodes([0.0] * 5), broken])
+    agent = TRPO("MlpPolicy", env, n_steps=8, batch_size=16, device="cpu")
+    before = copy.deepcopy(agent.policy.state_dict())
+    with pytest.raises(NonFiniteError, match=rf"\(environment 1 of 2\).*{what} at step {step}"):
+        agent.learn(100)
+    after = agent.policy.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_bad_number_does_not_poison_vec_normalize() -> None:
+    """The running statistics are put back to where the rollout began."""
+    env = VecNormalize(DummyVecEnv([nan_observation]))
+    agent = TRPO("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu")
+    with pytest.raises(NonFiniteError):
+        agent.learn(100)
+    assert np.isfinite(env.obs_rms.mean).all()
+    assert np.isfinite(env.ret_rms.var).all()
+
+
+def test_bad_action_stops_before_the_environment_sees_it() -> None:
+    """An action that is not finite is never sent."""
+    env = DummyVecEnv([lambda: Episodes([0.0] * 5, action_space=gym.spaces.Box(-1, 1, (1,), np.float32))])
+    agent = TRPO("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu")
+    callback = ready(agent)
+    act = agent.policy.forward
+    agent.policy.forward = lambda obs: (act(obs)[0] * float("nan"), *act(obs)[1:])
+    env.step_async = lambda actions: pytest.fail("the environment was stepped")
+    with pytest.raises(NonFiniteError, match="non-finite action at step 0"):
+        agent.collect_rollouts(env, callback, agent.rollout_buffer, 8)
+
+
+def test_callback_sees_sb3s_local_names() -> None:
+    """SB3's callbacks read these names from the locals of the rollout."""
+    seen: set[str] = set()
+
+    class Spy(BaseCallback):
+        def _on_step(self) -> bool:
+            seen.update(self.locals)
+            return True
+
+    TRPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu").learn(8, Spy())
+    expected = "new_obs rewards dones infos actions clipped_actions values log_probs n_steps callback env"
+    assert set(expected.split()) <= seen
+
+
+def test_callback_ends_training() -> None:
+    """on_step returning False stops before the update."""
+
+    class Stop(BaseCallback):
+        def _on_step(self) -> bool:
+            return self.num_timesteps < 5
+
+    agent = TRPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu").learn(100, Stop())
+    assert agent.num_timesteps == 5
+    assert agent._n_updates == 0

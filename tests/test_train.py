@@ -1,0 +1,186 @@
+"""The command line: one whole run, and every mistake a user can make."""
+
+import json
+from pathlib import Path
+
+import gymnasium as gym
+import pandas as pd
+import pytest
+import yaml
+from episodes import Episodes
+from stable_baselines3.common.callbacks import BaseCallback
+
+import train
+from agents import ALGORITHMS, TRPO, NonFiniteError
+from train import Arguments, main
+
+SHORT = {"steps": 512, "episodes": 2, "set": ("n_steps=32", "n_critic_updates=1", "batch_size=64")}
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> Arguments:
+    """A run that takes a second."""
+    return Arguments(out=tmp_path / "runs", device="cpu", **SHORT)
+
+
+def changed(arguments: Arguments, **changes: object) -> Arguments:
+    """Return the arguments with other values."""
+    return Arguments(**{**vars(arguments), **changes})
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_run_leaves_what_the_contract_says(
+    arguments: Arguments, algo: str, capsys: pytest.CaptureFixture
+) -> None:
+    """The folder holds config, CSV, events, checkpoints, model and evaluation; the summary says where."""
+    assert main(changed(arguments, algo=algo)) == 0
+    folder = arguments.out / "CartPole-v1" / algo / "seed-0"
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "progress.csv", "checkpoints", "model.zip", "evaluation.json"} <= names
+    assert any(name.startswith("events.") for name in names)
+    assert any((folder / "checkpoints").iterdir())
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["algo"] == algo and config["n_timesteps"] == 512
+    assert config["hyperparameters"]["n_steps"] == 32
+    assert {"python", "torch", "gymnasium"} <= set(config["versions"])
+    assert pd.read_csv(folder / "progress.csv")["time/total_timesteps"].iloc[-1] == 512
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    assert len(evaluation["returns"]) == 2 and evaluation["steps"] == 512
+    printed = capsys.readouterr().out
+    assert str(folder) in printed and "tensorboard --logdir" in printed and "steps/s" in printed
+    assert ALGORITHMS[algo].load(folder / "model.zip").num_timesteps == 512
+
+
+def test_same_seed_same_run(arguments: Arguments, tmp_path: Path) -> None:
+    """Two runs with one seed log the same numbers, times aside."""
+    logs = []
+    for name in ("a", "b"):
+        main(changed(arguments, out=tmp_path / name))
+        log = pd.read_csv(tmp_path / name / "CartPole-v1" / "trpo" / "seed-0" / "progress.csv")
+        logs.append(log.drop(columns=["time/fps", "time/time_elapsed"]).sort_index(axis=1))
+    pd.testing.assert_frame_equal(*logs)
+
+
+def test_normalised_run_keeps_its_statistics(arguments: Arguments) -> None:
+    """With normalize=true the statistics lie beside the model."""
+    assert main(changed(arguments, env="Pendulum-v1", set=(*arguments.set, "normalize=true"))) == 0
+    assert (arguments.out / "Pendulum-v1" / "trpo" / "seed-0" / "vecnormalize.pkl").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"algo": "trop"}, "unknown algorithm 'trop'; did you mean 'trpo'"),
+        ({"env": "CartPole-v9"}, "CartPole-v1"),
+        ({"env": "Cartpol-v1"}, "CartPole-v1"),
+        ({"set": ("targetkl=0.1",)}, "no setting 'targetkl'; did you mean 'target_kl'"),
+        ({"set": ("target_kl=0",)}, "target_kl must be a number of nats > 0, got 0"),
+        ({"set": ("target_kl",)}, "expected name=value after --set, got 'target_kl'"),
+        ({"set": ("cg_damping=-1",)}, "cg_damping must be a number ≥ 0, got -1"),
+        ({"set": ("n_steps=1", "n_envs=1")}, "n_steps * n_envs must be at least 2"),
+        ({"set": ("policy=MlpPolice",)}, "MlpPolice"),
+        ({"steps": 0}, "n_timesteps must be an integer ≥ 1, got 0"),
+        ({"n_envs": 0}, "n_envs must be an integer ≥ 1, got 0"),
+        ({"vec_env": "dumy"}, "dummy"),
+        ({"seed": -1}, "--seed ≥ 0"),
+        ({"device": "gpu0"}, "cpu, cuda or auto, got 'gpu0'"),
+        ({"config": Path("nowhere.yaml")}, "nowhere.yaml"),
+    ],
+)
+def test_mistakes_cost_no_training(
+    arguments: Arguments, changes: dict, message: str, capsys: pytest.CaptureFixture
+) -> None:
+    """One clear error, exit code 2, and no folder left behind."""
+    assert main(changed(arguments, **changes)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert message in error
+    assert not arguments.out.exists()
+
+
+def test_unsupported_space_is_named(arguments: Arguments, capsys: pytest.CaptureFixture) -> None:
+    """An environment whose actions no policy serves is refused before training."""
+
+    class TupleActions(Episodes):
+        def __init__(self) -> None:
+            super().__init__([1.0])
+            self.action_space = gym.spaces.Tuple([gym.spaces.Discrete(2), gym.spaces.Discrete(2)])
+
+    gym.register("TupleActions-v0", TupleActions)
+    try:
+        assert main(changed(arguments, env="TupleActions-v0")) == 2
+    finally:
+        del gym.registry["TupleActions-v0"]
+    error = capsys.readouterr().err
+    assert "Tuple" in error and "Discrete" in error and "Box" in error
+
+
+def test_finished_run_is_not_overwritten(arguments: Arguments, capsys: pytest.CaptureFixture) -> None:
+    """A second run into the same folder is refused, and changes nothing."""
+    assert main(arguments) == 0
+    model = arguments.out / "CartPole-v1" / "trpo" / "seed-0" / "model.zip"
+    before = model.read_bytes()
+    assert main(arguments) == 2
+    assert "already holds a finished run" in capsys.readouterr().err
+    assert model.read_bytes() == before
+
+
+def stop_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the second update raise."""
+    update = TRPO.train
+
+    def raising(self: TRPO) -> None:
+        if self._n_updates:
+            raise error
+        update(self)
+
+    monkeypatch.setattr(TRPO, "train", raising)
+
+
+def test_ctrl_c_saves_the_model(
+    arguments: Arguments, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The run ends with the shell's code for it, the model saved, and may be started again."""
+    with monkeypatch.context() as patch:
+        stop_with(KeyboardInterrupt(), patch)
+        assert main(arguments) == 130
+    folder = arguments.out / "CartPole-v1" / "trpo" / "seed-0"
+    assert TRPO.load(folder / "model.zip")._n_updates == 1
+    assert not (folder / "evaluation.json").exists()
+    assert "interrupted" in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert (folder.parent / "seed-0.unfinished-1" / "model.zip").exists()
+
+
+def test_bad_number_saves_the_model(
+    arguments: Arguments, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """A NaN from the environment ends the run with its own words, and the model up to there."""
+    stop_with(NonFiniteError("Broken-v0 met a NaN."), monkeypatch)
+    assert main(arguments) == 1
+    assert "Broken-v0 met a NaN." in capsys.readouterr().err
+    assert TRPO.load(arguments.out / "CartPole-v1" / "trpo" / "seed-0" / "model.zip")._n_updates == 1
+
+
+def test_unexpected_error_saves_the_model_and_is_shown(
+    arguments: Arguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug keeps its traceback, but costs no model."""
+    stop_with(RuntimeError("a bug"), monkeypatch)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(arguments)
+    assert (arguments.out / "CartPole-v1" / "trpo" / "seed-0" / "model.zip").exists()
+
+
+def test_progress_is_counted_in_steps(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bar is full at the end, and never beyond."""
+    bars = []
+    make = train.Progress
+
+    def spy(*args: object) -> BaseCallback:
+        bars.append(make(*args))
+        return bars[-1]
+
+    monkeypatch.setattr(train, "Progress", spy)
+    main(changed(arguments, steps=500))
+    assert bars[0]._bar.n == bars[0]._bar.total == 500
