@@ -16,7 +16,7 @@ from stable_baselines3.common.policies import (
     MultiInputActorCriticPolicy,
 )
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import explained_variance
+from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.actor import PolicyActor
@@ -25,6 +25,9 @@ from agents.critic import fit_critic
 from agents.hyperparameters import check_ranges
 from agents.rollouts import collect
 from npg import PolicyStep, Rejection, SurrogateObjective
+
+# A schedule that falls to 0 with the last update would leave that update without a length.
+LEAST_SCHEDULED = 1e-8
 
 
 class PolicyGradientAgent(OnPolicyAlgorithm):
@@ -183,6 +186,10 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         )
         self._n_updates += 1
         self._record(step, batch, value_loss)
+
+    def scheduled(self, value: float | Schedule) -> float:
+        """Return a hyper-parameter's present value, a positive number also where a schedule ends at 0."""
+        return max(FloatSchedule(value)(self._current_progress_remaining), LEAST_SCHEDULED)
 
     def _update_learning_rates(self) -> None:
         self._update_learning_rate(self.policy.optimizer)

@@ -24,7 +24,7 @@ class NPG(PolicyGradientAgent):
         cg_damping: λ in F + λI.
         cg_tolerance: relative residual at which conjugate gradient stops.
         target_kl: δ, the step's predicted KL(old ‖ new), joint over action dimensions, mean over
-            states, in nats.
+            states, in nats; a number, or a schedule of the progress that remains.
         step_size: a fixed multiple of F⁻¹g in place of the length that `target_kl` gives.
         sub_sampling_factor: F sees every k-th state; gradient and evaluation see all.
     """
@@ -46,7 +46,7 @@ class NPG(PolicyGradientAgent):
         rollout_buffer_class: type[RolloutBuffer] | None = None,
         rollout_buffer_kwargs: dict[str, Any] | None = None,
         normalize_advantage: bool = True,
-        target_kl: float = 0.01,
+        target_kl: float | Schedule = 0.01,
         sub_sampling_factor: int = 1,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -102,7 +102,7 @@ class NPG(PolicyGradientAgent):
         return natural_step(
             objective,
             ExactFisher(self.actor, batch.select(slice(None, None, self.sub_sampling_factor))),
-            target_kl=self.target_kl,
+            target_kl=self.scheduled(self.target_kl),
             step_size=self.step_size,
             damping=self.cg_damping,
             solver=partial(conjugate_gradient, max_iterations=self.cg_max_steps, tolerance=self.cg_tolerance),

@@ -12,6 +12,12 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
+RUNNING_STATISTICS = (
+    "obs_rms",
+    "ret_rms",
+    "returns",
+)  # of VecNormalize; without norm_obs the first is missing
+
 
 class NonFiniteError(FloatingPointError):
     """An observation, reward or action is NaN or infinite."""
@@ -43,7 +49,8 @@ def collect(
     if agent.use_sde:
         agent.policy.reset_noise(env.num_envs)
     normaliser = unwrap_vec_normalize(env)
-    statistics = normaliser and copy.deepcopy((normaliser.obs_rms, normaliser.ret_rms))
+    state = vars(normaliser) if normaliser else {}
+    statistics = copy.deepcopy({key: state[key] for key in RUNNING_STATISTICS if key in state})
     callback.on_rollout_start()
     try:
         last_obs: Any = agent._last_obs
@@ -76,8 +83,7 @@ def collect(
             agent._last_obs, agent._last_episode_starts = new_obs, dones
             last_obs = new_obs
     except NonFiniteError:
-        if normaliser and statistics:
-            normaliser.obs_rms, normaliser.ret_rms = statistics
+        state.update(statistics)
         raise
     with torch.no_grad():
         values = agent.policy.predict_values(obs_as_tensor(new_obs, agent.device))

@@ -26,7 +26,7 @@ class TRPO(PolicyGradientAgent):
         line_search_shrinking_factor: between two candidates' lengths.
         line_search_max_iter: how many candidates are tried.
         target_kl: δ, the bound on the step's KL(old ‖ new), joint over action dimensions, mean over
-            states, in nats.
+            states, in nats; a number, or a schedule of the progress that remains.
         sub_sampling_factor: F sees every k-th state; gradient and line search see all.
     """
 
@@ -49,7 +49,7 @@ class TRPO(PolicyGradientAgent):
         rollout_buffer_class: type[RolloutBuffer] | None = None,
         rollout_buffer_kwargs: dict[str, Any] | None = None,
         normalize_advantage: bool = True,
-        target_kl: float = 0.01,
+        target_kl: float | Schedule = 0.01,
         sub_sampling_factor: int = 1,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -106,7 +106,7 @@ class TRPO(PolicyGradientAgent):
         return trust_region_step(
             objective,
             ExactFisher(self.actor, batch.select(slice(None, None, self.sub_sampling_factor))),
-            target_kl=self.target_kl,
+            target_kl=self.scheduled(self.target_kl),
             damping=self.cg_damping,
             solver=partial(conjugate_gradient, max_iterations=self.cg_max_steps, tolerance=self.cg_tolerance),
             shrink=self.line_search_shrinking_factor,

@@ -24,7 +24,7 @@ class Solution:
     """What conjugate gradient found.
 
     Attributes:
-        x: (P,), the last iterate whose every quantity was finite.
+        x: (P,), always finite: the last iterate that was, or zero.
         residual: ‖b − A x‖ / ‖b‖, without unit.
         iterations: products with A that moved x.
         status: why it stopped.
@@ -67,17 +67,12 @@ def conjugate_gradient(
     Raises:
         ValueError: b is not a vector, or an option is out of range.
     """
-    if b.ndim != 1:
-        raise ValueError(f"b must be a vector, got shape {tuple(b.shape)}")
-    if max_iterations < 1 or not tolerance >= 0:
-        raise ValueError(
-            f"expected max_iterations ≥ 1 and tolerance ≥ 0, got {max_iterations} and {tolerance}"
-        )
+    _check(b, x0, max_iterations, tolerance)
     # Solved for b / max|b|, so that no dot product under- or overflows, whatever the scale of b.
     scale = float(b.abs().amax()) if b.numel() else 0.0
     if scale == 0:
         return Solution(torch.zeros_like(b), 0.0, 0, Status.CONVERGED)
-    if not math.isfinite(scale) or (x0 is not None and not bool(torch.isfinite(x0).all())):
+    if not math.isfinite(scale):
         return Solution(torch.zeros_like(b), math.nan, 0, Status.NON_FINITE)
     b = b / scale
     x = torch.zeros_like(b) if x0 is None else x0 / scale
@@ -90,7 +85,10 @@ def conjugate_gradient(
     iterations, verified = 0, True
 
     def stop(status: Status) -> Solution:
-        return Solution(x * scale, size, iterations, status)
+        solution = x * scale
+        if not bool(torch.isfinite(solution).all()):
+            return Solution(torch.zeros_like(x), math.nan, iterations, Status.NON_FINITE)
+        return Solution(solution, size, iterations, status)
 
     while True:
         size = _norm(residual) / norm_b
@@ -107,9 +105,10 @@ def conjugate_gradient(
         direction = z if direction is None else z + (weight / previous) * direction
         product = operator @ direction
         curvature = _dot(direction, product)
-        if not (math.isfinite(curvature) and math.isfinite(weight)):
+        length = _dot(direction, direction)
+        if not (math.isfinite(curvature) and math.isfinite(weight) and 0 < length < math.inf):
             return stop(Status.NON_FINITE)
-        relative = curvature / _dot(direction, direction)
+        relative = curvature / length
         largest_curvature = max(largest_curvature, relative)
         if curvature <= 0 or weight <= 0 or relative <= rounding * largest_curvature:
             return stop(Status.NEGATIVE_CURVATURE)
@@ -118,6 +117,16 @@ def conjugate_gradient(
         x = x + step * direction
         residual = residual - step * product
         iterations, verified = iterations + 1, False
+
+
+def _check(b: Tensor, x0: Tensor | None, max_iterations: int, tolerance: float) -> None:
+    if b.ndim != 1 or (x0 is not None and x0.shape != b.shape):
+        shapes = f"{tuple(b.shape)} and {None if x0 is None else tuple(x0.shape)}"
+        raise ValueError(f"b and x0 must be vectors of one length, got shapes {shapes}")
+    if max_iterations < 1 or not tolerance >= 0:
+        raise ValueError(
+            f"expected max_iterations ≥ 1 and tolerance ≥ 0, got {max_iterations} and {tolerance}"
+        )
 
 
 def _dot(a: Tensor, b: Tensor) -> float:

@@ -30,8 +30,8 @@ class Distribution(Protocol):
     def coordinates(self) -> Coordinates:
         """The tensors, each (N, ...), that describe the distribution."""
 
-    def detach(self) -> Self:
-        """Return the same distribution, cut off from the autograd graph."""
+    def snapshot(self) -> Self:
+        """Return a copy that neither autograd nor a later change of the parameters reaches."""
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return log π(action | state), shape (N,), in nats."""
@@ -79,9 +79,9 @@ class DiagGaussian:
         """(mean, log_std), each (N, A)."""
         return self.mean, self.log_std
 
-    def detach(self) -> Self:
-        """Return the same distribution, cut off from the autograd graph."""
-        return type(self)(self.mean.detach(), self.log_std.detach())
+    def snapshot(self) -> Self:
+        """Return a copy that neither autograd nor a later change of the parameters reaches."""
+        return type(self)(self.mean.detach().clone(), self.log_std.detach().clone())
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return log π of actions (N, A), shape (N,)."""
@@ -95,7 +95,7 @@ class DiagGaussian:
 
     def kl(self, new: Self) -> Tensor:
         """Return KL(self ‖ new), shape (N,)."""
-        _check_type(self, new)
+        _check_pair(self, new)
         # With r = σ_old/σ_new: ½ (r² − 1 − 2 log r + Δμ²/σ_new²); expm1 keeps small differences exact.
         log_ratio = self.log_std - new.log_std
         shift = (self.mean - new.mean) * torch.exp(-new.log_std)
@@ -129,9 +129,9 @@ class Categorical:
         """The logits (N, K)."""
         return (self.logits,)
 
-    def detach(self) -> Self:
-        """Return the same distribution, cut off from the autograd graph."""
-        return type(self)(self.logits.detach())
+    def snapshot(self) -> Self:
+        """Return a copy that neither autograd nor a later change of the parameters reaches."""
+        return type(self)(self.logits.detach().clone())
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return log π of integer actions (N,), shape (N,)."""
@@ -147,7 +147,7 @@ class Categorical:
 
     def kl(self, new: Self) -> Tensor:
         """Return KL(self ‖ new), shape (N,); a choice forbidden in `self` contributes nothing."""
-        _check_type(self, new)
+        _check_pair(self, new)
         log_p, log_q = F.log_softmax(self.logits, -1), F.log_softmax(new.logits, -1)
         p = log_p.exp()
         # Chosen before the product: 0 · (−∞ − −∞) would be NaN, and so would its derivative.
@@ -195,9 +195,9 @@ class MultiCategorical:
         """The logits (N, K_i) of every choice."""
         return tuple(self.logits)
 
-    def detach(self) -> Self:
-        """Return the same distribution, cut off from the autograd graph."""
-        return type(self)(tuple(logits.detach() for logits in self.logits))
+    def snapshot(self) -> Self:
+        """Return a copy that neither autograd nor a later change of the parameters reaches."""
+        return type(self)(tuple(logits.detach().clone() for logits in self.logits))
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return log π of integer actions (N, A), shape (N,)."""
@@ -212,7 +212,7 @@ class MultiCategorical:
 
     def kl(self, new: Self) -> Tensor:
         """Return the joint KL(self ‖ new), shape (N,)."""
-        _check_type(self, new)
+        _check_pair(self, new)
         pairs = zip(self.choices, new.choices, strict=True)
         return torch.stack([old.kl(other) for old, other in pairs]).sum(0)
 
@@ -241,9 +241,9 @@ class Bernoulli:
         """The logits (N, A)."""
         return (self.logits,)
 
-    def detach(self) -> Self:
-        """Return the same distribution, cut off from the autograd graph."""
-        return type(self)(self.logits.detach())
+    def snapshot(self) -> Self:
+        """Return a copy that neither autograd nor a later change of the parameters reaches."""
+        return type(self)(self.logits.detach().clone())
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return log π of actions (N, A) in {0, 1}, shape (N,)."""
@@ -259,7 +259,7 @@ class Bernoulli:
 
     def kl(self, new: Self) -> Tensor:
         """Return the joint KL(self ‖ new), shape (N,)."""
-        _check_type(self, new)
+        _check_pair(self, new)
         p = torch.sigmoid(self.logits)
         on = F.logsigmoid(self.logits) - F.logsigmoid(new.logits)
         off = F.logsigmoid(-self.logits) - F.logsigmoid(-new.logits)
@@ -283,8 +283,11 @@ def _check_shape(actions: Tensor, expected: tuple[int, ...]) -> None:
         )
 
 
-def _check_type(old: object, new: object) -> None:
+def _check_pair(old: Distribution, new: Distribution) -> None:
     if type(new) is not type(old):
         raise TypeError(
             f"KL needs two distributions of one family, got {type(old).__name__} and {type(new).__name__}"
         )
+    old_shapes, new_shapes = ([tuple(z.shape) for z in d.coordinates] for d in (old, new))
+    if old_shapes != new_shapes:
+        raise ValueError(f"KL needs two distributions of one shape, got {old_shapes} and {new_shapes}")

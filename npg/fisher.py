@@ -35,7 +35,7 @@ class ExactFisher(LinearOperator):
         reduce: maps a local mean to the mean over all processes.
 
     Raises:
-        ValueError: there is no state, or nothing to train.
+        ValueError: there is no state, or no trainable parameter reaches the distribution.
         TypeError: the actor does not return an npg distribution.
     """
 
@@ -49,7 +49,7 @@ class ExactFisher(LinearOperator):
             # Coordinates that no parameter reaches (a constant scale) have a zero Jacobian.
             self._moves = [z.requires_grad for z in distribution.coordinates]
             self._outputs = [z for z in distribution.coordinates if z.requires_grad]
-            self._metric = distribution.detach()
+            self._metric = distribution.snapshot()
             self._states = distribution.coordinates[0].shape[:-1].numel()
             # u ↦ Jᵀu is linear, so that *its* transposed product is v ↦ Jv: with the graph of Jᵀu
             # kept, every later product is two cheap backward passes and no forward one.
@@ -100,7 +100,7 @@ class KLHessian(LinearOperator):
         self.dtype, self.device = self._parameters.dtype, self._parameters.device
         with torch.enable_grad():
             distribution = evaluate(actor, observations)
-            kl = distribution.detach().kl(distribution).mean()
+            kl = distribution.snapshot().kl(distribution).mean()
             self._gradient = torch.autograd.grad(
                 kl, self._parameters.tensors, create_graph=True, materialize_grads=True
             )
@@ -122,7 +122,7 @@ def evaluate(actor: nn.Module, observations: Any) -> Distribution:
 
     Raises:
         TypeError: the actor returned something else than an npg distribution.
-        ValueError: there is no state.
+        ValueError: there is no state, or nothing to differentiate where gradients are on.
     """
     distribution = actor(observations)
     if not isinstance(distribution, Distribution):
@@ -132,4 +132,6 @@ def evaluate(actor: nn.Module, observations: Any) -> Distribution:
         )
     if distribution.coordinates[0].shape[:-1].numel() == 0:
         raise ValueError("expected at least one state, got an empty batch of observations")
+    if torch.is_grad_enabled() and not any(z.requires_grad for z in distribution.coordinates):
+        raise ValueError("no trainable parameter of the actor reaches its distribution")
     return distribution

@@ -63,7 +63,7 @@ class SurrogateObjective:
         self._advantages = advantages
         self._reduce = reduce
         with torch.no_grad():
-            self._old = evaluate(actor, observations)
+            self._old = evaluate(actor, observations).snapshot()
             log_prob = self._old.log_prob(actions)
         self._old_log_prob = log_prob if old_log_prob is None else old_log_prob
         if not log_prob.shape == advantages.shape == self._old_log_prob.shape:
@@ -77,7 +77,7 @@ class SurrogateObjective:
     def gradient(self) -> Tensor:
         """Return g = ∇L(0), shape (P,)."""
         with torch.enable_grad():
-            log_prob = self._actor(self._observations).log_prob(self._actions)
+            log_prob = evaluate(self._actor, self._observations).log_prob(self._actions)
             surrogate = (torch.exp(log_prob - self._old_log_prob) * self._advantages).mean()
             gradient = torch.autograd.grad(surrogate, self.parameters.tensors, allow_unused=True)
         return self._reduce(self.parameters.flatten(gradient))

@@ -81,7 +81,7 @@ class PolicyStep:
     ) -> Self:
         """Return the account of an accepted displacement (P,) along a gradient (P,)."""
         predicted_gain = float(gradient @ displacement)
-        lengths = torch.linalg.vector_norm(gradient) * torch.linalg.vector_norm(displacement)
+        lengths = float(torch.linalg.vector_norm(gradient)) * float(torch.linalg.vector_norm(displacement))
         return cls(
             displacement,
             None,
@@ -89,7 +89,7 @@ class PolicyStep:
             gain=evaluation.gain,
             predicted_gain=predicted_gain,
             kl=evaluation.kl,
-            cosine=predicted_gain / float(lengths),
+            cosine=predicted_gain / lengths if lengths else 0.0,
             backtracks=backtracks,
             damping=damping,
             solution=solution,

@@ -70,9 +70,12 @@ def natural_direction(
     for attempt in (damping, max(DAMPING_GROWTH * damping, LEAST_RAISED_DAMPING)):
         solution = solver(Damped(fisher, attempt), gradient)
         x = solution.x
-        curvature = float(x @ (fisher @ x))
+        # Measured along x / max|x|, so that no dot product under- or overflows, whatever the scale of g.
+        scale = float(x.abs().amax()) or 1.0
+        unit = x / scale
+        curvature = float(unit @ (fisher @ unit))
         # Below the rounding of λ xᵀx, the curvature says nothing of the KL along x.
-        tiny = torch.finfo(x.dtype).eps * attempt * float(x @ x)
+        tiny = torch.finfo(x.dtype).eps * attempt * float(unit @ unit)
         if solution.status is Status.NON_FINITE or not math.isfinite(curvature):
             rejection = Rejection.NON_FINITE_FISHER
             break
@@ -80,7 +83,7 @@ def natural_direction(
             rejection = None
             break
         rejection = Rejection.NEGATIVE_CURVATURE
-    return NaturalDirection(gradient, x, curvature, attempt, solution, rejection)
+    return NaturalDirection(gradient, x, curvature * scale**2, attempt, solution, rejection)
 
 
 def trust_region_length(curvature: float, target_kl: float) -> float:

@@ -74,7 +74,7 @@ def test_normalised_run_keeps_its_statistics(arguments: Arguments) -> None:
         ({"env": "CartPole-v9"}, "CartPole-v1"),
         ({"env": "Cartpol-v1"}, "CartPole-v1"),
         ({"set": ("targetkl=0.1",)}, "no setting 'targetkl'; did you mean 'target_kl'"),
-        ({"set": ("target_kl=0",)}, "target_kl must be a number of nats > 0, got 0"),
+        ({"set": ("target_kl=0",)}, "target_kl must be a number of nats > 0, or a schedule, got 0"),
         ({"set": ("target_kl",)}, "expected name=value after --set, got 'target_kl'"),
         ({"set": ("cg_damping=-1",)}, "cg_damping must be a number ≥ 0, got -1"),
         ({"set": ("n_steps=1", "n_envs=1")}, "n_steps * n_envs must be at least 2"),

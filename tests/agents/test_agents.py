@@ -163,7 +163,7 @@ def test_save_and_load_go_on_alike(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"target_kl": 0}, "target_kl must be a number of nats > 0, got 0"),
+        ({"target_kl": 0}, "target_kl must be a number of nats > 0, or a schedule, got 0"),
         ({"target_kl": "big"}, "target_kl must be .* got 'big'"),
         ({"cg_damping": -0.1}, "cg_damping must be a number ≥ 0, got -0.1"),
         ({"cg_max_steps": 0}, "cg_max_steps"),

@@ -108,14 +108,15 @@ def test_bad_number_stops_by_name(broken: Callable[[], gym.Env], what: str, step
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_bad_number_does_not_poison_vec_normalize() -> None:
+@pytest.mark.parametrize("norm_obs", [True, False])
+def test_bad_number_does_not_poison_vec_normalize(norm_obs: bool) -> None:
     """The running statistics are put back to where the rollout began."""
-    env = VecNormalize(DummyVecEnv([nan_observation]))
+    env = VecNormalize(DummyVecEnv([nan_observation if norm_obs else infinite_reward]), norm_obs=norm_obs)
     agent = TRPO("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu")
     with pytest.raises(NonFiniteError):
         agent.learn(100)
-    assert np.isfinite(env.obs_rms.mean).all()
-    assert np.isfinite(env.ret_rms.var).all()
+    assert not norm_obs or np.isfinite(env.obs_rms.mean).all()
+    assert np.isfinite(env.ret_rms.var).all() and np.isfinite(env.returns).all()
 
 
 def test_bad_action_stops_before_the_environment_sees_it() -> None:

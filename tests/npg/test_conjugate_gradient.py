@@ -160,6 +160,14 @@ def test_negative_curvature_returns_the_iterate_before_it() -> None:
     assert not at_once.x.any()
 
 
+def test_curvature_below_rounding_counts_as_none() -> None:
+    """A curvature of 1e-17 beside one of 1 is rounding: no step of length 1e17 is taken along it."""
+    A = torch.diag(torch.tensor([1.0, 1e-17], dtype=torch.float64))
+    solution = conjugate_gradient(A, torch.ones(2, dtype=torch.float64))
+    assert (solution.status, solution.iterations) == (Status.NEGATIVE_CURVATURE, 1)
+    torch.testing.assert_close(solution.x, torch.full((2,), 2.0, dtype=torch.float64))
+
+
 def test_an_indefinite_preconditioner_is_reported() -> None:
     """A preconditioner that turns the residual round is negative curvature too."""
     eye = torch.eye(4).double()
@@ -223,5 +231,22 @@ def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
     """The error names the options and their values."""
     with pytest.raises(ValueError, match="max_iterations ≥ 1 and tolerance ≥ 0"):
         conjugate_gradient(torch.eye(2), torch.ones(2), **options)
-    with pytest.raises(ValueError, match=r"vector, got shape \(2, 1\)"):
-        conjugate_gradient(torch.eye(2), torch.ones(2, 1))
+
+
+@pytest.mark.parametrize(("b", "x0"), [((2, 1), None), ((2,), (2, 1)), ((2,), (3,))])
+def test_shapes_that_do_not_fit_are_refused(b: tuple[int, ...], x0: tuple[int, ...] | None) -> None:
+    """A column, or a warm start of another length, would broadcast into a wrong answer."""
+    with pytest.raises(ValueError, match="vectors of one length"):
+        conjugate_gradient(torch.eye(2), torch.ones(b), x0=None if x0 is None else torch.ones(x0))
+
+
+def test_numbers_out_of_range_are_reported() -> None:
+    """Under- and overflow of float32 end NON_FINITE with a finite x, not in an exception or infinity."""
+    eye, ones = torch.eye(3), torch.ones(3)
+    for solution in (
+        conjugate_gradient(eye, ones, preconditioner=1e-30 * eye),
+        conjugate_gradient(1e-20 * eye, 1e30 * ones),
+        conjugate_gradient(1e-40 * eye, ones),
+    ):
+        assert solution.status is Status.NON_FINITE
+        assert torch.isfinite(solution.x).all()

@@ -121,7 +121,7 @@ def test_sampling_draws_from_the_given_generator_alone(make) -> None:
 def test_metric_is_the_hessian_of_the_kl(make) -> None:
     """The second derivative of KL(p ‖ q) in q at q = p is fisher_product; the first one is zero."""
     table = oracles.Table(make(0))
-    old = table().detach()
+    old = table().snapshot()
     policy, theta = oracles.as_function(table, None), oracles.flat_parameters(table)
 
     def divergence(vector: Tensor) -> Tensor:
@@ -236,8 +236,8 @@ def test_distributions_are_values(make) -> None:
             setattr(distribution, field.name, None)
     live = oracles.Table(distribution)()
     assert all(z.requires_grad for z in live.coordinates)
-    assert not any(z.requires_grad for z in live.detach().coordinates)
-    equal(live.detach().kl(live), torch.zeros(N, dtype=torch.float64))
+    assert not any(z.requires_grad for z in live.snapshot().coordinates)
+    equal(live.snapshot().kl(live), torch.zeros(N, dtype=torch.float64))
 
 
 def test_no_choice_is_refused() -> None:
@@ -246,3 +246,9 @@ def test_no_choice_is_refused() -> None:
         MultiCategorical([])
     lazily = MultiCategorical(z for z in (torch.zeros(2, 3), torch.zeros(2, 4)))
     assert lazily.entropy().shape == lazily.entropy().shape == (2,)
+
+
+def test_kl_between_batches_of_different_length_is_refused() -> None:
+    """One state against N would broadcast."""
+    with pytest.raises(ValueError, match="of one shape"):
+        DiagGaussian(torch.zeros(3, 2), torch.zeros(2)).kl(DiagGaussian(torch.zeros(1, 2), torch.zeros(2)))

@@ -231,3 +231,19 @@ def test_extra_batch_dimensions_are_states(family: type) -> None:
     actor, x = Linear(3, 4).double(), oracles.observations(0, n=6)
     for operator in OPERATORS:
         equal(operator(actor, x.reshape(2, 3, 3)).to_dense(), operator(actor, x).to_dense())
+
+
+@both
+def test_an_actor_without_reach_is_refused(operator: type) -> None:
+    """A trainable parameter that does not reach the distribution leaves nothing to differentiate."""
+
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.idle = nn.Parameter(torch.ones(1))
+
+        def forward(self, observations: torch.Tensor) -> Categorical:
+            return Categorical(torch.zeros(len(observations), 2))
+
+    with pytest.raises(ValueError, match="no trainable parameter of the actor reaches"):
+        operator(Constant(), torch.zeros(3, 1))

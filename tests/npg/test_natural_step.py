@@ -225,3 +225,37 @@ def test_no_gradient_is_no_improvement() -> None:
     objective = SurrogateObjective(actor, observations, actions, zeros)
     step = natural_step(objective, ExactFisher(actor, observations))
     assert (step.rejection, step.solution) == (Rejection.NO_IMPROVEMENT, None)
+
+
+@pytest.mark.parametrize("exponent", [-25, 0, 25])
+def test_the_step_does_not_depend_on_the_scale_of_the_advantages(exponent: int) -> None:
+    """In float32 too, advantages of 1e-25 or 1e25 give the step of advantages of 1."""
+    logits = nn.Parameter(torch.zeros(3))
+    actor = Table(logits)
+    states, actions, advantages = torch.zeros(3, 1), torch.arange(3), torch.tensor([1.0, -2.0, 1.0])
+    fisher = ExactFisher(actor, states)
+    steps = [
+        natural_step(SurrogateObjective(actor, states, actions, scale * advantages), fisher)
+        for scale in (1.0, 10.0**exponent)
+    ]
+    torch.testing.assert_close(steps[1].displacement, steps[0].displacement)
+
+
+def test_a_step_too_small_for_its_dtype_is_reported_as_it_is() -> None:
+    """A displacement whose norm underflows has no angle to the gradient; nothing divides by zero."""
+    actor = Table(nn.Parameter(torch.zeros(3)))
+    objective = SurrogateObjective(actor, torch.zeros(2, 1), torch.tensor([0, 1]), torch.tensor([1.0, -1.0]))
+    step = natural_step(objective, ExactFisher(actor, torch.zeros(2, 1)), step_size=1e-30)
+    assert step.accepted and step.cosine == 0
+
+
+class Table(nn.Module):
+    """One distribution for every state."""
+
+    def __init__(self, logits: nn.Parameter):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, observations: torch.Tensor) -> Categorical:
+        """Return the distribution."""
+        return Categorical(self.logits.expand(len(observations), -1))
