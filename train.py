@@ -212,7 +212,10 @@ def print_summary(
     print(f"\n{arguments.algo.upper()} on {arguments.env}, seed {arguments.seed}")
     if returns is not None:
         threshold = environment_spec(arguments.env).reward_threshold
-        verdict = f", solved from {threshold:g}" if threshold is not None else ""
+        verdict = ""
+        if threshold is not None:
+            solved = "solved" if returns.mean() >= threshold else "not yet solved"
+            verdict = f" ({solved}: the task asks for {threshold:g})"
         print(
             f"  return   {returns.mean():.1f} ± {returns.std():.1f} "
             f"over {len(returns)} deterministic episodes{verdict}"

@@ -12,11 +12,8 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-RUNNING_STATISTICS = (
-    "obs_rms",
-    "ret_rms",
-    "returns",
-)  # of VecNormalize; without norm_obs the first is missing
+# Of VecNormalize; obs_rms is missing where observations are left as they are.
+RUNNING_STATISTICS = ("obs_rms", "ret_rms", "returns")
 
 
 class NonFiniteError(FloatingPointError):
