@@ -1,6 +1,6 @@
 """Draw the README's picture from run folders.
 
-    python docs/figures.py runs        # needs the `figures` extra; writes docs/learning_curves.png
+    python benchmarks/learning_curves.py runs        # needs the `figures` extra; writes docs/learning_curves.png
 
 One panel an environment, one line an algorithm: the mean over seeds of the mean return of the last 100
 training episodes, with a band from the lowest to the highest seed.
@@ -45,7 +45,7 @@ def main(runs: Path) -> None:
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("training return")
     axes[0].legend(frameon=False, loc="upper left")
-    figure.savefig(Path(__file__).parent / "learning_curves.png", dpi=130)
+    figure.savefig(Path(__file__).parents[1] / "docs" / "learning_curves.png", dpi=130)
 
 
 if __name__ == "__main__":
