@@ -1,9 +1,9 @@
 """Draw the README's picture from run folders.
 
-    python benchmarks/learning_curves.py runs        # needs the `figures` extra; writes docs/learning_curves.png
+    python benchmarks/learning_curves.py runs        # writes docs/learning_curves.png
 
 One panel an environment, one line an algorithm: the mean over seeds of the mean return of the last 100
-training episodes, with a band from the lowest to the highest seed.
+training episodes, with a band from the lowest to the highest seed. Needs the `figures` extra.
 """
 
 import sys
