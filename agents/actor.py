@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.vector.utils import create_empty_array
-from stable_baselines3.common.distributions import Distribution as SB3Distribution
+from stable_baselines3.common.distributions import (
+    Distribution as SB3Distribution,
+)
+from stable_baselines3.common.distributions import (
+    SquashedDiagGaussianDistribution,
+    StateDependentNoiseDistribution,
+)
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, distributions, nn
@@ -31,6 +37,10 @@ class PolicyActor(nn.Module):
     def __init__(self, policy: ActorCriticPolicy):
         super().__init__()
         self.policy = policy
+        if isinstance(policy.action_dist, StateDependentNoiseDistribution):
+            # gSDE's variance depends on the features. SB3 hides that path from autograd; the line search
+            # would still see it, so gradient and Fisher matrix have to.
+            policy.action_dist.learn_features = True
         probe = example_observations(policy)
         self._actor_names = reached_names(policy, self(probe).coordinates)
         self._critic_names = reached_names(policy, (policy.predict_values(probe),)) - self._actor_names
@@ -39,6 +49,17 @@ class PolicyActor(nn.Module):
         """Return the policy's distribution at N observations, already on the policy's device."""
         with unvalidated():
             return to_npg(self.policy.get_distribution(observations))
+
+    def unsquash(self, actions: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
+        """Return actions (N, A) and log-probabilities (N,) before a tanh, where the policy has one.
+
+        There the distribution is Gaussian. Ratios and KL are the same on either side of a bijection.
+        """
+        bijector = getattr(self.policy.action_dist, "bijector", None)
+        if bijector is None:
+            return actions, log_prob
+        before = bijector.inverse(actions)
+        return before, log_prob + bijector.log_prob_correction(before).sum(1)
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield what reaches the distribution, in the policy's order."""
@@ -95,11 +116,8 @@ def to_npg(distribution: SB3Distribution) -> Distribution:
         TypeError: there is no npg counterpart.
     """
     inner: Any = distribution.distribution
-    squashed = getattr(distribution, "bijector", None) is not None or hasattr(
-        distribution, "gaussian_actions"
-    )
     match inner:
-        case distributions.Normal() if not squashed:
+        case distributions.Normal() if not isinstance(distribution, SquashedDiagGaussianDistribution):
             return DiagGaussian(inner.loc, inner.scale.log())
         case distributions.Categorical():
             return Categorical(inner.logits)
@@ -109,5 +127,5 @@ def to_npg(distribution: SB3Distribution) -> Distribution:
             return MultiCategorical([choice.logits for choice in inner])
     raise TypeError(
         f"no natural gradient is known for {type(distribution).__name__}; expected a policy with a diagonal "
-        "Gaussian, categorical, multi-categorical or Bernoulli distribution (and squash_output=False)"
+        "Gaussian, gSDE, categorical, multi-categorical or Bernoulli distribution"
     )

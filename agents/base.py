@@ -9,12 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import (
-    ActorCriticCnnPolicy,
-    ActorCriticPolicy,
-    BasePolicy,
-    MultiInputActorCriticPolicy,
-)
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from stable_baselines3.common.vec_env import VecEnv
@@ -22,7 +17,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.actor import PolicyActor
 from agents.batch import Batch, standardise
 from agents.critic import fit_critic
-from agents.hyperparameters import check_ranges
+from agents.hyperparameters import BatchTooSmallError, check_ranges
+from agents.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from agents.rollouts import collect
 from npg import PolicyStep, Rejection, SurrogateObjective
 
@@ -51,9 +47,9 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "MlpPolicy": ActorCriticPolicy,
-        "CnnPolicy": ActorCriticCnnPolicy,
-        "MultiInputPolicy": MultiInputActorCriticPolicy,
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
     }
 
     actor: PolicyActor
@@ -125,10 +121,10 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             self._check_batch(n_steps * self.env.num_envs)
 
     def _check_batch(self, states: int) -> None:
-        if states < 2:
-            raise ValueError(
-                f"n_steps * n_envs must be at least 2, got {self.n_steps} * {self.n_envs}; "
-                "raise n_steps or the number of environments"
+        if states < 2 and self.normalize_advantage:
+            raise BatchTooSmallError(
+                f"n_steps * n_envs must be at least 2 to normalise advantages, got {self.n_steps} * "
+                f"{self.n_envs}; raise n_steps or the number of environments"
             )
         if states % self.batch_size:
             warnings.warn(
@@ -171,12 +167,15 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         self._update_learning_rates()
         batch = Batch.from_buffer(self.rollout_buffer, self.action_space)
         advantages = standardise(batch.advantages) if self.normalize_advantage else batch.advantages
+        actions, old_log_prob = self.actor.unsquash(batch.actions, batch.old_log_prob)
         objective = SurrogateObjective(
-            self.actor, batch.observations, batch.actions, advantages, old_log_prob=batch.old_log_prob
+            self.actor, batch.observations, actions, advantages, old_log_prob=old_log_prob
         )
         step = self.policy_step(batch, objective)
         if step.accepted:
             objective.parameters.add_(step.displacement)
+        if isinstance(self.policy, MlpPolicy):
+            self.policy.observe_returns(batch.returns)
         value_loss = fit_critic(
             self.policy,
             self.actor.critic_parameters(),
@@ -184,6 +183,8 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             epochs=self.n_critic_updates,
             batch_size=self.batch_size,
         )
+        if isinstance(self.policy, MlpPolicy):
+            self.policy.observe(batch.observations)
         self._n_updates += 1
         self._record(step, batch, value_loss)
 

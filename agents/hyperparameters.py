@@ -29,6 +29,10 @@ RANGES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
+class BatchTooSmallError(ValueError, AssertionError):
+    """A batch has no spread to normalise by; also the AssertionError that SB3's users know here."""
+
+
 def check_ranges(**values: Any) -> None:
     """Check hyper-parameters against their ranges.
 

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from agents.actor import PolicyActor
-from npg import FlatParameters
+from agents.actor import PolicyActor, to_npg
+from npg import ExactFisher, FlatParameters, SurrogateObjective
 
 OBSERVATIONS = spaces.Box(-1, 1, (3,), np.float32)
 ACTIONS = {
@@ -113,11 +114,41 @@ def test_frozen_parameters_stay_out() -> None:
     assert actor.unreached_names() == []
 
 
+@pytest.mark.parametrize("squash", [False, True])
+def test_gsde_gives_the_policys_ratios(squash: bool) -> None:
+    """Log-probabilities before the tanh differ from SB3's, but their ratios are the same."""
+    policy = make_policy(ACTIONS["box"], use_sde=True, squash_output=squash, log_std_init=-1.0)
+    actor = PolicyActor(policy)
+    observations = torch.randn(20, 3)
+    policy.reset_noise(20)
+    actions, _, old = policy(observations)
+    inner, inner_old = actor.unsquash(actions, old)
+    assert torch.allclose(actor(observations).log_prob(inner), inner_old, atol=1e-4)
+    with torch.no_grad():
+        policy.action_net.bias.add_(0.1)
+    ratio = actor(observations).log_prob(inner) - inner_old
+    expected = policy.get_distribution(observations).log_prob(actions) - old
+    assert torch.allclose(ratio, expected, atol=1e-4)
+
+
+def test_gsde_fisher_sees_what_the_line_search_sees() -> None:
+    """The exact KL of a small step along a feature weight is ½ dᵀFd, the variance's path included."""
+    policy = make_policy(ACTIONS["box"], use_sde=True)
+    actor = PolicyActor(policy)
+    observations = torch.randn(200, 3)
+    fisher = ExactFisher(actor, observations)
+    objective = SurrogateObjective(actor, observations, torch.zeros(200, 2), torch.ones(200))
+    feature_weight = objective.parameters.names.index("policy.mlp_extractor.policy_net.0.weight")
+    parts = [torch.zeros_like(p) for p in objective.parameters.tensors]
+    parts[feature_weight].normal_(std=0.01)
+    step = objective.parameters.flatten(parts)
+    assert objective.evaluate(step).kl == pytest.approx(float(step @ (fisher @ step)) / 2, rel=0.05)
+
+
 def test_unknown_distribution_is_named() -> None:
-    """A squashed gSDE policy has no npg counterpart, and the error says so."""
-    policy = make_policy(ACTIONS["box"], use_sde=True, squash_output=True)
-    with pytest.raises(TypeError, match=r"StateDependentNoiseDistribution.*squash_output=False"):
-        PolicyActor(policy)
+    """A distribution without an npg counterpart is refused, and the error says what is known."""
+    with pytest.raises(TypeError, match=r"SquashedDiagGaussianDistribution.*expected .*categorical"):
+        to_npg(SquashedDiagGaussianDistribution(2).proba_distribution(torch.zeros(1, 2), torch.zeros(2)))
 
 
 def test_non_finite_candidates_reach_the_steps_own_checks() -> None:

@@ -1,0 +1,102 @@
+"""Running mean and variance as part of a policy."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+from torch import Tensor, nn
+
+CLIP = 10.0  # standard deviations, as VecNormalize
+LEAST_VARIANCE = 1e-8
+
+
+class RunningMoments(nn.Module):
+    """Mean and variance of all values seen, kept as buffers, so that they are saved with the module.
+
+    Before the first update, mean 0 and variance 1 leave values as they are.
+
+    Args:
+        shape: of one value.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, shape: tuple[int, ...] = ()):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("variance", torch.ones(shape, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    @property
+    def deviation(self) -> Tensor:
+        """The standard deviation, never 0."""
+        return (self.variance + LEAST_VARIANCE).sqrt()
+
+    @torch.no_grad()
+    def update(self, values: Tensor) -> None:
+        """Take in values (N, *shape), or nothing at all where one of them is not finite.
+
+        Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample
+        variances".
+        """
+        values = values.to(self.mean.dtype)
+        if not bool(torch.isfinite(values).all()):
+            return
+        n = len(values)
+        total = self.count + n
+        mean = values.mean(0)
+        shift = mean - self.mean
+        # The variance of 1 that stands before the first update has a count of 0, and so no weight.
+        squares = self.variance * self.count + values.var(0, correction=0) * n
+        squares = squares + shift.square() * self.count * n / total
+        self.mean.add_(shift * n / total)
+        self.variance.copy_(squares / total)
+        self.count.copy_(total)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return values (N, *shape) in standard deviations from the mean, clipped."""
+        if not values.is_floating_point():
+            values = values.float()
+        mean, deviation = self.mean.to(values.dtype), self.deviation.to(values.dtype)
+        return ((values - mean) / deviation).clamp(-CLIP, CLIP)
+
+
+class ObservationNormaliser(nn.Module):
+    """Normalises the parts of an observation that measure something: boxes that are no images.
+
+    Args:
+        space: of the observations; a Dict is normalised key by key.
+    """
+
+    def __init__(self, space: spaces.Space):
+        super().__init__()
+        parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {"observation": space}
+        self._keys = {key: f"moments_{i}" for i, (key, part) in enumerate(parts.items()) if is_measured(part)}
+        for key, name in self._keys.items():
+            self.add_module(name, RunningMoments(parts[key].shape or ()))
+
+    def update(self, observations: Any) -> None:
+        """Take in observations (N, ...)."""
+        for key, name in self._keys.items():
+            part = observations[key] if isinstance(observations, dict) else observations
+            self.get_submodule(name).update(part)  # type: ignore[operator]
+
+    def forward(self, observations: Any) -> Any:
+        """Return observations (N, ...) with their measured parts normalised."""
+        if isinstance(observations, dict):
+            return {key: self._normalised(key, part) for key, part in observations.items()}
+        return self._normalised("observation", observations)
+
+    def _normalised(self, key: str, part: Tensor) -> Tensor:
+        return self.get_submodule(self._keys[key])(part) if key in self._keys else part
+
+
+def is_measured(space: spaces.Space) -> bool:
+    """Whether a space's values are quantities, which have a mean: no image, no choice."""
+    return isinstance(space, spaces.Box) and not (
+        space.dtype == np.uint8 and is_image_space(space, check_channels=False)
+    )
