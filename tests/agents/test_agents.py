@@ -170,7 +170,7 @@ def test_save_and_load_go_on_alike(
         ({"line_search_shrinking_factor": 1.0}, "line_search_shrinking_factor"),
         ({"gamma": 1.5}, "gamma must be a number in"),
         ({"gae_lambda": -1}, "gae_lambda"),
-        ({"n_steps": 1}, r"n_steps \* n_envs must be at least 2, got 1 \* 1"),
+        ({"n_steps": 1}, r"n_steps \* n_envs must be at least 2"),
         ({"n_steps": 2.5}, "n_steps must be an integer"),
         ({"batch_size": 0}, "batch_size"),
         ({"learning_rate": -1e-3}, "learning_rate"),
