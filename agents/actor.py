@@ -41,6 +41,7 @@ class PolicyActor(nn.Module):
             # gSDE's variance depends on the features. SB3 hides that path from autograd; the line search
             # would still see it, so gradient and Fisher matrix have to.
             policy.action_dist.learn_features = True
+        policy.set_training_mode(False)  # the probe is no data: batch norm must not learn from it
         probe = example_observations(policy)
         self._actor_names = reached_names(policy, self(probe).coordinates)
         self._critic_names = reached_names(policy, (policy.predict_values(probe),)) - self._actor_names

@@ -13,6 +13,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
 
 from agents.actor import PolicyActor
 from agents.batch import Batch, standardise
@@ -183,14 +184,23 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             epochs=self.n_critic_updates,
             batch_size=self.batch_size,
         )
-        if isinstance(self.policy, MlpPolicy):
-            self.policy.observe(batch.observations)
+        self._observe(batch.observations)
         self._n_updates += 1
         self._record(step, batch, value_loss)
 
     def scheduled(self, value: float | Schedule) -> float:
         """Return a hyper-parameter's present value, a positive number also where a schedule ends at 0."""
         return max(FloatSchedule(value)(self._current_progress_remaining), LEAST_SCHEDULED)
+
+    def _observe(self, observations: Any) -> None:
+        """Let the statistics that the policy reads take in the batch, now that its update is over."""
+        if isinstance(self.policy, MlpPolicy):
+            self.policy.observe(observations)
+        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.policy.modules()):
+            self.policy.set_training_mode(True)
+            with torch.no_grad():
+                self.policy.get_distribution(observations)
+                self.policy.predict_values(observations)
 
     def _update_learning_rates(self) -> None:
         self._update_learning_rate(self.policy.optimizer)

@@ -16,8 +16,8 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 RUNNING_STATISTICS = ("obs_rms", "ret_rms", "returns")
 
 
-class NonFiniteError(FloatingPointError):
-    """An observation, reward or action is NaN or infinite."""
+class NonFiniteError(FloatingPointError, ValueError):
+    """An observation, reward or action is NaN or infinite; a ValueError too, which RL Zoo prunes a trial by."""
 
 
 def collect(

@@ -219,6 +219,7 @@ def test_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
     """A run that used VecNormalize, as train.py leaves it."""
+    (tmp_path / "run").mkdir()
     env = normalised(VECTOR)
     make_model(env, VPG).save(tmp_path / "run" / "model.zip")
     env.save(str(tmp_path / "run" / "vecnormalize.pkl"))
@@ -263,9 +264,9 @@ def test_command_finds_a_checkpoints_algorithm(run_folder: Path, capsys: pytest.
         (lambda run: (run / "model.zip").write_text("no zip"), "no run folder"),
         (lambda run: (run / "config.yaml").unlink(), "add --algo"),
         (lambda run: (run / "config.yaml").write_text("algo: vgp"), "did you mean 'vpg'"),
-        (lambda run: (run / "vecnormalize.pkl").unlink(), "vecnormalize.pkl"),
-        (lambda run: (run / "vecnormalize.pkl").write_bytes(b"junk"), "vecnormalize.pkl"),
-        (lambda run: (run / "vecnormalize.pkl").write_bytes(pickle.dumps({})), "VecNormalize"),
+        (lambda run: (run / "vecnormalize.pkl").unlink(), "--normaliser"),
+        (lambda run: (run / "vecnormalize.pkl").write_bytes(b"junk"), "cannot read"),
+        (lambda run: (run / "vecnormalize.pkl").write_bytes(pickle.dumps({})), "no VecNormalize"),
     ],
 )
 def test_command_names_the_mistake(

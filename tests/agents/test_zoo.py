@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,9 @@ from agents.zoo import CONFIGS, SEARCH, defaults, main
 
 ROOT = Path(__file__).parents[2]
 
+# Not importorskip: an import of RL Zoo patches Gymnasium's TimeLimit, for every test that follows.
+needs_zoo = pytest.mark.skipif(find_spec("rl_zoo3") is None, reason="needs the zoo extra")
+
 
 @pytest.fixture
 def zoo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
@@ -23,7 +27,6 @@ def zoo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     package, search = ModuleType("rl_zoo3"), ModuleType("rl_zoo3.hyperparams_opt")
     package.ALGOS, package.seen = {"ppo": None, "trpo": None}, []
     search.HYPERPARAMS_SAMPLER, search.HYPERPARAMS_CONVERTER = {}, {}
-    search.convert_onpolicy_params = dict
     modules = {"rl_zoo3": package, "rl_zoo3.hyperparams_opt": search}
     for verb in ("train", "enjoy"):
         module = modules[f"rl_zoo3.{verb}"] = ModuleType(f"rl_zoo3.{verb}")
@@ -124,7 +127,7 @@ def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 
 def run_zoo(folder: Path, *arguments: Any) -> str:
-    """Run the command as a user does, in a process of its own: RL Zoo patches Gymnasium."""
+    """Run the command as a user does, in a process of its own, and return what it prints."""
     result = subprocess.run(
         [sys.executable, "-m", "agents.zoo", *map(str, arguments)],
         cwd=folder,
@@ -138,51 +141,58 @@ def run_zoo(folder: Path, *arguments: Any) -> str:
     return result.stdout
 
 
+@needs_zoo
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_sampled_hyperparameters_are_the_constructors(tmp_path: Path, algo: str) -> None:
-    """RL Zoo decodes a trial into arguments that the agent takes, in its ranges."""
-    pytest.importorskip("rl_zoo3")
+    """A search's trials, and their decoding from a saved study, are arguments that the agent takes."""
     script = f"""
 import optuna
 from agents import ALGORITHMS
-from agents.hyperparameters import check_ranges, names_of
 from agents.zoo import register
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 register()
 study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-for _ in range(50):
+for _ in range(20):
     trial = study.ask()
     sampled = HYPERPARAMS_SAMPLER[{algo!r}](trial, 1, 8, {{}})
     assert sampled == HYPERPARAMS_CONVERTER[{algo!r}](trial.params)
-    assert set(sampled) <= set(names_of(ALGORITHMS[{algo!r}])), sampled
-    assert set(sampled.pop("policy_kwargs")) == {{"net_arch", "activation_fn"}}
-    check_ranges(**sampled)
+    agent = ALGORITHMS[{algo!r}]("MlpPolicy", "CartPole-v1", device="cpu", **sampled)
+    assert (agent.policy.observation_normaliser is not None) == trial.params["normalize"]
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, timeout=120)
 
 
+@needs_zoo
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", ALGORITHMS)
-@pytest.mark.parametrize("env", ["CartPole-v1", "MountainCar-v0", "Pendulum-v1"])
-def test_train_then_enjoy(tmp_path: Path, algo: str, env: str) -> None:
-    """With a section of its own, with `default`, and with normalised observations."""
-    pytest.importorskip("rl_zoo3")
-    assert (
-        "default" in run_zoo(tmp_path, "train", "--algo", algo, "--env", env, "-n", 2048, "--seed", 1)
-    ) == (env == "MountainCar-v0")
+@pytest.mark.parametrize(
+    ("env", "changes", "expected"),
+    [
+        ("CartPole-v1", [], "Using 8 environments"),
+        ("MountainCar-v0", [], "Using 'default' hyperparameters"),  # it has no section
+        ("Pendulum-v1", [], "normalize_observations"),
+        ("Pendulum-v1", ["-params", "normalize:True"], "Normalization activated"),  # by VecNormalize
+    ],
+)
+def test_train_then_enjoy(tmp_path: Path, algo: str, env: str, changes: list[str], expected: str) -> None:
+    """Our configurations are RL Zoo's format, and what it saved from them plays."""
+    which = ("--algo", algo, "--env", env, "--seed", 1)
+    assert expected in run_zoo(tmp_path, "train", *which, "-n", 2048, *changes)
     assert (tmp_path / "logs" / algo / f"{env}_1" / f"{env}.zip").exists()
-    assert "Mean reward" in run_zoo(tmp_path, "enjoy", "--algo", algo, "--env", env, "-n", 500, "--no-render")
+    printed = run_zoo(tmp_path, "enjoy", *which, "-n", 500, "--no-render")
+    assert "Mean reward" in printed
+    assert ("Loading running average" in printed) == bool(changes)
 
 
+@needs_zoo
 @pytest.mark.slow
 def test_optimize_then_train_with_a_trial(tmp_path: Path) -> None:
     """A search ends with its report, and a run can take up the settings of one of its trials."""
-    pytest.importorskip("rl_zoo3")
-    common = ("train", "--algo", "npg", "--env", "CartPole-v1", "--seed", 1)
+    common = ("train", "--algo", "npg", "--env", "CartPole-v1", "-n", 2048, "--seed", 1)
     study = ("--storage", "study.log", "--study-name", "search")
     search = ("-optimize", "--n-trials", 2, "--n-evaluations", 1, "--eval-episodes", 2, "--no-optim-plots")
-    printed = run_zoo(tmp_path, *common, *study, *search, "-n", 2048)
-    assert "Trial 1 finished" in printed
+    assert "Trial 1 finished" in run_zoo(tmp_path, *common, *study, *search)
     assert list((tmp_path / "logs" / "npg").glob("report_*.csv"))
-    assert "Loading from Optuna study" in run_zoo(tmp_path, *common, *study, "--trial-id", 1, "-n", 2048)
+    printed = run_zoo(tmp_path, *common, *study, "--trial-id", 1)
+    assert "Loading from Optuna study" in printed and "normalize_observations" in printed
