@@ -17,7 +17,7 @@ RUNNING_STATISTICS = ("obs_rms", "ret_rms", "returns")
 
 
 class NonFiniteError(FloatingPointError, ValueError):
-    """An observation, reward or action is NaN or infinite; a ValueError too, which RL Zoo prunes a trial by."""
+    """An observation, reward or action is NaN or infinite; as a ValueError it makes RL Zoo prune a trial."""
 
 
 def collect(
