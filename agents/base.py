@@ -184,7 +184,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             epochs=self.n_critic_updates,
             batch_size=self.batch_size,
         )
-        self._observe(batch.observations)
+        self._observe(batch)
         self._n_updates += 1
         self._record(step, batch, value_loss)
 
@@ -192,15 +192,15 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         """Return a hyper-parameter's present value, a positive number also where a schedule ends at 0."""
         return max(FloatSchedule(value)(self._current_progress_remaining), LEAST_SCHEDULED)
 
-    def _observe(self, observations: Any) -> None:
+    def _observe(self, batch: Batch) -> None:
         """Let the statistics that the policy reads take in the batch, now that its update is over."""
         if isinstance(self.policy, MlpPolicy):
-            self.policy.observe(observations)
-        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.policy.modules()):
+            self.policy.observe(batch.observations)
+        layers = (isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.policy.modules())
+        if len(batch) > 1 and any(layers):  # a single state has no variance, and batch norm would raise
             self.policy.set_training_mode(True)
             with torch.no_grad():
-                self.policy.get_distribution(observations)
-                self.policy.predict_values(observations)
+                self.policy.evaluate_actions(batch.observations, batch.actions)
 
     def _update_learning_rates(self) -> None:
         self._update_learning_rate(self.policy.optimizer)
