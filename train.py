@@ -5,7 +5,8 @@
     python train.py --algo trpo --env Hopper-v5 --set target_kl=0.02 cg_damping=0.05
 
 Settings come from configs/<algo>.yaml: the environment's section, or `default`. --config names another
-file, --set changes single settings: any argument of the agent's constructor, n_envs or normalize.
+file, --set changes single settings: any argument of the agent's constructor, n_envs or normalize; of
+policy_kwargs, those keys that are given.
 
 A run writes runs/<env>/<algo>/seed-<n>/: config.yaml (all settings, and the versions that produced the run),
 progress.csv and TensorBoard events, checkpoints/, model.zip, vecnormalize.pkl where observations are
@@ -36,6 +37,8 @@ from envs.factory import environment_spec
 
 CONFIGS = Path(__file__).parent / "configs"
 CHECKPOINTS = 5
+# What a setting that makes no sense raises, here, in SB3 or in a user's policy, before training starts.
+SETUP_ERRORS = (ValueError, TypeError, AssertionError, ImportError, OSError, NotImplementedError)
 INTERRUPTED = 130  # what a shell reports of a command that Ctrl-C ended
 
 
@@ -53,8 +56,8 @@ class Arguments:
     """Of policy, environments and sampling."""
     config: Path | None = None
     """A YAML file in RL Zoo's format, in place of configs/<algo>.yaml."""
-    set: tuple[str, ...] = ()
-    """Settings to change, name=value each."""
+    set: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
+    """Settings to change, name=value each; repeatable."""
     out: Path = Path("runs")
     """Where run folders are made."""
     device: str = "auto"
@@ -74,10 +77,12 @@ def main(arguments: Arguments) -> int:
         configuration, folder = prepare(arguments)
         env = make_env(arguments, configuration)
         agent = make_agent(arguments, configuration, env)
-    except (ValueError, ImportError, OSError, AssertionError) as error:
+        aside = folder.create()
+    except SETUP_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    aside = folder.create()
+    except KeyboardInterrupt:
+        return INTERRUPTED
     if aside is not None:
         print(f"an unfinished run was in the way; it is now {aside}")
     folder.write_config(
@@ -85,7 +90,7 @@ def main(arguments: Arguments) -> int:
     )
     agent.set_logger(configure(str(folder.path), ["csv", "tensorboard"]))
     code, seconds = train(agent, configuration, folder, f"{arguments.algo} on {arguments.env}")
-    returns = evaluate(arguments, configuration, folder, agent) if code == 0 and arguments.episodes else None
+    returns = evaluate(arguments, configuration, folder, agent) if code == 0 else None
     env.close()
     print_summary(arguments, folder, agent, seconds, returns)
     return code
@@ -107,7 +112,8 @@ def prepare(arguments: Arguments) -> tuple[Configuration, RunFolder]:
         )
     environment_spec(arguments.env)
     path = arguments.config or CONFIGS / f"{arguments.algo}.yaml"
-    configuration = Configuration.read(path, arguments.env, ALGORITHMS[arguments.algo], arguments.set)
+    overrides = [text for group in arguments.set for text in group]
+    configuration = Configuration.read(path, arguments.env, ALGORITHMS[arguments.algo], overrides)
     configuration = configuration.with_run(n_timesteps=arguments.steps, n_envs=arguments.n_envs)
     folder = RunFolder(arguments.out, arguments.env, arguments.algo, arguments.seed)
     folder.check_free()
@@ -168,6 +174,9 @@ def evaluate(
     arguments: Arguments, configuration: Configuration, folder: RunFolder, agent: PolicyGradientAgent
 ) -> np.ndarray | None:
     """Return the returns of deterministic episodes on fresh environments; None if interrupted."""
+    if arguments.episodes == 0:
+        folder.write_evaluation({"steps": agent.num_timesteps, "returns": []})
+        return None
     env = make_vec_env(arguments.env, min(arguments.episodes, 16), seed=arguments.seed + 10_000)
     if configuration.normalize:
         env = VecNormalize.load(str(folder.normaliser), env)
@@ -224,6 +233,8 @@ def print_summary(
     print(f"  files    {folder.path}")
     print(f"  curves   tensorboard --logdir {folder.path.parent.parent}")
     again = f"python train.py --algo {arguments.algo} --env {arguments.env}"
+    if arguments.out != Arguments.out:
+        again += f" --out {arguments.out}"
     other = next(name for name in ALGORITHMS if name != arguments.algo)
     print(f"  next     {again} --seed {arguments.seed + 1}")
     print(f"           {again.replace(arguments.algo, other)}")

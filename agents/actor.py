@@ -70,7 +70,8 @@ class PolicyActor(nn.Module):
 
     def critic_parameters(self) -> list[nn.Parameter]:
         """Return what reaches the value but not the distribution: all that a critic fit may move."""
-        return [p for name, p in self.policy.named_parameters() if name in self._critic_names]
+        named = self.policy.named_parameters()
+        return [p for name, p in named if name in self._critic_names and p.requires_grad]
 
     def unreached_names(self) -> list[str]:
         """Return the names of the trainable parameters that reach neither distribution nor value."""

@@ -85,6 +85,10 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             gamma=gamma,
             gae_lambda=gae_lambda,
             n_critic_updates=n_critic_updates,
+            normalize_advantage=normalize_advantage,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            stats_window_size=stats_window_size,
         )
         super().__init__(
             policy,
@@ -119,14 +123,26 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         self.normalize_advantage = normalize_advantage
         self.stop_reasons: dict[str, int] = dict.fromkeys(("accepted", *map(str, Rejection)), 0)
         if self.env is not None:
-            self._check_batch(n_steps * self.env.num_envs)
+            self._check_actions()
+            self._check_spread()
+            self._check_minibatches()
 
-    def _check_batch(self, states: int) -> None:
-        if states < 2 and self.normalize_advantage:
+    def _check_actions(self) -> None:
+        if isinstance(self.action_space, spaces.Discrete) and self.action_space.start != 0:
+            raise ValueError(
+                f"actions must count from 0, got {self.action_space}; shift them with "
+                "gymnasium.wrappers.TransformAction"
+            )
+
+    def _check_spread(self) -> None:
+        if self.n_steps * self.n_envs < 2 and self.normalize_advantage:
             raise BatchTooSmallError(
                 f"n_steps * n_envs must be at least 2 to normalise advantages, got {self.n_steps} * "
                 f"{self.n_envs}; raise n_steps or the number of environments"
             )
+
+    def _check_minibatches(self) -> None:
+        states = self.n_steps * self.n_envs
         if states % self.batch_size:
             warnings.warn(
                 "the last minibatch of every epoch is truncated: "
@@ -165,6 +181,8 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         """Update policy and critic from the rollout buffer."""
         # Dropout would give the old policy a KL to itself, batch norm would move what the policy reads.
         self.policy.set_training_mode(False)
+        if self.actor.policy is not self.policy:  # the user put another one in its place
+            self.actor = PolicyActor(self.policy)
         self._update_learning_rates()
         batch = Batch.from_buffer(self.rollout_buffer, self.action_space)
         advantages = standardise(batch.advantages) if self.normalize_advantage else batch.advantages
@@ -183,13 +201,20 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             batch,
             epochs=self.n_critic_updates,
             batch_size=self.batch_size,
+            unit=self._return_unit(),
         )
         self._observe(batch)
         self._n_updates += 1
         self._record(step, batch, value_loss)
 
+    def _return_unit(self) -> float:
+        moments = self.policy.return_moments if isinstance(self.policy, MlpPolicy) else None
+        return 1.0 if moments is None else moments.deviation.item()
+
     def scheduled(self, value: float | Schedule) -> float:
         """Return a hyper-parameter's present value, a positive number also where a schedule ends at 0."""
+        if not callable(value):
+            return float(value)
         return max(FloatSchedule(value)(self._current_progress_remaining), LEAST_SCHEDULED)
 
     def _observe(self, batch: Batch) -> None:
@@ -234,6 +259,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> Self:
         """Train for at least `total_timesteps` steps of all environments together; see SB3's `learn`."""
+        self._check_spread()  # again, since a loaded agent may have fewer environments
         super().learn(
             total_timesteps,
             callback,

@@ -61,7 +61,10 @@ def standardise(advantages: Tensor) -> Tensor:
     Where they are equal up to rounding they carry no preference: the result is then exactly 0, not
     rounding noise blown up to unit size.
     """
-    centred = advantages - advantages.mean()
-    deviation = centred.square().mean().sqrt()
     rounding = torch.finfo(advantages.dtype).eps * advantages.abs().amax()
-    return torch.zeros_like(centred) if deviation <= rounding else centred / deviation
+    exact = advantages.double()  # where the mean of equal numbers is that number
+    centred = exact - exact.mean()
+    deviation = centred.square().mean().sqrt()
+    if deviation <= rounding:
+        return torch.zeros_like(advantages)
+    return (centred / deviation).to(advantages.dtype)

@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 
 from agents.base import PolicyGradientAgent
-from agents.hyperparameters import check_names, names_of
+from agents.hyperparameters import check_names, names_of, nearest
 
 # Keys of a section that are the run's and not the agent's, by RL Zoo's names.
 RUN_KEYS = ("n_timesteps", "policy", "n_envs", "normalize")
+COMMAND_LINE = {"seed", "device"}  # options of train.py that are looked for among the settings
 
 
 @dataclass(frozen=True)
@@ -61,19 +62,20 @@ class Configuration:
         known = [*RUN_KEYS, *defaults]
         check_names(section, known, f"{path} ({env_id})")
         changes = dict(parse_override(text) for text in overrides)
+        for name in COMMAND_LINE & set(changes):
+            raise ValueError(f"{name} is no setting of the agent; use the option --{name.replace('_', '-')}")
         check_names(changes, known, agent_class.__name__)
         values = {"normalize": False, "n_envs": 1, "policy": "MlpPolicy"} | defaults | section | changes
+        if isinstance(section.get("policy_kwargs"), dict) and isinstance(changes.get("policy_kwargs"), dict):
+            # One option of the policy is changed; the section's others, its normalisers, stay.
+            values["policy_kwargs"] = section["policy_kwargs"] | changes["policy_kwargs"]
         if "n_timesteps" not in values:
             raise ValueError(f"{path} ({env_id}) lacks n_timesteps; add it, or pass --steps")
         for name in ("n_timesteps", "n_envs"):
             values[name] = positive_integer(name, values[name])
         if not isinstance(values["normalize"], bool):
             raise ValueError(f"normalize must be true or false, got {values['normalize']!r}")
-        if not isinstance(values["policy_kwargs"], dict | None):
-            raise ValueError(
-                "policy_kwargs must be a mapping such as {net_arch: [64, 64]}, "
-                f"got {values['policy_kwargs']!r}"
-            )
+        check_policy(values, agent_class)
         run: dict[str, Any] = {name: values.pop(name) for name in RUN_KEYS}
         return cls(**run, hyperparameters=values)
 
@@ -87,6 +89,25 @@ class Configuration:
             name: positive_integer(name, value) for name, value in changes.items() if value is not None
         }
         return replace(self, **given)
+
+
+def check_policy(values: Mapping[str, Any], agent_class: type[PolicyGradientAgent]) -> None:
+    """Check the name and the options of the policy.
+
+    Raises:
+        ValueError: there is no such policy, or its options make no sense.
+    """
+    if values["policy"] not in agent_class.policy_aliases:
+        known = agent_class.policy_aliases
+        raise ValueError(f"unknown policy {values['policy']!r}{nearest(str(values['policy']), known)}")
+    options = values["policy_kwargs"]
+    if not isinstance(options, dict | None):
+        raise ValueError(f"policy_kwargs must be a mapping such as {{net_arch: [64, 64]}}, got {options!r}")
+    if values["normalize"] and options and options.get("normalize_observations"):
+        raise ValueError(
+            "normalize (VecNormalize) and policy_kwargs.normalize_observations (its own) are both on; "
+            "add --set 'policy_kwargs={normalize_observations: false, normalize_returns: false}'"
+        )
 
 
 def read_section(path: Path, env_id: str) -> dict[str, Any]:
@@ -121,6 +142,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     if isinstance(parsed, str):
         with suppress(ValueError):
             parsed = float(parsed)  # YAML 1.1 takes 1e-3 for a word
+            parsed = int(parsed) if parsed.is_integer() else parsed
     return name, parsed
 
 

@@ -15,6 +15,7 @@ def fit_critic(
     *,
     epochs: int,
     batch_size: int,
+    unit: float = 1.0,
 ) -> float:
     """Regress the policy's values on the returns by minibatches, with the policy's own optimizer.
 
@@ -27,6 +28,8 @@ def fit_critic(
         batch: observations and returns.
         epochs: passes over the batch.
         batch_size: of a minibatch.
+        unit: the returns' deviation. The gradient is that of errors in this unit: optimizers such as Adam
+            compare it with a constant of their own.
 
     Returns:
         The mean squared error over all minibatches, each before its step; NaN without any.
@@ -39,7 +42,7 @@ def fit_critic(
         for indices in torch.randperm(len(batch)).split(batch_size):
             values = policy.predict_values(batch.select(indices)).flatten()
             loss = F.mse_loss(values, batch.returns[indices])
-            gradients = torch.autograd.grad(loss, parameters)
+            gradients = torch.autograd.grad(loss / unit**2, parameters)
             losses.append(loss.item())
             if not torch.isfinite(nn.utils.get_total_norm(gradients)):
                 continue

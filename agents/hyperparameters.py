@@ -24,6 +24,10 @@ RANGES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "line_search_max_iter": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
     "n_critic_updates": ("an integer ≥ 0", lambda v: is_integer(v) and v >= 0),
     "sub_sampling_factor": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
+    "normalize_advantage": ("true or false", lambda v: isinstance(v, bool)),
+    "use_sde": ("true or false", lambda v: isinstance(v, bool)),
+    "sde_sample_freq": ("an integer ≥ -1", lambda v: is_integer(v) and v >= -1),
+    "stats_window_size": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
     "learning_rate": ("a number > 0 or a schedule", lambda v: callable(v) or 0 < v < float("inf")),
     "critic_learning_rate": ("a number > 0", lambda v: 0 < v < float("inf")),
 }

@@ -9,7 +9,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from torch import Tensor, nn
 
 CLIP = 10.0  # standard deviations, as VecNormalize
-LEAST_VARIANCE = 1e-8
+LEAST_VARIANCE = 1e-16
 
 
 class RunningMoments(nn.Module):

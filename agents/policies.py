@@ -53,6 +53,10 @@ class MlpPolicy(ActorCriticPolicy):
             ObservationNormaliser(observation_space) if normalize_observations else None
         )
         self.return_moments = RunningMoments() if normalize_returns else None
+        if normalize_returns and isinstance(self.value_net, nn.Linear):
+            # Random first values would enter the first returns, and these the first statistics.
+            nn.init.zeros_(self.value_net.weight)
+            nn.init.zeros_(self.value_net.bias)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {

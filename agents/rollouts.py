@@ -11,6 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from torch import Tensor
 
 # Of VecNormalize; obs_rms is missing where observations are left as they are.
 RUNNING_STATISTICS = ("obs_rms", "ret_rms", "returns")
@@ -57,10 +58,10 @@ def collect(
                 agent.policy.reset_noise(env.num_envs)
             with torch.no_grad():
                 obs_tensor = obs_as_tensor(last_obs, agent.device)
-                actions, values, log_probs = agent.policy(obs_tensor)
-            actions = actions.cpu().numpy()
+                sampled, values, log_probs = act(agent, obs_tensor)
+            actions = sampled.cpu().numpy()
+            check_finite(agent, env, "action", actions)  # clipping would hide an infinity
             clipped_actions = to_environment(agent, actions)
-            check_finite(agent, env, "action", clipped_actions)
 
             new_obs, rewards, dones, infos = env.step(clipped_actions)
             agent.num_timesteps += env.num_envs
@@ -74,6 +75,7 @@ def collect(
             n_steps += 1
             if isinstance(agent.action_space, spaces.Discrete):
                 actions = actions.reshape(-1, 1)
+            check_terminal(agent, env, dones, infos)
             rewards = bootstrap_truncations(agent, rewards, dones, infos)
             starts: Any = agent._last_episode_starts
             rollout_buffer.add(last_obs, actions, rewards, starts, values, log_probs)
@@ -88,6 +90,37 @@ def collect(
     callback.update_locals(locals())
     callback.on_rollout_end()
     return True
+
+
+def act(agent: OnPolicyAlgorithm, observations: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return actions, values and log-probabilities at finite observations.
+
+    Raises:
+        NonFiniteError: the policy puts out numbers that are no distribution.
+    """
+    try:
+        return agent.policy(observations)
+    except ValueError as error:
+        raise NonFiniteError(
+            f"the policy gives no action distribution at step {agent.num_timesteps}; look for NaN among its "
+            f"parameters, or for weights or log_std too large: {error}"
+        ) from error
+
+
+def check_terminal(
+    agent: OnPolicyAlgorithm, env: VecEnv, dones: np.ndarray, infos: list[dict[str, Any]]
+) -> None:
+    """Raise where the last observation of an episode, which `new_obs` no longer holds, is not finite.
+
+    Raises:
+        NonFiniteError: naming the environment and the step.
+    """
+    for i in np.flatnonzero(dones):
+        terminal = infos[i].get("terminal_observation")
+        if terminal is not None:
+            parts = terminal if isinstance(terminal, dict) else {"": terminal}
+            for key, value in parts.items():
+                check_finite(agent, env, "observation", {key: np.asarray(value)[None]}, int(i))
 
 
 def to_environment(agent: OnPolicyAlgorithm, actions: np.ndarray) -> np.ndarray:
@@ -122,8 +155,8 @@ def bootstrap_truncations(
     return rewards
 
 
-def check_finite(agent: OnPolicyAlgorithm, env: VecEnv, what: str, values: Any) -> None:
-    """Raise where a value of any environment, shape (n_envs, ...), is NaN or infinite.
+def check_finite(agent: OnPolicyAlgorithm, env: VecEnv, what: str, values: Any, first: int = 0) -> None:
+    """Raise where a value of any environment from `first` on, shape (n, ...), is NaN or infinite.
 
     Raises:
         NonFiniteError: naming the environment and the step.
@@ -133,11 +166,12 @@ def check_finite(agent: OnPolicyAlgorithm, env: VecEnv, what: str, values: Any) 
         finite = np.isfinite(array)
         if finite.all():
             continue
-        index = int(np.argwhere(~finite)[0, 0])
+        row = int(np.argwhere(~finite)[0, 0])
+        index = first + row
         spec = env.get_attr("spec", index)[0]
         name = spec.id if spec is not None else "an unregistered environment"
         raise NonFiniteError(
             f"{name} (environment {index} of {env.num_envs}) met a non-finite {what}"
-            f"{f' {key!r}' if key else ''} at step {agent.num_timesteps}: {array[index]}. The policy was "
-            "last updated before this rollout and is finite; check the environment, or the action bounds."
+            f"{f' {key!r}' if key else ''} at step {agent.num_timesteps}: {array[row]}. No parameter "
+            f"has changed since the last update; check the {'policy' if what == 'action' else 'environment'}."
         )

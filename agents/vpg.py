@@ -8,7 +8,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import update_learning_rate
-from torch import nn
+from torch import Tensor, nn
 
 from agents.base import PolicyGradientAgent
 from agents.batch import Batch
@@ -78,9 +78,12 @@ class VPG(PolicyGradientAgent):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        self._start_optimizer(FlatParameters(self.actor).vector())
+
+    def _start_optimizer(self, theta: Tensor) -> None:
         # Adam works on a copy, so that its step is a displacement like any other agent's: judged first,
         # and written in the one place that writes.
-        self.actor_vector = nn.Parameter(FlatParameters(self.actor).vector())
+        self.actor_vector = nn.Parameter(theta)
         self.actor_optimizer = torch.optim.Adam([self.actor_vector], lr=self.lr_schedule(1), eps=1e-5)
 
     def _excluded_save_params(self) -> list[str]:
@@ -100,8 +103,11 @@ class VPG(PolicyGradientAgent):
         rejection = Rejection.of_gradient(gradient)
         if rejection is not None:
             return PolicyStep.refused(objective, rejection)
-        before = copy.deepcopy(self.actor_optimizer.state_dict())
         theta = objective.parameters.vector()
+        if theta.shape != self.actor_vector.shape:  # layers were frozen, or the policy replaced
+            self._start_optimizer(theta.clone())
+            self._update_learning_rates()
+        before = copy.deepcopy(self.actor_optimizer.state_dict())
         self.actor_vector.data.copy_(theta)
         self.actor_vector.grad = -gradient
         self.actor_optimizer.step()

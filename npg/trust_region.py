@@ -76,14 +76,15 @@ def natural_direction(
         curvature = float(unit @ (fisher @ unit))
         # Below the rounding of λ xᵀx, the curvature says nothing of the KL along x.
         tiny = torch.finfo(x.dtype).eps * attempt * float(unit @ unit)
-        if solution.status is Status.NON_FINITE or not math.isfinite(curvature):
+        full_curvature = curvature * scale * scale  # of x itself; may still leave the range of a float
+        if solution.status is Status.NON_FINITE or not math.isfinite(full_curvature):
             rejection = Rejection.NON_FINITE_FISHER
             break
-        if solution.status is not Status.NEGATIVE_CURVATURE and curvature > tiny:
+        if solution.status is not Status.NEGATIVE_CURVATURE and curvature > tiny and full_curvature > 0:
             rejection = None
             break
         rejection = Rejection.NEGATIVE_CURVATURE
-    return NaturalDirection(gradient, x, curvature * scale**2, attempt, solution, rejection)
+    return NaturalDirection(gradient, x, full_curvature, attempt, solution, rejection)
 
 
 def trust_region_length(curvature: float, target_kl: float) -> float:

@@ -6,6 +6,7 @@ from pathlib import Path
 import gymnasium as gym
 import pandas as pd
 import pytest
+import tyro
 import yaml
 from episodes import Episodes
 from stable_baselines3.common.callbacks import BaseCallback
@@ -14,7 +15,8 @@ import train
 from agents import ALGORITHMS, TRPO, NonFiniteError
 from train import Arguments, main
 
-SHORT = {"steps": 512, "episodes": 2, "set": ("n_steps=32", "n_critic_updates=1", "batch_size=64")}
+NO_NORMALISERS = "policy_kwargs={normalize_observations: false, normalize_returns: false}"
+SHORT = {"steps": 512, "episodes": 2, "set": (("n_steps=32", "n_critic_updates=1", "batch_size=64"),)}
 
 
 @pytest.fixture
@@ -63,7 +65,10 @@ def test_same_seed_same_run(arguments: Arguments, tmp_path: Path) -> None:
 
 def test_normalised_run_keeps_its_statistics(arguments: Arguments) -> None:
     """With normalize=true the statistics lie beside the model."""
-    assert main(changed(arguments, env="Pendulum-v1", set=(*arguments.set, "normalize=true"))) == 0
+    assert (
+        main(changed(arguments, env="Pendulum-v1", set=(*arguments.set, ("normalize=true", NO_NORMALISERS))))
+        == 0
+    )
     assert (arguments.out / "Pendulum-v1" / "trpo" / "seed-0" / "vecnormalize.pkl").exists()
 
 
@@ -73,12 +78,19 @@ def test_normalised_run_keeps_its_statistics(arguments: Arguments) -> None:
         ({"algo": "trop"}, "unknown algorithm 'trop'; did you mean 'trpo'"),
         ({"env": "CartPole-v9"}, "CartPole-v1"),
         ({"env": "Cartpol-v1"}, "CartPole-v1"),
-        ({"set": ("targetkl=0.1",)}, "no setting 'targetkl'; did you mean 'target_kl'"),
-        ({"set": ("target_kl=0",)}, "target_kl must be a number of nats > 0, or a schedule, got 0"),
-        ({"set": ("target_kl",)}, "expected name=value after --set, got 'target_kl'"),
-        ({"set": ("cg_damping=-1",)}, "cg_damping must be a number ≥ 0, got -1"),
-        ({"set": ("n_steps=1", "n_envs=1")}, "n_steps * n_envs must be at least 2"),
-        ({"set": ("policy=MlpPolice",)}, "MlpPolice"),
+        ({"set": (("targetkl=0.1",),)}, "no setting 'targetkl'; did you mean 'target_kl'"),
+        ({"set": (("target_kl=0",),)}, "target_kl must be a number of nats > 0, or a schedule, got 0"),
+        ({"set": (("target_kl",),)}, "expected name=value after --set, got 'target_kl'"),
+        ({"set": (("cg_damping=-1",),)}, "cg_damping must be a number ≥ 0, got -1"),
+        ({"set": (("n_steps=1", "n_envs=1"),)}, "n_steps * n_envs must be at least 2"),
+        ({"set": (("policy=MlpPolice",),)}, "unknown policy 'MlpPolice'; did you mean 'MlpPolicy'"),
+        ({"set": (("policy_kwargs={foo: 1}",),)}, "foo"),
+        ({"set": (("policy_kwargs={activation_fn: relu}",),)}, "not callable"),
+        ({"set": (("normalize=true",),)}, "are both on"),
+        ({"set": (("normalize_advantage=maybe",),)}, "normalize_advantage must be true or false"),
+        ({"set": (("stats_window_size=-1",),)}, "stats_window_size must be an integer ≥ 1"),
+        ({"set": (("seed=3",),)}, "use the option --seed"),
+        ({"out": Path("/proc/nope")}, "/proc/nope"),
         ({"steps": 0}, "n_timesteps must be an integer ≥ 1, got 0"),
         ({"n_envs": 0}, "n_envs must be an integer ≥ 1, got 0"),
         ({"vec_env": "dumy"}, "dummy"),
@@ -96,6 +108,47 @@ def test_mistakes_cost_no_training(
     assert error.startswith("error: ") and error.count("\n") == 1
     assert message in error
     assert not arguments.out.exists()
+
+
+def test_unsupported_observations_are_named(arguments: Arguments, capsys: pytest.CaptureFixture) -> None:
+    """An environment whose observations no policy serves is one clear error too."""
+    assert main(changed(arguments, env="Blackjack-v1")) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "words", [["--set", "a=1", "b=2"], ["--set", "a=1", "--set", "b=2"], ["--set", "a=1", "--seed", "3"]]
+)
+def test_set_may_be_repeated(words: list[str]) -> None:
+    """Neither form loses a setting."""
+    arguments = tyro.cli(Arguments, args=words)
+    given = [text for group in arguments.set for text in group]
+    assert given == (["a=1"] if "--seed" in words else ["a=1", "b=2"])
+    assert arguments.seed == (3 if "--seed" in words else 0)
+
+
+def test_one_option_of_the_policy_leaves_the_others(arguments: Arguments) -> None:
+    """policy_kwargs on the command line changes what it names; the section's normalisers stay."""
+    assert (
+        main(changed(arguments, set=(*arguments.set, ("policy_kwargs={net_arch: [8]}", "n_steps=1e2")))) == 0
+    )
+    folder = arguments.out / "CartPole-v1" / "trpo" / "seed-0"
+    found = yaml.safe_load((folder / "config.yaml").read_text())["hyperparameters"]
+    assert found["policy_kwargs"] == {
+        "net_arch": [8],
+        "normalize_observations": True,
+        "normalize_returns": True,
+    }
+    assert found["n_steps"] == 100
+
+
+def test_a_run_without_evaluation_is_finished_too(
+    arguments: Arguments, capsys: pytest.CaptureFixture
+) -> None:
+    """--episodes 0 leaves a finished run, which is not moved aside."""
+    assert main(changed(arguments, episodes=0)) == 0
+    assert main(changed(arguments, episodes=0)) == 2
+    assert "already holds a finished run" in capsys.readouterr().err
 
 
 def test_unsupported_space_is_named(arguments: Arguments, capsys: pytest.CaptureFixture) -> None:

@@ -1,5 +1,6 @@
 """Properties that every agent shares."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import gymnasium as gym
@@ -189,3 +190,47 @@ def test_sub_sampling_keeps_the_constraint_on_the_whole_batch() -> None:
     agent.learn(64, log_interval=None)
     assert agent.stop_reasons["accepted"] == 1
     assert 0 < agent.logger.name_to_value["npg/kl"] <= agent.target_kl
+
+
+def test_layers_frozen_after_construction_stay(
+    agent_class: type[PolicyGradientAgent], parameters: Callable
+) -> None:
+    """Fine-tuning: what the user froze does not move, in actor or critic, and the rest learns."""
+    agent = agent_class("MlpPolicy", "CartPole-v1", **SMALL).learn(64)
+    frozen = (agent.policy.mlp_extractor, agent.policy.value_net)
+    for module in frozen:
+        module.requires_grad_(False)
+    before = [parameters(module) for module in (*frozen, agent.policy.action_net)]
+    agent.learn(64, reset_num_timesteps=False)
+    after = [parameters(module) for module in (*frozen, agent.policy.action_net)]
+    assert torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
+    assert not torch.equal(before[2], after[2])
+
+
+def test_a_policy_put_in_place_is_the_one_that_learns(
+    agent_class: type[PolicyGradientAgent], parameters: Callable
+) -> None:
+    """model.policy = another: the update reads and writes that one."""
+    agent = agent_class("MlpPolicy", "CartPole-v1", **SMALL).learn(64)
+    old, agent.policy = agent.policy, agent_class("MlpPolicy", "CartPole-v1", **SMALL | {"seed": 1}).policy
+    before, put = parameters(old), parameters(agent.policy)
+    agent.learn(64, reset_num_timesteps=False)
+    assert torch.equal(parameters(old), before) and not torch.equal(parameters(agent.policy), put)
+
+
+def test_actions_count_from_zero(agent_class: type[PolicyGradientAgent]) -> None:
+    """SB3 would send 0 to an environment whose actions begin at 1."""
+    with pytest.raises(ValueError, match="count from 0"):
+        agent_class("MlpPolicy", Episodes([0.0], action_space=spaces.Discrete(3, start=1)), **SMALL)
+
+
+def test_small_rewards_are_learnt_in_their_own_unit() -> None:
+    """With normalize_returns the critic's fit does not depend on the scale of the rewards."""
+    losses = []
+    for scale in (1.0, 1e-4):
+        env = Episodes([scale * r for r in (1.0, -2.0, 3.0, 0.5)], "terminated")
+        kwargs = {"normalize_returns": True}
+        agent = TRPO("MlpPolicy", env, **SMALL | {"n_critic_updates": 20}, policy_kwargs=kwargs)
+        agent.learn(64 * 10, log_interval=None)
+        losses.append(agent.logger.name_to_value["train/value_loss"] / scale**2)
+    assert losses[1] == pytest.approx(losses[0], rel=0.2)

@@ -17,10 +17,12 @@ def test_standardise() -> None:
     assert result.argsort().tolist() == [0, 2, 1]
 
 
-@pytest.mark.parametrize("value", [0.0, 1e-30, 0.1, 1e30])
-def test_equal_advantages_prefer_nothing(value: float) -> None:
+@pytest.mark.parametrize("n", [7, 2048, 50_000])
+def test_equal_advantages_prefer_nothing(n: int) -> None:
     """Rounding noise around equal advantages is not blown up to unit size."""
-    assert not standardise(torch.full((7,), value)).any()
+    values = torch.randn(50, generator=torch.Generator().manual_seed(0)).tolist()
+    for value in (0.0, 1e-30, 1e30, *values):
+        assert not standardise(torch.full((n,), value)).any()
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e15])

@@ -108,6 +108,27 @@ def test_bad_number_stops_by_name(broken: Callable[[], gym.Env], what: str, step
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize("ends", ["terminated", "truncated"])
+def test_bad_terminal_observation_stops_by_name(ends: str) -> None:
+    """The last observation of an episode, which the reset one replaces, is looked at too."""
+    broken = Episodes([0.0, 0.0], ends, observations=[0, 1, float("nan")])
+    env = DummyVecEnv([lambda: Episodes([0.0] * 5), lambda: broken])
+    agent = TRPO("MlpPolicy", env, n_steps=8, batch_size=16, device="cpu")
+    with pytest.raises(NonFiniteError, match=r"\(environment 1 of 2\).*observation at step 4"):
+        agent.learn(100)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+def test_bad_policy_stops_by_name(env_id: str, value: float) -> None:
+    """A policy that puts out no distribution, or an action that clipping would hide, is named."""
+    agent = TRPO("MlpPolicy", env_id, n_steps=8, batch_size=8, device="cpu")
+    with torch.no_grad():
+        agent.policy.action_net.bias.fill_(value)
+    with pytest.raises(NonFiniteError, match=r"step 0.*(policy|parameters)"):
+        agent.learn(8)
+
+
 @pytest.mark.parametrize("norm_obs", [True, False])
 def test_bad_number_does_not_poison_vec_normalize(norm_obs: bool) -> None:
     """The running statistics are put back to where the rollout began."""

@@ -259,3 +259,13 @@ class Table(nn.Module):
     def forward(self, observations: torch.Tensor) -> Categorical:
         """Return the distribution."""
         return Categorical(self.logits.expand(len(observations), -1))
+
+
+@pytest.mark.parametrize("exponent", [-200, -170, 160, 200])
+def test_gradients_beyond_the_range_of_a_float_are_refused_with_a_reason(exponent: int) -> None:
+    """xᵀFx under- or overflows float64: a step that is refused, not an exception."""
+    actor = Table(nn.Parameter(torch.zeros(3, dtype=torch.float64)))
+    states, advantages = torch.zeros(3, 1), torch.tensor([1.0, -2.0, 1.0], dtype=torch.float64)
+    objective = SurrogateObjective(actor, states, torch.arange(3), 10.0**exponent * advantages)
+    step = natural_step(objective, ExactFisher(actor, states))
+    assert step.rejection in (Rejection.NON_FINITE_FISHER, Rejection.NEGATIVE_CURVATURE)
