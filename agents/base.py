@@ -4,6 +4,7 @@ import warnings
 from abc import abstractmethod
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -128,10 +129,10 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             self._check_minibatches()
 
     def _check_actions(self) -> None:
-        if isinstance(self.action_space, spaces.Discrete) and self.action_space.start != 0:
+        space: Any = self.action_space
+        if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
             raise ValueError(
-                f"actions must count from 0, got {self.action_space}; shift them with "
-                "gymnasium.wrappers.TransformAction"
+                f"actions must count from 0, got {space}; shift them with gymnasium.wrappers.TransformAction"
             )
 
     def _check_spread(self) -> None:

@@ -63,7 +63,7 @@ class Configuration:
         check_names(section, known, f"{path} ({env_id})")
         changes = dict(parse_override(text) for text in overrides)
         for name in COMMAND_LINE & set(changes):
-            raise ValueError(f"{name} is no setting of the agent; use the option --{name.replace('_', '-')}")
+            raise ValueError(f"{name} is no setting of the agent; use the option --{name}")
         check_names(changes, known, agent_class.__name__)
         values = {"normalize": False, "n_envs": 1, "policy": "MlpPolicy"} | defaults | section | changes
         if isinstance(section.get("policy_kwargs"), dict) and isinstance(changes.get("policy_kwargs"), dict):

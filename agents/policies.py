@@ -6,7 +6,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
@@ -19,8 +19,9 @@ class MlpPolicy(ActorCriticPolicy):
     What both read, only the policy step may move: a critic on shared features fits them no more. So
     they are separate by default.
 
-    Statistics are frozen during a rollout and its update. The policy then predicts on raw observations,
-    and is saved with all that it needs.
+    What normalises observations is frozen during a rollout and its update; what normalises returns changes
+    before the critic's fit, without changing a value. The policy predicts on raw observations, and is saved
+    with all that it needs.
 
     Arguments not listed are SB3's.
 
@@ -118,40 +119,12 @@ class MlpPolicy(ActorCriticPolicy):
 class CnnPolicy(MlpPolicy):
     """The same on images, with NatureCNN features."""
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        lr_schedule: Schedule,
-        *,
-        features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN,
-        **kwargs: Any,
-    ):
-        super().__init__(
-            observation_space,
-            action_space,
-            lr_schedule,
-            features_extractor_class=features_extractor_class,
-            **kwargs,
-        )
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **{"features_extractor_class": NatureCNN, **kwargs})
 
 
 class MultiInputPolicy(MlpPolicy):
     """The same on dictionaries of observations."""
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        lr_schedule: Schedule,
-        *,
-        features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor,
-        **kwargs: Any,
-    ):
-        super().__init__(
-            observation_space,
-            action_space,
-            lr_schedule,
-            features_extractor_class=features_extractor_class,
-            **kwargs,
-        )
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **{"features_extractor_class": CombinedExtractor, **kwargs})

@@ -218,10 +218,11 @@ def test_a_policy_put_in_place_is_the_one_that_learns(
     assert torch.equal(parameters(old), before) and not torch.equal(parameters(agent.policy), put)
 
 
-def test_actions_count_from_zero(agent_class: type[PolicyGradientAgent]) -> None:
+@pytest.mark.parametrize("actions", [spaces.Discrete(3, start=1), spaces.MultiDiscrete([2, 3], start=[0, 1])])
+def test_actions_count_from_zero(agent_class: type[PolicyGradientAgent], actions: gym.Space) -> None:
     """SB3 would send 0 to an environment whose actions begin at 1."""
     with pytest.raises(ValueError, match="count from 0"):
-        agent_class("MlpPolicy", Episodes([0.0], action_space=spaces.Discrete(3, start=1)), **SMALL)
+        agent_class("MlpPolicy", Episodes([0.0], action_space=actions), **SMALL)
 
 
 def test_small_rewards_are_learnt_in_their_own_unit() -> None:
