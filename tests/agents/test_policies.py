@@ -97,6 +97,7 @@ def test_new_return_statistics_leave_every_value() -> None:
     """The last layer is rescaled against the change of units."""
     agent = TRPO("MlpPolicy", "Pendulum-v1", policy_kwargs=OWN, **SMALL)
     observations = torch.randn(20, 3)
+    torch.nn.init.normal_(agent.policy.value_net.weight)  # it begins at 0, where scaling it shows nothing
     agent.policy.observe_returns(torch.randn(100) - 5)
     before = agent.policy.predict_values(observations)
     agent.policy.observe_returns(torch.randn(100) * 30 - 700)
