@@ -4,6 +4,8 @@ Needs torch alone: no environments, no files, no logging.
 """
 
 from npg.conjugate_gradient import Solution, Status, conjugate_gradient
+from npg.damping import LevenbergMarquardt
+from npg.diagonal import BlockDiagonalFisher, DiagonalFisher
 from npg.distributions import (
     Bernoulli,
     Categorical,
@@ -11,9 +13,13 @@ from npg.distributions import (
     Distribution,
     MultiCategorical,
 )
-from npg.fisher import ExactFisher, KLHessian
+from npg.ekfac import EigenvalueCorrectedFisher
+from npg.fisher import EmpiricalFisher, ExactFisher, FiniteDifferenceFisher, SampledFisher
+from npg.hessian import KLHessian, LikelihoodHessian
+from npg.kfac import KroneckerFisher
+from npg.kronecker_step import KroneckerStepper
 from npg.line_search import LineSearch, backtrack
-from npg.linear_operator import Damped, LinearOperator
+from npg.linear_operator import Damped, InvertibleOperator, LinearOperator, SingularMatrixError
 from npg.objective import Evaluation, SurrogateObjective
 from npg.parameters import FlatParameters
 from npg.policy_step import PolicyStep, Rejection
@@ -28,14 +34,24 @@ from npg.trust_region import (
 
 __all__ = [
     "Bernoulli",
+    "BlockDiagonalFisher",
     "Categorical",
     "Damped",
     "DiagGaussian",
+    "DiagonalFisher",
     "Distribution",
+    "EigenvalueCorrectedFisher",
+    "EmpiricalFisher",
     "Evaluation",
     "ExactFisher",
+    "FiniteDifferenceFisher",
     "FlatParameters",
+    "InvertibleOperator",
     "KLHessian",
+    "KroneckerFisher",
+    "KroneckerStepper",
+    "LevenbergMarquardt",
+    "LikelihoodHessian",
     "LineSearch",
     "LinearOperator",
     "MultiCategorical",
@@ -43,6 +59,8 @@ __all__ = [
     "PolicyStep",
     "Reduce",
     "Rejection",
+    "SampledFisher",
+    "SingularMatrixError",
     "Solution",
     "Status",
     "SurrogateObjective",

@@ -45,6 +45,12 @@ class Distribution(Protocol):
     def fisher_product(self, tangent: Coordinates) -> Coordinates:
         """Multiply a tangent, shaped as `coordinates`, by every state's Fisher matrix."""
 
+    def fisher_root_product(self, white: Coordinates) -> Coordinates:
+        """Multiply by every state's root B, where B Bᵀ is its Fisher matrix.
+
+        Of white noise it makes something with a score's mean and covariance.
+        """
+
     def sample(self, generator: Generator | None = None) -> Tensor:
         """Draw one action a state."""
 
@@ -106,6 +112,11 @@ class DiagGaussian:
         mean_tangent, log_std_tangent = tangent
         return mean_tangent * torch.exp(-2 * self.log_std), 2 * log_std_tangent
 
+    def fisher_root_product(self, white: Coordinates) -> Coordinates:
+        """Return (w_μ/σ, √2 w_σ)."""
+        mean_noise, log_std_noise = white
+        return mean_noise * torch.exp(-self.log_std), math.sqrt(2) * log_std_noise
+
     def sample(self, generator: Generator | None = None) -> Tensor:
         """Draw actions (N, A)."""
         noise = torch.randn(
@@ -158,6 +169,12 @@ class Categorical:
         (t,) = tangent
         p = F.softmax(self.logits, -1)
         return (p * (t - (p * t).sum(-1, keepdim=True)),)
+
+    def fisher_root_product(self, white: Coordinates) -> Coordinates:
+        """Return √p ⊙ (w − √p (√p·w)): diag(√p) times a projection, since √p has unit length."""
+        (w,) = white
+        root = F.softmax(self.logits, -1).sqrt()
+        return (root * (w - root * (root * w).sum(-1, keepdim=True)),)
 
     def sample(self, generator: Generator | None = None) -> Tensor:
         """Draw actions (N,), int64."""
@@ -221,6 +238,11 @@ class MultiCategorical:
         pairs = zip(self.choices, tangent, strict=True)
         return tuple(choice.fisher_product((t,))[0] for choice, t in pairs)
 
+    def fisher_root_product(self, white: Coordinates) -> Coordinates:
+        """Multiply every choice's part by its own root."""
+        pairs = zip(self.choices, white, strict=True)
+        return tuple(choice.fisher_root_product((w,))[0] for choice, w in pairs)
+
     def sample(self, generator: Generator | None = None) -> Tensor:
         """Draw actions (N, A), int64."""
         return torch.stack([choice.sample(generator) for choice in self.choices], -1)
@@ -269,6 +291,11 @@ class Bernoulli:
         """Return p (1 − p) t."""
         (t,) = tangent
         return (torch.sigmoid(self.logits) * torch.sigmoid(-self.logits) * t,)
+
+    def fisher_root_product(self, white: Coordinates) -> Coordinates:
+        """Return √(p (1 − p)) w."""
+        (w,) = white
+        return ((torch.sigmoid(self.logits) * torch.sigmoid(-self.logits)).sqrt() * w,)
 
     def sample(self, generator: Generator | None = None) -> Tensor:
         """Draw actions (N, A) in {0, 1}, of the logits' dtype."""

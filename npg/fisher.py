@@ -1,130 +1,245 @@
 """The Fisher information matrix of a policy as a linear operator.
 
-For a policy π_θ(a | s) and N states,
+For a policy π_θ(a | s) with score s_θ = ∇log π_θ and N states,
 
-    F = 1/N Σ_s E_a[∇log π ∇log πᵀ] = 1/N Σ_s ∇²_θ' KL(π_θ ‖ π_θ')   at θ' = θ.
+    F = 1/N Σ_s E_a[s_θ s_θᵀ] = 1/N Σ_s J_sᵀ M_s J_s,
 
-`ExactFisher` multiplies by the first form, `KLHessian` by the second: two independent implementations of
-one matrix, each the other's check. Both read the policy once, at construction, and stand for the
-parameters that it had then. Kakade 2001, "A natural policy gradient"; Schulman et al. 2015, "Trust
-region policy optimization", appendix C.
+where J is the Jacobian of the distribution's coordinates z (means, logits) in the parameters and M the
+metric that the distribution knows in closed form. Who integrates the action, and how, is what the classes
+here differ in:
+
+| operator                 | matrix                                  | one product                          |
+|--------------------------|-----------------------------------------|--------------------------------------|
+| `ExactFisher`            | Jᵀ M J, the action integrated out       | 2 passes backward                    |
+| `FiniteDifferenceFisher` | the same, J v by a forward difference   | 1 forward, 1 backward                |
+| `SampledFisher`          | s sᵀ over k actions drawn from π        | 2 backward through k log-probs       |
+| `EmpiricalFisher`        | s sᵀ over the actions that were taken   | 2 backward                           |
+
+Each reads the policy at construction and stands for the parameters that it had then; with micro-batches
+it keeps a copy of them. `npg/hessian.py` has the same matrix as a Hessian, `npg/diagonal.py` and
+`npg/kfac.py` have approximations with an inverse. Kakade 2001, "A natural policy gradient"; Martens 2020,
+"New insights and perspectives on the natural gradient method", on the exact and the empirical matrix.
 """
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+from torch.func import functional_call
 
-from npg.distributions import Coordinates, Distribution
+from npg.distributions import Distribution
+from npg.jacobian import DifferenceJacobian, Jacobian
 from npg.linear_operator import LinearOperator
 from npg.parameters import FlatParameters
 from npg.reduction import Reduce, identity
+from npg.state_mean import StateMean, StateSum
 
 
 class ExactFisher(LinearOperator):
-    """The matrix Jᵀ F_dist J / N: positive semi-definite by construction.
-
-    J is the Jacobian of the distribution's coordinates (means, logits) in the parameters, F_dist the
-    metric that the distribution knows in closed form. A product costs two passes backward through the
-    network; the action is integrated out exactly, so no sampling noise enters.
+    """The matrix Jᵀ M J / N: positive semi-definite by construction, free of sampling noise.
 
     Args:
         actor: a module whose forward maps observations to an npg distribution. Put it in evaluation
             mode: dropout would make the two passes see two networks.
-        observations: what `actor` takes, N states.
+        observations: what `actor` takes, N states. They may be a part of a larger batch.
+        micro_batch_size: states linearised at a time, which bounds the memory at any N; None keeps one
+            graph of all N, which makes products faster.
         reduce: maps a local mean to the mean over all processes.
 
     Raises:
-        ValueError: there is no state, or no trainable parameter reaches the distribution.
-        TypeError: the actor does not return an npg distribution.
+        ValueError: there is no state, no trainable parameter reaches the distribution, or micro-batches
+            would be empty.
+        TypeError: the actor does not return an npg distribution, or can be differentiated only once.
     """
 
-    def __init__(self, actor: nn.Module, observations: Any, *, reduce: Reduce = identity):
-        self._parameters = FlatParameters(actor)
-        self._reduce = reduce
-        self.size = self._parameters.size
-        self.dtype, self.device = self._parameters.dtype, self._parameters.device
-        with torch.enable_grad():
-            distribution = evaluate(actor, observations)
-            # Coordinates that no parameter reaches (a constant scale) have a zero Jacobian.
-            self._moves = [z.requires_grad for z in distribution.coordinates]
-            self._outputs = [z for z in distribution.coordinates if z.requires_grad]
-            self._metric = distribution.snapshot()
-            self._states = distribution.coordinates[0].shape[:-1].numel()
-            # u ↦ Jᵀu is linear, so that *its* transposed product is v ↦ Jv: with the graph of Jᵀu
-            # kept, every later product is two cheap backward passes and no forward one.
-            self._cotangents = [torch.zeros_like(z, requires_grad=True) for z in self._outputs]
-            self._pullback = torch.autograd.grad(
-                self._outputs,
-                self._parameters.tensors,
-                self._cotangents,
-                create_graph=True,
-                materialize_grads=True,
-            )
+    def __init__(
+        self,
+        actor: nn.Module,
+        observations: Any,
+        *,
+        micro_batch_size: int | None = None,
+        reduce: Reduce = identity,
+    ):
+        parameters = FlatParameters(actor)
+        self.size, self.dtype, self.device = parameters.space
+        theta = None if micro_batch_size is None else parameters.copies()
+        tensors = parameters.tensors if theta is None else theta.values()
+
+        @torch.enable_grad()
+        def linearise(observations: Any) -> StateSum:
+            distribution = evaluate(actor, observations, theta)
+            return metric_sum(Jacobian(distribution.coordinates, tensors), distribution, parameters)
+
+        self._mean = StateMean(linearise, (observations,), micro_batch_size, reduce)
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Return F v: push v forward to the coordinates, weigh it there, pull it back."""
-        weighed = self._metric.fisher_product(self._push_forward(vector))
-        moved = [w for w, moves in zip(weighed, self._moves, strict=True) if moves]
-        product = torch.autograd.grad(
-            self._outputs, self._parameters.tensors, moved, retain_graph=True, allow_unused=True
-        )
-        return self._reduce(self._parameters.flatten(product) / self._states)
-
-    def _push_forward(self, vector: Tensor) -> Coordinates:
-        """Return J v, shaped as the distribution's coordinates."""
-        tangents = iter(
-            torch.autograd.grad(
-                self._pullback,
-                self._cotangents,
-                self._parameters.unflatten(vector),
-                retain_graph=True,
-                materialize_grads=True,
-            )
-        )
-        pairs = zip(self._metric.coordinates, self._moves, strict=True)
-        return tuple(next(tangents) if moves else torch.zeros_like(z) for z, moves in pairs)
+        return self._mean(vector)
 
 
-class KLHessian(LinearOperator):
-    """The Hessian at θ' = θ of the mean KL(π_θ ‖ π_θ'), by differentiating twice.
+class FiniteDifferenceFisher(LinearOperator):
+    """The exact matrix, with J v by a forward difference and Jᵀ u by one pass backward.
 
-    Arguments and errors are those of `ExactFisher`, which is faster; this one serves as its check, and
-    for distributions that know their KL but not their metric.
+    For modules that cannot be differentiated twice, such as a fused LSTM. Products err by a relative √eps
+    or so of the dtype (1e-7 in float64, 1e-3 in float32) times the policy's curvature, and are symmetric
+    and linear only up to that. Arguments and errors are those of `ExactFisher`.
     """
 
-    def __init__(self, actor: nn.Module, observations: Any, *, reduce: Reduce = identity):
-        self._parameters = FlatParameters(actor)
-        self._reduce = reduce
-        self.size = self._parameters.size
-        self.dtype, self.device = self._parameters.dtype, self._parameters.device
-        with torch.enable_grad():
-            distribution = evaluate(actor, observations)
-            kl = distribution.snapshot().kl(distribution).mean()
-            self._gradient = torch.autograd.grad(
-                kl, self._parameters.tensors, create_graph=True, materialize_grads=True
-            )
+    def __init__(
+        self,
+        actor: nn.Module,
+        observations: Any,
+        *,
+        micro_batch_size: int | None = None,
+        reduce: Reduce = identity,
+    ):
+        parameters = FlatParameters(actor)
+        self.size, self.dtype, self.device = parameters.space
+        theta = parameters.copies()
+
+        @torch.enable_grad()
+        def linearise(observations: Any) -> StateSum:
+            distribution = evaluate(actor, observations, theta)
+
+            def displaced(steps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+                moved = torch._foreach_add(list(theta.values()), list(steps))
+                return evaluate(actor, observations, dict(zip(theta, moved, strict=True))).coordinates
+
+            jacobian = DifferenceJacobian(distribution.coordinates, theta.values(), displaced)
+            return metric_sum(jacobian, distribution, parameters)
+
+        self._mean = StateMean(linearise, (observations,), micro_batch_size, reduce)
 
     def matvec(self, vector: Tensor) -> Tensor:
-        """Return ∇(vᵀ∇KL)."""
-        product = torch.autograd.grad(
-            self._gradient,
-            self._parameters.tensors,
-            self._parameters.unflatten(vector),
-            retain_graph=True,
-            allow_unused=True,
-        )
-        return self._reduce(self._parameters.flatten(product))
+        """Return F v up to the error of the difference."""
+        return self._mean(vector)
 
 
-def evaluate(actor: nn.Module, observations: Any) -> Distribution:
-    """Return the actor's distribution at the observations.
+class EmpiricalFisher(LinearOperator):
+    """1/N Σ s sᵀ over the scores s = ∇log π(a | s) of given actions: the covariance of the score.
+
+    It is the Fisher matrix only if the actions were drawn from this very policy, and then only as N grows.
+    Away from that it can be far off (Kunstner et al. 2019, "Limitations of the empirical Fisher
+    approximation"): `npg.relative_gap` measures how far.
+
+    Arguments not listed, and errors, are those of `ExactFisher`.
+
+    Args:
+        actions: one a state, shaped as the distribution's `log_prob` takes them.
+    """
+
+    def __init__(
+        self,
+        actor: nn.Module,
+        observations: Any,
+        actions: Tensor,
+        *,
+        micro_batch_size: int | None = None,
+        reduce: Reduce = identity,
+    ):
+        parameters = FlatParameters(actor)
+        self.size, self.dtype, self.device = parameters.space
+        theta = None if micro_batch_size is None else parameters.copies()
+        linearise = partial(_score_sum, actor, parameters, theta)
+        self._mean = StateMean(linearise, (observations, (actions,)), micro_batch_size, reduce)
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """Return 1/N Σ s (sᵀv)."""
+        return self._mean(vector)
+
+
+class SampledFisher(LinearOperator):
+    """1/(N k) Σ s sᵀ over the scores of k actions a state, drawn from the policy itself.
+
+    Unbiased for F, with a relative error that falls as 1/√(N k). The actions are drawn once, so that
+    every product is with one and the same matrix.
+
+    Arguments not listed, and errors, are those of `ExactFisher`.
+
+    Args:
+        samples: k, at least 1.
+        generator: source of the actions, on the policy's device; torch's global one by default.
+    """
+
+    def __init__(
+        self,
+        actor: nn.Module,
+        observations: Any,
+        *,
+        samples: int = 1,
+        generator: Generator | None = None,
+        micro_batch_size: int | None = None,
+        reduce: Reduce = identity,
+    ):
+        if samples < 1:
+            raise ValueError(f"SampledFisher needs samples ≥ 1 action a state, got {samples}")
+        parameters = FlatParameters(actor)
+        self.size, self.dtype, self.device = parameters.space
+        theta = None if micro_batch_size is None else parameters.copies()
+        with torch.no_grad():
+            policy = evaluate(actor, observations)
+        actions = tuple(policy.sample(generator) for _ in range(samples))
+        linearise = partial(_score_sum, actor, parameters, theta)
+        self._mean = StateMean(linearise, (observations, actions), micro_batch_size, reduce)
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """Return 1/(N k) Σ s (sᵀv)."""
+        return self._mean(vector)
+
+
+def metric_sum(
+    jacobian: Jacobian | DifferenceJacobian, distribution: Distribution, parameters: FlatParameters
+) -> StateSum:
+    """Return v ↦ Σ_s J_sᵀ M_s J_s v."""
+    metric = distribution.snapshot()
+
+    def product(vector: Tensor) -> Tensor:
+        pushed = jacobian.push_forward(parameters.unflatten(vector))
+        return parameters.flatten(jacobian.pull_back(metric.fisher_product(pushed)))
+
+    return StateSum(product, distribution.coordinates[0].shape[:-1].numel())
+
+
+@torch.enable_grad()
+def _score_sum(
+    actor: nn.Module,
+    parameters: FlatParameters,
+    theta: Mapping[str, Tensor] | None,
+    observations: Any,
+    actions: tuple[Tensor, ...],
+) -> StateSum:
+    """Return v ↦ Σ_s mean over the k actions of s (sᵀv): log π as the output, and the identity as metric."""
+    distribution = evaluate(actor, observations, theta)
+    log_prob = torch.stack([distribution.log_prob(action) for action in actions])
+    jacobian = Jacobian((log_prob,), parameters.tensors if theta is None else theta.values())
+
+    def product(vector: Tensor) -> Tensor:
+        (derivative,) = jacobian.push_forward(parameters.unflatten(vector))
+        return parameters.flatten(jacobian.pull_back((derivative / len(actions),)))
+
+    return StateSum(product, log_prob[0].numel())
+
+
+def evaluate(
+    actor: nn.Module, observations: Any, parameters: Mapping[str, Tensor] | None = None
+) -> Distribution:
+    """Return the actor's distribution at the observations, with gradients unless inside `no_grad`.
+
+    Args:
+        actor: maps observations to an npg distribution.
+        observations: what it takes.
+        parameters: tensors by name to use in place of the actor's own, which are not touched.
 
     Raises:
         TypeError: the actor returned something else than an npg distribution.
         ValueError: there is no state, or nothing to differentiate where gradients are on.
     """
-    distribution = actor(observations)
+    if parameters is None:
+        distribution = actor(observations)
+    else:
+        distribution = functional_call(actor, dict(parameters), (observations,), strict=False)
     if not isinstance(distribution, Distribution):
         raise TypeError(
             f"the actor must return an npg distribution such as npg.DiagGaussian, "

@@ -1,7 +1,7 @@
 """Symmetric linear operators on flat parameter vectors."""
 
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -52,6 +52,41 @@ class LinearOperator(Protocol):
         return ScipyLinearOperator(self.shape, matvec=matvec, rmatvec=matvec, dtype=dtype)
 
 
+class SingularMatrixError(ArithmeticError):
+    """A matrix has no inverse, up to rounding."""
+
+    @classmethod
+    def at(cls, what: str, damping: float) -> "SingularMatrixError":
+        """Return the error for a matrix by name."""
+        return cls(
+            f"{what} of the matrix is singular or not finite at damping {damping:g}; raise the damping"
+        )
+
+
+@runtime_checkable
+class InvertibleOperator(LinearOperator, Protocol):
+    """A linear operator A with an inverse in closed form.
+
+    An implementation gives `inverse`; as a preconditioner of conjugate gradient it is used as it is.
+    """
+
+    def inverse(self, damping: float = 0.0) -> LinearOperator:
+        """Return (A + λI)⁻¹, factorised once.
+
+        Args:
+            damping: λ ≥ 0, in the units of A.
+
+        Raises:
+            ValueError: the damping is negative or not finite.
+            SingularMatrixError: A + λI is singular.
+        """
+        ...
+
+    def solve(self, b: Tensor, damping: float = 0.0) -> Tensor:
+        """Return (A + λI)⁻¹ b for b (P,); arguments and errors are those of `inverse`."""
+        return self.inverse(damping) @ b
+
+
 class Damped(LinearOperator):
     """The operator A + λI (Tikhonov damping), positive definite where A is semi-definite and λ > 0.
 
@@ -64,8 +99,7 @@ class Damped(LinearOperator):
     """
 
     def __init__(self, operator: LinearOperator, damping: float):
-        if not (math.isfinite(damping) and damping >= 0):
-            raise ValueError(f"damping must be a finite number ≥ 0, got {damping}")
+        check_damping(damping)
         self.operator = operator
         self.damping = damping
         self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
@@ -73,3 +107,13 @@ class Damped(LinearOperator):
     def matvec(self, vector: Tensor) -> Tensor:
         """Return A v + λ v."""
         return self.operator.matvec(vector) + self.damping * vector
+
+
+def check_damping(damping: float) -> None:
+    """Check that a matrix may be damped by this.
+
+    Raises:
+        ValueError: it is negative or not finite.
+    """
+    if not (math.isfinite(damping) and damping >= 0):
+        raise ValueError(f"damping must be a finite number ≥ 0, got {damping}")

@@ -1,13 +1,11 @@
 """The surrogate objective E[ratio · advantage] and the KL that bounds its trust."""
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from npg.distributions import Distribution
 from npg.fisher import evaluate
 from npg.parameters import FlatParameters
 from npg.reduction import Reduce, identity
@@ -85,12 +83,7 @@ class SurrogateObjective:
     @torch.no_grad()
     def evaluate(self, step: Tensor) -> Evaluation:
         """Return surrogate, gain and KL at θ + step, for a step of shape (P,)."""
-        candidate = cast(
-            Distribution,
-            functional_call(
-                self._actor, self.parameters.displaced(step), (self._observations,), strict=False
-            ),
-        )
+        candidate = evaluate(self._actor, self._observations, self.parameters.displaced(step))
         ratio = torch.exp(candidate.log_prob(self._actions) - self._old_log_prob)
         # The mean of differences: the difference of two means would drown small gains in rounding.
         gain = ((ratio - self._old_ratio) * self._advantages).mean()

@@ -1,6 +1,8 @@
 """A module's trainable parameters as one flat vector."""
 
 from collections.abc import Sequence
+from copy import copy
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ class FlatParameters:
     """
 
     def __init__(self, module: nn.Module):
-        named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        named: dict[str, Tensor] = {name: p for name, p in module.named_parameters() if p.requires_grad}
         if not named:
             raise ValueError(
                 f"{type(module).__name__} has no trainable parameter; "
@@ -33,11 +35,43 @@ class FlatParameters:
                 + ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
                 + "; move the module with .to(dtype=..., device=...)"
             )
+        self._hold(named)
+
+    def _hold(self, named: dict[str, Tensor]) -> None:
         self.names = tuple(named)
         self.tensors = tuple(named.values())
         self.sizes = [p.numel() for p in self.tensors]
         self.size = sum(self.sizes)
-        ((self.dtype, self.device),) = kinds
+        self.dtype, self.device = self.tensors[0].dtype, self.tensors[0].device
+
+    def of_module(self, module: str) -> Self:
+        """Return those that one module holds itself, by its name in the whole."""
+        part = copy(self)
+        part._hold({name: p for name, p in self.named().items() if name.rpartition(".")[0] == module})
+        return part
+
+    @property
+    def space(self) -> tuple[int, torch.dtype, torch.device]:
+        """(P, dtype, device): what an operator on these vectors has to say of itself."""
+        return self.size, self.dtype, self.device
+
+    def named(self) -> dict[str, Tensor]:
+        """Return {name: parameter}."""
+        return dict(zip(self.names, self.tensors, strict=True))
+
+    def by_module(self) -> dict[str, slice]:
+        """Return {name of a module: where its own parameters lie in the vector}, in order."""
+        parts: dict[str, slice] = {}
+        start = 0
+        for name, size in zip(self.names, self.sizes, strict=True):
+            module = name.rpartition(".")[0]
+            parts[module] = slice(parts[module].start if module in parts else start, start + size)
+            start += size
+        return parts
+
+    def copies(self) -> dict[str, Tensor]:
+        """Return {name: copy of the parameter, with a gradient of its own}."""
+        return {name: p.detach().clone().requires_grad_() for name, p in self.named().items()}
 
     def vector(self) -> Tensor:
         """Return a copy of the parameters, shape (P,)."""

@@ -1,0 +1,121 @@
+"""The derivative of a module's outputs with respect to its parameters, by products."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from npg.distributions import Coordinates
+
+
+class Jacobian:
+    """J = ∂outputs/∂parameters, linearised once and then applied many times.
+
+    u ↦ Jᵀu is linear, so that *its* transposed product is v ↦ Jv: with the graph of Jᵀu kept, every later
+    product is a cheap pass backward and never one forward.
+
+    Args:
+        outputs: tensors with a graph. One that no parameter reaches (a constant scale) has derivative 0.
+        tensors: the parameters, at least one of which reaches an output.
+
+    Raises:
+        TypeError: the outputs can be differentiated only once.
+    """
+
+    def __init__(self, outputs: Coordinates, tensors: Iterable[Tensor]):
+        self._tensors = tuple(tensors)
+        self._shapes = [z.detach() for z in outputs]
+        self._moves = [z.requires_grad for z in outputs]
+        self._outputs = [z for z in outputs if z.requires_grad]
+        self._cotangents = [torch.zeros_like(z, requires_grad=True) for z in self._outputs]
+        with torch.enable_grad():
+            self._pulled_back = torch.autograd.grad(
+                self._outputs, self._tensors, self._cotangents, create_graph=True, materialize_grads=True
+            )
+        check_twice_differentiable(self._pulled_back)
+
+    def push_forward(self, tangents: Sequence[Tensor]) -> Coordinates:
+        """Return J v, shaped as the outputs; v has a tensor a parameter."""
+        reached = [(t, v) for t, v in zip(self._pulled_back, tangents, strict=True) if t.requires_grad]
+        if not reached:
+            return tuple(torch.zeros_like(z) for z in self._shapes)
+        pulled_back, moving = zip(*reached, strict=True)
+        pushed = iter(
+            torch.autograd.grad(
+                pulled_back, self._cotangents, moving, retain_graph=True, materialize_grads=True
+            )
+        )
+        pairs = zip(self._shapes, self._moves, strict=True)
+        return tuple(next(pushed) if moves else torch.zeros_like(z) for z, moves in pairs)
+
+    def pull_back(self, cotangents: Coordinates) -> Sequence[Tensor | None]:
+        """Return Jᵀ u, a tensor a parameter; None stands for zeros."""
+        moving = [u for u, moves in zip(cotangents, self._moves, strict=True) if moves]
+        return torch.autograd.grad(self._outputs, self._tensors, moving, retain_graph=True, allow_unused=True)
+
+
+def check_twice_differentiable(gradients: Iterable[Tensor]) -> None:
+    """Check that gradients can be differentiated once more.
+
+    A function marked with `once_differentiable` leaves a node in their graph that would raise, but torch
+    prunes it and takes its part of the derivative for zero.
+
+    Raises:
+        TypeError: there is such a function.
+    """
+    nodes = [g.grad_fn for g in gradients if g.grad_fn is not None]
+    seen = set(nodes)
+    while nodes:
+        node = nodes.pop()
+        if type(node).__name__ == "Error":
+            raise TypeError(
+                "the actor uses a function that can be differentiated only once; use FiniteDifferenceFisher"
+            )
+        new = {after for after, _ in node.next_functions if after is not None} - seen
+        seen |= new
+        nodes += new
+
+
+class DifferenceJacobian:
+    """The same by a forward difference for J v and one pass backward for Jᵀ u.
+
+    For modules that can be differentiated only once, such as a fused LSTM.
+
+    Args:
+        outputs: tensors with a graph, at the parameters θ.
+        tensors: the parameters.
+        displaced: gives the outputs at θ + v, for v with a tensor a parameter.
+    """
+
+    def __init__(
+        self,
+        outputs: Coordinates,
+        tensors: Iterable[Tensor],
+        displaced: Callable[[Sequence[Tensor]], Coordinates],
+    ):
+        self._tensors = tuple(tensors)
+        self._base = tuple(z.detach() for z in outputs)
+        self._moving = [z for z in outputs if z.requires_grad]
+        self._moves = [z.requires_grad for z in outputs]
+        self._displaced = displaced
+        # Rounding errs by eps/h, the difference by h/2 times a second derivative: h = √eps balances
+        # them in units of the parameters (Nocedal & Wright 2006, section 8.1).
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._tensors)).detach())
+        self._increment = float(1 + norm) * torch.finfo(norm.dtype).eps ** 0.5
+
+    def push_forward(self, tangents: Sequence[Tensor]) -> Coordinates:
+        """Return (z(θ + h v/‖v‖) − z(θ)) ‖v‖/h."""
+        size = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tangents)))))
+        if size == 0:
+            return tuple(torch.zeros_like(z) for z in self._base)
+        h = self._increment / size
+        with torch.no_grad():
+            moved = self._displaced([h * v for v in tangents])
+        # Chosen, since a logit of −∞ stays where it is and −∞ − −∞ would be NaN.
+        pairs = zip(moved, self._base, strict=True)
+        return tuple(torch.where(new == old, 0, (new - old) / h) for new, old in pairs)
+
+    def pull_back(self, cotangents: Coordinates) -> Sequence[Tensor | None]:
+        """Return Jᵀ u, a tensor a parameter; None stands for zeros."""
+        moving = [u for u, moves in zip(cotangents, self._moves, strict=True) if moves]
+        return torch.autograd.grad(self._moving, self._tensors, moving, retain_graph=True, allow_unused=True)
