@@ -1,4 +1,4 @@
-"""Vectorised environments, and three small tasks whose answers are known in closed form.
+"""Vectorised environments, and four small tasks whose answers are known in closed form.
 
 Importing this package registers the tasks with Gymnasium, so that their ids work wherever
 an id is expected, ``gymnasium.make`` and SB3 included.
@@ -6,12 +6,14 @@ an id is expected, ``gymnasium.make`` and SB3 included.
 
 import gymnasium as gym
 
+from envs.catch import Catch
 from envs.factory import MissingExtraError, UnknownEnvironmentError, make_vec_env
 from envs.gaussian_bandit import GaussianBandit
 from envs.linear_quadratic import LinearQuadratic
 from envs.two_state_chain import TwoStateChain
 
 __all__ = [
+    "Catch",
     "GaussianBandit",
     "LinearQuadratic",
     "MissingExtraError",
@@ -20,8 +22,9 @@ __all__ = [
     "make_vec_env",
 ]
 
-# The bandit ends its own episodes; the other two never do, only a time limit cuts them.
+# The first two end their own episodes; the others never do, only a time limit cuts them.
 _TASKS: dict[str, tuple[str, int | None]] = {
+    "Catch-v0": ("envs.catch:Catch", None),
     "GaussianBandit-v0": ("envs.gaussian_bandit:GaussianBandit", None),
     "LinearQuadratic-v0": ("envs.linear_quadratic:LinearQuadratic", 100),
     "TwoStateChain-v0": ("envs.two_state_chain:TwoStateChain", 100),

@@ -1,0 +1,104 @@
+"""A small image task: catch a falling ball, seen as pixels."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+
+LEFT, STAY, RIGHT = 0, 1, 2
+WHITE = 255
+
+
+class Catch(gym.Env[Image, np.int64]):
+    """A ball falls straight through a grid; a paddle in the bottom row must be below it at the end.
+
+    The rules of bsuite's catch (Osband et al. 2020, "Behaviour suite for reinforcement learning"): the
+    ball begins in the top row, in a column drawn uniformly, and falls a row a step; the paddle begins in
+    the middle and moves left (0), stays (1) or moves right (2), held by the walls. An episode has
+    rows - 1 steps. Its last pays +1 if the ball is caught and -1 if not, all others 0.
+
+    The observation is an image (rows · cell, columns · cell, 1) of uint8: every cell of the grid is a
+    square of pixels, white for ball and paddle, black elsewhere. The defaults give 80 by 40 pixels, where
+    SB3's NatureCNN needs 36 by 36. One image says all: nothing moves sideways but the paddle.
+
+    Both ends of the scale are known exactly, see `optimal_return` and `blind_return`: a policy that sees
+    can always earn +1, one that does not earns 2 / columns - 1 whatever it does. That is -0.6 by default,
+    a uniformly random policy's return too, so that any more was learnt from the pixels.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (as gym.Env)
+
+    def __init__(
+        self, *, rows: int = 10, columns: int = 5, cell: int = 8, render_mode: str | None = None
+    ) -> None:
+        """Sets the size of grid and image.
+
+        Args:
+            rows: Of the grid, at least 2.
+            columns: Of the grid, at least 1 and at most 2 · rows - 1, so that every ball can be
+                reached in time.
+            cell: The side of a cell in pixels, at least 1.
+            render_mode: None or ``"rgb_array"``.
+
+        Raises:
+            ValueError: If a size or the render mode is none of these.
+        """
+        if not (rows >= 2 and 1 <= columns <= 2 * rows - 1 and cell >= 1):
+            raise ValueError(
+                "expected rows >= 2, 1 <= columns <= 2 * rows - 1 and cell >= 1, "
+                f"got rows={rows}, columns={columns}, cell={cell}; a paddle must reach both walls in time."
+            )
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"expected render_mode None or 'rgb_array', got {render_mode!r}.")
+        self.rows, self.columns, self.cell = rows, columns, cell
+        self.render_mode = render_mode
+        self.observation_space = gym.spaces.Box(0, WHITE, (rows * cell, columns * cell, 1), np.uint8)
+        self.action_space = gym.spaces.Discrete(3)
+        self._ball_row = self._ball_column = 0
+        self._paddle = columns // 2
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Image, dict[str, Any]]:
+        """Drops a new ball; `options` is not used."""
+        super().reset(seed=seed)
+        self._ball_row, self._ball_column = 0, int(self.np_random.integers(self.columns))
+        self._paddle = self.columns // 2
+        return self._image(), {}
+
+    def step(self, action: np.int64) -> tuple[Image, float, bool, bool, dict[str, Any]]:
+        """Moves the paddle, then the ball."""
+        self._paddle = min(max(self._paddle + int(action) - STAY, 0), self.columns - 1)
+        self._ball_row += 1
+        terminated = self._ball_row == self.rows - 1
+        reward = 0.0
+        if terminated:
+            reward = 1.0 if self._paddle == self._ball_column else -1.0
+        return self._image(), reward, terminated, False, {}
+
+    def render(self) -> Image | None:  # type: ignore[override]  # gym.Env knows only its own frame type
+        """Returns the image (rows · cell, columns · cell, 3), or None without a render mode."""
+        return None if self.render_mode is None else np.repeat(self._image(), 3, axis=2)
+
+    def _image(self) -> Image:
+        grid = np.zeros((self.rows, self.columns), dtype=np.uint8)
+        grid[self._ball_row, self._ball_column] = WHITE
+        grid[-1, self._paddle] = WHITE
+        return grid.repeat(self.cell, axis=0).repeat(self.cell, axis=1)[..., np.newaxis]
+
+    @property
+    def optimal_return(self) -> float:
+        """The return of the best policy, in every episode: rows - 1 steps reach either wall."""
+        return 1.0
+
+    @property
+    def blind_return(self) -> float:
+        """The expected return of any policy that does not see the ball, a random one included.
+
+        The ball's column is uniform and independent of where such a paddle ends, which is
+        therefore right with probability 1 / columns.
+        """
+        return 2 / self.columns - 1
