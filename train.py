@@ -29,6 +29,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from agents import ALGORITHMS, NonFiniteError
 from agents.base import PolicyGradientAgent
 from agents.configuration import Configuration
+from agents.geometry import GeometryCallback
 from agents.hyperparameters import nearest
 from agents.progress import Progress, progress_bar
 from agents.run_folder import RunFolder
@@ -68,6 +69,8 @@ class Arguments:
     """How they run: dummy (one process), subproc, or auto."""
     episodes: int = 100
     """Of the final deterministic evaluation; 0 for none."""
+    geometry: int = 0
+    """Updates from one look at the Fisher matrix to the next, logged under npg/geometry; 0 for none."""
 
 
 def main(arguments: Arguments) -> int:
@@ -89,7 +92,7 @@ def main(arguments: Arguments) -> int:
         configuration, algo=arguments.algo, env=arguments.env, seed=arguments.seed, device=str(agent.device)
     )
     agent.set_logger(configure(str(folder.path), ["csv", "tensorboard"]))
-    code, seconds = train(agent, configuration, folder, f"{arguments.algo} on {arguments.env}")
+    code, seconds = train(agent, configuration, folder, arguments)
     returns = evaluate(arguments, configuration, folder, agent) if code == 0 else None
     env.close()
     print_summary(arguments, folder, agent, seconds, returns)
@@ -100,9 +103,10 @@ def prepare(arguments: Arguments) -> tuple[Configuration, RunFolder]:
     """Resolve the run without building anything, so that a mistake costs no time."""
     if arguments.algo not in ALGORITHMS:
         raise ValueError(f"unknown algorithm {arguments.algo!r}{nearest(arguments.algo, ALGORITHMS)}")
-    if arguments.episodes < 0 or arguments.seed < 0:
+    if min(arguments.episodes, arguments.seed, arguments.geometry) < 0:
         raise ValueError(
-            f"expected --episodes ≥ 0 and --seed ≥ 0, got {arguments.episodes}, {arguments.seed}"
+            f"expected --episodes ≥ 0, --seed ≥ 0 and --geometry ≥ 0, "
+            f"got {arguments.episodes}, {arguments.seed} and {arguments.geometry}"
         )
     if arguments.device not in ("auto", "cpu") and not arguments.device.startswith("cuda"):
         raise ValueError(f"--device must be cpu, cuda or auto, got {arguments.device!r}")
@@ -140,17 +144,18 @@ def make_agent(arguments: Arguments, configuration: Configuration, env: VecEnv) 
 
 
 def train(
-    agent: PolicyGradientAgent, configuration: Configuration, folder: RunFolder, description: str
+    agent: PolicyGradientAgent, configuration: Configuration, folder: RunFolder, arguments: Arguments
 ) -> tuple[int, float]:
     """Learn, save the model however that ends, and return exit code and seconds."""
     every = max(configuration.n_timesteps // (CHECKPOINTS * configuration.n_envs), 1)
     checkpoint = CheckpointCallback(
         every, str(folder.checkpoints), name_prefix="model", save_vecnormalize=configuration.normalize
     )
-    progress = Progress(configuration.n_timesteps, description)
+    progress = Progress(configuration.n_timesteps, f"{arguments.algo} on {arguments.env}")
+    looks = [GeometryCallback(arguments.geometry)] if arguments.geometry else []
     code, start = 0, time.perf_counter()
     try:
-        agent.learn(configuration.n_timesteps, [checkpoint, progress])
+        agent.learn(configuration.n_timesteps, [checkpoint, progress, *looks])
     except KeyboardInterrupt:
         code = INTERRUPTED
     except NonFiniteError as error:

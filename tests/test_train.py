@@ -95,6 +95,7 @@ def test_normalised_run_keeps_its_statistics(arguments: Arguments) -> None:
         ({"n_envs": 0}, "n_envs must be an integer ≥ 1, got 0"),
         ({"vec_env": "dumy"}, "dummy"),
         ({"seed": -1}, "--seed ≥ 0"),
+        ({"geometry": -1}, "--geometry ≥ 0, got 2, 0 and -1"),
         ({"device": "gpu0"}, "cpu, cuda or auto, got 'gpu0'"),
         ({"config": Path("nowhere.yaml")}, "nowhere.yaml"),
     ],
@@ -223,6 +224,18 @@ def test_unexpected_error_saves_the_model_and_is_shown(
     with pytest.raises(RuntimeError, match="a bug"):
         main(arguments)
     assert (arguments.out / "CartPole-v1" / "trpo" / "seed-0" / "model.zip").exists()
+
+
+def test_geometry_is_logged_when_asked_for(arguments: Arguments) -> None:
+    """--geometry 2 fills the geometry columns in every other row; without it there are none."""
+    columns = {}
+    for seed, every in enumerate((0, 2)):
+        main(changed(arguments, seed=seed, geometry=every, episodes=0, n_envs=4))
+        log = pd.read_csv(arguments.out / "CartPole-v1" / "trpo" / f"seed-{seed}" / "progress.csv")
+        columns[every] = log.filter(like="npg/geometry/")
+    assert columns[0].empty
+    looked = columns[2]["npg/geometry/effective_dimension"].notna().tolist()
+    assert looked == [True, False, True, False, False]  # four rollouts, and the last update's own row
 
 
 def test_progress_is_counted_in_steps(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
