@@ -12,14 +12,21 @@ PLUMBING = {"self", "policy", "env", "seed", "device", "verbose", "tensorboard_l
 
 RANGES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "n_steps": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
-    "batch_size": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
+    "batch_size": ("an integer ≥ 1, or None", lambda v: v is None or (is_integer(v) and v >= 1)),
     "gamma": ("a number in [0, 1]", lambda v: 0 <= v <= 1),
     "gae_lambda": ("a number in [0, 1]", lambda v: 0 <= v <= 1),
     "target_kl": ("a number of nats > 0, or a schedule", lambda v: callable(v) or 0 < v < float("inf")),
     "step_size": ("None or a number > 0", lambda v: v is None or 0 < v < float("inf")),
     "cg_max_steps": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
     "cg_damping": ("a number ≥ 0", lambda v: 0 <= v < float("inf")),
+    "adaptive_damping": ("true or false", lambda v: isinstance(v, bool)),
     "cg_tolerance": ("a number ≥ 0", lambda v: 0 <= v < float("inf")),
+    "damping": ("a number > 0", lambda v: 0 < v < float("inf")),
+    "momentum": ("a number in [0, 1)", lambda v: 0 <= v < 1),
+    "fisher_decay": ("a number in [0, 1)", lambda v: 0 <= v < 1),
+    "fisher_samples": ("an integer ≥ 1, or None", lambda v: v is None or (is_integer(v) and v >= 1)),
+    "factor_interval": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
+    "inverse_interval": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
     "line_search_shrinking_factor": ("a number in (0, 1)", lambda v: 0 < v < 1),
     "line_search_max_iter": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
     "n_critic_updates": ("an integer ≥ 0", lambda v: is_integer(v) and v >= 0),
@@ -29,6 +36,7 @@ RANGES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "sde_sample_freq": ("an integer ≥ -1", lambda v: is_integer(v) and v >= -1),
     "stats_window_size": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
     "learning_rate": ("a number > 0 or a schedule", lambda v: callable(v) or 0 < v < float("inf")),
+    "critic_target_kl": ("a number of nats > 0", lambda v: 0 < v < float("inf")),
     "critic_learning_rate": ("a number > 0", lambda v: 0 < v < float("inf")),
 }
 

@@ -11,7 +11,14 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from agents.base import PolicyGradientAgent
 from agents.batch import Batch
 from agents.hyperparameters import check_ranges
-from npg import ExactFisher, PolicyStep, SurrogateObjective, conjugate_gradient, natural_step
+from npg import (
+    ExactFisher,
+    LevenbergMarquardt,
+    PolicyStep,
+    SurrogateObjective,
+    conjugate_gradient,
+    natural_step,
+)
 
 
 class NPG(PolicyGradientAgent):
@@ -21,8 +28,10 @@ class NPG(PolicyGradientAgent):
 
     Args:
         cg_max_steps: iterations of conjugate gradient.
-        cg_damping: λ in F + λI.
+        cg_damping: λ in F + λI; with `adaptive_damping`, where it begins, and then its present value.
         cg_tolerance: relative residual at which conjugate gradient stops.
+        adaptive_damping: whether λ follows the ratio of actual to predicted gain from update to update;
+            see `npg.LevenbergMarquardt`.
         target_kl: δ, the step's predicted KL(old ‖ new), joint over action dimensions, mean over
             states, in nats; a number, or a schedule of the progress that remains.
         step_size: a fixed multiple of F⁻¹g in place of the length that `target_kl` gives.
@@ -58,6 +67,7 @@ class NPG(PolicyGradientAgent):
         *,
         step_size: float | None = None,
         cg_tolerance: float = 1e-8,
+        adaptive_damping: bool = False,
     ):
         super().__init__(
             policy,
@@ -84,6 +94,7 @@ class NPG(PolicyGradientAgent):
             cg_max_steps=cg_max_steps,
             cg_damping=cg_damping,
             cg_tolerance=cg_tolerance,
+            adaptive_damping=adaptive_damping,
             target_kl=target_kl,
             step_size=step_size,
             sub_sampling_factor=sub_sampling_factor,
@@ -91,6 +102,7 @@ class NPG(PolicyGradientAgent):
         self.cg_max_steps = cg_max_steps
         self.cg_damping = cg_damping
         self.cg_tolerance = cg_tolerance
+        self.adaptive_damping = adaptive_damping
         self.target_kl = target_kl
         self.step_size = step_size
         self.sub_sampling_factor = sub_sampling_factor
@@ -99,7 +111,7 @@ class NPG(PolicyGradientAgent):
 
     def policy_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:
         """Return the natural gradient step."""
-        return natural_step(
+        step = natural_step(
             objective,
             ExactFisher(self.actor, batch.select(slice(None, None, self.sub_sampling_factor))),
             target_kl=self.scheduled(self.target_kl),
@@ -107,3 +119,6 @@ class NPG(PolicyGradientAgent):
             damping=self.cg_damping,
             solver=partial(conjugate_gradient, max_iterations=self.cg_max_steps, tolerance=self.cg_tolerance),
         )
+        if self.adaptive_damping:
+            self.cg_damping = LevenbergMarquardt().adapted(self.cg_damping, step)
+        return step

@@ -11,7 +11,14 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from agents.base import PolicyGradientAgent
 from agents.batch import Batch
 from agents.hyperparameters import check_ranges
-from npg import ExactFisher, PolicyStep, SurrogateObjective, conjugate_gradient, trust_region_step
+from npg import (
+    ExactFisher,
+    LevenbergMarquardt,
+    PolicyStep,
+    SurrogateObjective,
+    conjugate_gradient,
+    trust_region_step,
+)
 
 
 class TRPO(PolicyGradientAgent):
@@ -21,8 +28,10 @@ class TRPO(PolicyGradientAgent):
 
     Args:
         cg_max_steps: iterations of conjugate gradient.
-        cg_damping: λ in F + λI.
+        cg_damping: λ in F + λI; with `adaptive_damping`, where it begins, and then its present value.
         cg_tolerance: relative residual at which conjugate gradient stops.
+        adaptive_damping: whether λ follows the ratio of actual to predicted gain from update to update;
+            see `npg.LevenbergMarquardt`.
         line_search_shrinking_factor: between two candidates' lengths.
         line_search_max_iter: how many candidates are tried.
         target_kl: δ, the bound on the step's KL(old ‖ new), joint over action dimensions, mean over
@@ -60,6 +69,7 @@ class TRPO(PolicyGradientAgent):
         _init_setup_model: bool = True,
         *,
         cg_tolerance: float = 1e-8,
+        adaptive_damping: bool = False,
     ):
         super().__init__(
             policy,
@@ -86,6 +96,7 @@ class TRPO(PolicyGradientAgent):
             cg_max_steps=cg_max_steps,
             cg_damping=cg_damping,
             cg_tolerance=cg_tolerance,
+            adaptive_damping=adaptive_damping,
             target_kl=target_kl,
             line_search_shrinking_factor=line_search_shrinking_factor,
             line_search_max_iter=line_search_max_iter,
@@ -94,6 +105,7 @@ class TRPO(PolicyGradientAgent):
         self.cg_max_steps = cg_max_steps
         self.cg_damping = cg_damping
         self.cg_tolerance = cg_tolerance
+        self.adaptive_damping = adaptive_damping
         self.target_kl = target_kl
         self.line_search_shrinking_factor = line_search_shrinking_factor
         self.line_search_max_iter = line_search_max_iter
@@ -103,7 +115,7 @@ class TRPO(PolicyGradientAgent):
 
     def policy_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:
         """Return a step inside the trust region."""
-        return trust_region_step(
+        step = trust_region_step(
             objective,
             ExactFisher(self.actor, batch.select(slice(None, None, self.sub_sampling_factor))),
             target_kl=self.scheduled(self.target_kl),
@@ -112,3 +124,6 @@ class TRPO(PolicyGradientAgent):
             shrink=self.line_search_shrinking_factor,
             max_iterations=self.line_search_max_iter,
         )
+        if self.adaptive_damping:
+            self.cg_damping = LevenbergMarquardt().adapted(self.cg_damping, step)
+        return step
