@@ -38,7 +38,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         env: an environment or its Gymnasium id.
         learning_rate: of the policy's optimizer, which fits the critic.
         n_steps: steps of every environment between two updates.
-        batch_size: of the critic's minibatches.
+        batch_size: of the critic's minibatches; None for the whole batch.
         gamma: discount factor.
         gae_lambda: λ of generalised advantage estimation (Schulman et al. 2016).
         n_critic_updates: passes of the critic over the batch, an update.
@@ -63,7 +63,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         *,
         learning_rate: float | Schedule,
         n_steps: int,
-        batch_size: int,
+        batch_size: int | None,
         gamma: float,
         gae_lambda: float,
         n_critic_updates: int,
@@ -144,7 +144,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
 
     def _check_minibatches(self) -> None:
         states = self.n_steps * self.n_envs
-        if states % self.batch_size:
+        if self.batch_size is not None and states % self.batch_size:
             warnings.warn(
                 "the last minibatch of every epoch is truncated: "
                 f"batch_size={self.batch_size} does not divide "
@@ -196,21 +196,22 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             objective.parameters.add_(step.displacement)
         if isinstance(self.policy, MlpPolicy):
             self.policy.observe_returns(batch.returns)
-        value_loss = fit_critic(
-            self.policy,
-            self.actor.critic_parameters(),
-            batch,
-            epochs=self.n_critic_updates,
-            batch_size=self.batch_size,
-            unit=self._return_unit(),
-        )
+        value_loss = self._fit_critic(batch)
         self._observe(batch)
         self._n_updates += 1
         self._record(step, batch, value_loss)
 
-    def _return_unit(self) -> float:
+    def _fit_critic(self, batch: Batch) -> float:
+        """Move the critic's own parameters towards the returns, and return the mean squared error before."""
         moments = self.policy.return_moments if isinstance(self.policy, MlpPolicy) else None
-        return 1.0 if moments is None else moments.deviation.item()
+        return fit_critic(
+            self.policy,
+            self.actor.critic_parameters(),
+            batch,
+            epochs=self.n_critic_updates,
+            batch_size=self.batch_size or len(batch),
+            unit=1.0 if moments is None else moments.deviation.item(),
+        )
 
     def scheduled(self, value: float | Schedule) -> float:
         """Return a hyper-parameter's present value, a positive number also where a schedule ends at 0."""

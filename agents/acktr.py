@@ -1,0 +1,192 @@
+"""Actor critic with Kronecker-factored trust regions: K-FAC for policy and critic, no search."""
+
+from typing import Any
+
+import torch
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from torch import nn
+
+from agents.base import PolicyGradientAgent
+from agents.batch import Batch
+from agents.hyperparameters import check_ranges
+from agents.kronecker_critic import ValueDistribution, fit_critic_by_kronecker
+from npg import (
+    KroneckerFisher,
+    KroneckerStepper,
+    PolicyStep,
+    Rejection,
+    SingularMatrixError,
+    SurrogateObjective,
+)
+
+
+class ACKTR(PolicyGradientAgent):
+    """Actor critic using Kronecker-factored trust regions (Wu et al. 2017).
+
+    Args not listed are those of `PolicyGradientAgent`.
+
+    Args:
+        learning_rate: η, the longest step along F⁻¹g.
+        critic_learning_rate: the same of the critic, whose F is that of the Gauss-Newton method.
+        n_critic_updates: steps of the critic over the batch, an update.
+        target_kl: δ, the step's predicted KL(old ‖ new) at most, joint over action dimensions, mean over
+            states, in nats; a number, or a schedule of the progress that remains.
+        critic_target_kl: the same of the critic, as a Gaussian with the variance of its errors: the step
+            moves values by at most sqrt(2δ) of their root mean squared error.
+        damping: λ, spread over the factors.
+        momentum: μ, weight of the last step in the next.
+        fisher_decay: weight of the factors' averages so far when new statistics enter.
+        fisher_samples: random signs a state that estimate the gradients' factors; None for the exact
+            expectation, at a pass backward for every coordinate of the distribution.
+        factor_interval: updates from one refresh of the factors to the next.
+        inverse_interval: updates from one refresh of their inverses to the next.
+    """
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 0.25,
+        n_steps: int = 128,
+        batch_size: int | None = None,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        critic_learning_rate: float = 1.0,
+        n_critic_updates: int = 1,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        normalize_advantage: bool = True,
+        target_kl: float | Schedule = 0.01,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        critic_target_kl: float = 0.1,
+        damping: float = 0.01,
+        momentum: float = 0.9,
+        fisher_decay: float = 0.95,
+        fisher_samples: int | None = 1,
+        factor_interval: int = 1,
+        inverse_interval: int = 1,
+    ):
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            batch_size=batch_size,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            n_critic_updates=n_critic_updates,
+            normalize_advantage=normalize_advantage,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+        )
+        check_ranges(
+            critic_learning_rate=critic_learning_rate,
+            target_kl=target_kl,
+            critic_target_kl=critic_target_kl,
+            damping=damping,
+            momentum=momentum,
+            fisher_decay=fisher_decay,
+            fisher_samples=fisher_samples,
+            factor_interval=factor_interval,
+            inverse_interval=inverse_interval,
+        )
+        self.critic_learning_rate = critic_learning_rate
+        self.target_kl = target_kl
+        self.critic_target_kl = critic_target_kl
+        self.damping = damping
+        self.momentum = momentum
+        self.fisher_decay = fisher_decay
+        self.fisher_samples = fisher_samples
+        self.factor_interval = factor_interval
+        self.inverse_interval = inverse_interval
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self._start()
+
+    def _start(self) -> None:
+        """Begin with an actor and a critic of which nothing is known yet."""
+        critic = self.actor.critic_parameters()
+        self.critic = ValueDistribution(self.policy, critic)
+        self.actor_stepper = self._stepper(self.actor)
+        self.critic_stepper = self._stepper(self.critic) if critic else None
+        self._followed = self._movable()
+
+    def _movable(self) -> list[int]:
+        return [id(p) for p in (*self.actor.parameters(), *self.actor.critic_parameters()) if p.requires_grad]
+
+    def _stepper(self, module: nn.Module) -> KroneckerStepper:
+        return KroneckerStepper(
+            KroneckerFisher(module, samples=self.fisher_samples),
+            damping=self.damping,
+            decay=self.fisher_decay,
+            momentum=self.momentum,
+            factor_interval=self.factor_interval,
+            inverse_interval=self.inverse_interval,
+        )
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "actor_stepper", "critic", "critic_stepper", "_followed"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, tensors = super()._get_torch_save_params()
+        steppers = ["actor_stepper"] if self.critic_stepper is None else ["actor_stepper", "critic_stepper"]
+        return [*state_dicts, *steppers], tensors
+
+    def policy_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:
+        """Return the step along the Kronecker-factored natural gradient, refused where it is not finite."""
+        if self._movable() != self._followed:  # layers were frozen, or the policy replaced
+            self._start()
+        gradient = objective.gradient()
+        rejection = Rejection.of_gradient(gradient)
+        if rejection is not None:
+            return PolicyStep.refused(objective, rejection)
+        try:
+            self.actor_stepper.observe(batch.observations)
+        except (FloatingPointError, SingularMatrixError):
+            return PolicyStep.refused(objective, Rejection.NON_FINITE_FISHER)
+        displacement = self.actor_stepper.displacement(
+            gradient,
+            step_size=self.lr_schedule(self._current_progress_remaining),
+            target_kl=self.scheduled(self.target_kl),
+        )
+        evaluation = objective.evaluate(displacement)
+        rejection = Rejection.of_numbers(evaluation)
+        if rejection is not None:
+            return PolicyStep.refused(objective, rejection)
+        self.actor_stepper.keep(displacement)
+        return PolicyStep.taken(gradient, displacement, evaluation)
+
+    def _fit_critic(self, batch: Batch) -> float:
+        if self.critic_stepper is None:
+            return float("nan")
+        return fit_critic_by_kronecker(
+            self.critic,
+            self.critic_stepper,
+            batch,
+            epochs=self.n_critic_updates,
+            batch_size=self.batch_size or len(batch),
+            step_size=self.critic_learning_rate,
+            target_kl=self.critic_target_kl,
+        )
