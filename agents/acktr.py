@@ -48,8 +48,8 @@ class ACKTR(PolicyGradientAgent):
         self,
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 0.25,
-        n_steps: int = 128,
+        learning_rate: float | Schedule = 1.0,
+        n_steps: int = 512,
         batch_size: int | None = None,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
@@ -60,7 +60,7 @@ class ACKTR(PolicyGradientAgent):
         rollout_buffer_class: type[RolloutBuffer] | None = None,
         rollout_buffer_kwargs: dict[str, Any] | None = None,
         normalize_advantage: bool = True,
-        target_kl: float | Schedule = 0.01,
+        target_kl: float | Schedule = 0.1,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -70,12 +70,12 @@ class ACKTR(PolicyGradientAgent):
         _init_setup_model: bool = True,
         *,
         critic_target_kl: float = 0.1,
-        damping: float = 0.01,
+        damping: float = 0.1,
         momentum: float = 0.9,
-        fisher_decay: float = 0.95,
+        fisher_decay: float = 0.8,
         fisher_samples: int | None = 1,
-        factor_interval: int = 1,
-        inverse_interval: int = 1,
+        factor_interval: int = 5,
+        inverse_interval: int = 5,
     ):
         super().__init__(
             policy,
@@ -134,7 +134,7 @@ class ACKTR(PolicyGradientAgent):
         self._followed = self._movable()
 
     def _movable(self) -> list[int]:
-        return [id(p) for p in (*self.actor.parameters(), *self.actor.critic_parameters()) if p.requires_grad]
+        return [id(p) for p in self.policy.parameters() if p.requires_grad]
 
     def _stepper(self, module: nn.Module) -> KroneckerStepper:
         return KroneckerStepper(
@@ -164,8 +164,10 @@ class ACKTR(PolicyGradientAgent):
             return PolicyStep.refused(objective, rejection)
         try:
             self.actor_stepper.observe(batch.observations)
-        except (FloatingPointError, SingularMatrixError):
+        except FloatingPointError:
             return PolicyStep.refused(objective, Rejection.NON_FINITE_FISHER)
+        except SingularMatrixError:
+            return PolicyStep.refused(objective, Rejection.SINGULAR_FISHER)
         displacement = self.actor_stepper.displacement(
             gradient,
             step_size=self.lr_schedule(self._current_progress_remaining),

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from agents.actor import PolicyActor
 from npg import EmpiricalFisher, ExactFisher, FlatParameters, LikelihoodHessian
-from npg.diagnostics import Estimate, Spectrum, block_coupling, relative_gap, spectrum
+from npg.diagnostics import block_coupling, relative_gap
 from npg.fisher import evaluate
+from npg.spectrum import Estimate, Spectrum, spectrum
 
 PREFIX = "npg/geometry/"
 DEFAULT_DAMPING = 0.1

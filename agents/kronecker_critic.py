@@ -9,15 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agents.batch import Batch
-from npg import DiagGaussian, FlatParameters, KroneckerStepper, SingularMatrixError
+from npg import DiagGaussian, KroneckerStepper, SingularMatrixError
 
 
 class ValueDistribution(nn.Module):
     """The critic seen as a Gaussian over returns, so that it has a Fisher matrix and a trust region.
 
-    Its mean is the value, its deviation the root mean squared error of the values: steps then do not depend
-    on the unit of the reward. Its Fisher matrix is that of the Gauss-Newton method (Wu et al. 2017,
-    section 3.1).
+    Its mean is the value, its deviation the root mean squared error of the values, in which a trust region
+    is then measured. Its Fisher matrix is that of the Gauss-Newton method (Wu et al. 2017, section 3.1).
 
     Args:
         policy: gives `predict_values` and stays the owner of its parameters.
@@ -77,7 +76,7 @@ def fit_critic_by_kronecker(
         stepper.observe(batch.observations)
     except (FloatingPointError, SingularMatrixError):
         return float("nan")
-    parameters = FlatParameters(critic)
+    parameters = stepper.fisher.parameters
     losses = []
     for indices in _parts(epochs, len(batch), batch_size):
         values = critic(batch.select(indices)).mean.flatten()

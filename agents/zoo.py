@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agents import ALGORITHMS
+from agents import ACKTR, ALGORITHMS
 from agents.base import PolicyGradientAgent
 from agents.hyperparameters import names_of, nearest
 
@@ -46,6 +46,18 @@ SEARCH: Mapping[str, Callable[["Trial"], object]] = {
         trial.suggest_categorical("activation_fn", ["tanh", "relu"]),
         trial.suggest_categorical("normalize", [False, True]),
     ),
+}
+
+# Where a name means another size: ACKTR's rates multiply natural directions, not gradients.
+SEARCH_OF: Mapping[type[PolicyGradientAgent], Mapping[str, Callable[["Trial"], object]]] = {
+    ACKTR: {
+        "learning_rate": lambda trial: trial.suggest_float("learning_rate", 0.03, 1.0, log=True),
+        "critic_learning_rate": lambda trial: trial.suggest_float("critic_learning_rate", 0.1, 1.0, log=True),
+        "n_critic_updates": lambda trial: trial.suggest_int("n_critic_updates", 1, 10),
+        "target_kl": lambda trial: trial.suggest_float("target_kl", 0.01, 0.3, log=True),
+        "damping": lambda trial: trial.suggest_float("damping", 1e-2, 1.0, log=True),
+        "momentum": lambda trial: trial.suggest_categorical("momentum", [0.0, 0.5, 0.9]),
+    }
 }
 
 
@@ -110,14 +122,14 @@ def sample(
     """Return a trial's hyper-parameters.
 
     Args:
-        agent_class: whose constructor says which of `SEARCH` apply.
+        agent_class: whose constructor says which of `SEARCH` and `SEARCH_OF` apply.
         trial: draws the values.
         n_actions: unused, as the next two: RL Zoo gives them to every sampler.
         n_envs: unused.
         additional_args: unused.
     """
     names = names_of(agent_class)
-    for name, suggest in SEARCH.items():
+    for name, suggest in {**SEARCH, **SEARCH_OF.get(agent_class, {})}.items():
         if name in names:
             suggest(trial)
     hyperparameters = decode(trial.params)

@@ -5,6 +5,7 @@ Needs torch alone: no environments, no files, no logging.
 
 from npg.conjugate_gradient import Solution, Status, conjugate_gradient
 from npg.damping import LevenbergMarquardt
+from npg.diagnostics import Coupling, block_coupling, parameter_covariance, relative_gap, standard_error
 from npg.diagonal import BlockDiagonalFisher, DiagonalFisher
 from npg.distributions import (
     Bernoulli,
@@ -24,6 +25,8 @@ from npg.objective import Evaluation, SurrogateObjective
 from npg.parameters import FlatParameters
 from npg.policy_step import PolicyStep, Rejection
 from npg.reduction import Reduce
+from npg.shrunk_fisher import ShrunkFisher
+from npg.spectrum import Estimate, Spectrum, Tridiagonal, lanczos, spectrum
 from npg.trust_region import (
     NaturalDirection,
     natural_direction,
@@ -36,12 +39,14 @@ __all__ = [
     "Bernoulli",
     "BlockDiagonalFisher",
     "Categorical",
+    "Coupling",
     "Damped",
     "DiagGaussian",
     "DiagonalFisher",
     "Distribution",
     "EigenvalueCorrectedFisher",
     "EmpiricalFisher",
+    "Estimate",
     "Evaluation",
     "ExactFisher",
     "FiniteDifferenceFisher",
@@ -60,14 +65,23 @@ __all__ = [
     "Reduce",
     "Rejection",
     "SampledFisher",
+    "ShrunkFisher",
     "SingularMatrixError",
     "Solution",
+    "Spectrum",
     "Status",
     "SurrogateObjective",
+    "Tridiagonal",
     "backtrack",
+    "block_coupling",
     "conjugate_gradient",
+    "lanczos",
     "natural_direction",
     "natural_step",
+    "parameter_covariance",
+    "relative_gap",
+    "spectrum",
+    "standard_error",
     "trust_region_length",
     "trust_region_step",
 ]

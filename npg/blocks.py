@@ -1,11 +1,12 @@
 """Matrices with an inverse in closed form, and their composition along a diagonal."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from npg.linear_operator import InvertibleOperator, LinearOperator, SingularMatrixError, check_damping
+from npg.linear_operator import InvertibleOperator, SingularMatrixError, check_damping
 
 
 class Diagonal(InvertibleOperator):
@@ -23,10 +24,14 @@ class Diagonal(InvertibleOperator):
         """Return d ⊙ v."""
         return self.diagonal * vector
 
-    def inverse(self, damping: float = 0.0) -> LinearOperator:
-        """Return diag(1 / (d + λ))."""
+    def damped(self, damping: float) -> "Diagonal":
+        """Return diag(d + λ)."""
         check_damping(damping)
-        damped = self.diagonal + damping
+        return Diagonal(self.diagonal + damping)
+
+    def inverse(self, damping: float = 0.0) -> "Diagonal":
+        """Return diag(1 / (d + λ))."""
+        damped = self.damped(damping).diagonal
         usable = (damped >= torch.finfo(self.dtype).tiny) & damped.isfinite()
         if not bool(usable.all()):  # NaN included
             raise SingularMatrixError.at("a diagonal", damping)
@@ -48,8 +53,13 @@ class Dense(InvertibleOperator):
         """Return the product with v."""
         return self.matrix @ vector
 
-    def inverse(self, damping: float = 0.0) -> LinearOperator:
-        """Return the inverse, by a Cholesky factor."""
+    def damped(self, damping: float) -> "Dense":
+        """Return A + λI."""
+        check_damping(damping)
+        return Dense(shifted(self.matrix, damping))
+
+    def inverse(self, damping: float = 0.0) -> "Dense":
+        """Return (A + λI)⁻¹, by a Cholesky factor."""
         check_damping(damping)
         return Dense(inverse_of(self.matrix, damping))
 
@@ -61,7 +71,7 @@ class BlockDiagonal(InvertibleOperator):
         blocks: at least one, in the order of the flat vector.
     """
 
-    def __init__(self, blocks: Sequence[LinearOperator]):
+    def __init__(self, blocks: Sequence[InvertibleOperator]):
         self.blocks = tuple(blocks)
         self.size = sum(block.size for block in self.blocks)
         self.dtype, self.device = self.blocks[0].dtype, self.blocks[0].device
@@ -72,18 +82,13 @@ class BlockDiagonal(InvertibleOperator):
         parts = zip(self.blocks, torch.split(vector, self._sizes), strict=True)
         return torch.cat([block.matvec(part) for block, part in parts])
 
-    def inverse(self, damping: float = 0.0) -> LinearOperator:
-        """Return every block's own inverse.
+    def damped(self, damping: float) -> "BlockDiagonal":
+        """Return every block, damped its own way."""
+        return BlockDiagonal([block.damped(damping) for block in self.blocks])
 
-        Raises:
-            TypeError: a block has none.
-        """
-        inverses = []
-        for block in self.blocks:
-            if not isinstance(block, InvertibleOperator):
-                raise TypeError(f"{type(block).__name__} has no inverse in closed form")
-            inverses.append(block.inverse(damping))
-        return BlockDiagonal(inverses)
+    def inverse(self, damping: float = 0.0) -> "BlockDiagonal":
+        """Return every block's own inverse."""
+        return BlockDiagonal([block.inverse(damping) for block in self.blocks])
 
 
 def inverse_of(matrix: Tensor, damping: float) -> Tensor:
@@ -95,11 +100,17 @@ def inverse_of(matrix: Tensor, damping: float) -> Tensor:
     """
     if matrix.dtype in (torch.float16, torch.bfloat16):
         raise TypeError(f"an inverse needs float32 or float64, got {matrix.dtype}; convert with .float()")
-    damped = matrix.clone()
-    damped.diagonal().add_(damping)
+    damped = shifted(matrix, damping)
     factor, failed = torch.linalg.cholesky_ex(damped)
     # Rounding can carry a singular matrix past the factorisation, with a pivot of its own size.
-    least = 4 * torch.finfo(matrix.dtype).eps * len(matrix) * damped.diagonal().abs().amax()
-    if bool(failed) or not bool((factor.diagonal().square() > least).all()):
+    least = 4 * torch.finfo(matrix.dtype).eps * math.sqrt(len(matrix)) * damped.diagonal().abs().amax()
+    if not bool((failed == 0) & (factor.diagonal().square() > least).all()):
         raise SingularMatrixError.at(f"a block of {len(matrix)} rows", damping)
     return torch.cholesky_inverse(factor)
+
+
+def shifted(matrix: Tensor, amount: float) -> Tensor:
+    """Return A + amount · I as a new tensor."""
+    new = matrix.clone()
+    new.diagonal().add_(amount)
+    return new

@@ -1,195 +1,22 @@
-"""What a curvature matrix looks like: spectrum, blocks, distance to another one, covariance of estimates.
+"""How curvature matrices compare: coupling of blocks, distance to another matrix, covariance of estimates.
 
-Every function knows the matrix by its products alone. Fisher matrices and all numbers derived from them are
-in nats, with the parameters as they are. Randomness comes from a `torch.Generator` only: without one, each
-call begins the same sequence, so that two matrices meet the same probes. What was estimated from random
-probes says its standard error, by the jackknife over probes (Efron & Stein 1981, "The jackknife estimate of
-variance"): infinite from a single probe, 0 where no probe was needed.
+Every function knows a matrix by its products alone. Fisher matrices and all numbers derived from them are in
+nats, with the parameters as they are. Random probes, and what they leave of doubt, are those of
+`npg/spectrum.py`.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
-from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, but not in its __all__
 
 from npg.conjugate_gradient import Status, conjugate_gradient
-from npg.linear_operator import Damped, LinearOperator, check_damping
+from npg.linear_operator import Damped, LinearOperator, SingularMatrixError
+from npg.spectrum import Estimate, as_estimate, checked_product, jackknife, probe_vectors, source_or_seeded
 
-# A Lanczos residual this many roundings of the largest product is nothing but rounding.
-ROUNDINGS = 8
 SINGULAR = "the matrix is singular: some direction of the parameters leaves the policy as it is"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number and its standard error, both in the unit of the number."""
-
-    value: float
-    standard_error: float
-
-
-@dataclass(frozen=True, eq=False)
-class Tridiagonal:
-    """The matrix T = QᵀAQ that Lanczos leaves, float64 on the CPU.
-
-    Attributes:
-        diagonal: α, (m,).
-        off_diagonal: β, (m - 1,).
-        residual: ‖AQ − QT‖; every eigenvalue of T is at most this far from one of A. Rounding only where
-            the start's Krylov space is used up.
-    """
-
-    diagonal: Tensor
-    off_diagonal: Tensor
-    residual: float
-
-    def quadrature(self) -> tuple[Tensor, Tensor]:
-        """Return Gauss nodes and weights (m,): qᵀf(A)q ≈ Σ weight · f(node) for the unit start q.
-
-        The nodes are T's eigenvalues, the Ritz values, ascending; the weights add up to 1 (Golub & Welsch
-        1969, "Calculation of Gauss quadrature rules").
-        """
-        off = self.off_diagonal
-        values, vectors = torch.linalg.eigh(self.diagonal.diag() + off.diag(1) + off.diag(-1))
-        return values, vectors[0].square()
-
-
-def lanczos(operator: LinearOperator, start: Tensor, steps: int) -> Tridiagonal:
-    """Reduce a symmetric matrix A to tridiagonal form on the Krylov space of a vector.
-
-    Lanczos 1950, re-orthogonalised fully and twice at every step: without that, rounding brings found
-    eigenvalues back as copies (Parlett 1998, "The symmetric eigenvalue problem", chapter 13). Keeps `steps`
-    vectors of length P in the operator's precision, single at least.
-
-    Args:
-        operator: A.
-        start: (P,), not 0.
-        steps: products, at most; fewer are made where the space is used up.
-
-    Raises:
-        ValueError: `start` is zero, not finite or of another shape, or there is no step.
-        FloatingPointError: a product is not finite.
-    """
-    length = float(torch.linalg.vector_norm(start))
-    if start.shape != (operator.size,) or not 0 < length < math.inf or steps < 1:
-        raise ValueError(
-            f"Lanczos needs a finite start other than 0 of shape ({operator.size},) and steps ≥ 1, "
-            f"got shape {tuple(start.shape)} and length {length}, steps {steps}"
-        )
-    dtype = torch.promote_types(operator.dtype, torch.float32)
-    steps = min(steps, operator.size)
-    basis = torch.empty(steps, operator.size, dtype=dtype, device=operator.device)
-    basis[0] = start.to(dtype) / length
-    diagonal: list[float] = []
-    off_diagonal: list[float] = []
-    residual = largest = 0.0
-    for step in range(steps):
-        product = _product(operator, basis[step]).to(dtype)
-        largest = max(largest, float(torch.linalg.vector_norm(product)))
-        diagonal.append(float(basis[step] @ product))
-        known = basis[: step + 1]
-        for _ in range(2):
-            product = product - (known @ product) @ known
-        residual = float(torch.linalg.vector_norm(product))
-        if step + 1 == steps or residual <= ROUNDINGS * torch.finfo(operator.dtype).eps * largest:
-            break
-        off_diagonal.append(residual)
-        basis[step + 1] = product / residual
-    alpha, beta = (torch.tensor(numbers, dtype=torch.float64) for numbers in (diagonal, off_diagonal))
-    return Tridiagonal(alpha, beta, residual)
-
-
-@dataclass(frozen=True, eq=False)
-class Spectrum:
-    """The eigenvalues of a symmetric matrix (P, P), as K probes see them.
-
-    Attributes:
-        size: P.
-        values: Ritz values (K, M), float64 on the CPU, in the matrix's units.
-        weights: (K, M); every row adds up to 1, so that P · weight is a number of eigenvalues.
-    """
-
-    size: int
-    values: Tensor
-    weights: Tensor
-
-    @property
-    def largest(self) -> float:
-        """The largest Ritz value: never above the largest eigenvalue, and it is the first to converge."""
-        return float(self.values.max())
-
-    @property
-    def smallest(self) -> float:
-        """The smallest Ritz value: never below the smallest eigenvalue."""
-        return float(self.values.min())
-
-    @property
-    def trace(self) -> Estimate:
-        """The sum of all eigenvalues (Hutchinson 1990)."""
-        return self.sum(lambda eigenvalues: eigenvalues)
-
-    def condition(self, damping: float = 0.0) -> float:
-        """Return (λ_max + λ) / (λ_min + λ), at most the true one; inf unless A + λI is positive definite.
-
-        Raises:
-            ValueError: λ is negative or not finite.
-        """
-        check_damping(damping)
-        least = self.smallest + damping
-        return (self.largest + damping) / least if least > 0 else math.inf
-
-    def effective_dimension(self, damping: float) -> Estimate:
-        """Return tr F (F + λI)⁻¹ for λ > 0: how many directions have more curvature than damping.
-
-        MacKay 1992, "Bayesian interpolation", eq. 4.9. Too few Lanczos steps overestimate it, since Gauss
-        quadrature is never above tr (F + λI)⁻¹ (Golub & Meurant 2010, theorem 6.4). What is below 0,
-        rounding in a semi-definite matrix, counts as 0.
-
-        Raises:
-            ValueError: λ is not a positive number.
-        """
-        if not 0 < damping < math.inf:
-            raise ValueError(f"the effective dimension needs a damping > 0, got {damping}")
-        return self.sum(lambda x: x.clamp(min=0) / (x.clamp(min=0) + damping))
-
-    def sum(self, function: Callable[[Tensor], Tensor]) -> Estimate:
-        """Return tr f(A), the sum of an elementwise function over all eigenvalues.
-
-        The standard error is that of the probes; truncation after M steps adds to it.
-        """
-        samples = self.size * (self.weights * function(self.values)).sum(1)
-        return _scalar(_jackknife(samples, lambda mean: mean))
-
-
-def spectrum(
-    operator: LinearOperator, *, steps: int = 30, probes: int = 8, generator: Generator | None = None
-) -> Spectrum:
-    """Estimate the spectrum by stochastic Lanczos quadrature, with `steps` · `probes` products.
-
-    Ubaru, Chen & Saad 2017, "Fast estimation of tr(f(A)) via stochastic Lanczos quadrature", algorithm 1.
-    With as many steps as A has distinct eigenvalues, every Ritz value is one of them and a sum errs by its
-    probes alone.
-
-    Args:
-        operator: A.
-        steps: of Lanczos, a probe.
-        probes: vectors of random signs.
-        generator: source of the signs.
-
-    Raises:
-        ValueError: there is no step or no probe.
-        FloatingPointError: a product is not finite.
-    """
-    signs = _probes(operator, probes, _source(operator, generator), slice(0, operator.size))
-    rules = [lanczos(operator, z, steps).quadrature() for z in signs]
-    longest = max(len(values) for values, _ in rules)
-    # A rule that broke down early is filled up with a value of its own, at no weight.
-    values = [torch.cat([v, v[:1].expand(longest - len(v))]) for v, _ in rules]
-    weights = [torch.cat([w, w.new_zeros(longest - len(w))]) for _, w in rules]
-    return Spectrum(operator.size, torch.stack(values), torch.stack(weights))
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,12 +65,12 @@ def block_coupling(
     if diagonal.shape != (operator.size,) or not bool((diagonal.isfinite() & (diagonal >= 0)).all()):
         raise ValueError(f"expected a diagonal of shape ({operator.size},), finite and ≥ 0")
     root = torch.where(diagonal > 0, diagonal, math.inf).rsqrt()
-    source = _source(operator, generator)
+    source = source_or_seeded(operator, generator)
     columns = []
     for column in blocks.values():
         squares = []
-        for z in _probes(operator, probes, source, column):
-            product = root * _product(operator, root * z)
+        for z in probe_vectors(operator, probes, source, column):
+            product = root * checked_product(operator, root * z)
             squares.append(torch.stack([_square(product[row]) for row in blocks.values()]))
         samples = torch.stack(squares)  # (K, B), unbiased for ‖C_ij‖²
         columns.append(samples.sum(0, keepdim=True) if probes is None else samples)
@@ -259,8 +86,8 @@ def block_coupling(
         return _ratio(squares.sum() - squares.trace(), squares.sum())
 
     exact = probes is None
-    value, error = _jackknife(stacked, matrix, exact)
-    return Coupling(tuple(blocks), value, error, _scalar(_jackknife(stacked, mass, exact)))
+    value, error = jackknife(stacked, matrix, exact)
+    return Coupling(tuple(blocks), value, error, as_estimate(jackknife(stacked, mass, exact)))
 
 
 def relative_gap(
@@ -287,13 +114,13 @@ def relative_gap(
     if a.size != b.size:
         raise ValueError(f"expected two matrices of one size, got {a.shape} and {b.shape}")
     pairs = []
-    for z in _probes(b, probes, _source(b, generator), slice(0, b.size)):
-        product = _product(b, z)
-        pairs.append(torch.stack([_square(_product(a, z) - product), _square(product)]))
+    for z in probe_vectors(b, probes, source_or_seeded(b, generator), slice(0, b.size)):
+        product = checked_product(b, z)
+        pairs.append(torch.stack([_square(checked_product(a, z) - product), _square(product)]))
     samples = torch.stack(pairs).cpu()
     if probes is None:
         samples = samples.sum(0, keepdim=True)
-    return _scalar(_jackknife(samples, lambda s: _ratio(s[0], s[1]).sqrt(), probes is None))
+    return as_estimate(jackknife(samples, lambda s: _ratio(s[0], s[1]).sqrt(), probes is None))
 
 
 def parameter_covariance(operator: LinearOperator, n: int, *, damping: float = 0.0) -> Tensor:
@@ -310,7 +137,7 @@ def parameter_covariance(operator: LinearOperator, n: int, *, damping: float = 0
     Raises:
         ValueError: n < 1, or λ is negative or not finite.
         FloatingPointError: F is not finite.
-        torch.linalg.LinAlgError: F + λI is not positive definite up to rounding.
+        SingularMatrixError: F + λI is not positive definite up to rounding.
     """
     _check_samples(n)
     dense = Damped(operator, damping).to_dense()
@@ -319,7 +146,7 @@ def parameter_covariance(operator: LinearOperator, n: int, *, damping: float = 0
     values, vectors = torch.linalg.eigh((dense + dense.T) / 2)
     least, rounding = float(values[0]), operator.size * torch.finfo(dense.dtype).eps * float(values[-1])
     if least <= rounding:
-        raise LinAlgError(f"{SINGULAR} (least eigenvalue {least:.3g}); {_raise(damping)}")
+        raise SingularMatrixError(f"{SINGULAR} (least eigenvalue {least:.3g}); {_raise(damping)}")
     covariance: Tensor = (vectors / values) @ vectors.T / n
     return covariance
 
@@ -348,7 +175,7 @@ def standard_error(
     Raises:
         ValueError: n < 1, λ is negative or not finite, or d has another shape.
         FloatingPointError: a product is not finite.
-        torch.linalg.LinAlgError: conjugate gradient did not converge; in a singular F no number of
+        SingularMatrixError: conjugate gradient did not converge; in a singular F no number of
             iterations helps.
     """
     _check_samples(n)
@@ -358,59 +185,11 @@ def standard_error(
     if solution.status is Status.NON_FINITE:
         raise FloatingPointError("a product with the matrix, or the direction, is not finite")
     if solution.status is not Status.CONVERGED:
-        raise LinAlgError(
+        raise SingularMatrixError(
             f"conjugate gradient stopped at {solution.status} with relative residual "
             f"{solution.residual:.3g}: {SINGULAR}, or it needs more iterations; {_raise(damping)}"
         )
     return math.sqrt(float(direction.double() @ solution.x.double()) / n)
-
-
-def _product(operator: LinearOperator, vector: Tensor) -> Tensor:
-    product = operator @ vector.to(operator.dtype)
-    if not bool(product.isfinite().all()):
-        raise FloatingPointError(
-            f"the product of {type(operator).__name__} with a finite vector is not finite; "
-            "look for NaN in parameters and observations, or a scale that overflows"
-        )
-    return product
-
-
-def _source(operator: LinearOperator, generator: Generator | None) -> Generator:
-    return Generator(operator.device).manual_seed(0) if generator is None else generator
-
-
-def _signs(operator: LinearOperator, source: Generator) -> Tensor:
-    bits = torch.randint(2, (operator.size,), generator=source, device=source.device)
-    return (2 * bits - 1).to(operator.device, operator.dtype)
-
-
-def _probes(
-    operator: LinearOperator, probes: int | None, source: Generator, block: slice
-) -> Iterator[Tensor]:
-    """Yield vectors that are 0 outside a block: random signs, or its unit vectors one by one."""
-    if probes is not None and probes < 1:
-        raise ValueError(f"expected probes ≥ 1, or None for the exact answer, got {probes}")
-    places = range(block.start, block.stop) if probes is None else [block] * probes
-    for place in places:
-        vector = torch.zeros(operator.size, dtype=operator.dtype, device=operator.device)
-        vector[place] = 1 if probes is None else _signs(operator, source)[block]
-        yield vector
-
-
-def _jackknife(
-    samples: Tensor, statistic: Callable[[Tensor], Tensor], exact: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Return a function of the mean of K samples (K, ...), and its standard error."""
-    value, count = statistic(samples.mean(0)), len(samples)
-    if exact or count == 1:
-        return value, torch.full_like(value, 0 if exact else math.inf)
-    others = [torch.cat([samples[:k], samples[k + 1 :]]).mean(0) for k in range(count)]
-    replicas = torch.stack([statistic(mean) for mean in others])
-    return value, ((count - 1) * replicas.var(0, correction=0)).sqrt()
-
-
-def _scalar(result: tuple[Tensor, Tensor]) -> Estimate:
-    return Estimate(float(result[0]), float(result[1]))
 
 
 def _square(vector: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.func import functional_call, vjp, vmap
 from npg.blocks import BlockDiagonal, Dense, Diagonal
 from npg.distributions import Distribution
 from npg.fisher import evaluate
-from npg.linear_operator import InvertibleOperator, LinearOperator
+from npg.linear_operator import InvertibleOperator
 from npg.parameters import FlatParameters
 from npg.reduction import Reduce, identity
 from npg.state_mean import check_micro_batch_size, micro_batches
@@ -65,7 +65,11 @@ class DiagonalFisher(InvertibleOperator):
         """Return diag(F) v."""
         return self.diagonal * vector
 
-    def inverse(self, damping: float = 0.0) -> LinearOperator:
+    def damped(self, damping: float) -> Diagonal:
+        """Return diag(F) + λI."""
+        return Diagonal(self.diagonal).damped(damping)
+
+    def inverse(self, damping: float = 0.0) -> Diagonal:
         """Return (diag(F) + λI)⁻¹."""
         return Diagonal(self.diagonal).inverse(damping)
 
@@ -109,7 +113,11 @@ class BlockDiagonalFisher(InvertibleOperator):
         """Return every block times its part of v."""
         return self._operator.matvec(vector)
 
-    def inverse(self, damping: float = 0.0) -> LinearOperator:
+    def damped(self, damping: float) -> BlockDiagonal:
+        """Return the matrix plus λI."""
+        return self._operator.damped(damping)
+
+    def inverse(self, damping: float = 0.0) -> BlockDiagonal:
         """Return every block's own inverse."""
         return self._operator.inverse(damping)
 

@@ -18,7 +18,7 @@ from npg.blocks import BlockDiagonal
 from npg.diagonal import NUMBERS_AT_A_TIME
 from npg.kfac import KroneckerFisher, check_finite
 from npg.kronecker import RotatedDiagonal
-from npg.linear_operator import InvertibleOperator, LinearOperator
+from npg.linear_operator import InvertibleOperator
 from npg.reduction import Reduce, identity
 
 
@@ -83,7 +83,11 @@ class EigenvalueCorrectedFisher(InvertibleOperator):
         """Return the product with v."""
         return self._operator.matvec(vector)
 
-    def inverse(self, damping: float = 0.0) -> LinearOperator:
+    def damped(self, damping: float) -> BlockDiagonal:
+        """Return F + λI, exactly."""
+        return self._operator.damped(damping)
+
+    def inverse(self, damping: float = 0.0) -> BlockDiagonal:
         """Return (F + λI)⁻¹, exactly."""
         return self._operator.inverse(damping)
 

@@ -29,12 +29,15 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
-from npg.distributions import Distribution
+from npg.distributions import Bernoulli, Categorical, DiagGaussian, Distribution, MultiCategorical
 from npg.jacobian import DifferenceJacobian, Jacobian
 from npg.linear_operator import LinearOperator
 from npg.parameters import FlatParameters
 from npg.reduction import Reduce, identity
 from npg.state_mean import StateMean, StateSum
+
+# The families first: to ask a protocol takes as long as a small network.
+KNOWN_DISTRIBUTIONS = (DiagGaussian, Categorical, MultiCategorical, Bernoulli, Distribution)
 
 
 class ExactFisher(LinearOperator):
@@ -240,7 +243,7 @@ def evaluate(
         distribution = actor(observations)
     else:
         distribution = functional_call(actor, dict(parameters), (observations,), strict=False)
-    if not isinstance(distribution, Distribution):
+    if not isinstance(distribution, KNOWN_DISTRIBUTIONS):
         raise TypeError(
             f"the actor must return an npg distribution such as npg.DiagGaussian, "
             f"got {type(distribution).__name__}"

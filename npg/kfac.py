@@ -25,7 +25,7 @@ from npg.fisher import metric_sum
 from npg.jacobian import Jacobian
 from npg.kronecker import Kronecker
 from npg.layers import Layer, Pass, check_owners, pass_through
-from npg.linear_operator import Damped, InvertibleOperator, LinearOperator
+from npg.linear_operator import InvertibleOperator
 from npg.parameters import FlatParameters
 from npg.reduction import Reduce, identity
 from npg.state_mean import check_micro_batch_size, micro_batches
@@ -53,6 +53,7 @@ class KroneckerFisher(InvertibleOperator):
         reduce: maps a local mean to the mean over all processes.
 
     Attributes:
+        parameters: the actor's, as the flat vector has them.
         averages: {module's name: (A, G), (block,) or (diagonal,)}, empty before the first statistics.
 
     Raises:
@@ -83,8 +84,8 @@ class KroneckerFisher(InvertibleOperator):
         self._generator = generator
         self._micro_batch_size = micro_batch_size
         self._reduce = reduce
-        self._parameters = FlatParameters(actor)
-        self.size, self.dtype, self.device = self._parameters.space
+        self.parameters = FlatParameters(actor)
+        self.size, self.dtype, self.device = self.parameters.space
         if self.dtype in (torch.float16, torch.bfloat16):
             raise TypeError(f"K-FAC needs parameters of float32 or float64, got {self.dtype}")
         self._sort_modules()
@@ -97,8 +98,8 @@ class KroneckerFisher(InvertibleOperator):
         self.layers: dict[str, Layer] = {}
         self._exact: dict[str, FlatParameters] = {}
         self._diagonal: dict[str, FlatParameters] = {}
-        for name in self._parameters.by_module():
-            module, own = self._actor.get_submodule(name), self._parameters.of_module(name)
+        for name in self.parameters.by_module():
+            module, own = self._actor.get_submodule(name), self.parameters.of_module(name)
             layer = Layer.of(module, [parameter.rpartition(".")[2] for parameter in own.names])
             is_layer = module is not self._actor and not any(True for _ in module.children())
             if layer is not None:
@@ -212,17 +213,11 @@ class KroneckerFisher(InvertibleOperator):
         """Return the product with the averages as they are."""
         return self._operator().matvec(vector)
 
-    def damped(self, damping: float) -> LinearOperator:
+    def damped(self, damping: float) -> BlockDiagonal:
         """Return the matrix that `inverse(damping)` inverts: factored Tikhonov damping in every layer."""
-        blocks = self.blocks().values()
-        return BlockDiagonal(
-            [
-                block.damped(damping) if isinstance(block, Kronecker) else Damped(block, damping)
-                for block in blocks
-            ]
-        )
+        return self._operator().damped(damping)
 
-    def inverse(self, damping: float = 0.0) -> LinearOperator:
+    def inverse(self, damping: float = 0.0) -> BlockDiagonal:
         """Return the inverse of `damped(damping)`, of the averages as they are."""
         return self._operator().inverse(damping)
 
@@ -272,7 +267,7 @@ class KroneckerFisher(InvertibleOperator):
 
     def _shapes(self) -> dict[str, list[tuple[int, ...]]]:
         shapes: dict[str, list[tuple[int, ...]]] = {}
-        for name in self._parameters.by_module():
+        for name in self.parameters.by_module():
             if name in self.layers:
                 shapes[name] = [(n, n) for n in self.layers[name].shape]
             elif name in self._exact:

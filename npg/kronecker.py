@@ -9,8 +9,8 @@ import math
 import torch
 from torch import Tensor
 
-from npg.blocks import inverse_of
-from npg.linear_operator import InvertibleOperator, LinearOperator, SingularMatrixError, check_damping
+from npg.blocks import inverse_of, shifted
+from npg.linear_operator import InvertibleOperator, SingularMatrixError, check_damping
 
 
 class Kronecker(InvertibleOperator):
@@ -47,12 +47,12 @@ class Kronecker(InvertibleOperator):
         balance = balance_of(self.inputs, self.outputs)
         root = math.sqrt(damping)
         return Kronecker(
-            _shifted(self.inputs, balance * root),
-            _shifted(self.outputs, root / balance),
+            shifted(self.inputs, balance * root),
+            shifted(self.outputs, root / balance),
             split_bias=self.split_bias,
         )
 
-    def inverse(self, damping: float = 0.0) -> LinearOperator:
+    def inverse(self, damping: float = 0.0) -> "Kronecker":
         """Return the inverse of `damped(λ)`: that of A, Kronecker that of G."""
         damped = self.damped(damping)
         try:
@@ -90,20 +90,27 @@ class RotatedDiagonal(InvertibleOperator):
         back = self.output_basis @ (self.scales * rotated) @ self.input_basis.T
         return as_vector(back, self.split_bias)
 
-    def inverse(self, damping: float = 0.0) -> LinearOperator:
-        """Return the exact (U diag(S) Uᵀ + λI)⁻¹, since U is orthogonal."""
+    def damped(self, damping: float) -> "RotatedDiagonal":
+        """Return U diag(S + λ) Uᵀ, which is the matrix plus λI since U is orthogonal."""
         check_damping(damping)
-        damped = self.scales + damping
+        return RotatedDiagonal(
+            self.input_basis, self.output_basis, self.scales + damping, split_bias=self.split_bias
+        )
+
+    def inverse(self, damping: float = 0.0) -> "RotatedDiagonal":
+        """Return the inverse of `damped(λ)`."""
+        damped = self.damped(damping).scales
         if not bool((damped > torch.finfo(self.dtype).eps * damped.abs().amax()).all()):
             raise SingularMatrixError.at("a rotated diagonal", damping)
         return RotatedDiagonal(self.input_basis, self.output_basis, 1 / damped, split_bias=self.split_bias)
 
 
 def balance_of(inputs: Tensor, outputs: Tensor) -> float:
-    """Return π, the square root of the ratio of the factors' mean eigenvalues; 1 where one vanishes."""
+    """Return π, the square root of the ratio of the factors' mean eigenvalues; 1 where that is 0 or ∞."""
     means = torch.stack([inputs.diagonal().mean(), outputs.diagonal().mean()])
     mean_input, mean_output = means.tolist()
-    return math.sqrt(mean_input / mean_output) if mean_input > 0 and mean_output > 0 else 1.0
+    ratio = mean_input / mean_output if mean_output > 0 else 0.0
+    return math.sqrt(ratio) if 0 < ratio < math.inf else 1.0
 
 
 def as_matrix(vector: Tensor, rows: int, split_bias: bool) -> Tensor:
@@ -118,9 +125,3 @@ def as_vector(matrix: Tensor, split_bias: bool) -> Tensor:
     if not split_bias:
         return matrix.reshape(-1)
     return torch.cat([matrix[:, :-1].reshape(-1), matrix[:, -1]])
-
-
-def _shifted(matrix: Tensor, amount: float) -> Tensor:
-    shifted = matrix.clone()
-    shifted.diagonal().add_(amount)
-    return shifted

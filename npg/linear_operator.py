@@ -67,23 +67,34 @@ class SingularMatrixError(ArithmeticError):
 class InvertibleOperator(LinearOperator, Protocol):
     """A linear operator A with an inverse in closed form.
 
-    An implementation gives `inverse`; as a preconditioner of conjugate gradient it is used as it is.
+    An implementation gives `damped` and `inverse`. How it is damped is its own: A + λI, or near it.
     """
 
-    def inverse(self, damping: float = 0.0) -> LinearOperator:
-        """Return (A + λI)⁻¹, factorised once.
+    def damped(self, damping: float) -> "InvertibleOperator":
+        """Return A + λI, or what of its kind stands for it.
 
         Args:
             damping: λ ≥ 0, in the units of A.
 
         Raises:
             ValueError: the damping is negative or not finite.
-            SingularMatrixError: A + λI is singular.
+        """
+        ...
+
+    def inverse(self, damping: float = 0.0) -> "InvertibleOperator":
+        """Return the inverse of `damped(λ)`, factorised once: a preconditioner of conjugate gradient.
+
+        Args:
+            damping: λ ≥ 0, in the units of A.
+
+        Raises:
+            ValueError: the damping is negative or not finite.
+            SingularMatrixError: there is none, up to rounding.
         """
         ...
 
     def solve(self, b: Tensor, damping: float = 0.0) -> Tensor:
-        """Return (A + λI)⁻¹ b for b (P,); arguments and errors are those of `inverse`."""
+        """Return `inverse(λ) @ b` for b (P,); errors are those of `inverse`."""
         return self.inverse(damping) @ b
 
 

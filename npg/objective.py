@@ -60,9 +60,13 @@ class SurrogateObjective:
         self._actions = actions
         self._advantages = advantages
         self._reduce = reduce
-        with torch.no_grad():
-            self._old = evaluate(actor, observations).snapshot()
-            log_prob = self._old.log_prob(actions)
+        # With its graph, which the gradient needs: one pass forward serves both.
+        with torch.enable_grad():
+            policy = evaluate(actor, observations)
+            self._log_prob = policy.log_prob(actions)
+        self._gradient: Tensor | None = None
+        self._old = policy.snapshot()
+        log_prob = self._log_prob.detach()
         self._old_log_prob = log_prob if old_log_prob is None else old_log_prob
         if not log_prob.shape == advantages.shape == self._old_log_prob.shape:
             raise ValueError(
@@ -74,11 +78,12 @@ class SurrogateObjective:
 
     def gradient(self) -> Tensor:
         """Return g = ∇L(0), shape (P,)."""
-        with torch.enable_grad():
-            log_prob = evaluate(self._actor, self._observations).log_prob(self._actions)
-            surrogate = (torch.exp(log_prob - self._old_log_prob) * self._advantages).mean()
-            gradient = torch.autograd.grad(surrogate, self.parameters.tensors, allow_unused=True)
-        return self._reduce(self.parameters.flatten(gradient))
+        if self._gradient is None:
+            with torch.enable_grad():
+                surrogate = (torch.exp(self._log_prob - self._old_log_prob) * self._advantages).mean()
+                parts = torch.autograd.grad(surrogate, self.parameters.tensors, allow_unused=True)
+            self._gradient = self._reduce(self.parameters.flatten(parts))
+        return self._gradient
 
     @torch.no_grad()
     def evaluate(self, step: Tensor) -> Evaluation:

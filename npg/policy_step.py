@@ -18,6 +18,7 @@ class Rejection(StrEnum):
     NO_IMPROVEMENT = "no_improvement"
     KL_ABOVE_TARGET = "kl_above_target"
     NEGATIVE_CURVATURE = "negative_curvature"
+    SINGULAR_FISHER = "singular_fisher"
     NON_FINITE_GRADIENT = "non_finite_gradient"
     NON_FINITE_FISHER = "non_finite_fisher"
     NON_FINITE_SURROGATE = "non_finite_surrogate"

@@ -92,7 +92,7 @@ def micro_batches(data: Any, size: int) -> Iterator[Any]:
     if states == 0:
         raise ValueError("expected at least one state, got an empty batch of observations")
     for start in range(0, states, size):
-        yield _slice(data, slice(start, start + size))
+        yield select(data, slice(start, start + size))
 
 
 def count_states(data: Any) -> int:
@@ -122,9 +122,15 @@ def _lengths(data: Any) -> Iterator[int]:
     )
 
 
-def _slice(data: Any, states: slice) -> Any:
+def select(data: Any, states: slice | Tensor) -> Any:
+    """Return some states of `data`, tensors or tuples, lists and dictionaries of them.
+
+    Args:
+        data: every tensor with the states along its first dimension.
+        states: which ones, as an index of that dimension.
+    """
     if isinstance(data, Tensor):
         return data[states]
     if isinstance(data, dict):
-        return {key: _slice(value, states) for key, value in data.items()}
-    return type(data)(_slice(value, states) for value in data)
+        return {key: select(value, states) for key, value in data.items()}
+    return type(data)(select(value, states) for value in data)

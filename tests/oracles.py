@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from torch import distributions as td
 from torch.func import functional_call, hessian, jacrev
 
-from npg import Bernoulli, Categorical, DiagGaussian, Distribution, LinearOperator, MultiCategorical
+from npg import Bernoulli, Categorical, DiagGaussian, Distribution, Estimate, LinearOperator, MultiCategorical
 
 FAMILIES = (
     "gaussian",  # a scale that depends on no state
@@ -144,7 +144,171 @@ def negative_expected_hessian(actor: nn.Module, observations: Any) -> Tensor:
     return -hessian(expected)(flat_parameters(actor))
 
 
+def empirical_fisher(actor: nn.Module, observations: Any, actions: Tensor) -> Tensor:
+    """Return 1/N Σ ∇log π ∇log πᵀ at given actions, shape (P, P)."""
+    score = scores(actor, observations, actions)
+    return score.T @ score / len(score)
+
+
+def likelihood_hessian(actor: nn.Module, observations: Any, actions: Tensor) -> Tensor:
+    """Return −1/N Σ ∇² log π at given actions, shape (P, P)."""
+    policy = as_function(actor, observations)
+    return -hessian(lambda vector: log_prob(policy(vector), actions).mean())(flat_parameters(actor))
+
+
+def modules_of(actor: nn.Module) -> list[str]:
+    """Return for each entry of the flat vector the name of the module that holds it."""
+    named = [(name, p) for name, p in actor.named_parameters() if p.requires_grad]
+    return [name.rpartition(".")[0] for name, p in named for _ in range(p.numel())]
+
+
+def within_modules(matrix: Tensor, actor: nn.Module) -> Tensor:
+    """Return a matrix (P, P) with zeros between the parameters of different modules."""
+    owner = modules_of(actor)
+    return matrix * torch.tensor([[a == b for a in owner] for b in owner])
+
+
+def sampled_fisher_error(actor: nn.Module, observations: Any, samples: int) -> Tensor:
+    """Return the standard error of each entry of 1/(N k) Σ s sᵀ over k drawn actions a state, (P, P)."""
+    actions, weights = quadrature(actor(observations), nodes=6)
+    score = scores(actor, observations, actions)
+    first = torch.einsum("mn,mni,mnj->nij", weights, score, score)
+    second = torch.einsum("mn,mni,mnj->nij", weights, score.square(), score.square())
+    states = weights.shape[1]
+    return ((second - first.square()).clamp(min=0).sum(0) / samples).sqrt() / states
+
+
+# --- Kronecker factors -----------------------------------------------------------------------------
+
+
+def positions(module: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
+    """Return what multiplies the weight of a layer at each position of one input (1, ...), (T, D)."""
+    if isinstance(module, nn.Linear):
+        return x.reshape(-1, x.shape[-1])
+    (kh, kw), (sh, sw), (dh, dw) = module.kernel_size, module.stride, module.dilation
+    x = nn.functional.pad(x[0], (module.padding[1],) * 2 + (module.padding[0],) * 2)
+    height = (x.shape[1] - dh * (kh - 1) - 1) // sh + 1
+    width = (x.shape[2] - dw * (kw - 1) - 1) // sw + 1
+    rows = []
+    for i, j in itertools.product(range(height), range(width)):
+        top, left = i * sh, j * sw
+        patch = x[:, top : top + dh * (kh - 1) + 1 : dh, left : left + dw * (kw - 1) + 1 : dw]
+        rows.append(patch.reshape(-1))
+    return torch.stack(rows)
+
+
+def kronecker_factors(actor: "RandomActor | Stack", observations: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return {layer: (A, G)} by their definition: one state after another, actions enumerated, no hook.
+
+    A = E[Σ_t ā āᵀ] and G = E[Σ_t g gᵀ] / T over T positions, ā with a 1 for the bias where there is one.
+    """
+    parts = [_factors_of_state(actor, state.unsqueeze(0)) for state in observations]
+    return {
+        name: (sum(part[name][0] for part in parts) / len(parts), sum(p[name][1] for p in parts) / len(parts))
+        for name in parts[0]
+    }
+
+
+def _factors_of_state(actor: "RandomActor | Stack", state: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    layers = {n: m for n, m in actor.stages() if isinstance(m, nn.Linear | nn.Conv2d)}
+
+    def through(shifts: dict[str, Tensor]) -> tuple[Distribution, dict[str, Tensor], dict[str, Tensor]]:
+        """Add a shift to what each layer puts out, and return what went in and came out."""
+        x, inputs, outputs = state, {}, {}
+        for name, module in actor.stages():
+            inputs[name] = x
+            x = module(x) + shifts.get(name, 0)
+            outputs[name] = x
+        return actor.policy(x), inputs, outputs
+
+    with torch.no_grad():
+        policy, inputs, outputs = through({})
+        actions, weights = quadrature(policy)
+        shifts = {name: torch.zeros_like(outputs[name]) for name in layers}
+        derivative = jacrev(lambda shifts: log_prob(through(shifts)[0], actions))(shifts)
+    factors = {}
+    for name, module in layers.items():
+        a = positions(module, inputs[name])
+        one = torch.ones_like(a[:, :1])
+        bias = module.bias is not None and module.bias.requires_grad
+        a = torch.cat([a] * module.weight.requires_grad + [one] * bias, 1) if bias else a
+        g = derivative[name][:, 0, 0]  # of each action: (M, T, O), (M, O, H, W) or (M, O)
+        g = g.flatten(2).mT if isinstance(module, nn.Conv2d) else g.reshape(len(g), -1, g.shape[-1])
+        factors[name] = a.T @ a, torch.einsum("m,mti,mtj->ij", weights[:, 0], g, g) / len(a)
+    return factors
+
+
+def layer_places(outputs: int, inputs: int, split_bias: bool) -> Tensor:
+    """Return where entry (o, d) of a layer's matrix lies in its part of the flat vector, (O, D')."""
+    if not split_bias:
+        return torch.arange(outputs * inputs).reshape(outputs, inputs)
+    weight = torch.arange(outputs * (inputs - 1)).reshape(outputs, inputs - 1)
+    return torch.cat([weight, weight.numel() + torch.arange(outputs).unsqueeze(1)], 1)
+
+
+def kronecker(A: Tensor, G: Tensor, split_bias: bool) -> Tensor:
+    """Return A ⊗ G as a dense matrix on the layer's part of the flat vector."""
+    places = layer_places(len(G), len(A), split_bias).reshape(-1)
+    dense = torch.empty(len(places), len(places), dtype=A.dtype)
+    dense[places.unsqueeze(1), places] = torch.einsum("op,de->odpe", G, A).reshape(dense.shape)
+    return dense
+
+
+def eigenvalue_corrected(A: Tensor, G: Tensor, block: Tensor, split_bias: bool) -> Tensor:
+    """Return U diag(Uᵀ F U) Uᵀ for a layer's block F of the Fisher matrix, one eigenvector after another."""
+    places = layer_places(len(G), len(A), split_bias)
+    corrected = torch.zeros_like(block)
+    for g, a in itertools.product(torch.linalg.eigh(G).eigenvectors.T, torch.linalg.eigh(A).eigenvectors.T):
+        u = torch.empty(len(block), dtype=block.dtype)
+        u[places] = torch.outer(g, a)
+        corrected += (u @ block @ u) * torch.outer(u, u)
+    return corrected
+
+
+def layerwise(actor: "RandomActor | Stack", observations: Tensor, *, corrected: bool = False) -> Tensor:
+    """Return K-FAC's matrix (P, P), or EKFAC's: exact blocks for what is no layer."""
+    dense = within_modules(enumerated_fisher(actor, observations), actor)
+    owner, layers = modules_of(actor), dict(actor.stages())
+    for name, (A, G) in kronecker_factors(actor, observations).items():
+        rows = torch.tensor([i for i, module in enumerate(owner) if module == name])
+        trained = [n for n, p in layers[name].named_parameters() if p.requires_grad]
+        if not trained:
+            continue
+        block = dense[rows][:, rows]
+        split_bias = len(trained) == 2
+        dense[rows.unsqueeze(1), rows] = (
+            eigenvalue_corrected(A, G, block, split_bias) if corrected else kronecker(A, G, split_bias)
+        )
+    return dense
+
+
 # --- random problems -------------------------------------------------------------------------------
+
+
+def outputs_of(family: str) -> int:
+    """Return how many numbers a network puts out for one of FAMILIES."""
+    return {"gaussian_of_state": 4, "categorical": 3, "multi_categorical": 5}.get(family, 2)
+
+
+def policy_of(family: str, out: Tensor, log_std: Tensor | None) -> Distribution:
+    """Return the distribution of one of FAMILIES from what a network put out."""
+    match family:
+        case "gaussian" | "gaussian_frozen":
+            return DiagGaussian(out, log_std)
+        case "gaussian_of_state":
+            return DiagGaussian(*out.split(2, -1))
+        case "categorical":
+            return Categorical(out)
+        case "multi_categorical":
+            return MultiCategorical(out.split((2, 3), -1))
+    return Bernoulli(out)
+
+
+def draw_weights_(module: nn.Module, seed: int) -> None:
+    """Draw all parameters at random."""
+    with torch.no_grad():
+        for i, parameter in enumerate(module.parameters()):
+            parameter.copy_(0.7 * randn(1000 * seed + i, *parameter.shape))
 
 
 class RandomActor(nn.Module):
@@ -153,31 +317,86 @@ class RandomActor(nn.Module):
     def __init__(self, family: str, seed: int = 0, dtype: torch.dtype = torch.float64):
         super().__init__()
         self.family = family
-        outputs = {"gaussian_of_state": 4, "categorical": 3, "multi_categorical": 5}.get(family, 2)
         self.hidden = nn.Linear(OBSERVATION_SIZE, 4)
-        self.head = nn.Linear(4, outputs)
+        self.head = nn.Linear(4, outputs_of(family))
         if family == "gaussian":
             self.log_std = nn.Parameter(torch.zeros(2))
         if family == "gaussian_frozen":
             self.register_buffer("log_std", torch.tensor([-0.3, 0.4]))
         self.to(dtype)
-        with torch.no_grad():
-            for i, parameter in enumerate(self.parameters()):
-                parameter.copy_(0.7 * randn(1000 * seed + i, *parameter.shape))
+        draw_weights_(self, seed)
 
     def forward(self, observations: Tensor) -> Distribution:
         """Return the policy at observations (N, 3)."""
-        out = self.head(torch.tanh(self.hidden(observations)))
-        match self.family:
-            case "gaussian" | "gaussian_frozen":
-                return DiagGaussian(out, self.log_std)
-            case "gaussian_of_state":
-                return DiagGaussian(*out.split(2, -1))
-            case "categorical":
-                return Categorical(out)
-            case "multi_categorical":
-                return MultiCategorical(out.split((2, 3), -1))
-        return Bernoulli(out)
+        return self.policy(self.head(torch.tanh(self.hidden(observations))))
+
+    def policy(self, out: Tensor) -> Distribution:
+        """Return the policy from the network's output."""
+        return policy_of(self.family, out, getattr(self, "log_std", None))
+
+    def stages(self) -> list[tuple[str, nn.Module]]:
+        """Return what the observations go through, one after another, by name."""
+        return [("hidden", self.hidden), ("", nn.Tanh()), ("head", self.head)]
+
+
+class Stack(nn.Module):
+    """Modules one after another in front of one of FAMILIES, all weights drawn at random."""
+
+    def __init__(self, family: str, *modules: nn.Module, seed: int = 0, dtype: torch.dtype = torch.float64):
+        super().__init__()
+        self.family = family
+        self.body = nn.Sequential(*modules)
+        if family == "gaussian":
+            self.log_std = nn.Parameter(torch.zeros(2))
+        if family == "gaussian_frozen":
+            self.register_buffer("log_std", torch.tensor([-0.3, 0.4]))
+        self.to(dtype)
+        draw_weights_(self, seed)
+
+    def forward(self, observations: Tensor) -> Distribution:
+        """Return the policy."""
+        return self.policy(self.body(observations))
+
+    def policy(self, out: Tensor) -> Distribution:
+        """Return the policy from the network's output."""
+        return policy_of(self.family, out, getattr(self, "log_std", None))
+
+    def stages(self) -> list[tuple[str, nn.Module]]:
+        """Return what the observations go through, one after another, by name."""
+        return [(f"body.{name}", module) for name, module in self.body.named_children()]
+
+
+class MeanOverTime(nn.Module):
+    """(N, T, D) -> (N, D)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the mean over the second dimension."""
+        return x.mean(1)
+
+
+def actions_of(actor: nn.Module, observations: Any) -> Tensor:
+    """Return one action a state that depends on that state alone, so that a part of a batch has a part."""
+    distribution = actor(observations)
+    if not isinstance(distribution, Distribution):
+        return torch.zeros(len(observations))
+    first = distribution.coordinates[0].detach()
+    noise = [
+        (997 * (k + 1) * z.detach().clamp(min=-9).sum(-1)) % 1
+        for k, z in enumerate(
+            [first] * first.shape[-1]
+            if not isinstance(distribution, MultiCategorical)
+            else distribution.coordinates
+        )
+    ]
+    match distribution:
+        case DiagGaussian(mean, log_std):
+            return (mean + log_std.exp() * (4 * torch.stack(noise, -1) - 2)).detach()
+        case Categorical(logits):
+            return (noise[0] * logits.shape[-1]).long()
+        case Bernoulli(_):
+            return torch.stack(noise, -1).round()
+    sizes = [logits.shape[-1] for logits in distribution.coordinates]
+    return torch.stack([(u * size).long() for u, size in zip(noise, sizes, strict=True)], -1)
 
 
 class Table(nn.Module):
@@ -205,6 +424,16 @@ def symmetric(eigenvalues: Tensor, seed: int = 0) -> Tensor:
     q, _ = torch.linalg.qr(randn(seed, len(eigenvalues), len(eigenvalues)))
     matrix = (q * eigenvalues.to(q)) @ q.T
     return ((matrix + matrix.T) / 2).to(eigenvalues.dtype)
+
+
+def geometric(size: int = 40, seed: int = 0) -> Tensor:
+    """Return a matrix whose eigenvalues fall from 1 to 1e-4."""
+    return symmetric(torch.logspace(0, -4, size, dtype=torch.float64), seed)
+
+
+def within(estimate: Estimate, truth: float, errors: float = 4) -> None:
+    """Assert that an estimate lies within so many of its own standard errors."""
+    assert abs(estimate.value - truth) <= errors * estimate.standard_error
 
 
 class Dense(LinearOperator):

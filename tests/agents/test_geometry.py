@@ -20,8 +20,8 @@ from agents import TRPO
 from agents.batch import Batch
 from agents.geometry import GeometryCallback, draw, probed_diagonal, read
 from npg import EmpiricalFisher, ExactFisher
-from npg.diagnostics import Estimate, Spectrum, spectrum
 from npg.diagonal import DiagonalFisher
+from npg.spectrum import Estimate, Spectrum, spectrum
 
 SCALARS = {
     "parameters",

@@ -13,7 +13,7 @@ import yaml
 
 from agents import ALGORITHMS
 from agents.hyperparameters import names_of
-from agents.zoo import CONFIGS, SEARCH, defaults, main
+from agents.zoo import CONFIGS, SEARCH, SEARCH_OF, defaults, main
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,6 +84,8 @@ def test_every_agent_has_a_configuration() -> None:
 def test_search_varies_known_hyperparameters() -> None:
     """A misspelt name would never be searched, without a word."""
     assert SEARCH.keys() <= {name for agent_class in ALGORITHMS.values() for name in names_of(agent_class)}
+    for agent_class, search in SEARCH_OF.items():
+        assert search.keys() <= set(names_of(agent_class))
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,64 @@ def test_metric_is_the_covariance_of_the_score(make) -> None:
     equal(metric(table()), N * oracles.negative_expected_hessian(table, None))
 
 
+def root(distribution: Distribution) -> Tensor:
+    """Return fisher_root_product as one dense matrix B over the coordinates of all states."""
+    shapes = [z.shape for z in distribution.coordinates]
+    sizes = [shape.numel() for shape in shapes]
+
+    def product(vector: Tensor) -> Tensor:
+        parts = zip(vector.split(sizes), shapes, strict=True)
+        out = distribution.fisher_root_product(tuple(part.reshape(shape) for part, shape in parts))
+        assert [z.shape for z in out] == shapes
+        return torch.cat([z.reshape(-1) for z in out])
+
+    return torch.stack([product(e) for e in torch.eye(sum(sizes), dtype=torch.float64)], 1)
+
+
+@every_family
+def test_the_root_is_a_root_of_the_metric(make) -> None:
+    """B Bᵀ is fisher_product, of all states at once: no state touches another."""
+    distribution = make(0)
+    B = root(distribution)
+    equal(B @ B.T, metric(distribution))
+
+
+@every_family
+def test_the_root_makes_scores_of_white_noise(make) -> None:
+    """Of random signs it makes mean zero and the score's covariance, within four standard errors."""
+    table, draws = oracles.Table(make(0)), 4000
+    distribution = table().snapshot()
+    source = oracles.generator(0)
+    signs = [2 * torch.randint(2, (draws, *z.shape), generator=source) - 1 for z in distribution.coordinates]
+    made = torch.func.vmap(lambda *white: torch.cat(distribution.fisher_root_product(white), -1))(
+        *(sign.double() for sign in signs)
+    )
+    size = sum(z.shape[-1] for z in distribution.coordinates)
+    assert made.shape == (draws, N, size)
+    covariance = oracles.enumerated_fisher(table, None) * N
+    places = torch.arange(len(covariance)).split([z.numel() for z in distribution.coordinates])
+    state = torch.cat([p.view(N, -1)[0] for p in places])  # of the first state
+    outer = made[:, 0, :, None] * made[:, 0, None, :]
+    for sample, exact in ((made[:, 0], torch.zeros(size)), (outer, covariance[state][:, state])):
+        error = sample.std(0) / math.sqrt(draws)
+        assert ((sample.mean(0) - exact).abs() <= 4 * error + 1e-12).all()
+
+
+@pytest.mark.parametrize("family", [Categorical, lambda z: MultiCategorical([z, z])])
+def test_the_root_of_a_forbidden_choice_is_zero(family) -> None:
+    """A logit of −∞ has no score, and disturbs no other."""
+    free = oracles.randn(0, N, 3)
+    shut = family(torch.cat([free, torch.full((N, 1), -torch.inf, dtype=free.dtype)], -1))
+    white = tuple(oracles.randn(1, *z.shape) for z in shut.coordinates)
+    for made, plain in zip(
+        shut.fisher_root_product(white),
+        family(free).fisher_root_product(tuple(w[:, :3] for w in white)),
+        strict=True,
+    ):
+        equal(made[:, :3], plain)
+        assert not made[:, 3].any()
+
+
 def test_shared_scale_equals_the_scale_spread_over_states() -> None:
     """A log_std of shape (A,) means the same as its copies of shape (N, A)."""
     shared = gaussian_shared(0)

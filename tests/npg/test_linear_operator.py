@@ -6,7 +6,7 @@ import pytest
 import scipy.sparse.linalg
 import torch
 
-from npg import Damped
+from npg import Damped, InvertibleOperator, SingularMatrixError
 
 
 def operator(dtype: torch.dtype = torch.float64) -> oracles.Dense:
@@ -58,3 +58,38 @@ def test_scipy_solves_with_the_operator(dtype: torch.dtype) -> None:
     torch.testing.assert_close(torch.from_numpy(solution).to(dtype), x, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(view @ np.eye(6), a.matrix.numpy(), rtol=1e-6)
     np.testing.assert_allclose(view.H @ np.ones(6), a.matrix.sum(1).numpy(), rtol=1e-4)
+
+
+class Multiple(InvertibleOperator):
+    """The matrix cI, with no more than an implementation has to give."""
+
+    def __init__(self, c: float, size: int = 3):
+        self.c, self.size, self.dtype, self.device = c, size, torch.float64, torch.device("cpu")
+
+    def matvec(self, vector: torch.Tensor) -> torch.Tensor:
+        """Return c v."""
+        return self.c * vector
+
+    def damped(self, damping: float) -> "Multiple":
+        """Return (c + λ) I."""
+        return Multiple(self.c + damping, self.size)
+
+    def inverse(self, damping: float = 0.0) -> "Multiple":
+        """Return I / (c + λ)."""
+        return Multiple(1 / (self.c + damping), self.size)
+
+
+def test_an_inverse_gives_a_solve() -> None:
+    """`solve(b, λ)` is `inverse(λ) @ b`, with its check of the shape."""
+    b = oracles.randn(0, 3)
+    torch.testing.assert_close(Multiple(2.0).solve(b, 0.5), b / 2.5)
+    torch.testing.assert_close(Multiple(2.0).solve(b), b / 2)
+    with pytest.raises(ValueError, match=r"shape \(3,\)"):
+        Multiple(2.0).solve(torch.zeros(4, dtype=torch.float64))
+
+
+def test_a_singular_matrix_is_an_arithmetic_error_that_says_what_to_do() -> None:
+    """It names the matrix and the damping."""
+    error = SingularMatrixError.at("a block", 1e-3)
+    assert isinstance(error, ArithmeticError)
+    assert str(error) == "a block of the matrix is singular or not finite at damping 0.001; raise the damping"

@@ -163,3 +163,79 @@ def test_vectors_of_another_size_are_refused(shape: tuple[int, ...]) -> None:
         with pytest.raises(ValueError, match=r"shape \(20,\)"):
             use(torch.zeros(shape, dtype=torch.float64))
     assert unchanged(module, before)
+
+
+class Nested(nn.Module):
+    """A parameter of its own, and modules within modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(2))
+        self.body = network()
+        self.head = nn.Linear(4, 2)
+        self.offset = nn.Parameter(torch.zeros(3))
+        self.double()
+
+
+def test_the_space_is_what_an_operator_says_of_itself() -> None:
+    """(P, dtype, device)."""
+    parameters = FlatParameters(Nested())
+    assert parameters.space == (35, torch.float64, torch.device("cpu"))
+
+
+def test_parameters_by_name() -> None:
+    """`named` has the parameters themselves, in the order of the vector."""
+    module = Nested()
+    module.body[0].bias.requires_grad_(False)
+    parameters = FlatParameters(module)
+    expected = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    assert list(parameters.named()) == list(expected)
+    assert all(p is expected[name] for name, p in parameters.named().items())
+
+
+@pytest.mark.parametrize("frozen", [(), ("scale",), ("body.0.weight", "head.bias"), ("body.2",)])
+def test_modules_are_slices_of_the_vector(frozen: tuple[str, ...]) -> None:
+    """Each part holds the parameters of one module, the parts lie end to end, and frozen ones are in none."""
+    module = Nested()
+    for name, p in module.named_parameters():
+        p.requires_grad_(not name.startswith(frozen) if frozen else True)
+    parameters = FlatParameters(module)
+    vector, parts = oracles.randn(0, parameters.size), parameters.by_module()
+    assert torch.equal(torch.cat([vector[part] for part in parts.values()]), vector)
+    unflat = dict(zip(parameters.names, parameters.unflatten(vector), strict=True))
+    for name, part in parts.items():
+        own = [n for n, p in module.get_submodule(name).named_parameters(recurse=False) if p.requires_grad]
+        assert own
+        flat = torch.cat([unflat[f"{name}.{n}".lstrip(".")].reshape(-1) for n in own])
+        assert torch.equal(flat, vector[part])
+
+
+@pytest.mark.parametrize("name", ["", "body.0", "body.2", "head"])
+def test_the_parameters_of_one_module(name: str) -> None:
+    """`of_module` is a flat vector of its own, that leaves the whole as it was."""
+    module = Nested()
+    parameters = FlatParameters(module)
+    part = parameters.of_module(name)
+    own = dict(module.get_submodule(name).named_parameters(recurse=False))
+    assert [n.rpartition(".")[2] for n in part.names] == list(own)
+    assert all(p is q for p, q in zip(part.tensors, own.values(), strict=True))
+    assert part.size == sum(p.numel() for p in own.values())
+    assert torch.equal(part.vector(), parameters.vector()[parameters.by_module()[name]])
+    vector = oracles.randn(0, part.size)
+    assert torch.equal(part.flatten(part.unflatten(vector)), vector)
+    assert parameters.size == 35
+
+
+def test_copies_are_leaves_of_their_own() -> None:
+    """Equal values, other storage, a gradient of their own."""
+    module = Nested()
+    parameters = FlatParameters(module)
+    copies = parameters.copies()
+    assert list(copies) == list(parameters.names)
+    for copy, p in zip(copies.values(), parameters.tensors, strict=True):
+        assert torch.equal(copy, p)
+        assert copy.data_ptr() != p.data_ptr()
+        assert copy.is_leaf
+        assert copy.requires_grad
+    parameters.add_(torch.ones(parameters.size, dtype=torch.float64))
+    assert torch.equal(copies["scale"], torch.zeros(2, dtype=torch.float64))

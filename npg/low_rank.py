@@ -1,0 +1,60 @@
+"""A matrix with an inverse in closed form, plus or minus one of low rank."""
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from npg.linear_operator import InvertibleOperator, SingularMatrixError
+
+
+class LowRankUpdate(InvertibleOperator):
+    """The matrix B ± RᵀR, inverted by Woodbury's identity with one Cholesky factor of n rows.
+
+    With L Lᵀ = I ± R B⁻¹ Rᵀ and W = L⁻¹ R B⁻¹ the inverse is
+
+        (B ± RᵀR)⁻¹ = B⁻¹ ∓ WᵀW,
+
+    of the same form. It costs n products with B⁻¹ and O(n² (n + P)) operations; a product then costs 2nP.
+
+    The difference cancels where RᵀR is far above B, and so errs relatively by about ε‖R B⁻¹Rᵀ‖, ε being the
+    dtype's rounding: 10⁻⁴ in float32 where the update is a thousand times B.
+
+    Args:
+        base: B, whose products run under `torch.func.vmap`.
+        rows: R, (n, P).
+        sign: 1 or −1.
+    """
+
+    def __init__(self, base: InvertibleOperator, rows: Tensor, *, sign: int = 1):
+        self.base = base
+        self.rows = rows
+        self.sign = sign
+        self.size, self.dtype, self.device = base.size, base.dtype, base.device
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """Return B v ± Rᵀ(R v)."""
+        return self.base.matvec(vector) + self.sign * (self.rows.T @ (self.rows @ vector))
+
+    def damped(self, damping: float) -> "LowRankUpdate":
+        """Return the matrix with B damped its own way."""
+        return LowRankUpdate(self.base.damped(damping), self.rows, sign=self.sign)
+
+    def inverse(self, damping: float = 0.0) -> "LowRankUpdate":
+        """Return the inverse of `damped(λ)`.
+
+        Raises:
+            ValueError: the damping is negative or not finite.
+            SingularMatrixError: B or the whole is singular up to rounding, or not finite.
+        """
+        base = self.base.inverse(damping)
+        solved = vmap(base.matvec)(self.rows)  # R B⁻¹, B being symmetric
+        gram = self.sign * (self.rows @ solved.T)
+        gram.diagonal().add_(1)
+        factor, failed = torch.linalg.cholesky_ex(gram)
+        # With + every pivot is at least 1: where the largest entry's rounding drowns that 1, no digit of
+        # the difference of inverses is right. With − a pivot is small where B and the update cancel.
+        least = torch.finfo(self.dtype).eps * gram.diagonal().abs().amax()
+        if not bool((failed == 0) & (factor.diagonal().square() > least).all()):
+            raise SingularMatrixError.at(f"an update of {len(gram)} rows", damping)
+        whitened = torch.linalg.solve_triangular(factor, solved, upper=False)
+        return LowRankUpdate(base, whitened, sign=-self.sign)
