@@ -1,17 +1,19 @@
 """How many samples does an algorithm need, tuned as carefully as the next one?
 
     python benchmarks/samples_to_threshold.py                  # VPG and NPG to 475 on CartPole-v1
+    python benchmarks/samples_to_threshold.py --algos acktr a2c
 
 Every algorithm gets a grid of the same size: three values of what sets its step, times three batch sizes.
 The grid is searched on the tuning seeds; the best setting by the mean is then run on other seeds, which
 are the ones reported. A run's samples are counted when a deterministic evaluation of 20 episodes, every
-1000 steps, first reaches the threshold; a run that never does counts as the whole budget.
+1000 steps, first reaches the threshold; a run that never does counts as the whole budget. "a2c" is SB3's,
+with its defaults, on as many environments.
 """
 
 import itertools
 import json
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -19,9 +21,12 @@ from typing import Any
 
 import torch
 import tyro
+from scipy.stats import trim_mean
+from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import EvalCallback, StopTrainingOnRewardThreshold
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from agents import ALGORITHMS
+from agents import ALGORITHMS, VPG
 from agents.configuration import Configuration
 from agents.run_folder import versions
 from envs import make_vec_env
@@ -32,8 +37,11 @@ STEP_LENGTHS: dict[str, dict[str, list[float]]] = {
     "vpg": {"learning_rate": [0.003, 0.01, 0.03]},
     "npg": {"target_kl": [0.01, 0.03, 0.1]},
     "trpo": {"target_kl": [0.01, 0.03, 0.1]},
+    "acktr": {"target_kl": [0.01, 0.03, 0.1]},
+    "a2c": {"learning_rate": [0.0007, 0.002, 0.006]},
 }
 BATCHES = {"n_steps": [32, 64, 128]}
+PEER_BATCHES = {"n_steps": [5, 16, 64]}  # around SB3's default of 5
 
 
 @dataclass(frozen=True)
@@ -54,19 +62,24 @@ class Arguments:
 def samples(arguments: Arguments, algo: str, setting: dict[str, Any], seed: int) -> int:
     """Return the samples that one run needs."""
     torch.set_num_threads(1)
-    configuration = Configuration.read(CONFIGS / f"{algo}.yaml", arguments.env, ALGORITHMS[algo])
-    configuration = replace(configuration, hyperparameters={**configuration.hyperparameters, **setting})
-    env = make_vec_env(arguments.env, configuration.n_envs, seed=seed)
+    ours = Configuration.read(
+        CONFIGS / f"{algo if algo in ALGORITHMS else 'vpg'}.yaml", arguments.env, ALGORITHMS.get(algo, VPG)
+    )
+    env = make_vec_env(arguments.env, ours.n_envs, seed=seed)
     check = EvalCallback(
         make_vec_env(arguments.env, 10, seed=10_000 + seed),
         callback_on_new_best=StopTrainingOnRewardThreshold(arguments.threshold),
         n_eval_episodes=20,
-        eval_freq=EVALUATE_EVERY // configuration.n_envs,
+        eval_freq=EVALUATE_EVERY // ours.n_envs,
         verbose=0,
     )
-    agent = ALGORITHMS[algo](
-        configuration.policy, env, seed=seed, device="cpu", **configuration.hyperparameters
-    )
+    agent: OnPolicyAlgorithm
+    if algo == "a2c":
+        agent = A2C(ours.policy, env, seed=seed, device="cpu", **setting)
+    else:
+        agent = ALGORITHMS[algo](
+            ours.policy, env, seed=seed, device="cpu", **{**ours.hyperparameters, **setting}
+        )
     agent.learn(arguments.budget, check, log_interval=None)
     return agent.num_timesteps if check.best_mean_reward >= arguments.threshold else arguments.budget
 
@@ -76,7 +89,7 @@ def main(arguments: Arguments) -> None:
     results = {}
     with ProcessPoolExecutor(arguments.jobs) as pool:
         for algo in arguments.algos:
-            axes = STEP_LENGTHS[algo] | BATCHES
+            axes = STEP_LENGTHS[algo] | (BATCHES if algo in ALGORITHMS else PEER_BATCHES)
             grid = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
             tuning_seeds = range(1000, 1000 + arguments.tuning_seeds)
             run = partial(samples, arguments, algo)
@@ -85,8 +98,9 @@ def main(arguments: Arguments) -> None:
                 print(f"  {algo} {setting}: {counts}", flush=True)
             best = min(zip(grid, tuning, strict=True), key=lambda pair: sum(pair[1]))[0]
             counts = list(pool.map(partial(run, best), range(arguments.seeds)))
-            results[algo] = {"setting": best, "samples": counts, "median": median(counts)}
-            print(f"{algo}: {best}, samples {counts}, median {median(counts):.0f}", flush=True)
+            iqm = float(trim_mean(counts, 0.25))
+            results[algo] = {"setting": best, "samples": counts, "median": median(counts), "iqm": iqm}
+            print(f"{algo}: {best}, samples {counts}, median {median(counts):.0f}, IQM {iqm:.0f}", flush=True)
     if arguments.out is not None:
         document = {"arguments": str(arguments), "versions": versions(), "results": results}
         arguments.out.write_text(json.dumps(document, indent=2) + "\n")

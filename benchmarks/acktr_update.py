@@ -1,0 +1,100 @@
+"""What does an update of ACKTR cost beside one of A2C?
+
+    python benchmarks/acktr_update.py                 # Hopper-v5, batches of 40 to 2048 states
+
+Both agents have the same network and hold a rollout of the same size; their whole `train()` is timed in turn,
+so that noise of the machine meets both. The ratio is the median over the pairs. ACKTR's settings are its
+defaults, unless --set names others.
+"""
+
+import json
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import tyro
+import yaml
+from stable_baselines3 import A2C
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from agents import ACKTR
+from agents.run_folder import versions
+from envs import make_vec_env
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Time updates."""
+
+    env: str = "Hopper-v5"
+    policy: str = "MlpPolicy"
+    n_envs: int = 8
+    n_steps: tuple[int, ...] = (5, 16, 64, 256)
+    """Steps of every environment between updates; times n_envs they make the batch."""
+    pairs: int = 100
+    threads: int = 1
+    device: str = "cpu"
+    set: tuple[str, ...] = ()
+    """ACKTR's settings, as name=value."""
+    out: Path | None = None
+    """Where the numbers go as JSON."""
+
+
+def filled(agent_class: type[OnPolicyAlgorithm], arguments: Arguments, n_steps: int, **kwargs: Any) -> Any:
+    """Return an agent with a full rollout buffer."""
+    env = make_vec_env(arguments.env, arguments.n_envs, seed=0)
+    agent = agent_class(arguments.policy, env, n_steps=n_steps, seed=0, device=arguments.device, **kwargs)
+    _, callback = agent._setup_learn(1)
+    agent.collect_rollouts(env, callback, agent.rollout_buffer, n_steps)
+    return agent
+
+
+def seconds(agent: OnPolicyAlgorithm) -> float:
+    """Return the time of one update."""
+    start = time.perf_counter()
+    agent.train()
+    if agent.device.type == "cuda":
+        torch.cuda.synchronize(agent.device)
+    return time.perf_counter() - start
+
+
+def main(arguments: Arguments) -> None:
+    """Time, and print a table."""
+    torch.set_num_threads(arguments.threads)
+    settings = {name: yaml.safe_load(value) for name, _, value in (s.partition("=") for s in arguments.set)}
+    rows = []
+    print(f"{'states':>7} {'A2C ms':>8} {'ACKTR ms':>9} {'ratio':>6}")
+    for n_steps in arguments.n_steps:
+        a2c, acktr = (
+            filled(A2C, arguments, n_steps),
+            filled(ACKTR, arguments, n_steps, **settings),
+        )
+        for _ in range(5):  # first calls allocate
+            seconds(a2c), seconds(acktr)
+        times = [(seconds(a2c), seconds(acktr)) for _ in range(arguments.pairs)]
+        row = {
+            "states": n_steps * arguments.n_envs,
+            "a2c_ms": 1e3 * median(a for a, _ in times),
+            "acktr_ms": 1e3 * median(b for _, b in times),
+            "ratio": median(b / a for a, b in times),
+        }
+        rows.append(row)
+        print(
+            f"{row['states']:7} {row['a2c_ms']:8.2f} {row['acktr_ms']:9.2f} {row['ratio']:6.2f}", flush=True
+        )
+    if arguments.out is not None:
+        document = {
+            "arguments": str(arguments),
+            "hardware": platform.processor() or platform.machine(),
+            "versions": versions(),
+            "rows": rows,
+        }
+        arguments.out.write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments, description=__doc__))
