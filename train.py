@@ -48,7 +48,7 @@ class Arguments:
     """Train an agent on a Gymnasium task."""
 
     algo: str = "trpo"
-    """vpg, npg or trpo."""
+    """vpg, npg, trpo or acktr."""
     env: str = "CartPole-v1"
     """A Gymnasium environment."""
     steps: float | None = None
@@ -237,12 +237,12 @@ def print_summary(
     print(f"  trained  {steps} steps in {seconds:.1f} s, {steps / max(seconds, 1e-9):.0f} steps/s")
     print(f"  files    {folder.path}")
     print(f"  curves   tensorboard --logdir {folder.path.parent.parent}")
-    again = f"python train.py --algo {arguments.algo} --env {arguments.env}"
+    options = f"--env {arguments.env}"
     if arguments.out != Arguments.out:
-        again += f" --out {arguments.out}"
+        options += f" --out {arguments.out}"
     other = next(name for name in ALGORITHMS if name != arguments.algo)
-    print(f"  next     {again} --seed {arguments.seed + 1}")
-    print(f"           {again.replace(arguments.algo, other)}")
+    print(f"  next     python train.py --algo {arguments.algo} {options} --seed {arguments.seed + 1}")
+    print(f"           python train.py --algo {other} {options}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,19 @@
 """Learning: real tasks reach real returns, and tasks with a known answer reach that."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
-from agents import NPG, TRPO
+from agents import ACKTR, ALGORITHMS, NPG, TRPO, VPG
 from agents.base import PolicyGradientAgent
+from agents.configuration import Configuration
 from envs import GaussianBandit, LinearQuadratic, make_vec_env
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 GAMMA = 0.9
 
 
@@ -42,7 +46,7 @@ def test_linear_quadratic_regulator_ends_near_riccati(algorithm: type[PolicyGrad
 def test_bandit_is_solved(agent_class: type[PolicyGradientAgent]) -> None:
     """The mean finds the target: 95 % of what there is to gain is gained, by every agent."""
     env = make_vec_env("GaussianBandit-v0", 8, seed=0)
-    rate = {"learning_rate": 0.03} if agent_class not in (NPG, TRPO) else {"target_kl": 0.05}
+    rates = {VPG: {"learning_rate": 0.03}, ACKTR: {"learning_rate": 0.1}}
     agent = agent_class(
         "MlpPolicy",
         env,
@@ -52,7 +56,7 @@ def test_bandit_is_solved(agent_class: type[PolicyGradientAgent]) -> None:
         policy_kwargs={"net_arch": []},
         seed=0,
         device="cpu",
-        **rate,
+        **rates.get(agent_class, {"target_kl": 0.05}),
     )
     bandit = GaussianBandit()
 
@@ -65,21 +69,23 @@ def test_bandit_is_solved(agent_class: type[PolicyGradientAgent]) -> None:
     assert bandit.optimal_reward - reward() < 0.05 * (bandit.optimal_reward - before)
 
 
-@pytest.mark.parametrize("algorithm", [NPG, TRPO])
+@pytest.mark.parametrize("algorithm", [NPG, TRPO, ACKTR])
 def test_cartpole_is_solved(algorithm: type[PolicyGradientAgent]) -> None:
     """The return of deterministic episodes reaches Gymnasium's threshold of 475."""
     env = make_vec_env("CartPole-v1", 8, seed=0)
-    agent = algorithm("MlpPolicy", env, n_steps=128, seed=0, device="cpu").learn(60_000, log_interval=None)
+    options = {"n_steps": 64, "n_critic_updates": 2} if algorithm is ACKTR else {"n_steps": 128}
+    agent = algorithm("MlpPolicy", env, **options, seed=0, device="cpu").learn(60_000, log_interval=None)
     mean, _ = evaluate_policy(agent, make_vec_env("CartPole-v1", 8, seed=99), 20)
     assert mean >= 475
 
 
 @pytest.mark.slow
 @pytest.mark.mujoco
-@pytest.mark.parametrize(("algorithm", "threshold"), [(TRPO, 1500), (NPG, 1000)])
-def test_hopper_learns(algorithm: type[PolicyGradientAgent], threshold: float) -> None:
+@pytest.mark.parametrize(("algo", "threshold"), [("trpo", 1500), ("npg", 1000), ("acktr", 1000)])
+def test_hopper_learns(algo: str, threshold: float) -> None:
     """With the shipped settings, the training return passes its threshold within 3e5 steps."""
-    env = VecNormalize(make_vec_env("Hopper-v5", 16, seed=0))
-    agent = algorithm("MlpPolicy", env, n_steps=128, target_kl=0.03, seed=0, device="cpu")
+    shipped = Configuration.read(CONFIGS / f"{algo}.yaml", "Hopper-v5", ALGORITHMS[algo])
+    env = make_vec_env("Hopper-v5", shipped.n_envs, seed=0)
+    agent = ALGORITHMS[algo](shipped.policy, env, seed=0, device="cpu", **shipped.hyperparameters)
     agent.learn(300_000, log_interval=None)
     assert np.mean([episode["r"] for episode in agent.ep_info_buffer]) >= threshold
