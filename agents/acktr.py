@@ -74,8 +74,8 @@ class ACKTR(PolicyGradientAgent):
         momentum: float = 0.9,
         fisher_decay: float = 0.8,
         fisher_samples: int | None = 1,
-        factor_interval: int = 5,
-        inverse_interval: int = 5,
+        factor_interval: int = 8,
+        inverse_interval: int = 8,
     ):
         super().__init__(
             policy,

@@ -37,7 +37,7 @@ STEP_LENGTHS: dict[str, dict[str, list[float]]] = {
     "vpg": {"learning_rate": [0.003, 0.01, 0.03]},
     "npg": {"target_kl": [0.01, 0.03, 0.1]},
     "trpo": {"target_kl": [0.01, 0.03, 0.1]},
-    "acktr": {"target_kl": [0.01, 0.03, 0.1]},
+    "acktr": {"learning_rate": [0.1, 0.3, 1.0]},
     "a2c": {"learning_rate": [0.0007, 0.002, 0.006]},
 }
 BATCHES = {"n_steps": [32, 64, 128]}

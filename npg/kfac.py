@@ -134,13 +134,8 @@ class KroneckerFisher(InvertibleOperator):
             raise ValueError(f"decay must be in [0, 1), got {decay}")
         new = self._statistics(observations)
         check_finite(new)
-        if self.averages:
-            new = {
-                name: tuple(
-                    decay * old + (1 - decay) * value for old, value in zip(olds, values, strict=True)
-                )
-                for (name, values), olds in zip(new.items(), self.averages.values(), strict=True)
-            }
+        for name, olds in self.averages.items():
+            new[name] = tuple(torch._foreach_lerp(list(olds), list(new[name]), 1 - decay))
         self.averages = new
 
     def _statistics(self, observations: Any) -> Averages:
@@ -291,6 +286,9 @@ def check_finite(averages: Averages) -> None:
     Raises:
         FloatingPointError: naming the modules whose are not finite.
     """
+    tensors = [value for values in averages.values() for value in values]
+    if bool(torch.stack(torch._foreach_norm(tensors)).isfinite().all()):
+        return  # one question to the device; the others only where the answer is no
     bad = [name for name, values in averages.items() if not all(bool(v.isfinite().all()) for v in values)]
     if bad:
         raise FloatingPointError(

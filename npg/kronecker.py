@@ -43,26 +43,30 @@ class Kronecker(InvertibleOperator):
         Raises:
             ValueError: the damping is negative or not finite.
         """
-        check_damping(damping)
-        balance = balance_of(self.inputs, self.outputs)
-        root = math.sqrt(damping)
+        on_inputs, on_outputs = self._shares(damping)
         return Kronecker(
-            shifted(self.inputs, balance * root),
-            shifted(self.outputs, root / balance),
-            split_bias=self.split_bias,
+            shifted(self.inputs, on_inputs), shifted(self.outputs, on_outputs), split_bias=self.split_bias
         )
 
     def inverse(self, damping: float = 0.0) -> "Kronecker":
         """Return the inverse of `damped(λ)`: that of A, Kronecker that of G."""
-        damped = self.damped(damping)
+        on_inputs, on_outputs = self._shares(damping)
         try:
             return Kronecker(
-                inverse_of(damped.inputs, 0.0), inverse_of(damped.outputs, 0.0), split_bias=self.split_bias
+                inverse_of(self.inputs, on_inputs),
+                inverse_of(self.outputs, on_outputs),
+                split_bias=self.split_bias,
             )
         except SingularMatrixError:
             raise SingularMatrixError.at(
                 f"a Kronecker factor of {len(self.inputs)} inputs or {len(self.outputs)} outputs", damping
             ) from None
+
+    def _shares(self, damping: float) -> tuple[float, float]:
+        """Return what λ adds to A and to G: π√λ and √λ/π."""
+        check_damping(damping)
+        balance = balance_of(self.inputs, self.outputs)
+        return balance * math.sqrt(damping), math.sqrt(damping) / balance
 
 
 class RotatedDiagonal(InvertibleOperator):
