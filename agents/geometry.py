@@ -50,7 +50,7 @@ class GeometryCallback(BaseCallback):
     Args:
         every: k, rollouts from one look to the next.
         max_states: states that are looked at, evenly strided over the rollout.
-        damping: λ, in nats; the agent's `cg_damping` by default, and 0.1 where it has none or 0.
+        damping: λ, in nats; the agent's own by default, and 0.1 where it has none or 0.
         steps: of Lanczos, a probe.
         probes: random vectors for every estimate.
 
@@ -109,7 +109,8 @@ class GeometryCallback(BaseCallback):
         )
         actions, _ = actor.unsquash(actions, log_prob)
         fisher = ExactFisher(actor, observations)
-        damping = self.damping or getattr(self.model, "cg_damping", None) or DEFAULT_DAMPING
+        own = getattr(self.model, "cg_damping", None) or getattr(self.model, "damping", None)
+        damping = self.damping or own or DEFAULT_DAMPING
         found = spectrum(fisher, steps=self.steps, probes=self.probes)
         dimension = found.effective_dimension(damping)
         empirical = EmpiricalFisher(actor, observations, actions)

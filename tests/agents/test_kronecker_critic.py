@@ -87,6 +87,7 @@ def test_only_the_critic_moves_and_its_error_falls(parameters: Callable) -> None
     last = fit_critic_by_kronecker(critic, stepper, batch, epochs=30, **options)
     assert torch.equal(parameters(actor), before)
     assert 0 < last < 0.5 * first
+    assert stepper.velocity.any()
 
 
 def test_bad_numbers_move_nothing(parameters: Callable) -> None:

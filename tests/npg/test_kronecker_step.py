@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from npg import DiagGaussian, KroneckerFisher, KroneckerStepper
+from npg import DiagGaussian, KroneckerFisher, KroneckerStepper, SingularMatrixError
+from npg.blocks import BlockDiagonal
 
 
 class Linear(nn.Module):
@@ -126,6 +127,26 @@ def test_bad_statistics_change_nothing() -> None:
     assert stepper.fisher.averages is averages
     assert stepper._inverse is inverse
     assert stepper.updates == updates
+
+
+def test_a_singular_matrix_is_damped_tenfold_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where λ does not do, 10 λ is tried before the matrix is given up."""
+    stepper, tried = make(), []
+    inverse = stepper.fisher.inverse
+
+    def strict(damping: float) -> BlockDiagonal:
+        tried.append(damping)
+        if damping < needed:
+            raise SingularMatrixError("too little")
+        return inverse(damping)
+
+    monkeypatch.setattr(stepper.fisher, "inverse", strict)
+    needed = 0.5
+    assert advance(stepper, 0).any()
+    assert tried == [0.1, 1.0]
+    needed = 2.0
+    with pytest.raises(SingularMatrixError, match="too little"):
+        stepper.observe(oracles.observations(1))
 
 
 def test_what_cannot_be_asked_for() -> None:
