@@ -36,6 +36,8 @@ from npg.parameters import FlatParameters
 from npg.reduction import Reduce, identity
 from npg.state_mean import StateMean, StateSum
 
+# Every sample lengthens a chain in the graph, whose destruction recurses: 30 000 overflow the stack.
+MOST_SAMPLES = 10_000
 # The families first: to ask a protocol takes as long as a small network.
 KNOWN_DISTRIBUTIONS = (DiagGaussian, Categorical, MultiCategorical, Bernoulli, Distribution)
 
@@ -162,7 +164,7 @@ class SampledFisher(LinearOperator):
     Arguments not listed, and errors, are those of `ExactFisher`.
 
     Args:
-        samples: k, at least 1.
+        samples: k, from 1 to 10 000.
         generator: source of the actions, on the policy's device; torch's global one by default.
     """
 
@@ -176,8 +178,11 @@ class SampledFisher(LinearOperator):
         micro_batch_size: int | None = None,
         reduce: Reduce = identity,
     ):
-        if samples < 1:
-            raise ValueError(f"SampledFisher needs samples ≥ 1 action a state, got {samples}")
+        if not 1 <= samples <= MOST_SAMPLES:
+            raise ValueError(
+                f"SampledFisher takes 1 to {MOST_SAMPLES} samples a state, got {samples}; for less noise use "
+                "more states, or ExactFisher, which has none"
+            )
         parameters = FlatParameters(actor)
         self.size, self.dtype, self.device = parameters.space
         theta = None if micro_batch_size is None else parameters.copies()

@@ -287,7 +287,7 @@ def check_finite(averages: Averages) -> None:
         FloatingPointError: naming the modules whose are not finite.
     """
     tensors = [value for values in averages.values() for value in values]
-    if bool(torch.stack(torch._foreach_norm(tensors)).isfinite().all()):
+    if not tensors or bool(torch.stack(torch._foreach_norm(tensors)).isfinite().all()):
         return  # one question to the device; the others only where the answer is no
     bad = [name for name, values in averages.items() if not all(bool(v.isfinite().all()) for v in values)]
     if bad:
