@@ -30,7 +30,7 @@ class ACKTR(PolicyGradientAgent):
     Args:
         learning_rate: η, the longest step along F⁻¹g.
         critic_learning_rate: the same of the critic, whose F is that of the Gauss-Newton method.
-        n_critic_updates: steps of the critic over the batch, an update.
+        n_critic_updates: passes of the critic over the batch, a step for each of its minibatches.
         target_kl: δ, the step's predicted KL(old ‖ new) at most, joint over action dimensions, mean over
             states, in nats; a number, or a schedule of the progress that remains.
         critic_target_kl: the same of the critic, as a Gaussian with the variance of its errors: the step

@@ -21,6 +21,7 @@ from agents.actor import PolicyActor
 from npg import EmpiricalFisher, ExactFisher, FlatParameters, LikelihoodHessian
 from npg.diagnostics import block_coupling, relative_gap
 from npg.fisher import evaluate
+from npg.layers import white_noise
 from npg.spectrum import Estimate, Spectrum, spectrum
 
 PREFIX = "npg/geometry/"
@@ -218,16 +219,14 @@ def probed_diagonal(actor: PolicyActor, observations: Any, probes: int) -> Tenso
     metric = distribution.snapshot()
     outputs = [z for z in distribution.coordinates if z.requires_grad]
     total = torch.zeros(parameters.size, dtype=parameters.dtype, device=parameters.device)
-    for _ in range(probes):
-        bits = [torch.randint(2, z.shape, generator=source, device=z.device) for z in metric.coordinates]
-        pairs = zip(bits, metric.coordinates, strict=True)
-        roots = metric.fisher_root_product(tuple((2 * bit - 1).to(z) for bit, z in pairs))
+    for white in white_noise(metric.coordinates, probes, source):
+        roots = metric.fisher_root_product(white)
         moving = [r for r, z in zip(roots, distribution.coordinates, strict=True) if z.requires_grad]
         gradient = torch.autograd.grad(
             outputs, parameters.tensors, moving, retain_graph=True, allow_unused=True
         )
         total += parameters.flatten(gradient).square()
-    return total / (probes * distribution.coordinates[0].shape[:-1].numel())
+    return total / distribution.coordinates[0].shape[:-1].numel()
 
 
 def draw(found: Spectrum, damping: float, dimension: Estimate) -> Any:

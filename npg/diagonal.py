@@ -18,7 +18,7 @@ from npg.fisher import evaluate
 from npg.linear_operator import InvertibleOperator
 from npg.parameters import FlatParameters
 from npg.reduction import Reduce, identity
-from npg.state_mean import check_micro_batch_size, micro_batches
+from npg.state_mean import check_micro_batch_size, each, micro_batches
 
 # Root scores held at a time where the caller names no micro-batch: 128 MB in float32.
 NUMBERS_AT_A_TIME = 2**25
@@ -151,9 +151,12 @@ def root_scores(
     unit = torch.eye(states * sum(sizes), dtype=first[0].dtype, device=first[0].device)
     columns = unit.view(len(unit), states, sum(sizes))
 
+    def as_batch(entry: Tensor) -> Tensor:
+        return entry.unsqueeze(0)
+
     def rows_of_state(state: Any) -> dict[str, Tensor]:
         def policy(theta: dict[str, Tensor]) -> tuple[Tensor, ...]:
-            distribution: Distribution = functional_call(actor, theta, (_as_batch(state),), strict=False)
+            distribution: Distribution = functional_call(actor, theta, (each(as_batch, state),), strict=False)
             metrics.append(distribution.snapshot())
             return distribution.coordinates
 
@@ -180,11 +183,3 @@ def root_scores(
                 f"{type(actor).__name__} does not: {error}"
             ) from error
         yield [rows[name].detach().reshape(-1, sum(sizes), *p.shape) for name, p in parameters.items()]
-
-
-def _as_batch(state: Any) -> Any:
-    if isinstance(state, Tensor):
-        return state.unsqueeze(0)
-    if isinstance(state, dict):
-        return {key: _as_batch(value) for key, value in state.items()}
-    return type(state)(_as_batch(value) for value in state)

@@ -134,7 +134,7 @@ def pass_through(
     inputs = {name: layers[name].columns(records[name][0], states) for name in names}
     targets = [*(records[name][1] for name in names), *parameters.values()]
     gradients, totals = [], []
-    for white in _white(metric.coordinates, samples, generator) if targets else ():
+    for white in white_noise(metric.coordinates, samples, generator) if targets else ():
         cotangents = metric.fisher_root_product(white)
         drawn = torch.autograd.grad(
             [coordinates[i] for i in moving],
@@ -239,10 +239,10 @@ def check_owners(actor: nn.Module) -> None:
         )
 
 
-def _white(
+def white_noise(
     coordinates: Coordinates, samples: int | None, generator: Generator | None
 ) -> Iterator[Coordinates]:
-    """Yield white noise shaped as the coordinates: unit vectors in turn, or random signs."""
+    """Yield white noise shaped as the coordinates: unit vectors in turn, or k draws of random signs / √k."""
     if samples is None:
         for i, z in enumerate(coordinates):
             for k in range(z.shape[-1]):

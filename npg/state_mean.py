@@ -129,8 +129,13 @@ def select(data: Any, states: slice | Tensor) -> Any:
         data: every tensor with the states along its first dimension.
         states: which ones, as an index of that dimension.
     """
-    if isinstance(data, Tensor):
-        return data[states]
+    return each(lambda tensor: tensor[states], data)
+
+
+def each(function: Callable[[Tensor], Tensor], data: Any) -> Any:
+    """Return `data`, tensors or tuples, lists and dictionaries of them, with a function of every tensor."""
     if isinstance(data, dict):
-        return {key: select(value, states) for key, value in data.items()}
-    return type(data)(select(value, states) for value in data)
+        return {key: each(function, value) for key, value in data.items()}
+    if isinstance(data, tuple | list):
+        return type(data)(each(function, value) for value in data)
+    return function(data)
