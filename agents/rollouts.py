@@ -1,6 +1,7 @@
 """Collecting trajectories."""
 
 import copy
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,20 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import Tensor
 
+from agents.deferred import Deferred
+from agents.policies import MlpPolicy
+from agents.trajectories import Step, Trajectories
+
 # Of VecNormalize; obs_rms is missing where observations are left as they are.
 RUNNING_STATISTICS = ("obs_rms", "ret_rms", "returns")
+
+# A forward of the user's own may draw actions in a way of its own.
+STANDARD_FORWARD = (ActorCriticPolicy.forward, MlpPolicy.forward)
 
 
 class NonFiniteError(FloatingPointError, ValueError):
@@ -30,8 +39,12 @@ def collect(
 ) -> bool:
     """Fill the buffer with `n_rollout_steps` steps of every environment, then its advantages.
 
-    Does what SB3's `collect_rollouts` does, in its order and with its local names, on which callbacks
-    rely. Differs where that one is silent: a number that is not finite stops the run by name before it
+    Gives what SB3's `collect_rollouts` gives, up to rounding, with callbacks called in its order and with its
+    local names. A step only acts: the policy does not change within a rollout, so that values,
+    log-probabilities and the bootstraps of cut episodes follow in a few large batches at its end. A
+    callback that reads `values` or `log_probs` has them computed there and then.
+
+    Differs where SB3 is silent: a number that is not finite stops the run by name before it
     reaches the buffer, with the statistics of a `VecNormalize` put back to the rollout's start.
 
     Returns:
@@ -41,24 +54,29 @@ def collect(
         NonFiniteError: naming the environment and the step.
     """
     agent.policy.set_training_mode(False)
-    n_steps = 0
-    new_obs: Any
     rollout_buffer.reset()
     if agent.use_sde:
         agent.policy.reset_noise(env.num_envs)
     normaliser = unwrap_vec_normalize(env)
     state = vars(normaliser) if normaliser else {}
     statistics = copy.deepcopy({key: state[key] for key in RUNNING_STATISTICS if key in state})
+    trajectories = Trajectories(agent.policy, agent.gamma)
+    shared = {
+        "self": agent,
+        "env": env,
+        "callback": callback,
+        "rollout_buffer": rollout_buffer,
+        "n_rollout_steps": n_rollout_steps,
+    }
     callback.on_rollout_start()
     try:
         last_obs: Any = agent._last_obs
         check_finite(agent, env, "observation", last_obs)
-        while n_steps < n_rollout_steps:
+        for n_steps in range(n_rollout_steps):
             if agent.use_sde and agent.sde_sample_freq > 0 and n_steps % agent.sde_sample_freq == 0:
                 agent.policy.reset_noise(env.num_envs)
-            with torch.no_grad():
-                obs_tensor = obs_as_tensor(last_obs, agent.device)
-                sampled, values, log_probs = act(agent, obs_tensor)
+            obs_tensor = obs_as_tensor(last_obs, agent.device)
+            sampled, values, log_probs = act(agent, obs_tensor)
             actions = sampled.cpu().numpy()
             check_finite(agent, env, "action", actions)  # clipping would hide an infinity
             clipped_actions = to_environment(agent, actions)
@@ -68,43 +86,67 @@ def collect(
             check_finite(agent, env, "reward", rewards)
             check_finite(agent, env, "observation", new_obs)
 
-            callback.update_locals(locals())
+            here = {
+                "n_steps": n_steps,
+                "obs_tensor": obs_tensor,
+                "actions": actions,
+                "clipped_actions": clipped_actions,
+                "values": values,
+                "log_probs": log_probs,
+                "new_obs": new_obs,
+                "rewards": rewards,
+                "dones": dones,
+                "infos": infos,
+            }
+            callback.update_locals(shared | here)
             if not callback.on_step():
                 return False
             agent._update_info_buffer(infos, dones)
-            n_steps += 1
-            if isinstance(agent.action_space, spaces.Discrete):
-                actions = actions.reshape(-1, 1)
             check_terminal(agent, env, dones, infos)
-            rewards = bootstrap_truncations(agent, rewards, dones, infos)
             starts: Any = agent._last_episode_starts
-            rollout_buffer.add(last_obs, actions, rewards, starts, values, log_probs)
+            cut = truncated(dones, infos)
+            trajectories.add(Step(last_obs, actions, rewards, starts, values, log_probs, cut))
             agent._last_obs, agent._last_episode_starts = new_obs, dones
             last_obs = new_obs
     except NonFiniteError:
         state.update(statistics)
         raise
+    trajectories.write(rollout_buffer)
     with torch.no_grad():
-        values = agent.policy.predict_values(obs_as_tensor(new_obs, agent.device))
+        values = agent.policy.predict_values(obs_as_tensor(last_obs, agent.device))
     rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
-    callback.update_locals(locals())
+    callback.update_locals(shared | here | {"n_steps": n_rollout_steps, "values": values})
     callback.on_rollout_end()
     return True
 
 
+@torch.no_grad()
 def act(agent: OnPolicyAlgorithm, observations: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Return actions, values and log-probabilities at finite observations.
+
+    Where the policy acts as SB3's does, values and log-probabilities are deferred.
 
     Raises:
         NonFiniteError: the policy puts out numbers that are no distribution.
     """
+    policy = agent.policy
     try:
-        return agent.policy(observations)
+        if agent.use_sde or getattr(policy.forward, "__func__", None) not in STANDARD_FORWARD:
+            return policy(observations)
+        actions = policy.get_distribution(observations).get_actions()
     except ValueError as error:
         raise NonFiniteError(
             f"the policy gives no action distribution at step {agent.num_timesteps}; look for NaN among its "
             f"parameters, or for weights or log_std too large: {error}"
         ) from error
+    actions = actions.reshape((-1, *agent.action_space.shape))  # type: ignore[misc]
+
+    @cache
+    def evaluated() -> tuple[Tensor, Tensor, Tensor | None]:
+        with torch.no_grad():
+            return policy.evaluate_actions(observations, actions)
+
+    return actions, Deferred(lambda: evaluated()[0]), Deferred(lambda: evaluated()[1])
 
 
 def check_terminal(
@@ -132,27 +174,14 @@ def to_environment(agent: OnPolicyAlgorithm, actions: np.ndarray) -> np.ndarray:
     return np.clip(actions, agent.action_space.low, agent.action_space.high)
 
 
-def bootstrap_truncations(
-    agent: OnPolicyAlgorithm, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
-) -> np.ndarray:
-    """Return rewards (n_envs,) plus γ V(terminal observation) where an episode was cut short.
-
-    A truncated episode would have gone on, so its last state keeps its value; a terminated one's is
-    zero (Pardo et al. 2018, "Time limits in reinforcement learning").
-    """
-    cut = [
-        i
+def truncated(dones: np.ndarray, infos: list[dict[str, Any]]) -> dict[int, Any]:
+    """Return the last observations of the episodes that were cut short, by environment."""
+    last = {
+        int(i): infos[i].get("terminal_observation")
         for i in np.flatnonzero(dones)
-        if infos[i].get("TimeLimit.truncated", False) and infos[i].get("terminal_observation") is not None
-    ]
-    if not cut:
-        return rewards
-    rewards = rewards.copy()
-    for i in cut:
-        observation, _ = agent.policy.obs_to_tensor(infos[i]["terminal_observation"])
-        with torch.no_grad():
-            rewards[i] += agent.gamma * agent.policy.predict_values(observation).item()
-    return rewards
+        if infos[i].get("TimeLimit.truncated", False)
+    }
+    return {i: observation for i, observation in last.items() if observation is not None}
 
 
 def check_finite(agent: OnPolicyAlgorithm, env: VecEnv, what: str, values: Any, first: int = 0) -> None:

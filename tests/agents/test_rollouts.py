@@ -2,17 +2,21 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from episodes import Episodes
+from spaces_env import ACTIONS, OBSERVATIONS, SpacesEnv, policy_for
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from agents import TRPO, NonFiniteError
+from agents.policies import MlpPolicy
 
 
 class Nothing(BaseCallback):
@@ -70,18 +74,130 @@ def test_bootstrap_reads_the_terminal_observation_not_the_reset_one() -> None:
     assert agent.rollout_buffer.rewards.flatten() == pytest.approx([0.0, 1.0])
 
 
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
-def test_collects_what_sb3_collects(env_id: str) -> None:
-    """Same seed, same buffer as SB3's own collect_rollouts, bitwise, truncations included."""
+class Reader(BaseCallback):
+    """Keeps what SB3's rollout shows to callbacks at every step."""
+
+    def __init__(self, names: list[str]):
+        super().__init__()
+        self.names = names
+        self.seen: list[dict[str, Any]] = []
+
+    def _on_step(self) -> bool:
+        self.seen.append({name: self.locals[name].numpy().copy() for name in self.names})
+        return True
+
+
+def short(env: gym.Env) -> gym.Env:
+    """Return the environment with episodes of seven steps, cut and not ended."""
+    return gym.wrappers.TimeLimit(env, 7)
+
+
+def collected(
+    method: Callable, observation: str, action: str, reads: list[str], n_envs: int = 3, **policy_kwargs: Any
+) -> tuple[RolloutBuffer, Reader]:
+    """Return a rollout of 40 steps in environments that truncate and terminate, and what a callback saw."""
+    spaces = OBSERVATIONS[observation], ACTIONS[action]
+    for space in spaces:
+        space.seed(0)
+    env = DummyVecEnv(
+        [lambda i=i: (short if i else lambda e: e)(SpacesEnv(*copy.deepcopy(spaces))) for i in range(n_envs)]
+    )
+    kwargs = {"net_arch": [8], **policy_kwargs}
+    use_sde = kwargs.pop("use_sde", False)
+    agent = TRPO(
+        policy_for(spaces[0]), env, n_steps=40, seed=3, device="cpu", policy_kwargs=kwargs, use_sde=use_sde
+    )
+    _, callback = agent._setup_learn(1000, reader := Reader(reads))
+    method(agent, agent.env, callback, agent.rollout_buffer, 40)
+    return agent.rollout_buffer, reader
+
+
+CASES = [
+    *[(name, "box", {}) for name in OBSERVATIONS if name != "image_last"],
+    *[("box", name, {}) for name in ACTIONS if name != "box"],
+    ("box", "box", {"normalize_observations": True, "normalize_returns": True}),
+    ("dict", "discrete", {"normalize_observations": True}),
+    ("box", "box", {"use_sde": True}),
+    ("box", "box", {"use_sde": True, "squash_output": True}),
+]
+
+
+@pytest.mark.filterwarnings("ignore:the last minibatch", "ignore:Provided features_extractor")
+@pytest.mark.parametrize("reads", [[], ["values", "log_probs"]])
+@pytest.mark.parametrize(("observation", "action", "kwargs"), CASES)
+def test_collects_what_sb3_collects(observation: str, action: str, kwargs: dict, reads: list[str]) -> None:
+    """Same seed, same buffer as SB3's own collect_rollouts to rounding; what is no sum, bitwise."""
+    ours, seen = collected(TRPO.collect_rollouts, observation, action, reads, **kwargs)
+    theirs, expected = collected(OnPolicyAlgorithm.collect_rollouts, observation, action, reads, **kwargs)
+    assert theirs.full and ours.full
+    assert ours.episode_starts.sum() > 3
+    for name in ("observations", "actions", "episode_starts"):
+        for one, other in zip(parts(getattr(ours, name)), parts(getattr(theirs, name)), strict=True):
+            assert np.array_equal(one, other), name
+    for name in ("rewards", "log_probs", "values", "advantages", "returns"):
+        assert getattr(ours, name) == pytest.approx(getattr(theirs, name), rel=1e-5, abs=1e-5), name
+    assert len(seen.seen) == len(expected.seen) == 40
+    for one, other in zip(seen.seen, expected.seen, strict=True):
+        for name in reads:
+            assert one[name] == pytest.approx(other[name], rel=1e-5, abs=1e-5)
+
+
+def parts(array: Any) -> list[np.ndarray]:
+    """Return the arrays of a dictionary, or the one array."""
+    return list(array.values()) if isinstance(array, dict) else [array]
+
+
+def test_a_step_only_acts() -> None:
+    """Nobody reads the values, so they are computed in two batches of 1024 states and one bootstrap."""
+    env = DummyVecEnv([lambda: short(SpacesEnv(OBSERVATIONS["box"], ACTIONS["box"]))] * 4)
+    agent = TRPO("MlpPolicy", env, n_steps=512, device="cpu")
+    callback = ready(agent)
+    calls: dict[str, list[int]] = {"forward": [], "evaluate_actions": [], "predict_values": []}
+    for name, rows in calls.items():
+        method = getattr(agent.policy, name)
+
+        def counted(obs: Any, *args: Any, method: Any = method, rows: list[int] = rows) -> Any:
+            rows.append(len(obs))
+            return method(obs, *args)
+
+        if name != "forward":
+            setattr(agent.policy, name, counted)
+    agent.collect_rollouts(env, callback, agent.rollout_buffer, 512)
+    assert calls["evaluate_actions"] == [1024, 1024]
+    assert calls["predict_values"] == [4 * (512 // 7), 4]
+
+
+def test_a_forward_of_its_own_is_called() -> None:
+    """A policy that overrides forward chooses the actions, the values and the log-probabilities."""
+
+    class Own(MlpPolicy):
+        def forward(self, obs: Any, deterministic: bool = False) -> Any:
+            n = len(obs)
+            return torch.ones(n, dtype=torch.int64), torch.full((n, 1), 5.0), torch.full((n,), -6.0)
+
+    agent = TRPO(Own, "CartPole-v1", n_steps=8, batch_size=8, device="cpu")
+    agent.collect_rollouts(agent.env, ready(agent), agent.rollout_buffer, 8)
+    buffer = agent.rollout_buffer
+    assert (buffer.actions == 1).all() and (buffer.values == 5).all() and (buffer.log_probs == -6).all()
+
+
+def test_an_environment_may_reuse_its_arrays() -> None:
+    """What a VecEnv returned may be overwritten by its step after next, as SB3's own rollouts allow."""
+
+    class Reusing(DummyVecEnv):
+        def _obs_from_buf(self) -> Any:
+            self.turn = not getattr(self, "turn", False)
+            if not hasattr(self, "pair"):
+                self.pair = [np.empty_like(self.buf_obs[None]) for _ in range(2)]
+            self.pair[self.turn][:] = self.buf_obs[None]
+            return self.pair[self.turn]
+
     buffers = []
-    for method in (TRPO.collect_rollouts, OnPolicyAlgorithm.collect_rollouts):
-        agent = TRPO("MlpPolicy", env_id, n_steps=300, batch_size=300, seed=3, device="cpu")
-        callback = ready(agent)
-        method(agent, agent.env, callback, agent.rollout_buffer, 300)
-        buffers.append(agent.rollout_buffer)
-    ours, theirs = buffers
-    for name in ("observations", "actions", "rewards", "log_probs", "values", "advantages", "returns"):
-        assert np.array_equal(getattr(ours, name), getattr(theirs, name)), name
+    for kind in (Reusing, DummyVecEnv):
+        agent = TRPO("MlpPolicy", kind([lambda: Episodes([1.0] * 5)]), n_steps=8, batch_size=8, seed=0)
+        agent.collect_rollouts(agent.env, ready(agent), agent.rollout_buffer, 8)
+        buffers.append(agent.rollout_buffer.observations)
+    assert np.array_equal(*buffers)
 
 
 def nan_observation() -> gym.Env:
