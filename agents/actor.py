@@ -30,6 +30,9 @@ class PolicyActor(nn.Module):
     Args:
         policy: the policy, which stays the owner of its parameters.
 
+    Attributes:
+        shares_parameters: whether the values, too, depend on some of them.
+
     Raises:
         TypeError: the policy's action distribution has no npg counterpart.
     """
@@ -44,7 +47,9 @@ class PolicyActor(nn.Module):
         policy.set_training_mode(False)  # the probe is no data: batch norm must not learn from it
         probe = example_observations(policy)
         self._actor_names = reached_names(policy, self(probe).coordinates)
-        self._critic_names = reached_names(policy, (policy.predict_values(probe),)) - self._actor_names
+        value_names = reached_names(policy, (policy.predict_values(probe),))
+        self._critic_names = value_names - self._actor_names
+        self.shares_parameters = bool(value_names & self._actor_names)
 
     def forward(self, observations: Any) -> Distribution:
         """Return the policy's distribution at N observations, already on the policy's device."""

@@ -2,6 +2,7 @@
 
 import warnings
 from abc import abstractmethod
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -18,10 +19,11 @@ from torch import nn
 
 from agents.actor import PolicyActor
 from agents.batch import Batch, standardise
-from agents.critic import fit_critic
+from agents.critic import fit_critic, fit_critic_by_lbfgs
 from agents.hyperparameters import BatchTooSmallError, check_ranges
 from agents.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from agents.rollouts import collect
+from agents.threads import acting_threads, threads
 from npg import PolicyStep, Rejection, SurrogateObjective
 
 # A schedule that falls to 0 with the last update would leave that update without a length.
@@ -41,8 +43,10 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         batch_size: of the critic's minibatches; None for the whole batch.
         gamma: discount factor.
         gae_lambda: λ of generalised advantage estimation (Schulman et al. 2016).
-        n_critic_updates: passes of the critic over the batch, an update.
+        n_critic_updates: passes of the critic over the batch, an update; of L-BFGS, iterations.
         normalize_advantage: whether advantages get mean 0 and standard deviation 1.
+        critic_fit: "minibatch", with the policy's own optimizer as SB3 does it, or "lbfgs" on the whole
+            batch, which reads neither `batch_size` nor `learning_rate`.
 
     Raises:
         ValueError: a hyper-parameter is out of its range.
@@ -68,6 +72,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         gae_lambda: float,
         n_critic_updates: int,
         normalize_advantage: bool,
+        critic_fit: str = "minibatch",
         use_sde: bool,
         sde_sample_freq: int,
         rollout_buffer_class: type[RolloutBuffer] | None,
@@ -87,6 +92,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             gae_lambda=gae_lambda,
             n_critic_updates=n_critic_updates,
             normalize_advantage=normalize_advantage,
+            critic_fit=critic_fit,
             use_sde=use_sde,
             sde_sample_freq=sde_sample_freq,
             stats_window_size=stats_window_size,
@@ -122,6 +128,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         self.batch_size = batch_size
         self.n_critic_updates = n_critic_updates
         self.normalize_advantage = normalize_advantage
+        self.critic_fit = critic_fit
         self.stop_reasons: dict[str, int] = dict.fromkeys(("accepted", *map(str, Rejection)), 0)
         if self.env is not None:
             self._check_actions()
@@ -144,7 +151,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
 
     def _check_minibatches(self) -> None:
         states = self.n_steps * self.n_envs
-        if self.batch_size is not None and states % self.batch_size:
+        if self.critic_fit == "minibatch" and self.batch_size is not None and states % self.batch_size:
             warnings.warn(
                 "the last minibatch of every epoch is truncated: "
                 f"batch_size={self.batch_size} does not divide "
@@ -172,7 +179,8 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """Fill the rollout buffer; see `agents.rollouts.collect`."""
-        return collect(self, env, callback, rollout_buffer, n_rollout_steps)
+        with threads(acting_threads(self.policy, env.num_envs)):
+            return collect(self, env, callback, rollout_buffer, n_rollout_steps)
 
     @abstractmethod
     def policy_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:
@@ -191,22 +199,47 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         objective = SurrogateObjective(
             self.actor, batch.observations, actions, advantages, old_log_prob=old_log_prob
         )
-        step = self.policy_step(batch, objective)
-        if step.accepted:
-            objective.parameters.add_(step.displacement)
         if isinstance(self.policy, MlpPolicy):
             self.policy.observe_returns(batch.returns)
-        value_loss = self._fit_critic(batch)
+        step, value_loss = self._step_and_fit(batch, objective)
         self._observe(batch)
         self._n_updates += 1
         self._record(step, batch, value_loss)
 
+    def _step_and_fit(self, batch: Batch, objective: SurrogateObjective) -> tuple[PolicyStep, float]:
+        """Move actor and critic, side by side where that changes nothing but the time."""
+        if not self._fits_alongside():
+            step = self._take_step(batch, objective)
+            return step, self._fit_critic(batch)
+        with threads(torch.get_num_threads() // 2), ThreadPoolExecutor(1) as executor:
+            fit = executor.submit(self._fit_critic, batch)
+            step = self._take_step(batch, objective)
+            return step, fit.result()
+
+    def _fits_alongside(self) -> bool:
+        """Whether the critic reads nothing that the step moves, draws no random number, and has a core."""
+        return (
+            self.critic_fit == "lbfgs"
+            and not self.actor.shares_parameters
+            and self.device.type == "cpu"
+            and torch.get_num_threads() > 1
+        )
+
+    def _take_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:
+        step = self.policy_step(batch, objective)
+        if step.accepted:
+            objective.parameters.add_(step.displacement)
+        return step
+
     def _fit_critic(self, batch: Batch) -> float:
         """Move the critic's own parameters towards the returns, and return the mean squared error before."""
+        parameters = self.actor.critic_parameters()
+        if self.critic_fit == "lbfgs":
+            return fit_critic_by_lbfgs(self.policy, parameters, batch, iterations=self.n_critic_updates)
         moments = self.policy.return_moments if isinstance(self.policy, MlpPolicy) else None
         return fit_critic(
             self.policy,
-            self.actor.critic_parameters(),
+            parameters,
             batch,
             epochs=self.n_critic_updates,
             batch_size=self.batch_size or len(batch),

@@ -1,8 +1,8 @@
-"""The value-function fit."""
+"""The value-function fit, by minibatches or by L-BFGS."""
 
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agents.batch import Batch
@@ -51,3 +51,54 @@ def fit_critic(
             policy.optimizer.step()
     policy.optimizer.zero_grad(set_to_none=True)
     return sum(losses) / len(losses)
+
+
+def fit_critic_by_lbfgs(
+    policy: ActorCriticPolicy, parameters: list[nn.Parameter], batch: Batch, *, iterations: int
+) -> float:
+    """Regress the policy's values on the returns by L-BFGS on the whole batch.
+
+    The objective is the squared error relative to where it starts, so that the units of the return change
+    nothing; a line search under the strong Wolfe conditions makes every iteration lower it (Nocedal & Wright
+    2006, algorithms 7.5 and 3.5). A fit that does not end in finite numbers moves nothing.
+
+    Args:
+        policy: gives `predict_values`.
+        parameters: the critic's own, which the policy does not read.
+        batch: observations and returns.
+        iterations: at most; few of them keep the values from following the noise of one batch.
+
+    Returns:
+        The mean squared error before; NaN without any iteration.
+    """
+    if not (iterations and parameters):
+        return float("nan")
+    before = [parameter.detach().clone() for parameter in parameters]
+    first: Tensor | None = None
+
+    def relative_error() -> float:
+        nonlocal first
+        error = F.mse_loss(policy.predict_values(batch.observations).flatten(), batch.returns)
+        first = error.detach() if first is None else first
+        relative = error / first
+        for parameter, gradient in zip(parameters, torch.autograd.grad(relative, parameters), strict=True):
+            parameter.grad = gradient
+        return float(relative.detach())
+
+    torch.optim.LBFGS(
+        parameters,
+        max_iter=iterations,
+        max_eval=2 * iterations,  # a line search seldom needs a second evaluation, but for the first one
+        history_size=iterations,
+        tolerance_grad=0,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
+    ).step(relative_error)
+    finite = all(bool(torch.isfinite(parameter).all()) for parameter in parameters)
+    with torch.no_grad():
+        for parameter, old in zip(parameters, before, strict=True):
+            parameter.grad = None
+            if not finite:
+                parameter.copy_(old)
+    assert first is not None
+    return float(first)

@@ -29,6 +29,7 @@ RANGES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "inverse_interval": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
     "line_search_shrinking_factor": ("a number in (0, 1)", lambda v: 0 < v < 1),
     "line_search_max_iter": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
+    "critic_fit": ('"minibatch" or "lbfgs"', lambda v: v in ("minibatch", "lbfgs")),
     "n_critic_updates": ("an integer ≥ 0", lambda v: is_integer(v) and v >= 0),
     "sub_sampling_factor": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
     "normalize_advantage": ("true or false", lambda v: isinstance(v, bool)),

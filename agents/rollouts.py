@@ -54,6 +54,7 @@ def collect(
         NonFiniteError: naming the environment and the step.
     """
     agent.policy.set_training_mode(False)
+    new_obs: Any
     rollout_buffer.reset()
     if agent.use_sde:
         agent.policy.reset_noise(env.num_envs)

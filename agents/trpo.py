@@ -68,6 +68,7 @@ class TRPO(PolicyGradientAgent):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
         *,
+        critic_fit: str = "minibatch",
         cg_tolerance: float = 1e-8,
         adaptive_damping: bool = False,
     ):
@@ -81,6 +82,7 @@ class TRPO(PolicyGradientAgent):
             gae_lambda=gae_lambda,
             n_critic_updates=n_critic_updates,
             normalize_advantage=normalize_advantage,
+            critic_fit=critic_fit,
             use_sde=use_sde,
             sde_sample_freq=sde_sample_freq,
             rollout_buffer_class=rollout_buffer_class,

@@ -49,6 +49,8 @@ class VPG(PolicyGradientAgent):
         seed: int | None = None,
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
+        *,
+        critic_fit: str = "minibatch",
     ):
         super().__init__(
             policy,
@@ -60,6 +62,7 @@ class VPG(PolicyGradientAgent):
             gae_lambda=gae_lambda,
             n_critic_updates=n_critic_updates,
             normalize_advantage=normalize_advantage,
+            critic_fit=critic_fit,
             use_sde=use_sde,
             sde_sample_freq=sde_sample_freq,
             rollout_buffer_class=rollout_buffer_class,

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 import torch
 from torch import Tensor
@@ -77,46 +77,103 @@ def conjugate_gradient(
     b = b / scale
     x = torch.zeros_like(b) if x0 is None else x0 / scale
     residual = b if x0 is None else b - operator @ x
-    norm_b = _norm(b)
-
-    rounding = torch.finfo(b.dtype).eps
-    direction: Tensor | None = None  # None: begin along the (preconditioned) residual
-    weight = largest_curvature = 0.0
-    iterations, verified = 0, True
-
-    def stop(status: Status) -> Solution:
+    norm_b = torch.linalg.vector_norm(b)
+    iterations = 0
+    while True:
+        # Here the residual is the true one, not the recurrence's.
+        state = _State.at(x, residual)
+        size = float(torch.linalg.vector_norm(residual) / norm_b)
+        outcome = _Outcome.SMALL if size <= tolerance else _Outcome.RUNNING
+        if outcome is _Outcome.RUNNING:
+            for _ in range(max_iterations - iterations):
+                state = state.next(operator, preconditioner, tolerance * norm_b)
+                if _may_look(b) and state.outcome != _Outcome.RUNNING:
+                    break
+            outcome = _Outcome(int(state.outcome))
+            iterations += int(state.iterations)
+            x, size = state.x, float(torch.linalg.vector_norm(state.residual) / norm_b)
+            if outcome is _Outcome.SMALL:
+                residual = b - operator @ x
+                continue
         solution = x * scale
         if not bool(torch.isfinite(solution).all()):
             return Solution(torch.zeros_like(x), math.nan, iterations, Status.NON_FINITE)
-        return Solution(solution, size, iterations, status)
+        return Solution(solution, size, iterations, outcome.status)
 
-    while True:
-        size = _norm(residual) / norm_b
-        if size <= tolerance and not verified:
-            residual, direction, verified = b - operator @ x, None, True
-            continue
-        if size <= tolerance:
-            return stop(Status.CONVERGED)
-        if iterations == max_iterations:
-            return stop(Status.MAX_ITERATIONS)
 
-        z = residual if preconditioner is None else preconditioner @ residual
-        previous, weight = weight, _dot(residual, z)
-        direction = z if direction is None else z + (weight / previous) * direction
+class _Outcome(IntEnum):
+    """What an iteration came to: a number, so that it can stay on the device."""
+
+    RUNNING = 0
+    SMALL = 1
+    NEGATIVE_CURVATURE = 2
+    NON_FINITE = 3
+
+    @property
+    def status(self) -> Status:
+        """What it means where the iterations end with it."""
+        return (Status.MAX_ITERATIONS, Status.CONVERGED, Status.NEGATIVE_CURVATURE, Status.NON_FINITE)[self]
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """All that one iteration hands to the next: tensors, which nothing on the host waits for.
+
+    Once the outcome is no longer RUNNING, further iterations change nothing.
+    """
+
+    x: Tensor
+    residual: Tensor
+    direction: Tensor | None  # None: begin along the (preconditioned) residual
+    weight: Tensor
+    largest_curvature: Tensor
+    iterations: Tensor
+    outcome: Tensor
+
+    @classmethod
+    def at(cls, x: Tensor, residual: Tensor) -> "_State":
+        """Return the state before the first iteration."""
+        zero, count = x.new_zeros(()), torch.zeros((), dtype=torch.int64, device=x.device)
+        return cls(x, residual, None, zero, zero, count, count)
+
+    def next(
+        self, operator: LinearOperator | Tensor, preconditioner: LinearOperator | Tensor | None, goal: Tensor
+    ) -> "_State":
+        """Return the state after one more product with A; it is SMALL once ‖residual‖ ≤ goal."""
+        z = self.residual if preconditioner is None else preconditioner @ self.residual
+        weight = self.residual @ z
+        direction = z if self.direction is None else z + (weight / self.weight) * self.direction
         product = operator @ direction
-        curvature = _dot(direction, product)
-        length = _dot(direction, direction)
-        if not (math.isfinite(curvature) and math.isfinite(weight) and 0 < length < math.inf):
-            return stop(Status.NON_FINITE)
+        curvature, length = direction @ product, direction @ direction
         relative = curvature / length
-        largest_curvature = max(largest_curvature, relative)
-        if curvature <= 0 or weight <= 0 or relative <= rounding * largest_curvature:
-            return stop(Status.NEGATIVE_CURVATURE)
+        largest_curvature = torch.maximum(self.largest_curvature, relative)
+        finite = torch.isfinite(curvature + weight + length) & (length > 0)
+        rounding = torch.finfo(weight.dtype).eps
+        positive = (curvature > 0) & (weight > 0) & (relative > rounding * largest_curvature)
 
+        running = self.outcome == _Outcome.RUNNING
+        moves = running & finite & positive
         step = weight / curvature
-        x = x + step * direction
-        residual = residual - step * product
-        iterations, verified = iterations + 1, False
+        # Chosen rather than multiplied by zero: a direction that is not finite would leave NaN.
+        x = torch.where(moves, self.x + step * direction, self.x)
+        residual = torch.where(moves, self.residual - step * product, self.residual)
+        outcome = (torch.linalg.vector_norm(residual) <= goal) * _Outcome.SMALL.value
+        outcome = torch.where(positive, outcome, _Outcome.NEGATIVE_CURVATURE.value)
+        outcome = torch.where(finite, outcome, _Outcome.NON_FINITE.value)
+        return _State(
+            x,
+            residual,
+            direction,
+            weight,
+            largest_curvature,
+            self.iterations + moves,
+            torch.where(running, outcome, self.outcome),
+        )
+
+
+def _may_look(tensor: Tensor) -> bool:
+    """Whether the host may look at every iteration's outcome: elsewhere it would wait for the device."""
+    return tensor.device.type == "cpu"
 
 
 def _check(b: Tensor, x0: Tensor | None, max_iterations: int, tolerance: float) -> None:
@@ -127,11 +184,3 @@ def _check(b: Tensor, x0: Tensor | None, max_iterations: int, tolerance: float) 
         raise ValueError(
             f"expected max_iterations ≥ 1 and tolerance ≥ 0, got {max_iterations} and {tolerance}"
         )
-
-
-def _dot(a: Tensor, b: Tensor) -> float:
-    return float(a @ b)
-
-
-def _norm(a: Tensor) -> float:
-    return float(torch.linalg.vector_norm(a))

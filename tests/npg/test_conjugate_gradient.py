@@ -1,14 +1,27 @@
 """Conjugate gradient on problems whose answer was chosen first."""
 
+import importlib
+
 import oracles
 import pytest
 import scipy.sparse.linalg
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from npg import Solution, Status, conjugate_gradient
 
+MODULE = importlib.import_module(
+    "npg.conjugate_gradient"
+)  # the name npg.conjugate_gradient is the function's
 DTYPES = (torch.float32, torch.float64)
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["looking", "not looking"])
+def may_look(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Run every test as on a CPU, and as on a device that the host does not wait for."""
+    monkeypatch.setattr(MODULE, "_may_look", lambda tensor: request.param)
+    return request.param
 
 
 def spread(n: int, condition: float = 100.0) -> Tensor:
@@ -120,12 +133,15 @@ def test_jacobi_helps_a_badly_scaled_matrix() -> None:
     assert true_residual(A, A @ x, jacobi) <= 1e-8
 
 
-def test_a_good_solve_costs_one_product_an_iteration_and_one_to_verify() -> None:
-    """Products: iterations + 1 on convergence, iterations alone when stopped by the limit."""
+def test_a_good_solve_costs_one_product_an_iteration_and_one_to_verify(may_look: bool) -> None:
+    """Products: iterations + 1 on convergence, iterations alone when stopped by the limit.
+
+    A host that may not look cannot stop, and verifies after all 60.
+    """
     operator, b = oracles.Dense(oracles.symmetric(spread(20))), oracles.randn(7, 20)
     solution = conjugate_gradient(operator, b, max_iterations=60, tolerance=1e-8)
     assert solution.status is Status.CONVERGED
-    assert operator.products == solution.iterations + 1
+    assert operator.products == (solution.iterations if may_look else 60) + 1
     operator.products = 0
     assert conjugate_gradient(operator, b, max_iterations=5, tolerance=1e-8).iterations == 5
     assert operator.products == 5
@@ -250,3 +266,31 @@ def test_numbers_out_of_range_are_reported() -> None:
     ):
         assert solution.status is Status.NON_FINITE
         assert torch.isfinite(solution.x).all()
+
+
+class Synchronisations(TorchDispatchMode):
+    """Counts how often the host asks for a number."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Run the operation."""
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("preconditioned", [False, True])
+def test_iterations_do_not_wait_for_the_device(monkeypatch: pytest.MonkeyPatch, preconditioned: bool) -> None:
+    """The host asks for as many numbers in 40 iterations as in 5."""
+    monkeypatch.setattr(MODULE, "_may_look", lambda tensor: False)
+    A, b = oracles.symmetric(spread(50)), oracles.randn(1, 50)
+    preconditioner = torch.eye(50, dtype=A.dtype) if preconditioned else None
+    counts = []
+    for iterations in (5, 40):
+        with Synchronisations() as seen:
+            solution = conjugate_gradient(
+                A, b, max_iterations=iterations, tolerance=0, preconditioner=preconditioner
+            )
+        assert solution.iterations == iterations
+        counts.append(seen.count)
+    assert counts[0] == counts[1] > 0
