@@ -20,10 +20,11 @@ from torch import nn
 from agents.actor import PolicyActor
 from agents.batch import Batch, standardise
 from agents.critic import fit_critic, fit_critic_by_lbfgs
+from agents.device import faster_device
 from agents.hyperparameters import BatchTooSmallError, check_ranges
 from agents.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from agents.rollouts import collect
-from agents.threads import acting_threads, threads
+from agents.threads import threads
 from npg import PolicyStep, Rejection, SurrogateObjective
 
 # A schedule that falls to 0 with the last update would leave that update without a length.
@@ -47,6 +48,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         normalize_advantage: whether advantages get mean 0 and standard deviation 1.
         critic_fit: "minibatch", with the policy's own optimizer as SB3 does it, or "lbfgs" on the whole
             batch, which reads neither `batch_size` nor `learning_rate`.
+        device: "auto" is a GPU where there is one and a measurement finds it faster; see `faster_device`.
 
     Raises:
         ValueError: a hyper-parameter is out of its range.
@@ -125,6 +127,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
                 spaces.MultiBinary,
             ),
         )
+        self._measures_devices = device == "auto"
         self.batch_size = batch_size
         self.n_critic_updates = n_critic_updates
         self.normalize_advantage = normalize_advantage
@@ -162,6 +165,10 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        if self._measures_devices and self.device.type != "cpu":
+            self.device = faster_device(self.policy, self.n_envs, self.n_steps)
+            self.policy.to(self.device)
+            self.rollout_buffer.device = self.device
         self.actor = PolicyActor(self.policy)
         unreached = self.actor.unreached_names()
         if unreached:
@@ -173,14 +180,13 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             )
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "actor"]
+        return [*super()._excluded_save_params(), "actor", "_measures_devices"]
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """Fill the rollout buffer; see `agents.rollouts.collect`."""
-        with threads(acting_threads(self.policy, env.num_envs)):
-            return collect(self, env, callback, rollout_buffer, n_rollout_steps)
+        return collect(self, env, callback, rollout_buffer, n_rollout_steps)
 
     @abstractmethod
     def policy_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:

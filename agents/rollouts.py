@@ -15,8 +15,10 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import Tensor
 
+from agents.acting import Acting, acting
 from agents.deferred import Deferred
 from agents.policies import MlpPolicy
+from agents.threads import acting_threads, threads
 from agents.trajectories import Step, Trajectories
 
 # Of VecNormalize; obs_rms is missing where observations are left as they are.
@@ -61,7 +63,8 @@ def collect(
     normaliser = unwrap_vec_normalize(env)
     state = vars(normaliser) if normaliser else {}
     statistics = copy.deepcopy({key: state[key] for key in RUNNING_STATISTICS if key in state})
-    trajectories = Trajectories(agent.policy, agent.gamma)
+    actor = acting(agent.policy)
+    trajectories = Trajectories(agent.policy, actor, agent.gamma)
     shared = {
         "self": agent,
         "env": env,
@@ -71,44 +74,45 @@ def collect(
     }
     callback.on_rollout_start()
     try:
-        last_obs: Any = agent._last_obs
-        check_finite(agent, env, "observation", last_obs)
-        for n_steps in range(n_rollout_steps):
-            if agent.use_sde and agent.sde_sample_freq > 0 and n_steps % agent.sde_sample_freq == 0:
-                agent.policy.reset_noise(env.num_envs)
-            obs_tensor = obs_as_tensor(last_obs, agent.device)
-            sampled, values, log_probs = act(agent, obs_tensor)
-            actions = sampled.cpu().numpy()
-            check_finite(agent, env, "action", actions)  # clipping would hide an infinity
-            clipped_actions = to_environment(agent, actions)
+        with threads(acting_threads(agent.policy, env.num_envs)):
+            last_obs: Any = agent._last_obs
+            check_finite(agent, env, "observation", last_obs)
+            for n_steps in range(n_rollout_steps):
+                if agent.use_sde and agent.sde_sample_freq > 0 and n_steps % agent.sde_sample_freq == 0:
+                    agent.policy.reset_noise(env.num_envs)
+                obs_tensor = obs_as_tensor(last_obs, agent.device)
+                sampled, values, log_probs, known = act(agent, actor, obs_tensor)
+                actions = sampled.cpu().numpy()
+                check_finite(agent, env, "action", actions)  # clipping would hide an infinity
+                clipped_actions = to_environment(agent, actions)
 
-            new_obs, rewards, dones, infos = env.step(clipped_actions)
-            agent.num_timesteps += env.num_envs
-            check_finite(agent, env, "reward", rewards)
-            check_finite(agent, env, "observation", new_obs)
+                new_obs, rewards, dones, infos = env.step(clipped_actions)
+                agent.num_timesteps += env.num_envs
+                check_finite(agent, env, "reward", rewards)
+                check_finite(agent, env, "observation", new_obs)
 
-            here = {
-                "n_steps": n_steps,
-                "obs_tensor": obs_tensor,
-                "actions": actions,
-                "clipped_actions": clipped_actions,
-                "values": values,
-                "log_probs": log_probs,
-                "new_obs": new_obs,
-                "rewards": rewards,
-                "dones": dones,
-                "infos": infos,
-            }
-            callback.update_locals(shared | here)
-            if not callback.on_step():
-                return False
-            agent._update_info_buffer(infos, dones)
-            check_terminal(agent, env, dones, infos)
-            starts: Any = agent._last_episode_starts
-            cut = truncated(dones, infos)
-            trajectories.add(Step(last_obs, actions, rewards, starts, values, log_probs, cut))
-            agent._last_obs, agent._last_episode_starts = new_obs, dones
-            last_obs = new_obs
+                here = {
+                    "n_steps": n_steps,
+                    "obs_tensor": obs_tensor,
+                    "actions": actions,
+                    "clipped_actions": clipped_actions,
+                    "values": values,
+                    "log_probs": log_probs,
+                    "new_obs": new_obs,
+                    "rewards": rewards,
+                    "dones": dones,
+                    "infos": infos,
+                }
+                callback.update_locals(shared | here)
+                if not callback.on_step():
+                    return False
+                agent._update_info_buffer(infos, dones)
+                check_terminal(agent, env, dones, infos)
+                starts: Any = agent._last_episode_starts
+                cut = truncated(dones, infos)
+                trajectories.add(Step(last_obs, actions, rewards, starts, values, log_probs, known, cut))
+                agent._last_obs, agent._last_episode_starts = new_obs, dones
+                last_obs = new_obs
     except NonFiniteError:
         state.update(statistics)
         raise
@@ -122,8 +126,10 @@ def collect(
 
 
 @torch.no_grad()
-def act(agent: OnPolicyAlgorithm, observations: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Return actions, values and log-probabilities at finite observations.
+def act(
+    agent: OnPolicyAlgorithm, actor: Acting, observations: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return actions, values and log-probabilities at finite observations, and what `actor` knows of them.
 
     Where the policy acts as SB3's does, values and log-probabilities are deferred.
 
@@ -133,9 +139,11 @@ def act(agent: OnPolicyAlgorithm, observations: Any) -> tuple[Tensor, Tensor, Te
     policy = agent.policy
     try:
         if agent.use_sde or getattr(policy.forward, "__func__", None) not in STANDARD_FORWARD:
-            return policy(observations)
-        actions = policy.get_distribution(observations).get_actions()
-    except ValueError as error:
+            return *policy(observations), None
+        actions, known = actor.draw(observations)
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "probability tensor" not in str(error):
+            raise
         raise NonFiniteError(
             f"the policy gives no action distribution at step {agent.num_timesteps}; look for NaN among its "
             f"parameters, or for weights or log_std too large: {error}"
@@ -143,11 +151,11 @@ def act(agent: OnPolicyAlgorithm, observations: Any) -> tuple[Tensor, Tensor, Te
     actions = actions.reshape((-1, *agent.action_space.shape))  # type: ignore[misc]
 
     @cache
-    def evaluated() -> tuple[Tensor, Tensor, Tensor | None]:
+    def evaluated() -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            return policy.evaluate_actions(observations, actions)
+            return actor.evaluate(observations, actions, known)
 
-    return actions, Deferred(lambda: evaluated()[0]), Deferred(lambda: evaluated()[1])
+    return actions, Deferred(lambda: evaluated()[0]), Deferred(lambda: evaluated()[1]), known
 
 
 def check_terminal(

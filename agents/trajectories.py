@@ -11,6 +11,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
+from agents.acting import Acting
 from agents.deferred import Deferred
 
 # Large enough that a network's cost a state no longer falls, small enough for the activations of images.
@@ -28,6 +29,7 @@ class Step:
         starts: whether the observation is an episode's first, (n_envs,).
         values: of the observations, (n_envs, 1).
         log_probs: of the actions, (n_envs,), in nats.
+        known: what `Acting.draw` gave with the actions.
         cut: last observations of the episodes that were truncated here, by environment.
     """
 
@@ -37,6 +39,7 @@ class Step:
     starts: np.ndarray
     values: Tensor
     log_probs: Tensor
+    known: Tensor | None
     cut: dict[int, Any]
 
 
@@ -45,11 +48,13 @@ class Trajectories:
 
     Args:
         policy: the one that acted.
+        actor: how it did.
         gamma: discount factor.
     """
 
-    def __init__(self, policy: ActorCriticPolicy, gamma: float):
+    def __init__(self, policy: ActorCriticPolicy, actor: Acting, gamma: float):
         self._policy = policy
+        self._actor = actor
         self._gamma = gamma
         self._steps: list[Step] = []
 
@@ -73,9 +78,12 @@ class Trajectories:
         for steps in self._parts(waiting):
             observations = joined([step.observations for step in steps])
             actions = np.concatenate([step.actions for step in steps])
+            known = [step.known for step in steps if step.known is not None]
             device = self._policy.device
-            values, log_probs, _ = self._policy.evaluate_actions(
-                obs_as_tensor(observations, device), torch.as_tensor(actions, device=device)
+            values, log_probs = self._actor.evaluate(
+                obs_as_tensor(observations, device),
+                torch.as_tensor(actions, device=device),
+                torch.cat(known) if known else None,
             )
             n_envs = len(steps[0].actions)
             for step, value, log_prob in zip(

@@ -1,4 +1,4 @@
-"""Vectorised environments, and four small tasks whose answers are known in closed form.
+"""Vector environments for SB3, and four small tasks whose answers are known in closed form.
 
 Importing this package registers the tasks with Gymnasium, so that their ids work wherever
 an id is expected, ``gymnasium.make`` and SB3 included.
@@ -7,18 +7,25 @@ an id is expected, ``gymnasium.make`` and SB3 included.
 import gymnasium as gym
 
 from envs.catch import Catch
-from envs.factory import MissingExtraError, UnknownEnvironmentError, make_vec_env
+from envs.env_pool import EnvPoolVecEnv
+from envs.errors import MissingExtraError, UnknownEnvironmentError
+from envs.factory import VecEnvChoice, choose_vec_env, make_vec_env
 from envs.gaussian_bandit import GaussianBandit
+from envs.gymnasium_vector import GymnasiumVecEnv
 from envs.linear_quadratic import LinearQuadratic
 from envs.two_state_chain import TwoStateChain
 
 __all__ = [
     "Catch",
+    "EnvPoolVecEnv",
     "GaussianBandit",
+    "GymnasiumVecEnv",
     "LinearQuadratic",
     "MissingExtraError",
     "TwoStateChain",
     "UnknownEnvironmentError",
+    "VecEnvChoice",
+    "choose_vec_env",
     "make_vec_env",
 ]
 

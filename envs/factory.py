@@ -2,8 +2,13 @@
 
 import difflib
 import importlib
+import math
+import os
 import re
+import statistics
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,19 +17,18 @@ from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.env_util import make_vec_env as sb3_make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
-# spec, n_envs, seed, env_kwargs -> vector environment
-VecEnvBuilder = Callable[[EnvSpec, int, int | None, dict[str, Any]], VecEnv]
+from envs.env_pool import EnvPoolVecEnv
+from envs.errors import MissingExtraError, UnknownEnvironmentError
+from envs.workers import WorkerVecEnv
+
+# env_id, n_envs, seed, env_kwargs -> vector environment
+VecEnvBuilder = Callable[[str, int, int | None, dict[str, Any]], VecEnv]
 
 # Packages of environments (a prefix of their entry points) and the extra that installs them.
 _EXTRAS = {"gymnasium.envs.mujoco": "mujoco", "gymnasium.envs.box2d": "box2d"}
-
-
-class UnknownEnvironmentError(ValueError):
-    """Raised when an environment id is not registered; the message has the nearest ids."""
-
-
-class MissingExtraError(ImportError):
-    """Raised when an environment needs a package that is absent; the message has the fix."""
+# Seconds that a step of WorkerVecEnv costs beyond the environments' own, measured on two cores: to wake
+# the workers, and for each environment's info.
+_WAKE, _INFO = 100e-6, 3e-6
 
 
 def environment_spec(env_id: str) -> EnvSpec:
@@ -74,13 +78,13 @@ def _unversioned(name: str) -> str:
     return re.sub(r"[-_ ]*v?\d*$", "", name.strip().lower())
 
 
-def _probe(spec: EnvSpec, env_kwargs: dict[str, Any]) -> None:
-    """Builds one environment in this process and closes it.
+def _make_one(spec: EnvSpec, env_kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
+    """Builds one environment in this process.
 
     In a worker process the same failure would reach the user as an ``EOFError`` of a pipe.
     """
     try:
-        gym.make(spec, **env_kwargs).close()
+        return gym.make(spec, **env_kwargs)
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         entry_point = spec.entry_point if isinstance(spec.entry_point, str) else ""
         fix = next(
@@ -98,14 +102,11 @@ def _probe(spec: EnvSpec, env_kwargs: dict[str, Any]) -> None:
 
 
 def _from_sb3(
-    vec_env_class: type[DummyVecEnv] | type[SubprocVecEnv],
-    spec: EnvSpec,
-    n_envs: int,
-    seed: int | None,
-    env_kwargs: dict[str, Any],
+    vec_env_class: type[VecEnv], env_id: str, n_envs: int, seed: int | None, env_kwargs: dict[str, Any]
 ) -> VecEnv:
-    """Builds one of SB3's vector environments, after a probe."""
-    _probe(spec, env_kwargs)
+    """Builds a vector environment of single ones, after a probe."""
+    spec = environment_spec(env_id)
+    _make_one(spec, env_kwargs).close()
     # A callable rather than the id, for two reasons: given an id, SB3 sets
     # render_mode="rgb_array", which training pays for in start-up time and warnings; and a
     # pickled specification needs no registry, which a fresh worker process fills only by
@@ -115,16 +116,28 @@ def _from_sb3(
         n_envs=n_envs,
         seed=seed,
         env_kwargs=env_kwargs,
-        vec_env_cls=vec_env_class,
+        vec_env_cls=vec_env_class,  # type: ignore[arg-type]  # it takes what is constructed alike
     )
 
 
+def _from_envpool(env_id: str, n_envs: int, seed: int | None, env_kwargs: dict[str, Any]) -> VecEnv:
+    """Builds EnvPool's environments."""
+    return EnvPoolVecEnv(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
+
+
+def _automatic(env_id: str, n_envs: int, seed: int | None, env_kwargs: dict[str, Any]) -> VecEnv:
+    """Builds what `choose_vec_env` chooses."""
+    choice = choose_vec_env(env_id, n_envs, env_kwargs=env_kwargs)
+    return _BUILDERS[choice.vec_env](env_id, n_envs, seed, env_kwargs)
+
+
 _BUILDERS: dict[str, VecEnvBuilder] = {
+    "auto": _automatic,
     "dummy": partial(_from_sb3, DummyVecEnv),
+    "envpool": _from_envpool,
     "subproc": partial(_from_sb3, SubprocVecEnv),
+    "workers": partial(_from_sb3, WorkerVecEnv),
 }
-# One process: on two cores SubprocVecEnv was measured to be slower on MuJoCo tasks.
-_BUILDERS["auto"] = _BUILDERS["dummy"]
 
 
 def make_vec_env(
@@ -135,25 +148,29 @@ def make_vec_env(
     vec_env: str = "auto",
     env_kwargs: dict[str, Any] | None = None,
 ) -> VecEnv:
-    """Makes an SB3 vector environment, with a ``Monitor`` around each environment.
+    """Makes an SB3 vector environment that counts its episodes as SB3's ``Monitor`` does.
 
     Args:
         env_id: A registered Gymnasium id, see `environment_spec`.
         n_envs: The number of environments, at least 1.
         seed: Environment i is seeded with ``seed + i`` at its first reset, and so is its
             action space; None seeds from the operating system or NumPy's global state.
-        vec_env: ``"dummy"`` steps the environments in this process, ``"subproc"`` in one
-            process each, ``"auto"`` chooses.
+        vec_env: ``"dummy"`` steps the environments in this process, ``"workers"`` in one process
+            a core, ``"subproc"`` in one process each, all three to the same bits; ``"auto"`` chooses
+            the faster of the first two, see `choose_vec_env`. ``"envpool"`` takes EnvPool's own
+            version of the task, see `EnvPoolVecEnv`.
         env_kwargs: Keyword arguments of the environment's constructor, or of
-            ``gymnasium.make`` (``max_episode_steps``, ``render_mode``, ...).
+            ``gymnasium.make`` (``max_episode_steps``, ``render_mode``, ...); with EnvPool, of
+            ``envpool.make``.
 
     Returns:
         The vector environment, not yet reset.
 
     Raises:
-        UnknownEnvironmentError: If the id is not registered; before anything is built.
+        UnknownEnvironmentError: If Gymnasium, or EnvPool, does not know the id; before anything is built.
         MissingExtraError: If the environment's packages are not installed.
-        ValueError: If `vec_env` is unknown or `n_envs` is below 1; before anything is built.
+        ValueError: If `vec_env` is unknown or `n_envs` is below 1; before anything is built. If
+            EnvPool does not know an argument, or has another task by that id.
     """
     if vec_env not in _BUILDERS:
         nearest = difflib.get_close_matches(vec_env, _BUILDERS, n=1)
@@ -164,4 +181,65 @@ def make_vec_env(
         )
     if n_envs < 1:
         raise ValueError(f"expected n_envs >= 1, got {n_envs}; pass a positive number.")
-    return _BUILDERS[vec_env](environment_spec(env_id), n_envs, seed, dict(env_kwargs or {}))
+    return _BUILDERS[vec_env](env_id, n_envs, seed, dict(env_kwargs or {}))
+
+
+@dataclass(frozen=True)
+class VecEnvChoice:
+    """What ``vec_env="auto"`` stands for; as text, one line for people."""
+
+    vec_env: str
+    """``"dummy"`` or ``"workers"``."""
+    reason: str
+    """Why, in a few words."""
+
+    def __str__(self) -> str:
+        return f"{self.vec_env} ({self.reason})"
+
+
+def choose_vec_env(env_id: str, n_envs: int = 1, *, env_kwargs: dict[str, Any] | None = None) -> VecEnvChoice:
+    """Chooses between this process and one worker process a core, by timing steps of one environment.
+
+    The two give the same bits, so that nothing but speed hangs on the choice. EnvPool is never chosen:
+    its tasks are others' code, and may differ in detail.
+
+    Args:
+        env_id: A registered Gymnasium id, see `environment_spec`.
+        n_envs: The number of environments.
+        env_kwargs: As in `make_vec_env`.
+
+    Returns:
+        The choice.
+
+    Raises:
+        UnknownEnvironmentError: If the id is not registered.
+        MissingExtraError: If the environment's packages are not installed.
+    """
+    spec = environment_spec(env_id)
+    processes = min(len(os.sched_getaffinity(0)), n_envs)
+    if processes == 1:
+        return VecEnvChoice("dummy", "one environment" if n_envs == 1 else "one core")
+    env = _make_one(spec, dict(env_kwargs or {}))
+    seconds = _seconds_a_step(env)
+    env.close()
+    saved = (n_envs - math.ceil(n_envs / processes)) * seconds
+    told = f"{seconds * 1e6:.0f} µs a step"
+    # Twice the cost, as a wrong guess is dear where other programs keep the cores busy.
+    if saved < 2 * (_WAKE + _INFO * n_envs):
+        return VecEnvChoice("dummy", f"{n_envs} environments in this process; {told}")
+    return VecEnvChoice("workers", f"{n_envs} environments in {processes} processes; {told}")
+
+
+def _seconds_a_step(env: gym.Env[Any, Any]) -> float:
+    """Returns the median time of a step under random actions, after a first one."""
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    times: list[float] = []
+    while len(times) < 30 and sum(times) < 0.2:
+        action = env.action_space.sample()
+        start = time.perf_counter()
+        _, _, terminated, truncated, _ = env.step(action)
+        times.append(time.perf_counter() - start)
+        if terminated or truncated:
+            env.reset()
+    return statistics.median(times[1:] or times)

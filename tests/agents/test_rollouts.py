@@ -16,6 +16,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from agents import TRPO, NonFiniteError
+from agents.acting import AnyActing, PlainActing, acting
 from agents.policies import MlpPolicy
 
 
@@ -147,12 +148,17 @@ def parts(array: Any) -> list[np.ndarray]:
     return list(array.values()) if isinstance(array, dict) else [array]
 
 
-def test_a_step_only_acts() -> None:
-    """Nobody reads the values, so they are computed in two batches of 1024 states and one bootstrap."""
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_step_only_acts(plain: bool) -> None:
+    """Nobody reads the values, so they are computed in two batches of 1024 states and one bootstrap.
+
+    A plain MLP is not even asked for its actions' distribution again.
+    """
     env = DummyVecEnv([lambda: short(SpacesEnv(OBSERVATIONS["box"], ACTIONS["box"]))] * 4)
-    agent = TRPO("MlpPolicy", env, n_steps=512, device="cpu")
+    policy = MlpPolicy if plain else type("Own", (MlpPolicy,), {"get_distribution": own_distribution})
+    agent = TRPO(policy, env, n_steps=512, device="cpu")
     callback = ready(agent)
-    calls: dict[str, list[int]] = {"forward": [], "evaluate_actions": [], "predict_values": []}
+    calls: dict[str, list[int]] = {"evaluate_actions": [], "predict_values": []}
     for name, rows in calls.items():
         method = getattr(agent.policy, name)
 
@@ -160,11 +166,66 @@ def test_a_step_only_acts() -> None:
             rows.append(len(obs))
             return method(obs, *args)
 
-        if name != "forward":
-            setattr(agent.policy, name, counted)
+        setattr(agent.policy, name, counted)
     agent.collect_rollouts(env, callback, agent.rollout_buffer, 512)
-    assert calls["evaluate_actions"] == [1024, 1024]
-    assert calls["predict_values"] == [4 * (512 // 7), 4]
+    ends = [4 * (512 // 7), 4]
+    assert calls["evaluate_actions"] == ([] if plain else [1024, 1024])
+    assert calls["predict_values"] == ([1024, 1024, *ends] if plain else ends)
+
+
+def own_distribution(policy: MlpPolicy, obs: Any) -> Any:
+    """A distribution that a user overrides, if only to do the same."""
+    return MlpPolicy.get_distribution(policy, obs)
+
+
+@pytest.mark.parametrize(("action", "net_arch"), [("box", []), ("discrete", [8, 8]), ("box", [5])])
+def test_a_plain_mlp_draws_the_policys_own_actions(action: str, net_arch: list[int]) -> None:
+    """Bitwise, from the same random numbers; log-probabilities and values agree to rounding."""
+    env = DummyVecEnv([lambda: SpacesEnv(OBSERVATIONS["box"], ACTIONS[action])])
+    policy = TRPO(
+        "MlpPolicy",
+        env,
+        n_steps=8,
+        batch_size=8,
+        device="cpu",
+        policy_kwargs={"net_arch": net_arch, "normalize_observations": True, "normalize_returns": True},
+    ).policy
+    policy.observe(torch.randn(50, 3))
+    plain, own = acting(policy), AnyActing(policy)
+    assert isinstance(plain, PlainActing)
+    observations = torch.randn(9, 3)
+    torch.manual_seed(1)
+    actions, known = plain.draw(observations)
+    torch.manual_seed(1)
+    assert torch.equal(actions, own.draw(observations)[0])
+    for ours, theirs in zip(
+        plain.evaluate(observations, actions, known), own.evaluate(observations, actions, None), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def hooked(policy: MlpPolicy) -> None:
+    """Look at what a layer puts out, as users do."""
+    policy.action_net.register_forward_hook(lambda *_: None)
+
+
+def weight_normed(policy: MlpPolicy) -> None:
+    """Parametrise a layer."""
+    torch.nn.utils.parametrizations.weight_norm(policy.action_net)
+
+
+def dropped(policy: MlpPolicy) -> None:
+    """Put in a layer that is not elementwise."""
+    policy.mlp_extractor.policy_net.append(torch.nn.LayerNorm(64))
+
+
+@pytest.mark.parametrize("change", [hooked, weight_normed, dropped])
+def test_what_is_no_plain_mlp_is_asked_itself(change: Callable[[MlpPolicy], None]) -> None:
+    """A hook is called, a parametrisation computed, an unknown layer run."""
+    policy = TRPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu").policy
+    assert isinstance(acting(policy), PlainActing)
+    change(policy)
+    assert isinstance(acting(policy), AnyActing)
 
 
 def test_a_forward_of_its_own_is_called() -> None:

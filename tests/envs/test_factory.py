@@ -1,6 +1,8 @@
 """The factory of vector environments: what it builds, and what its errors say."""
 
 import importlib
+import os
+import time
 import warnings
 
 import gymnasium as gym
@@ -13,7 +15,8 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
 import envs
 from envs import MissingExtraError, UnknownEnvironmentError, make_vec_env
-from envs.factory import environment_spec
+from envs.factory import choose_vec_env, environment_spec
+from envs.workers import WorkerVecEnv
 
 
 def rollout(vec_env: VecEnv, steps: int = 5) -> np.ndarray:
@@ -60,10 +63,11 @@ def test_same_seed_same_rollout_and_environments_differ():
     assert not np.array_equal(first[:, 0], first[:, 1])
 
 
-def test_processes_give_the_same_rollout_as_one_process():
+@pytest.mark.parametrize("kind, vec_env_class", [("subproc", SubprocVecEnv), ("workers", WorkerVecEnv)])
+def test_processes_give_the_same_rollout_as_one_process(kind, vec_env_class):
     """Workers rebuild an environment that only the parent registered, to the same rollout."""
-    vec_env = make_vec_env("LinearQuadratic-v0", 2, seed=7, vec_env="subproc")
-    assert isinstance(vec_env, SubprocVecEnv)
+    vec_env = make_vec_env("LinearQuadratic-v0", 2, seed=7, vec_env=kind)
+    assert isinstance(vec_env, vec_env_class)
     expected = rollout(make_vec_env("LinearQuadratic-v0", 2, seed=7, vec_env="dummy"))
     assert np.array_equal(rollout(vec_env), expected)
 
@@ -122,7 +126,8 @@ def test_environment_spec_builds_nothing(env_id, monkeypatch):
     "kwargs, message",
     [
         ({"vec_env": "subprocess"}, r"did you mean 'subproc'\?"),
-        ({"vec_env": "?"}, r"one of \['auto', 'dummy', 'subproc'\]"),
+        ({"vec_env": "?"}, r"one of \['auto', 'dummy', 'envpool', 'subproc', 'workers'\]"),
+        ({"vec_env": "EnvPool"}, r"did you mean 'envpool'\?"),
         ({"n_envs": 0}, "expected n_envs >= 1, got 0"),
         ({"n_envs": -2}, "expected n_envs >= 1, got -2"),
     ],
@@ -134,7 +139,7 @@ def test_wrong_argument_is_a_value_error(kwargs, message, monkeypatch):
         make_vec_env("CartPole-v1", **kwargs)
 
 
-@pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
+@pytest.mark.parametrize("vec_env", ["auto", "dummy", "subproc", "workers"])
 @pytest.mark.parametrize("error", [gym.error.DependencyNotInstalled, ModuleNotFoundError])
 @pytest.mark.parametrize(
     "env_id, fix",
@@ -151,10 +156,65 @@ def test_missing_package_names_the_fix(env_id, fix, error, vec_env, monkeypatch)
         raise error("the original message")
 
     monkeypatch.setattr(gym, "make", fail)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
     with pytest.raises(MissingExtraError, match=fix) as raised:
         make_vec_env(env_id, 2, vec_env=vec_env)
     assert "the original message" in str(raised.value)
     assert isinstance(raised.value, ImportError)
+
+
+@pytest.mark.parametrize(
+    "microseconds, n_envs, cores, expected",
+    [
+        (1000, 1, 8, "dummy (one environment)"),
+        (1000, 8, 1, "dummy (one core)"),
+        (5, 8, 2, "dummy (8 environments in this process; 5 µs a step)"),
+        (100, 2, 2, "dummy (2 environments in this process; 100 µs a step)"),
+        (1000, 2, 2, "workers (2 environments in 2 processes; 1000 µs a step)"),
+        (100, 16, 2, "workers (16 environments in 2 processes; 100 µs a step)"),
+        (100, 16, 32, "workers (16 environments in 16 processes; 100 µs a step)"),
+    ],
+)
+def test_auto_shares_out_what_is_worth_it(microseconds, n_envs, cores, expected, monkeypatch):
+    """Workers are chosen where the steps they take over last longer than waking them, and it says so."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)))
+    monkeypatch.setattr(envs.factory, "_seconds_a_step", lambda env: microseconds * 1e-6)
+    assert str(choose_vec_env("LinearQuadratic-v0", n_envs)) == expected
+
+
+def test_auto_times_the_environment():
+    """A slow environment goes to workers, and ``auto`` builds them with the rollout of one process."""
+    if len(os.sched_getaffinity(0)) == 1:
+        pytest.skip("on one core the answer is always the same")
+    slow = {"id": "Slow-v0", "entry_point": SlowBandit, "max_episode_steps": 3}
+    gym.register(**slow)
+    try:
+        vec_env = make_vec_env("Slow-v0", 2, seed=7, env_kwargs={"target": (0.5,)})
+        assert isinstance(vec_env, WorkerVecEnv)
+        assert vec_env.get_attr("target")[1] == [0.5]
+        expected = rollout(make_vec_env("Slow-v0", 2, seed=7, env_kwargs={"target": (0.5,)}, vec_env="dummy"))
+        assert np.array_equal(rollout(vec_env), expected)
+    finally:
+        del gym.registry["Slow-v0"]
+
+
+class SlowBandit(envs.GaussianBandit):
+    """A bandit whose arm takes two milliseconds to pull."""
+
+    def step(self, action):
+        """Waits."""
+        time.sleep(2e-3)
+        return super().step(action)
+
+
+def test_envpool():
+    """EnvPool's environments come from the same factory, with the same arguments, but never by ``auto``."""
+    pytest.importorskip("envpool")
+    vec_env = make_vec_env("CartPole-v1", 2, seed=3, vec_env="envpool", env_kwargs={"max_episode_steps": 5})
+    assert isinstance(vec_env, envs.EnvPoolVecEnv)
+    vec_env.reset()
+    assert [vec_env.step([0, 1])[2].all() for _ in range(5)] == [False] * 4 + [True]
+    vec_env.close()
 
 
 def test_importing_twice_does_not_warn():

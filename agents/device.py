@@ -1,0 +1,56 @@
+"""Which device trains a policy sooner."""
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from agents.actor import PolicyActor, example_observations
+from npg import ExactFisher
+
+# What an update costs, in products with the Fisher matrix: conjugate gradient's and about as much again.
+PRODUCTS = 30
+REPETITIONS = 5
+
+
+def faster_device(policy: ActorCriticPolicy, n_envs: int, n_steps: int) -> torch.device:
+    """Return the policy's device, or the CPU where a rollout and its update take less time there.
+
+    Small networks wait for a GPU to be told what to do: only a measurement knows how small is small.
+
+    Args:
+        policy: on its device; a copy is measured on the CPU.
+        n_envs: observations of a step.
+        n_steps: steps of a rollout.
+    """
+    cpu = torch.device("cpu")
+    there = seconds(policy, n_envs, n_steps)
+    return cpu if seconds(copy.deepcopy(policy).to(cpu), n_envs, n_steps) < there else policy.device
+
+
+def seconds(policy: ActorCriticPolicy, n_envs: int, n_steps: int) -> float:
+    """Return about how long a policy takes for the actions of a rollout and the products of an update."""
+    few, all_of_them = (example_observations(policy, n) for n in (n_envs, n_envs * n_steps))
+    fisher = ExactFisher(PolicyActor(policy), all_of_them)
+    vector = torch.ones(fisher.size, dtype=fisher.dtype, device=fisher.device)
+
+    @torch.no_grad()
+    def act() -> Any:
+        return policy.get_distribution(few).mode().cpu()
+
+    return n_steps * median_seconds(act) + PRODUCTS * median_seconds(lambda: (fisher @ vector).cpu())
+
+
+def median_seconds(work: Callable[[], Any]) -> float:
+    """Return the median time of a piece of work that waits for its own result."""
+    work()
+    times = []
+    for _ in range(REPETITIONS):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)

@@ -1,0 +1,177 @@
+"""What the speed benchmarks say and write: medians, ratios, claims, and what they were measured with."""
+
+import json
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass, is_dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from agents.run_folder import versions
+
+PEERS = ("sb3-contrib", "tianshou", "envpool")
+
+
+def environment() -> dict[str, Any]:
+    """Return when, on what and with what: date, hardware, load, threads and versions."""
+    found = versions()
+    for package in PEERS:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "cpu": cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(memory_gib(), 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch_threads": torch.get_num_threads(),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "platform": platform.platform(),
+        "versions": found,
+    }
+
+
+def cpu_model() -> str:
+    """Return the processor's name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def memory_gib() -> float:
+    """Return the machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How much larger one series is than another, measured in the same rounds.
+
+    Attributes:
+        of_medians: of the two medians.
+        of_rounds: the median of the ratios of every round, which a drift of the machine leaves alone.
+    """
+
+    of_medians: float
+    of_rounds: float
+
+    @classmethod
+    def between(cls, larger: list[float], smaller: list[float]) -> "Ratio":
+        """Return larger / smaller.
+
+        Raises:
+            ValueError: the series have not the same rounds.
+        """
+        pairs = [a / b for a, b in zip(larger, smaller, strict=True)]
+        return cls(median(larger) / median(smaller), median(pairs))
+
+    def __str__(self) -> str:
+        return f"{self.of_medians:.2f}x (by rounds {self.of_rounds:.2f}x)"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A number that has to reach a bound, or stay below it.
+
+    Attributes:
+        text: what is compared with what.
+        measured: the number.
+        bound: what it has to reach.
+        unit: behind both.
+        at_most: whether the bound is one from above.
+    """
+
+    text: str
+    measured: float
+    bound: float
+    unit: str = "x"
+    at_most: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """Return whether it is confirmed."""
+        return self.measured <= self.bound if self.at_most else self.measured >= self.bound
+
+    def __str__(self) -> str:
+        relation = "≤" if self.at_most else "≥"
+        verdict = "holds" if self.holds else "FAILS"
+        return (
+            f"claim: {self.text} {relation} {self.bound:g}{self.unit}, "
+            f"measured {self.measured:.3g}{self.unit}: {verdict}"
+        )
+
+
+def markdown_table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as a Markdown table; the first row's keys are the header."""
+    if not rows:
+        return "(nothing was measured)"
+    header = list(rows[0])
+    lines = [[str(name) for name in header], *([_text(row.get(name)) for name in header] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    )
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return str(value)
+
+
+def best(series: dict[str, list[float]], lowest: bool = False) -> str:
+    """Return the name with the highest (or lowest) median; the first of equal ones."""
+    return (min if lowest else max)(series, key=lambda name: median(series[name]))
+
+
+def progress(text: str) -> None:
+    """Say on stderr how far a run is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def report(
+    title: str, arguments: Any, sections: dict[str, list[dict[str, Any]]], claims: list[Claim]
+) -> None:
+    """Print Markdown tables with the claims, and write them as JSON where `arguments.out` says.
+
+    Args:
+        title: of the benchmark.
+        arguments: a dataclass with an attribute `out`, a path or None.
+        sections: rows of a table, by its heading.
+        claims: what has to hold.
+    """
+    measured_with = environment()
+    for heading, rows in sections.items():
+        print(f"\n### {heading}\n\n{markdown_table(rows)}")
+    print("\n" + "\n".join(f"* {claim}" for claim in claims) if claims else "\nno claim could be checked")
+    found = measured_with["versions"]
+    print(
+        f"\n{measured_with['date']}, {measured_with['cpu']}, {measured_with['cores']} cores, GPU: "
+        f"{measured_with['gpu'] or 'none'}, load {measured_with['load_average'][0]}; "
+        + ", ".join(f"{name} {number}" for name, number in found.items())
+    )
+    if arguments.out is not None:
+        document = {
+            "benchmark": title,
+            "arguments": asdict(arguments) if is_dataclass(arguments) else arguments,
+            "environment": measured_with,
+            "sections": sections,
+            "claims": [{**asdict(claim), "holds": claim.holds} for claim in claims],
+        }
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(document, indent=2, default=str, ensure_ascii=False) + "\n")

@@ -1,0 +1,225 @@
+"""What does a whole update cost, and how far does it take the critic, beside sb3-contrib's TRPO?
+
+    python benchmarks/update.py
+    python benchmarks/update.py --ours "" "n_critic_updates=5" --out update.json
+
+sb3-contrib's TRPO trains on its defaults for some updates and collects one more rollout of 2048 steps. From
+there, with the same parameters, the same state of Adam and the same rollout, everybody's `train()` is timed,
+in turns (see contestants.py); all of that is put back before every turn. The critic's loss is the mean
+squared error of its values against the rollout's returns, over the whole rollout, after the update. Ours has
+sb3-contrib's number of CG iterations and, its KL being joint where theirs is a mean over the d action
+dimensions, d times its target_kl and damping: the same step. `--ours` names variants of ours, as settings of
+TRPO; `n_critic_updates` counts passes over the rollout, and of L-BFGS iterations.
+
+tianshou's TRPO is at its own settings (10 CG iterations, 20 critic steps on the whole batch) and on a rollout
+of its own, with a Hopper that it has trained as long: a time to set beside, whose loss does not compare.
+"""
+
+import copy
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
+from contestants import Maker, Turn, interleave
+from measurement import Claim, Ratio, best, progress, report
+from setups import Setup, parsed, sb3_agent
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.utils import set_random_seed
+from tianshou_trpo import tianshou_trpo, train
+from torch.nn import functional as F
+
+FASTER = 3.0
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Time updates."""
+
+    env: str = "Hopper-v5"
+    rounds: int = 9
+    threads: tuple[int, ...] = (0, 1)
+    """Threads of torch that everybody is tried with; 0 is torch's default."""
+    steps: int = 2048
+    """Of the rollout."""
+    updates_before: int = 5
+    """How many updates sb3-contrib trains for first."""
+    ours: tuple[str, ...] = ("", "critic_fit=lbfgs")
+    """Variants of ours, each as name=value,name=value; "" is the defaults."""
+    tianshou: bool = True
+    """Whether tianshou takes part."""
+    out: Path | None = None
+    """Where the numbers go as JSON."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where every update starts: a file with parameters, optimizer and rollout, and who reads it."""
+
+    path: str
+    setup: Setup
+    variant: str = ""
+    updates_before: int = 0
+
+
+def save_start(arguments: Arguments, path: str) -> None:
+    """Let sb3-contrib train and collect, and write what it has."""
+    setup = Setup("sb3-contrib", "dummy", 1, 0, arguments.env, arguments.steps)
+    with sb3_agent(setup) as agent:
+        agent.learn(max(1, arguments.updates_before * arguments.steps))
+        _, callback = agent._setup_learn(1, reset_num_timesteps=False)
+        agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, agent.n_steps)
+        state = {
+            "policy": agent.policy.state_dict(),
+            "optimizer": agent.policy.optimizer.state_dict(),
+            "buffer": agent.rollout_buffer,
+        }
+        torch.save(state, path)
+
+
+@contextmanager
+def updating(start: Start) -> Iterator[Turn]:
+    """Update an agent of ours or of sb3-contrib from the start."""
+    state = torch.load(start.path, weights_only=False)
+    with sb3_agent(start.setup, **settings(start)) as agent:
+        agent._setup_learn(1)
+        rounds = 0
+
+        def turn() -> dict[str, float]:
+            nonlocal rounds
+            rounds += 1
+            agent.policy.load_state_dict(state["policy"])
+            agent.policy.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+            agent.rollout_buffer = copy.deepcopy(state["buffer"])
+            before = critic_loss(agent, copy.deepcopy(state["buffer"]))
+            set_random_seed(rounds)  # of the minibatches
+            begin = time.perf_counter()
+            agent.train()
+            seconds = time.perf_counter() - begin
+            accepted = agent.logger.name_to_value["train/is_line_search_success"]
+            return {
+                "ms": 1e3 * seconds,
+                "critic loss": critic_loss(agent, agent.rollout_buffer),
+                "before": before,
+                "accepted": float(accepted),
+            }
+
+        yield turn
+
+
+def settings(start: Start) -> dict[str, Any]:
+    """Return the settings of an agent: for ours, those that make sb3-contrib's default step."""
+    if start.setup.library == "sb3-contrib":
+        return {}
+    dimensions = int(np.prod(gym.make(start.setup.env).action_space.shape or (1,)))
+    same_step = {"cg_max_steps": 15, "target_kl": 0.01 * dimensions, "cg_damping": 0.1 * dimensions}
+    return {**same_step, **parsed(start.variant)}
+
+
+@torch.no_grad()
+def critic_loss(agent: Any, buffer: RolloutBuffer) -> float:
+    """Return the mean squared error of the values over a whole rollout."""
+    samples = next(buffer.get(batch_size=None))
+    return F.mse_loss(agent.policy.predict_values(samples.observations).flatten(), samples.returns).item()
+
+
+@contextmanager
+def tianshou_updating(start: Start) -> Iterator[Turn]:
+    """Update tianshou's agent from a rollout of its own."""
+    from tianshou.utils.torch_utils import policy_within_training_step, torch_train_mode
+
+    steps = start.setup.rollout
+    with tianshou_trpo(start.setup) as (algorithm, collector):
+        if start.updates_before:
+            train(algorithm, collector, start.updates_before * steps, steps)
+        collector.reset_buffer(keep_statistics=True)
+        collector.collect(n_step=steps)
+        state = copy.deepcopy(algorithm.state_dict())
+
+        def turn() -> dict[str, float]:
+            algorithm.load_state_dict(copy.deepcopy(state))
+            with policy_within_training_step(algorithm.policy), torch_train_mode(algorithm):
+                begin = time.perf_counter()
+                algorithm.update(buffer=collector.buffer, batch_size=None, repeat=1)
+                return {"ms": 1e3 * (time.perf_counter() - begin)}
+
+        yield turn
+
+
+def suffix(threads: int) -> str:
+    """Return how a name says the number of torch's threads."""
+    return f", {threads} torch thread{'s' * (threads > 1)}" if threads else ""
+
+
+def ours_name(variant: str, threads: int) -> str:
+    """Return the name of a variant of ours."""
+    return f"ours, {variant or 'defaults'}{suffix(threads)}"
+
+
+def contestants(arguments: Arguments, path: str) -> dict[str, tuple[Maker, Any, int]]:
+    """Return everybody who can take part, by name."""
+    found: dict[str, tuple[Maker, Any, int]] = {}
+    for threads in arguments.threads:
+        theirs = Setup("sb3-contrib", "dummy", 1, threads, arguments.env, arguments.steps)
+        ours = Setup("ours", "dummy", 1, threads, arguments.env, arguments.steps)
+        found["sb3-contrib" + suffix(threads)] = (updating, Start(path, theirs), threads)
+        for variant in arguments.ours:
+            found[ours_name(variant, threads)] = (updating, Start(path, ours, variant), threads)
+        other = Setup("tianshou", "dummy", 16, threads, arguments.env, arguments.steps)
+        if arguments.tianshou and other.installed:
+            start = Start(path, other, updates_before=arguments.updates_before)
+            found["tianshou" + suffix(threads)] = (tianshou_updating, start, threads)
+    return found
+
+
+def claims_of(arguments: Arguments, results: dict[str, list[dict[str, float]]], peer: str) -> list[Claim]:
+    """Return, for every variant of ours, whether it is faster at a critic's loss no higher."""
+    claims = []
+    for variant in arguments.ours:
+        names = [ours_name(variant, threads) for threads in arguments.threads]
+        mine = {name: _series(results[name], "ms") for name in names if name in results}
+        if not mine:
+            continue
+        name = best(mine, lowest=True)
+        ratio = Ratio.between(_series(results[peer], "ms"), mine[name])
+        claims.append(Claim(f"update, {peer}'s time over that of {name}", ratio.of_medians, FASTER))
+        losses = [median(_series(results[who], "critic loss")) for who in (name, peer)]
+        text = f"critic's loss, {name} over {peer}"
+        claims.append(Claim(text, losses[0] / losses[1], 1.0, at_most=True))
+    return claims
+
+
+def _series(turns: list[dict[str, float]], key: str) -> list[float]:
+    return [turn[key] for turn in turns]
+
+
+def main(arguments: Arguments) -> None:
+    """Time, and print the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "start.pt")
+        progress("training sb3-contrib's TRPO, to start from")
+        save_start(arguments, path)
+        results, _ = interleave(contestants(arguments, path), arguments.rounds)
+    theirs = {name: _series(turns, "ms") for name, turns in results.items() if name.startswith("sb3-contrib")}
+    peer = best(theirs, lowest=True)
+    rows = []
+    for name, turns in results.items():
+        row: dict[str, Any] = {"update": name}
+        for key in ("ms", "critic loss", "before", "accepted"):
+            row[key] = median(_series(turns, key)) if key in turns[0] else None
+        row["times faster"] = str(Ratio.between(theirs[peer], _series(turns, "ms")))
+        rows.append(row)
+    heading = f"Update, {arguments.env}, {arguments.steps} steps"
+    report("update", arguments, {heading: rows}, claims_of(arguments, results, peer))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments, description=__doc__))

@@ -1,0 +1,9 @@
+"""What goes wrong before an environment exists; the messages name the fix."""
+
+
+class UnknownEnvironmentError(ValueError):
+    """Raised when an environment id is not registered; the message has the nearest ids."""
+
+
+class MissingExtraError(ImportError):
+    """Raised when an environment needs a package that is absent; the message has the fix."""
