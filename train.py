@@ -13,7 +13,6 @@ progress.csv and TensorBoard events, checkpoints/, model.zip, vecnormalize.pkl w
 normalised, and evaluation.json. Ctrl-C saves the model and ends the run.
 """
 
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -77,8 +76,8 @@ class Arguments:
 
 def main(arguments: Arguments) -> int:
     """Run it all and return the exit code."""
-    # One for the policy step and one for the critic beside it: networks this small gain nothing from more.
-    torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
+    # Networks this small gain little from more, and lose much where other programs keep the cores busy.
+    torch.set_num_threads(1)
     try:
         configuration, folder = prepare(arguments)
         env = make_env(arguments, configuration)

@@ -217,19 +217,14 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         if not self._fits_alongside():
             step = self._take_step(batch, objective)
             return step, self._fit_critic(batch)
-        with threads(torch.get_num_threads() // 2), ThreadPoolExecutor(1) as executor:
+        with threads(max(torch.get_num_threads() // 2, 1)), ThreadPoolExecutor(1) as executor:
             fit = executor.submit(self._fit_critic, batch)
             step = self._take_step(batch, objective)
             return step, fit.result()
 
     def _fits_alongside(self) -> bool:
-        """Whether the critic reads nothing that the step moves, draws no random number, and has a core."""
-        return (
-            self.critic_fit == "lbfgs"
-            and not self.actor.shares_parameters
-            and self.device.type == "cpu"
-            and torch.get_num_threads() > 1
-        )
+        """Whether the critic reads nothing that the step moves, and draws no random number."""
+        return self.critic_fit == "lbfgs" and not self.actor.shares_parameters and self.device.type == "cpu"
 
     def _take_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:
         step = self.policy_step(batch, objective)

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import random
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 import gymnasium as gym
+import numpy as np
 
 from envs.channel import Channel
 from envs.infos import pack
@@ -175,6 +177,8 @@ def work(channel: Channel) -> None:
     if hasattr(os, "SCHED_BATCH"):
         # A worker that is woken does not push aside the parent, which has others to wake.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    random.seed()  # a fork would draw what its siblings draw, in environments that use global generators
+    np.random.seed()  # noqa: NPY002
     block = EnvBlock()
     while True:
         try:
