@@ -279,6 +279,9 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         if hasattr(self.policy, "log_std"):
             record("train/std", self.policy.log_std.exp().mean().item())
         record("train/n_updates", self._n_updates, exclude="tensorboard")
+        replacements = getattr(self.env, "replacements", None)
+        if replacements is not None:  # of rollout workers that died
+            record("rollout/worker_replacements", replacements)
         for name, value in step.scalars().items():
             record(f"npg/{name}", value)
         self.stop_reasons[step.rejection or "accepted"] += 1

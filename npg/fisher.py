@@ -15,6 +15,8 @@ here differ in:
 | `SampledFisher`          | s sᵀ over k actions drawn from π        | 2 backward through k log-probs       |
 | `EmpiricalFisher`        | s sᵀ over the actions that were taken   | 2 backward                           |
 
+Where the policy is linear layers one after another, `npg/chain.py` makes these passes by hand.
+
 Each reads the policy at construction and stands for the parameters that it had then; with micro-batches
 it keeps a copy of them. `npg/hessian.py` has the same matrix as a Hessian, `npg/diagonal.py` and
 `npg/kfac.py` have approximations with an inverse. Kakade 2001, "A natural policy gradient"; Martens 2020,
@@ -29,6 +31,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
+from npg.chain import ChainJacobian, jacobian_of
 from npg.distributions import Bernoulli, Categorical, DiagGaussian, Distribution, MultiCategorical
 from npg.jacobian import DifferenceJacobian, Jacobian
 from npg.linear_operator import LinearOperator
@@ -75,7 +78,7 @@ class ExactFisher(LinearOperator):
         @torch.enable_grad()
         def linearise(observations: Any) -> StateSum:
             distribution = evaluate(actor, observations, theta)
-            return metric_sum(Jacobian(distribution.coordinates, tensors), distribution, parameters)
+            return metric_sum(jacobian_of(distribution.coordinates, tensors), distribution, parameters)
 
         self._mean = StateMean(linearise, (observations,), micro_batch_size, reduce)
 
@@ -198,7 +201,9 @@ class SampledFisher(LinearOperator):
 
 
 def metric_sum(
-    jacobian: Jacobian | DifferenceJacobian, distribution: Distribution, parameters: FlatParameters
+    jacobian: Jacobian | ChainJacobian | DifferenceJacobian,
+    distribution: Distribution,
+    parameters: FlatParameters,
 ) -> StateSum:
     """Return v ↦ Σ_s J_sᵀ M_s J_s v."""
     metric = distribution.snapshot()
@@ -221,7 +226,7 @@ def _score_sum(
     """Return v ↦ Σ_s mean over the k actions of s (sᵀv): log π as the output, and the identity as metric."""
     distribution = evaluate(actor, observations, theta)
     log_prob = torch.stack([distribution.log_prob(action) for action in actions])
-    jacobian = Jacobian((log_prob,), parameters.tensors if theta is None else theta.values())
+    jacobian = jacobian_of((log_prob,), parameters.tensors if theta is None else theta.values())
 
     def product(vector: Tensor) -> Tensor:
         (derivative,) = jacobian.push_forward(parameters.unflatten(vector))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -12,6 +13,7 @@ from episodes import Episodes
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from agents import NPG, TRPO
 from agents.base import PolicyGradientAgent
@@ -235,3 +237,15 @@ def test_small_rewards_are_learnt_in_their_own_unit() -> None:
         agent.learn(64 * 10, log_interval=None)
         losses.append(agent.logger.name_to_value["train/value_loss"] / scale**2)
     assert losses[1] == pytest.approx(losses[0], rel=0.2)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_replaced_rollout_workers_are_logged(normalize: bool) -> None:
+    """A vector environment that counts them has them in the log, also from inside a wrapper."""
+    env: Any = DummyVecEnv([lambda: gym.make("CartPole-v1")])
+    env.replacements = 3
+    agent = TRPO("MlpPolicy", VecNormalize(env) if normalize else env, **SMALL)
+    agent._setup_learn(64)
+    agent.collect_rollouts(agent.env, agent._init_callback(None), agent.rollout_buffer, 64)
+    agent.train()
+    assert agent.logger.name_to_value["rollout/worker_replacements"] == 3
