@@ -33,18 +33,18 @@ class Arguments:
     """Time rollouts."""
 
     env: tuple[str, ...] = ("Hopper-v5", "CartPole-v1")
-    rounds: int = 7
-    rollouts: int = 2
+    rounds: int = 5
+    rollouts: int = 4
     """Rollouts in a turn."""
     steps: int = 2048
     """Steps of a rollout, all environments together."""
     threads: tuple[int, ...] = (0, 1)
     """Threads of torch that everybody is tried with; 0 is torch's default."""
-    dummy: tuple[int, ...] = (1, 8, 16, 32, 64)
+    dummy: tuple[int, ...] = (8, 16, 32, 64, 128)
     """Numbers of environments of SB3's DummyVecEnv."""
-    subproc: tuple[int, ...] = (2, 4, 8)
+    subproc: tuple[int, ...] = (2, 8)
     """Numbers of environments of SB3's SubprocVecEnv."""
-    ours: tuple[int, ...] = (16, 32, 64)
+    ours: tuple[int, ...] = (32, 64, 128)
     """Numbers of environments of ours."""
     tianshou: tuple[int, ...] = (16, 32)
     """Numbers of environments of tianshou's."""

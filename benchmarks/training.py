@@ -44,13 +44,13 @@ class Arguments:
     """Steps between updates, all environments together."""
     threads: tuple[int, ...] = (0, 1)
     """Threads of torch that everybody is tried with; 0 is torch's default."""
-    dummy: tuple[int, ...] = (1, 8, 16, 32)
+    dummy: tuple[int, ...] = (1, 8, 16, 32, 64)
     """Numbers of environments of sb3-contrib's; 1 is its default."""
-    ours: tuple[int, ...] = (16, 32)
+    ours: tuple[int, ...] = (32, 64)
     """Numbers of environments of ours."""
     ours_kinds: tuple[str, ...] = ("workers", "envpool")
     """How ours steps them."""
-    ours_settings: tuple[str, ...] = ("", "critic_fit=lbfgs")
+    ours_settings: tuple[str, ...] = ("critic_fit=lbfgs",)
     """Variants of ours, each as name=value,name=value; "" is the defaults."""
     tianshou: tuple[int, ...] = (16,)
     """Numbers of environments of tianshou's."""

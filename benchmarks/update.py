@@ -52,7 +52,7 @@ class Arguments:
     """Of the rollout."""
     updates_before: int = 5
     """How many updates sb3-contrib trains for first."""
-    ours: tuple[str, ...] = ("", "critic_fit=lbfgs")
+    ours: tuple[str, ...] = ("", "critic_fit=lbfgs,n_critic_updates=15")
     """Variants of ours, each as name=value,name=value; "" is the defaults."""
     tianshou: bool = True
     """Whether tianshou takes part."""

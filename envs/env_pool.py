@@ -3,7 +3,6 @@
 import copy
 import difflib
 import importlib
-import os
 import warnings
 from typing import Any
 
@@ -16,6 +15,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from envs.cores import usable_cores
 from envs.episode_statistics import EpisodeStatistics
 from envs.errors import MissingExtraError, UnknownEnvironmentError
 from envs.observations import replace_rows, row
@@ -77,7 +77,7 @@ class EnvPoolVecEnv(VecEnv):
                 f"expected one of envpool.list_all_envs(), got {env_id!r}: {hint} vec_env='auto', "
                 "which takes every environment that Gymnasium has."
             )
-        self._kwargs = {"num_threads": min(n_envs, len(os.sched_getaffinity(0))), **(env_kwargs or {})}
+        self._kwargs = {"num_threads": min(n_envs, len(usable_cores())), **(env_kwargs or {})}
         registered = gym.registry.get(env_id)
         self._spec = EnvSpec(env_id) if registered is None else copy.deepcopy(registered)
         limit = self._kwargs.get("max_episode_steps", self._spec.max_episode_steps)

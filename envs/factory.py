@@ -3,7 +3,6 @@
 import difflib
 import importlib
 import math
-import os
 import re
 import statistics
 import time
@@ -17,6 +16,7 @@ from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.env_util import make_vec_env as sb3_make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
+from envs.cores import usable_cores
 from envs.env_pool import EnvPoolVecEnv
 from envs.errors import MissingExtraError, UnknownEnvironmentError
 from envs.workers import WorkerVecEnv
@@ -216,7 +216,7 @@ def choose_vec_env(env_id: str, n_envs: int = 1, *, env_kwargs: dict[str, Any] |
         MissingExtraError: If the environment's packages are not installed.
     """
     spec = environment_spec(env_id)
-    processes = min(len(os.sched_getaffinity(0)), n_envs)
+    processes = min(len(usable_cores()), n_envs)
     if processes == 1:
         return VecEnvChoice("dummy", "one environment" if n_envs == 1 else "one core")
     env = _make_one(spec, dict(env_kwargs or {}))

@@ -13,6 +13,7 @@ from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from stable_baselines3.common.vec_env.util import dict_to_obs
 
+from envs.cores import usable_cores
 from envs.infos import pack, unpack
 from envs.observations import copied, row
 from envs.shared_memory import StepArrays
@@ -66,7 +67,7 @@ class WorkerVecEnv(VecEnv):
         n_workers: int | None = None,
         timeout: float | None = 60.0,
     ) -> None:
-        cores = _usable_cores()
+        cores = usable_cores()
         n_workers = len(cores) if n_workers is None else n_workers
         if not env_fns or n_workers < 1 or (timeout is not None and timeout <= 0):
             raise ValueError(
@@ -365,13 +366,6 @@ class WorkerVecEnv(VecEnv):
         self._check_open()
         if self._stepping:
             raise WorkerError("expected no pending step, got one; call step_wait() first.")
-
-
-def _usable_cores() -> Sequence[int | None]:
-    """Returns the cores that this process may use; None for one whose number is not known."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return [None] * (os.cpu_count() or 1)  # not on Linux
 
 
 def _part(values: Any, worker: Worker) -> Any:
