@@ -1,64 +1,71 @@
-"""Train an agent on a Gymnasium task.
+"""Train agents on Gymnasium tasks: one run, a grid of runs to compare, or a search for settings.
 
     python train.py                                            # TRPO on CartPole-v1, to solved
     python train.py --algo npg --env Hopper-v5 --steps 1e6 --seed 3
     python train.py --algo trpo --env Hopper-v5 --set target_kl=0.02 cg_damping=0.05
+    python train.py --algo npg vpg trpo sb3:ppo --env CartPole-v1 Acrobot-v1 --seeds 5 --jobs 2
+    python train.py --algo npg --env Pendulum-v1 --tune 50
 
 Settings come from configs/<algo>.yaml: the environment's section, or `default`. --config names another
 file, --set changes single settings: any argument of the agent's constructor, n_envs or normalize; of
-policy_kwargs, those keys that are given.
+policy_kwargs, those keys that are given. In a grid, npg.target_kl=0.02 is for NPG alone.
 
 A run writes runs/<env>/<algo>/seed-<n>/: config.yaml (all settings, and the versions that produced the run),
 progress.csv and TensorBoard events, checkpoints/, model.zip, vecnormalize.pkl where observations are
-normalised, and evaluation.json. Ctrl-C saves the model and ends the run.
+normalised, and evaluation.json. Ctrl-C saves the model and ends the run. A grid leaves out runs that are
+finished, so that the same command goes on after an interrupt, and ends with a report.
 """
 
+import itertools
 import sys
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import tyro
-from stable_baselines3.common.callbacks import CheckpointCallback
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from agents import ALGORITHMS, NonFiniteError
-from agents.base import PolicyGradientAgent
+from agents import ALGORITHMS
 from agents.configuration import Configuration
+from agents.contenders import NAMES, agent_class, build, folder_name, joint_target_kl
 from agents.geometry import GeometryCallback
+from agents.grid import Cell, run_grid
+from agents.hardware import hardware
 from agents.hyperparameters import nearest
-from agents.progress import Progress, progress_bar
+from agents.run import INTERRUPTED, evaluate, learn
 from agents.run_folder import RunFolder
+from agents.summary import print_grid, print_run
 from envs import choose_vec_env, make_vec_env
+from envs.cores import usable_cores
 from envs.factory import environment_spec
 
 CONFIGS = Path(__file__).parent / "configs"
-CHECKPOINTS = 5
 # What a setting that makes no sense raises, here, in SB3 or in a user's policy, before training starts.
 SETUP_ERRORS = (ValueError, TypeError, AssertionError, ImportError, OSError, NotImplementedError)
-INTERRUPTED = 130  # what a shell reports of a command that Ctrl-C ended
+EVALUATION_SEED = 10_000  # is added to the run's, so that evaluation episodes are none of the training's
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train an agent on a Gymnasium task."""
+    """Train agents on Gymnasium tasks."""
 
-    algo: str = "trpo"
-    """vpg, npg, trpo or acktr."""
-    env: str = "CartPole-v1"
-    """A Gymnasium environment."""
+    algo: tuple[str, ...] = ("trpo",)
+    """vpg, npg, trpo, acktr; to compare with: sb3:ppo, sb3:a2c, contrib:trpo. Several make a grid."""
+    env: tuple[str, ...] = ("CartPole-v1",)
+    """Gymnasium environments."""
     steps: float | None = None
-    """Environment steps; the configuration's by default."""
+    """Environment steps; the configuration's by default, in a grid the most of any algorithm's."""
     seed: int = 0
-    """Of policy, environments and sampling."""
+    """Of policy, environments and sampling; the first, with --seeds."""
+    seeds: int = 1
+    """How many seeds, counted from --seed."""
+    jobs: int | None = None
+    """Runs at a time, in a grid; the number of cores by default."""
     config: Path | None = None
     """A YAML file in RL Zoo's format, in place of configs/<algo>.yaml."""
     set: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
-    """Settings to change, name=value each; repeatable."""
+    """Settings to change, name=value each, or algo.name=value; repeatable."""
     out: Path = Path("runs")
     """Where run folders are made."""
     device: str = "auto"
@@ -67,11 +74,28 @@ class Arguments:
     """Environments side by side; the configuration's by default."""
     vec_env: str = "auto"
     """How they run: dummy (in this process), workers (one process a core), subproc (one each), envpool, or
-    auto, which times a step and takes the faster of the first two."""
+    auto, which times a step and takes the faster of the first two; dummy where runs share the cores."""
     episodes: int = 100
     """Of the final deterministic evaluation; 0 for none."""
     geometry: int = 0
     """Updates from one look at the Fisher matrix to the next, logged under npg/geometry; 0 for none."""
+
+    def single(self, algo: str, env: str, seed: int) -> "Arguments":
+        """Return the arguments of one run."""
+        return replace(self, algo=(algo,), env=(env,), seed=seed, seeds=1, jobs=None)
+
+    def command(self) -> list[str]:
+        """Return the command line that says this."""
+        words = [sys.executable, __file__]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value == field.default:
+                continue
+            option = f"--{field.name.replace('_', '-')}"
+            groups = value if field.name == "set" else [value if isinstance(value, tuple) else (value,)]
+            for group in groups:
+                words += [option, *map(str, group)]
+        return words
 
 
 def main(arguments: Arguments) -> int:
@@ -79,178 +103,140 @@ def main(arguments: Arguments) -> int:
     # Networks this small gain little from more, and lose much where other programs keep the cores busy.
     torch.set_num_threads(1)
     try:
-        configuration, folder = prepare(arguments)
-        env = make_env(arguments, configuration)
-        agent = make_agent(arguments, configuration, env)
-        aside = folder.create()
+        check(arguments)
+        if len(arguments.algo) * len(arguments.env) * arguments.seeds > 1:
+            return compare(arguments)
+        return run(arguments)
     except SETUP_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED
-    if aside is not None:
-        print(f"an unfinished run was in the way; it is now {aside}")
-    folder.write_config(
-        configuration, algo=arguments.algo, env=arguments.env, seed=arguments.seed, device=str(agent.device)
-    )
-    agent.set_logger(configure(str(folder.path), ["csv", "tensorboard"]))
-    code, seconds = train(agent, configuration, folder, arguments)
-    returns = evaluate(arguments, configuration, folder, agent) if code == 0 else None
-    env.close()
-    print_summary(arguments, folder, agent, seconds, returns)
-    return code
 
 
-def prepare(arguments: Arguments) -> tuple[Configuration, RunFolder]:
-    """Resolve the run without building anything, so that a mistake costs no time."""
-    if arguments.algo not in ALGORITHMS:
-        raise ValueError(f"unknown algorithm {arguments.algo!r}{nearest(arguments.algo, ALGORITHMS)}")
+def check(arguments: Arguments) -> None:
+    """Check what can be checked without building anything, so that a mistake costs no time.
+
+    Raises:
+        ValueError: an argument makes no sense.
+    """
+    for algo in arguments.algo:
+        if algo not in NAMES:
+            raise ValueError(f"unknown algorithm {algo!r}{nearest(algo, NAMES)}")
     if min(arguments.episodes, arguments.seed, arguments.geometry) < 0:
         raise ValueError(
             f"expected --episodes ≥ 0, --seed ≥ 0 and --geometry ≥ 0, "
             f"got {arguments.episodes}, {arguments.seed} and {arguments.geometry}"
         )
+    if min(arguments.seeds, arguments.jobs or 1) < 1:
+        raise ValueError(f"expected --seeds ≥ 1 and --jobs ≥ 1, got {arguments.seeds} and {arguments.jobs}")
+    for name in ("algo", "env"):
+        given = getattr(arguments, name)
+        if len(set(given)) < max(len(given), 1):
+            raise ValueError(f"expected different names after --{name}, got {' '.join(given) or 'none'}")
     if arguments.device not in ("auto", "cpu") and not arguments.device.startswith("cuda"):
         raise ValueError(f"--device must be cpu, cuda or auto, got {arguments.device!r}")
     if arguments.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(
             f"--device {arguments.device} needs a CUDA device, and torch sees none; use --device cpu"
         )
-    environment_spec(arguments.env)
-    path = arguments.config or CONFIGS / f"{arguments.algo}.yaml"
-    overrides = [text for group in arguments.set for text in group]
-    configuration = Configuration.read(path, arguments.env, ALGORITHMS[arguments.algo], overrides)
+    for env_id in arguments.env:
+        environment_spec(env_id)
+
+
+def resolve(arguments: Arguments) -> tuple[Configuration, RunFolder]:
+    """Return what one run does, and where."""
+    (algo,), (env_id,) = arguments.algo, arguments.env
+    path = arguments.config or CONFIGS / f"{folder_name(algo)}.yaml"
+    overrides = []
+    for text in itertools.chain.from_iterable(arguments.set):
+        owner, dot, rest = text.partition(".")
+        if dot and "=" not in owner and owner in NAMES:
+            overrides += [rest] if owner == algo else []
+        else:
+            overrides.append(text)
+    configuration = Configuration.read(path, env_id, agent_class(algo), overrides)
     configuration = configuration.with_run(n_timesteps=arguments.steps, n_envs=arguments.n_envs)
-    folder = RunFolder(arguments.out, arguments.env, arguments.algo, arguments.seed)
+    return configuration, RunFolder(arguments.out, env_id, algo, arguments.seed)
+
+
+def run(arguments: Arguments) -> int:
+    """Make one run."""
+    (algo,), (env_id,) = arguments.algo, arguments.env
+    configuration, folder = resolve(arguments)
     folder.check_free()
-    return configuration, folder
-
-
-def make_env(arguments: Arguments, configuration: Configuration) -> VecEnv:
-    """Build the training environments."""
     vec_env = arguments.vec_env
     if vec_env == "auto":
-        choice = choose_vec_env(arguments.env, configuration.n_envs)
+        choice = choose_vec_env(env_id, configuration.n_envs)
         print(f"vec_env: {choice}")
         vec_env = choice.vec_env
-    env = make_vec_env(arguments.env, configuration.n_envs, seed=arguments.seed, vec_env=vec_env)
+    env = make_env(env_id, configuration, arguments.seed, vec_env)
+    agent = build(algo, configuration, env, seed=arguments.seed, device=arguments.device)
+    if (aside := folder.create()) is not None:
+        print(f"an unfinished run was in the way; it is now {aside}")
+    joint = joint_target_kl(algo, configuration.hyperparameters, agent.action_space)
+    folder.write_config(
+        configuration,
+        algo=algo,
+        env=env_id,
+        seed=arguments.seed,
+        device=str(agent.device),
+        vec_env=vec_env,
+        evaluation_episodes=arguments.episodes,
+        hardware=hardware(),
+        **({} if joint is None else {"target_kl_joint": joint}),
+    )
+    agent.set_logger(configure(str(folder.path), ["csv", "tensorboard"]))
+    looks = [GeometryCallback(arguments.geometry)] if arguments.geometry else []
+    try:
+        outcome = learn(agent, configuration, folder, description=f"{algo} on {env_id}", callbacks=looks)
+        returns = None
+        if outcome.code == 0:
+            seed = arguments.seed + EVALUATION_SEED
+            tests = make_vec_env(env_id, min(max(arguments.episodes, 1), 16), seed=seed, vec_env="dummy")
+            returns = evaluate(agent, folder.normalised(tests), folder, arguments.episodes)
+            tests.close()
+    finally:
+        env.close()
+        folder.release()
+    print_run(algo, env_id, arguments.seed, folder, agent.num_timesteps, outcome.seconds, returns)
+    other = next(name for name in ALGORITHMS if name != algo)
+    for options in ({"seed": arguments.seed + 1}, {"algo": (other,), "seed": 0}):
+        print("  try      " + " ".join(["python train.py", *replace(arguments, **options).command()[2:]]))
+    return outcome.code
+
+
+def make_env(env_id: str, configuration: Configuration, seed: int, vec_env: str) -> VecEnv:
+    """Build the training environments."""
+    env = make_vec_env(env_id, configuration.n_envs, seed=seed, vec_env=vec_env)
     if configuration.normalize:
         return VecNormalize(env, gamma=configuration.hyperparameters["gamma"])
     return env
 
 
-def make_agent(arguments: Arguments, configuration: Configuration, env: VecEnv) -> PolicyGradientAgent:
-    """Build the agent."""
-    return ALGORITHMS[arguments.algo](
-        configuration.policy,
-        env,
-        seed=arguments.seed,
-        device=arguments.device,
-        **configuration.hyperparameters,
-    )
-
-
-def train(
-    agent: PolicyGradientAgent, configuration: Configuration, folder: RunFolder, arguments: Arguments
-) -> tuple[int, float]:
-    """Learn, save the model however that ends, and return exit code and seconds."""
-    every = max(configuration.n_timesteps // (CHECKPOINTS * configuration.n_envs), 1)
-    checkpoint = CheckpointCallback(
-        every, str(folder.checkpoints), name_prefix="model", save_vecnormalize=configuration.normalize
-    )
-    progress = Progress(configuration.n_timesteps, f"{arguments.algo} on {arguments.env}")
-    looks = [GeometryCallback(arguments.geometry)] if arguments.geometry else []
-    code, start = 0, time.perf_counter()
+def compare(arguments: Arguments) -> int:
+    """Make all runs of a grid, and a report of them."""
+    jobs = arguments.jobs or len(usable_cores())
+    if arguments.vec_env == "auto" and jobs > 1:
+        arguments = replace(arguments, vec_env="dummy")
+    cells = []
+    for env_id in arguments.env:
+        singles = [arguments.single(algo, env_id, arguments.seed) for algo in arguments.algo]
+        # One budget for all, so that nobody gets more.
+        steps = max(resolve(single)[0].n_timesteps for single in singles)
+        print(f"{env_id}: {steps} steps a run")
+        for single, k in itertools.product(singles, range(arguments.seeds)):
+            single = replace(single, seed=arguments.seed + k, steps=float(steps))
+            _, folder = resolve(single)
+            label = f"{single.algo[0]} {env_id} seed {single.seed}"
+            cells.append(Cell(label, single.command(), folder, steps))
     try:
-        agent.learn(configuration.n_timesteps, [checkpoint, progress, *looks])
+        failures = run_grid(cells, min(jobs, len(cells)))
     except KeyboardInterrupt:
-        code = INTERRUPTED
-    except NonFiniteError as error:
-        code = 1
-        message = error
-    finally:
-        seconds = time.perf_counter() - start
-        progress.close()
-        agent.save(folder.model)
-        if (normaliser := agent.get_vec_normalize_env()) is not None:
-            normaliser.save(str(folder.normaliser))
-        agent.logger.close()
-    if code == INTERRUPTED:
-        print("\ninterrupted; the model as it is now is saved")
-    elif code:
-        print(f"error: {message} The model up to there is saved.", file=sys.stderr)
-    return code, seconds
-
-
-def evaluate(
-    arguments: Arguments, configuration: Configuration, folder: RunFolder, agent: PolicyGradientAgent
-) -> np.ndarray | None:
-    """Return the returns of deterministic episodes on fresh environments; None if interrupted."""
-    if arguments.episodes == 0:
-        folder.write_evaluation({"steps": agent.num_timesteps, "returns": []})
-        return None
-    n_envs, seed = min(arguments.episodes, 16), arguments.seed + 10_000
-    env = make_vec_env(arguments.env, n_envs, seed=seed, vec_env="dummy")
-    if configuration.normalize:
-        env = VecNormalize.load(str(folder.normaliser), env)
-        env.training = env.norm_reward = False
-    bar = progress_bar(arguments.episodes, "evaluation", "episode")
-    try:
-        returns, lengths = evaluate_policy(
-            agent,
-            env,
-            arguments.episodes,
-            callback=lambda local, _: bar.update(local["episode_counts"].sum() - bar.n),
-            return_episode_rewards=True,
-        )
-    except KeyboardInterrupt:
-        print("\ninterrupted; the model is saved, without an evaluation")
-        return None
-    finally:
-        bar.close()
-        env.close()
-    folder.write_evaluation(
-        {
-            "steps": agent.num_timesteps,
-            "deterministic": True,
-            "mean_return": float(np.mean(returns)),
-            "std_return": float(np.std(returns)),
-            "returns": returns,
-            "lengths": lengths,
-        }
-    )
-    return np.asarray(returns)
-
-
-def print_summary(
-    arguments: Arguments,
-    folder: RunFolder,
-    agent: PolicyGradientAgent,
-    seconds: float,
-    returns: np.ndarray | None,
-) -> None:
-    """Say what came out, where it lies, and what to try next."""
-    steps = agent.num_timesteps
-    print(f"\n{arguments.algo.upper()} on {arguments.env}, seed {arguments.seed}")
-    if returns is not None:
-        threshold = environment_spec(arguments.env).reward_threshold
-        verdict = ""
-        if threshold is not None:
-            solved = "solved" if returns.mean() >= threshold else "not yet solved"
-            verdict = f" ({solved}: the task asks for {threshold:g})"
-        print(
-            f"  return   {returns.mean():.1f} ± {returns.std():.1f} "
-            f"over {len(returns)} deterministic episodes{verdict}"
-        )
-    print(f"  trained  {steps} steps in {seconds:.1f} s, {steps / max(seconds, 1e-9):.0f} steps/s")
-    print(f"  files    {folder.path}")
-    print(f"  curves   tensorboard --logdir {folder.path.parent.parent}")
-    options = f"--env {arguments.env}"
-    if arguments.out != Arguments.out:
-        options += f" --out {arguments.out}"
-    other = next(name for name in ALGORITHMS if name != arguments.algo)
-    print(f"  next     python train.py --algo {arguments.algo} {options} --seed {arguments.seed + 1}")
-    print(f"           python train.py --algo {other} {options}")
+        print("repeat the command to go on: finished runs are kept")
+        return INTERRUPTED
+    print_grid(cells, failures)
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

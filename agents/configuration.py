@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from agents.base import PolicyGradientAgent
 from agents.hyperparameters import check_names, names_of, nearest
 
 # Keys of a section that are the run's and not the agent's, by RL Zoo's names.
@@ -40,7 +40,7 @@ class Configuration:
         cls,
         path: Path,
         env_id: str,
-        agent_class: type[PolicyGradientAgent],
+        agent_class: type[OnPolicyAlgorithm],
         overrides: Iterable[str] = (),
     ) -> "Configuration":
         """Read the environment's section, or `default`, of a YAML file in RL Zoo's format.
@@ -91,7 +91,7 @@ class Configuration:
         return replace(self, **given)
 
 
-def check_policy(values: Mapping[str, Any], agent_class: type[PolicyGradientAgent]) -> None:
+def check_policy(values: Mapping[str, Any], agent_class: type[OnPolicyAlgorithm]) -> None:
     """Check the name and the options of the policy.
 
     Raises:

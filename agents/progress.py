@@ -46,9 +46,25 @@ class Progress(BaseCallback):
             self._bar.close()
 
 
-def progress_bar(total: int, description: str, unit: str) -> tqdm:
-    """Return a bar on stderr; where that is a file, a line every ten seconds."""
-    interval = 0.2 if sys.stderr.isatty() else 10.0
+def progress_bar(
+    total: int, description: str, unit: str, *, position: int | None = None, leave: bool = True
+) -> tqdm:
+    """Return a bar on stderr; where that is a file, a line every ten seconds.
+
+    Args:
+        total: at which it is full.
+        description: what stands before it.
+        unit: what it counts.
+        position: its line where several are shown, 0 the uppermost.
+        leave: whether it stays on the screen when it is closed.
+    """
     return tqdm(
-        total=total, desc=description, unit=unit, unit_scale=True, mininterval=interval, dynamic_ncols=True
+        total=total,
+        desc=description,
+        unit=unit,
+        unit_scale=True,
+        mininterval=0.2 if sys.stderr.isatty() else 10.0,
+        dynamic_ncols=True,
+        position=position,
+        leave=leave,
     )

@@ -7,12 +7,12 @@ import sys
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
+from agents.hardware import hardware
 from agents.run_folder import versions
 
 PEERS = ("sb3-contrib", "tianshou", "envpool")
@@ -28,25 +28,13 @@ def environment() -> dict[str, Any]:
             continue
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "cpu": cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        **hardware(),
         "memory_gib": round(memory_gib(), 1),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch_threads": torch.get_num_threads(),
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "platform": platform.platform(),
         "versions": found,
     }
-
-
-def cpu_model() -> str:
-    """Return the processor's name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def memory_gib() -> float:

@@ -1,6 +1,7 @@
 """The command line: one whole run, and every mistake a user can make."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -11,6 +12,7 @@ import yaml
 from episodes import Episodes
 from stable_baselines3.common.callbacks import BaseCallback
 
+import agents.run
 import train
 from agents import ALGORITHMS, TRPO, NonFiniteError
 from train import Arguments, main
@@ -35,7 +37,7 @@ def test_run_leaves_what_the_contract_says(
     arguments: Arguments, algo: str, capsys: pytest.CaptureFixture
 ) -> None:
     """The folder holds config, CSV, events, checkpoints, model and evaluation; the summary says where."""
-    assert main(changed(arguments, algo=algo)) == 0
+    assert main(changed(arguments, algo=(algo,))) == 0
     folder = arguments.out / "CartPole-v1" / algo / "seed-0"
     names = {path.name for path in folder.iterdir()}
     assert {"config.yaml", "progress.csv", "checkpoints", "model.zip", "evaluation.json"} <= names
@@ -59,25 +61,23 @@ def test_same_seed_same_run(arguments: Arguments, tmp_path: Path) -> None:
     for name in ("a", "b"):
         main(changed(arguments, out=tmp_path / name))
         log = pd.read_csv(tmp_path / name / "CartPole-v1" / "trpo" / "seed-0" / "progress.csv")
-        logs.append(log.drop(columns=["time/fps", "time/time_elapsed"]).sort_index(axis=1))
+        logs.append(log.drop(columns=["time/fps", "time/time_elapsed", "time/seconds"]).sort_index(axis=1))
     pd.testing.assert_frame_equal(*logs)
 
 
 def test_normalised_run_keeps_its_statistics(arguments: Arguments) -> None:
     """With normalize=true the statistics lie beside the model."""
-    assert (
-        main(changed(arguments, env="Pendulum-v1", set=(*arguments.set, ("normalize=true", NO_NORMALISERS))))
-        == 0
-    )
+    settings = (*arguments.set, ("normalize=true", NO_NORMALISERS))
+    assert main(changed(arguments, env=("Pendulum-v1",), set=settings)) == 0
     assert (arguments.out / "Pendulum-v1" / "trpo" / "seed-0" / "vecnormalize.pkl").exists()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"algo": "trop"}, "unknown algorithm 'trop'; did you mean 'trpo'"),
-        ({"env": "CartPole-v9"}, "CartPole-v1"),
-        ({"env": "Cartpol-v1"}, "CartPole-v1"),
+        ({"algo": ("trop",)}, "unknown algorithm 'trop'; did you mean 'trpo'"),
+        ({"env": ("CartPole-v9",)}, "CartPole-v1"),
+        ({"env": ("Cartpol-v1",)}, "CartPole-v1"),
         ({"set": (("targetkl=0.1",),)}, "no setting 'targetkl'; did you mean 'target_kl'"),
         ({"set": (("target_kl=0",),)}, "target_kl must be a number of nats > 0, or a schedule, got 0"),
         ({"set": (("target_kl",),)}, "expected name=value after --set, got 'target_kl'"),
@@ -95,6 +95,10 @@ def test_normalised_run_keeps_its_statistics(arguments: Arguments) -> None:
         ({"n_envs": 0}, "n_envs must be an integer ≥ 1, got 0"),
         ({"vec_env": "dumy"}, "dummy"),
         ({"seed": -1}, "--seed ≥ 0"),
+        ({"seeds": 0}, "--seeds ≥ 1"),
+        ({"algo": ("npg", "npg")}, "different names after --algo, got npg npg"),
+        ({"algo": ("npg", "vpg"), "set": (("target_kl=0.1",),)}, "VPG has no setting 'target_kl'"),
+        ({"algo": ("sb3:ppo",), "set": (("learning_rate=lin_x",),)}, "lin_0.001, got 'lin_x'"),
         ({"geometry": -1}, "--geometry ≥ 0, got 2, 0 and -1"),
         ({"device": "gpu0"}, "cpu, cuda or auto, got 'gpu0'"),
         ({"config": Path("nowhere.yaml")}, "nowhere.yaml"),
@@ -113,7 +117,7 @@ def test_mistakes_cost_no_training(
 
 def test_unsupported_observations_are_named(arguments: Arguments, capsys: pytest.CaptureFixture) -> None:
     """An environment whose observations no policy serves is one clear error too."""
-    assert main(changed(arguments, env="Blackjack-v1")) == 2
+    assert main(changed(arguments, env=("Blackjack-v1",))) == 2
     assert capsys.readouterr().err.startswith("error: ")
 
 
@@ -162,7 +166,7 @@ def test_unsupported_space_is_named(arguments: Arguments, capsys: pytest.Capture
 
     gym.register("TupleActions-v0", TupleActions)
     try:
-        assert main(changed(arguments, env="TupleActions-v0")) == 2
+        assert main(changed(arguments, env=("TupleActions-v0",))) == 2
     finally:
         del gym.registry["TupleActions-v0"]
     error = capsys.readouterr().err
@@ -241,12 +245,75 @@ def test_geometry_is_logged_when_asked_for(arguments: Arguments) -> None:
 def test_progress_is_counted_in_steps(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bar is full at the end, and never beyond."""
     bars = []
-    make = train.Progress
+    make = agents.run.Progress
 
     def spy(*args: object) -> BaseCallback:
         bars.append(make(*args))
         return bars[-1]
 
-    monkeypatch.setattr(train, "Progress", spy)
+    monkeypatch.setattr(agents.run, "Progress", spy)
     main(changed(arguments, steps=500))
     assert bars[0]._bar.n == bars[0]._bar.total == 500
+
+
+def test_a_grid_makes_every_run_and_keeps_finished_ones(
+    arguments: Arguments, capsys: pytest.CaptureFixture
+) -> None:
+    """All get the same steps, settings with an owner reach it alone; a repeat makes nothing again."""
+    settings = (("npg.target_kl=0.5", "npg.n_steps=32", "sb3:a2c.n_steps=16"),)
+    grid = changed(arguments, algo=("npg", "sb3:a2c"), set=settings, jobs=2)
+    assert main(grid) == 0
+    found = {}
+    for name in ("npg", "sb3-a2c"):
+        folder = arguments.out / "CartPole-v1" / name / "seed-0"
+        found[name] = yaml.safe_load((folder / "config.yaml").read_text())
+        assert found[name]["n_timesteps"] == 512
+        assert len(json.loads((folder / "evaluation.json").read_text())["returns"]) == 2
+        assert not folder.with_name("seed-0.log").exists()
+    assert found["npg"]["target_kl_joint"] == 0.5 and "target_kl_joint" not in found["sb3-a2c"]
+    assert found["sb3-a2c"]["algo"] == "sb3:a2c" and found["sb3-a2c"]["hyperparameters"]["n_steps"] == 16
+    models = [path.stat().st_mtime_ns for path in arguments.out.rglob("model.zip")]
+    capsys.readouterr()
+    assert main(grid) == 0
+    assert "2 of 2 runs are finished already" in capsys.readouterr().out
+    assert [path.stat().st_mtime_ns for path in arguments.out.rglob("model.zip")] == models
+
+
+def test_algorithms_of_a_grid_get_one_budget(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where configurations differ, all get the most of any: VPG has 1e5 steps for CartPole-v1, NPG 6e4."""
+    asked = []
+    monkeypatch.setattr(train, "run_grid", lambda cells, jobs: asked.extend(cells) or {})
+    monkeypatch.setattr(train, "print_grid", lambda *_: None)
+    main(changed(arguments, algo=("npg", "vpg"), steps=None, set=()))
+    assert [cell.n_timesteps for cell in asked] == [100_000, 100_000]
+    assert all(cell.command[cell.command.index("--steps") + 1] == "100000.0" for cell in asked)
+
+
+def test_a_command_line_says_what_the_arguments_do(arguments: Arguments) -> None:
+    """The runs of a grid are started by command lines; none loses a setting."""
+    given = changed(arguments, algo=("npg", "contrib:trpo"), set=(("a=1", "b=2"), ("c=[1, 2]",)), geometry=3)
+    assert tyro.cli(Arguments, args=given.command()[2:]) == given
+
+
+def test_contrib_trpos_joint_bound_is_in_the_config(arguments: Arguments) -> None:
+    """sb3-contrib's KL is a mean over d action dimensions: its 0.01 is 0.03 on Hopper's three."""
+    pytest.importorskip("mujoco")
+    short = changed(arguments, algo=("contrib:trpo",), env=("Hopper-v5",), set=(("n_steps=16",),), episodes=0)
+    assert main(short) == 0
+    config = yaml.safe_load(
+        (arguments.out / "Hopper-v5" / "contrib-trpo" / "seed-0" / "config.yaml").read_text()
+    )
+    assert config["hyperparameters"]["target_kl"] == 0.01
+    assert config["target_kl_joint"] == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize("algo", ["sb3:ppo", "sb3:a2c", "contrib:trpo"])
+def test_every_section_of_a_peer_builds(arguments: Arguments, algo: str) -> None:
+    """Names and values of a peer's configuration are those its constructor takes."""
+    path = train.CONFIGS / f"{algo.replace(':', '-')}.yaml"
+    for env_id in ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCar-v0"):
+        single = arguments.single(algo, env_id, 0)
+        configuration, _ = train.resolve(replace(single, set=(), steps=None))
+        env = train.make_env(env_id, configuration, 0, "dummy")
+        train.build(algo, configuration, env, seed=0, device="cpu")
+    assert set(yaml.safe_load(path.read_text())) >= {"default", "CartPole-v1"}

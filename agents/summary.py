@@ -1,0 +1,52 @@
+"""What a command prints at its end."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import gymnasium as gym
+import numpy as np
+
+from agents.grid import Cell
+from agents.run_folder import RunFolder
+
+
+def print_run(
+    algo: str,
+    env_id: str,
+    seed: int,
+    folder: RunFolder,
+    steps: int,
+    seconds: float,
+    returns: np.ndarray | None,
+) -> None:
+    """Say what came out of a run, and where it lies."""
+    print(f"\n{algo.upper()} on {env_id}, seed {seed}")
+    if returns is not None:
+        threshold = gym.spec(env_id).reward_threshold
+        verdict = ""
+        if threshold is not None:
+            solved = "solved" if returns.mean() >= threshold else "not yet solved"
+            verdict = f" ({solved}: the task asks for {threshold:g})"
+        print(
+            f"  return   {returns.mean():.1f} ± {returns.std():.1f} "
+            f"over {len(returns)} deterministic episodes{verdict}"
+        )
+    print(f"  trained  {steps} steps in {seconds:.1f} s, {steps / max(seconds, 1e-9):.0f} steps/s")
+    print(f"  files    {folder.path}")
+    print(f"  curves   tensorboard --logdir {folder.path.parent.parent}")
+
+
+def print_grid(cells: Sequence[Cell], failures: Mapping[str, str]) -> None:
+    """Say what came out of a grid: mean evaluation returns, and the runs that failed."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for cell in cells:
+        path = cell.folder.path
+        key = (path.parent.parent.name, path.parent.name)
+        evaluation = cell.folder.read_evaluation()
+        mean = evaluation.get("mean_return")
+        found[key].append("failed" if not evaluation else "-" if mean is None else f"{mean:.1f}")
+    print("\nmean return of the evaluation, a number a seed")
+    for (env_id, algo), values in found.items():
+        print(f"  {env_id:20} {algo:14} {'  '.join(values)}")
+    for label, reason in failures.items():
+        print(f"failed: {label}: {reason}")
