@@ -4,7 +4,7 @@
     python train.py --algo npg --env Hopper-v5 --steps 1e6 --seed 3
     python train.py --algo trpo --env Hopper-v5 --set target_kl=0.02 cg_damping=0.05
     python train.py --algo npg vpg trpo sb3:ppo --env CartPole-v1 Acrobot-v1 --seeds 5 --jobs 2
-    python train.py --algo npg --env Pendulum-v1 --tune 50
+    python train.py --resume runs/Hopper-v5/npg/seed-3
 
 Settings come from configs/<algo>.yaml: the environment's section, or `default`. --config names another
 file, --set changes single settings: any argument of the agent's constructor, n_envs or normalize; of
@@ -12,37 +12,43 @@ policy_kwargs, those keys that are given. In a grid, npg.target_kl=0.02 is for N
 
 A run writes runs/<env>/<algo>/seed-<n>/: config.yaml (all settings, and the versions that produced the run),
 progress.csv and TensorBoard events, checkpoints/, model.zip, vecnormalize.pkl where observations are
-normalised, and evaluation.json. Ctrl-C saves the model and ends the run. A grid leaves out runs that are
-finished, so that the same command goes on after an interrupt, and ends with a report.
+normalised, and evaluation.json. Ctrl-C and SIGTERM end it after the current update, with a checkpoint, from
+which --resume goes on as if nothing had happened; so it does after a crash. A grid leaves out runs that are
+finished and resumes those that are not, so that the same command goes on after an interrupt.
 """
 
 import itertools
 import sys
+from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from agents import ALGORITHMS
+from agents.checkpoints import Checkpoints
 from agents.configuration import Configuration
 from agents.contenders import NAMES, agent_class, build, folder_name, joint_target_kl
 from agents.geometry import GeometryCallback
 from agents.grid import Cell, run_grid
-from agents.hardware import hardware
 from agents.hyperparameters import nearest
-from agents.run import INTERRUPTED, evaluate, learn
+from agents.run import evaluate, learn
 from agents.run_folder import RunFolder
+from agents.run_settings import RunSettings, differences
+from agents.stop_signals import Stopped, StopSignals
 from agents.summary import print_grid, print_run
 from envs import choose_vec_env, make_vec_env
 from envs.cores import usable_cores
 from envs.factory import environment_spec
+from envs.resuming import Resuming
 
 CONFIGS = Path(__file__).parent / "configs"
 # What a setting that makes no sense raises, here, in SB3 or in a user's policy, before training starts.
 SETUP_ERRORS = (ValueError, TypeError, AssertionError, ImportError, OSError, NotImplementedError)
+INTERRUPTED = 130  # what a shell reports of a command that Ctrl-C ended
 EVALUATION_SEED = 10_000  # is added to the run's, so that evaluation episodes are none of the training's
 
 
@@ -79,6 +85,12 @@ class Arguments:
     """Of the final deterministic evaluation; 0 for none."""
     geometry: int = 0
     """Updates from one look at the Fisher matrix to the next, logged under npg/geometry; 0 for none."""
+    checkpoint_every: int = 10
+    """Updates from one checkpoint to the next."""
+    resume: Path | None = None
+    """The folder of a run that goes on from its last checkpoint, with the settings that it has."""
+    allow_changes: bool = False
+    """Resume also where settings, versions or the device are others than the checkpoint's."""
 
     def single(self, algo: str, env: str, seed: int) -> "Arguments":
         """Return the arguments of one run."""
@@ -92,6 +104,9 @@ class Arguments:
             if value == field.default:
                 continue
             option = f"--{field.name.replace('_', '-')}"
+            if value is True:
+                words.append(option)
+                continue
             groups = value if field.name == "set" else [value if isinstance(value, tuple) else (value,)]
             for group in groups:
                 words += [option, *map(str, group)]
@@ -104,6 +119,8 @@ def main(arguments: Arguments) -> int:
     torch.set_num_threads(1)
     try:
         check(arguments)
+        if arguments.resume is not None:
+            return resume(arguments)
         if len(arguments.algo) * len(arguments.env) * arguments.seeds > 1:
             return compare(arguments)
         return run(arguments)
@@ -157,58 +174,122 @@ def resolve(arguments: Arguments) -> tuple[Configuration, RunFolder]:
             overrides.append(text)
     configuration = Configuration.read(path, env_id, agent_class(algo), overrides)
     configuration = configuration.with_run(n_timesteps=arguments.steps, n_envs=arguments.n_envs)
-    return configuration, RunFolder(arguments.out, env_id, algo, arguments.seed)
+    return configuration, RunFolder.of(arguments.out, env_id, algo, arguments.seed)
 
 
 def run(arguments: Arguments) -> int:
     """Make one run."""
-    (algo,), (env_id,) = arguments.algo, arguments.env
     configuration, folder = resolve(arguments)
     folder.check_free()
-    vec_env = arguments.vec_env
-    if vec_env == "auto":
-        choice = choose_vec_env(env_id, configuration.n_envs)
+    settings = settings_of(arguments, configuration)
+    if settings.vec_env == "auto":
+        choice = choose_vec_env(settings.env, configuration.n_envs)
         print(f"vec_env: {choice}")
-        vec_env = choice.vec_env
-    env = make_env(env_id, configuration, arguments.seed, vec_env)
-    agent = build(algo, configuration, env, seed=arguments.seed, device=arguments.device)
-    if (aside := folder.create()) is not None:
-        print(f"an unfinished run was in the way; it is now {aside}")
-    joint = joint_target_kl(algo, configuration.hyperparameters, agent.action_space)
-    folder.write_config(
-        configuration,
-        algo=algo,
-        env=env_id,
+        settings = replace(settings, vec_env=choice.vec_env)
+    with closing(make_env(settings)) as env:
+        agent = build(settings.algo, configuration, env, seed=settings.seed, device=settings.device)
+        settings = replace(settings, device=str(agent.device))
+        if (aside := folder.create()) is not None:
+            print(f"an unfinished run was in the way; it is now {aside}")
+        document = document_of(settings, agent)
+        folder.write_config(document)
+        return execute(settings, document, folder, agent, env)
+
+
+def settings_of(arguments: Arguments, configuration: Configuration) -> RunSettings:
+    """Return what one run was told; device and vec_env may be still "auto"."""
+    return RunSettings(
+        algo=arguments.algo[0],
+        env=arguments.env[0],
         seed=arguments.seed,
-        device=str(agent.device),
-        vec_env=vec_env,
+        device=arguments.device,
+        vec_env=arguments.vec_env,
         evaluation_episodes=arguments.episodes,
-        hardware=hardware(),
-        **({} if joint is None else {"target_kl_joint": joint}),
+        geometry=arguments.geometry,
+        checkpoint_every=arguments.checkpoint_every,
+        configuration=configuration,
     )
-    agent.set_logger(configure(str(folder.path), ["csv", "tensorboard"]))
-    looks = [GeometryCallback(arguments.geometry)] if arguments.geometry else []
-    try:
-        outcome = learn(agent, configuration, folder, description=f"{algo} on {env_id}", callbacks=looks)
-        returns = None
-        if outcome.code == 0:
-            seed = arguments.seed + EVALUATION_SEED
-            tests = make_vec_env(env_id, min(max(arguments.episodes, 1), 16), seed=seed, vec_env="dummy")
-            returns = evaluate(agent, folder.normalised(tests), folder, arguments.episodes)
-            tests.close()
-    finally:
-        env.close()
-        folder.release()
-    print_run(algo, env_id, arguments.seed, folder, agent.num_timesteps, outcome.seconds, returns)
-    other = next(name for name in ALGORITHMS if name != algo)
-    for options in ({"seed": arguments.seed + 1}, {"algo": (other,), "seed": 0}):
-        print("  try      " + " ".join(["python train.py", *replace(arguments, **options).command()[2:]]))
-    return outcome.code
 
 
-def make_env(env_id: str, configuration: Configuration, seed: int, vec_env: str) -> VecEnv:
-    """Build the training environments."""
-    env = make_vec_env(env_id, configuration.n_envs, seed=seed, vec_env=vec_env)
+def document_of(settings: RunSettings, agent: OnPolicyAlgorithm) -> dict[str, Any]:
+    """Return what config.yaml holds of a run."""
+    joint = joint_target_kl(settings.algo, settings.configuration.hyperparameters, agent.action_space)
+    return settings.document(**({} if joint is None else {"target_kl_joint": joint}))
+
+
+def resume(arguments: Arguments) -> int:
+    """Go on with a run.
+
+    Raises:
+        ValueError: another option was given, the run is finished or without a checkpoint, or what it was made
+            with is no longer the same.
+    """
+    assert arguments.resume is not None
+    if replace(arguments, resume=None, allow_changes=False, steps=None) != Arguments():
+        raise ValueError("--resume takes its settings from the run; give it only --steps and --allow-changes")
+    folder = RunFolder(arguments.resume)
+    settings = RunSettings.from_document(folder.read_config())
+    configuration = settings.configuration.with_run(n_timesteps=arguments.steps)
+    settings = replace(settings, configuration=configuration)
+    folder.claim()
+    checkpoints = Checkpoints(folder.checkpoints)
+    path, content = checkpoints.newest_valid()
+    for error in checkpoints.refused:
+        print(f"passed over: {error}", file=sys.stderr)
+    step = content["agent"]["moving"]["num_timesteps"]
+    if folder.finished and step >= configuration.n_timesteps:
+        raise ValueError(f"{folder.path} is finished, with {step} steps; --steps with more goes on")
+    with closing(make_env(settings, step)) as env:
+        agent = build(settings.algo, configuration, env, seed=settings.seed, device=settings.device)
+        document = document_of(settings, agent)
+        changes = differences(content["run"], document)
+        if changes and not arguments.allow_changes:
+            raise ValueError(
+                f"{path} was made with other settings or versions, and going on would not give the same run: "
+                f"{'; '.join(changes)}. Put them back, or add --allow-changes"
+            )
+        for change in changes:
+            print(f"changed: {change}")
+        folder.evaluation.unlink(missing_ok=True)
+        folder.write_config(document)
+        print(f"going on from {path}")
+        return execute(settings, document, folder, agent, env, content)
+
+
+def execute(
+    settings: RunSettings,
+    document: dict[str, Any],
+    folder: RunFolder,
+    agent: OnPolicyAlgorithm,
+    env: VecEnv,
+    content: dict[str, Any] | None = None,
+) -> int:
+    """Learn and evaluate, from the start or from a checkpoint's content."""
+    looks = [GeometryCallback(settings.geometry)] if settings.geometry else []
+    returns = None
+    with StopSignals() as signals:
+        outcome = learn(agent, document, folder, signals, envs=Resuming(), looks=looks, content=content)
+        code = outcome.code
+        if code == 0:
+            n_envs, seed = min(max(settings.evaluation_episodes, 1), 16), settings.seed + EVALUATION_SEED
+            tests = folder.normalised(make_vec_env(settings.env, n_envs, seed=seed, vec_env="dummy"))
+            try:
+                returns = evaluate(agent, tests, folder, signals, settings.evaluation_episodes)
+            except Stopped as stopped:
+                code = stopped.code
+                print(f"\n{stopped}; the evaluation is made by: python train.py --resume {folder.path}")
+            finally:
+                tests.close()
+    folder.release()
+    print_run(settings, folder, agent.num_timesteps, outcome.seconds, returns)
+    return code
+
+
+def make_env(settings: RunSettings, step: int = 0) -> VecEnv:
+    """Build the training environments; from a later step on with other episodes than the first."""
+    configuration = settings.configuration
+    seed = settings.seed + step
+    env = make_vec_env(settings.env, configuration.n_envs, seed=seed, vec_env=settings.vec_env)
     if configuration.normalize:
         return VecNormalize(env, gamma=configuration.hyperparameters["gamma"])
     return env
@@ -216,6 +297,7 @@ def make_env(env_id: str, configuration: Configuration, seed: int, vec_env: str)
 
 def compare(arguments: Arguments) -> int:
     """Make all runs of a grid, and a report of them."""
+    # Each run takes one core.
     jobs = arguments.jobs or len(usable_cores())
     if arguments.vec_env == "auto" and jobs > 1:
         arguments = replace(arguments, vec_env="dummy")

@@ -61,6 +61,8 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
     }
 
     actor: PolicyActor
+    iterations = 0
+    _iterations_before = 0
 
     def __init__(
         self,
@@ -288,6 +290,12 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         for reason, count in self.stop_reasons.items():
             record(f"npg/stop_reason/{reason}", count)
 
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Write a row of the log; iterations go on counting where learning does."""
+        if iteration > 0:
+            self.iterations = iteration = self._iterations_before + iteration
+        super().dump_logs(iteration)
+
     def learn(
         self,
         total_timesteps: int,
@@ -298,6 +306,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> Self:
         """Train for at least `total_timesteps` steps of all environments together; see SB3's `learn`."""
+        self._iterations_before = 0 if reset_num_timesteps else self.iterations
         self._check_spread()  # again, since a loaded agent may have fewer environments
         super().learn(
             total_timesteps,

@@ -1,5 +1,6 @@
 """Every algorithm that a comparison can hold: ours, and SB3's and sb3-contrib's beside them."""
 
+import copy
 import importlib
 import math
 from collections.abc import Mapping
@@ -53,7 +54,8 @@ def build(
     name: str, configuration: Configuration, env: VecEnv, *, seed: int, device: str
 ) -> OnPolicyAlgorithm:
     """Return the algorithm that a configuration describes, untrained."""
-    options = {key: with_schedule(value) for key, value in configuration.hyperparameters.items()}
+    given = copy.deepcopy(dict(configuration.hyperparameters))  # A2C writes into its policy_kwargs
+    options = {key: with_schedule(value) for key, value in given.items()}
     return agent_class(name)(configuration.policy, env, seed=seed, device=device, **options)
 
 

@@ -23,6 +23,7 @@ class Progress(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._bar = progress_bar(self._total, self._description, "step")
+        self._bar.update(min(self.model.num_timesteps, self._total))  # a resumed run begins on the way
 
     def _on_step(self) -> bool:
         assert self._bar is not None

@@ -1,23 +1,24 @@
 """One run: learn, keep what was learned however that ends, evaluate."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.checkpointing import Checkpointing, EnvironmentStates
+from agents.checkpoints import Checkpoints
 from agents.clock import Clock
-from agents.configuration import Configuration
 from agents.progress import Progress, progress_bar
 from agents.rollouts import NonFiniteError
 from agents.run_folder import RunFolder
-
-CHECKPOINTS = 5
-INTERRUPTED = 130  # what a shell reports of a command that Ctrl-C ended
+from agents.run_log import RunLog
+from agents.stop_signals import Stopped, StopSignals
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Outcome:
 
     Attributes:
         code: the command's exit code; 0 is a finished run.
-        seconds: spent learning.
+        seconds: spent learning, over all parts of a resumed run.
     """
 
     code: int
@@ -35,63 +36,96 @@ class Outcome:
 
 def learn(
     agent: OnPolicyAlgorithm,
-    configuration: Configuration,
+    document: Mapping[str, Any],
     folder: RunFolder,
+    signals: StopSignals,
     *,
-    description: str,
-    callbacks: Iterable[BaseCallback] = (),
+    envs: EnvironmentStates,
+    looks: Sequence[BaseCallback] = (),
+    content: Mapping[str, Any] | None = None,
 ) -> Outcome:
-    """Learn, and save the model however that ends."""
-    every = max(configuration.n_timesteps // (CHECKPOINTS * configuration.n_envs), 1)
-    checkpoint = CheckpointCallback(
-        every, str(folder.checkpoints), name_prefix="model", save_vecnormalize=configuration.normalize
+    """Learn, and save the model however that ends.
+
+    Args:
+        agent: untrained, on fresh environments.
+        document: what config.yaml holds.
+        folder: of the run.
+        signals: that ask the run to stop.
+        envs: takes and restores their state.
+        looks: further callbacks.
+        content: of the checkpoint that the run goes on from.
+    """
+    log = RunLog(folder, content["log"] if content else None)
+    agent.set_logger(log.logger)
+    clock = Clock(content["seconds"] if content else 0.0)
+    progress = Progress(document["n_timesteps"], f"{document['algo']} on {document['env']}")
+    checkpointing = Checkpointing(
+        Checkpoints(folder.checkpoints),
+        run=document,
+        log=log,
+        clock=clock,
+        every=document["checkpoint_every"],
+        signals=signals,
+        envs=envs,
+        counted=list(looks),
     )
-    progress = Progress(configuration.n_timesteps, description)
-    clock = Clock()
-    code = 0
+    if content is not None:
+        checkpointing.restore(content, agent)
+    code = 1
     try:
-        agent.learn(configuration.n_timesteps, [checkpoint, progress, clock, *callbacks])
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except NonFiniteError as error:
-        code = 1
-        message = error
+        agent.learn(
+            max(document["n_timesteps"] - agent.num_timesteps, 0),
+            [checkpointing, progress, clock, *looks],
+            reset_num_timesteps=content is None,
+        )
+        code = 0
+    except Stopped as stopped:
+        code = stopped.code
+        print(f"\n{stopped}; go on with: python train.py --resume {folder.path}")
+    except (NonFiniteError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        print(f"The last checkpoint is in {folder.checkpoints}.", file=sys.stderr)
     finally:
         seconds = clock.seconds
         progress.close()
-        folder.save(agent)
-        agent.logger.close()
-    if code == INTERRUPTED:
-        print("\ninterrupted; the model as it is now is saved")
-    elif code:
-        print(f"error: {message} The model up to there is saved.", file=sys.stderr)
+        log.logger.close()
+        try:
+            folder.save(agent)
+        except OSError as error:
+            code = code or 1
+            print(f"error: {folder.model} could not be written: {error}", file=sys.stderr)
     return Outcome(code, seconds)
 
 
-def evaluate(agent: OnPolicyAlgorithm, env: VecEnv, folder: RunFolder, episodes: int) -> np.ndarray | None:
-    """Return the returns of deterministic episodes, and write them down; None if interrupted.
+def evaluate(
+    agent: OnPolicyAlgorithm, env: VecEnv, folder: RunFolder, signals: StopSignals, episodes: int
+) -> np.ndarray | None:
+    """Return the returns of deterministic episodes, and write them down.
 
     Args:
         agent: what is evaluated.
         env: fresh environments, with the agent's normaliser where it has one.
         folder: of the run.
-        episodes: 0 declares the run finished without any.
+        signals: that ask the run to stop.
+        episodes: 0 declares the run finished without any, and returns None.
+
+    Raises:
+        Stopped: the run was asked to; evaluate again when it is resumed.
     """
     if episodes == 0:
         folder.write_evaluation({"steps": agent.num_timesteps, "returns": []})
         return None
     bar = progress_bar(episodes, "evaluation", "episode")
+
+    def after_step(local: dict[str, Any], _: dict[str, Any]) -> None:
+        bar.update(local["episode_counts"].sum() - bar.n)
+        if signals.asked:
+            signals.stop()
+
     try:
         returns, lengths = evaluate_policy(
-            agent,
-            env,
-            episodes,
-            callback=lambda local, _: bar.update(local["episode_counts"].sum() - bar.n),
-            return_episode_rewards=True,
+            agent, env, episodes, callback=after_step, return_episode_rewards=True
         )
-    except KeyboardInterrupt:
-        print("\ninterrupted; the model is saved, without an evaluation")
-        return None
     finally:
         bar.close()
     folder.write_evaluation(

@@ -6,18 +6,19 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import yaml
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 
-from agents.configuration import Configuration
+from agents.atomic_file import replacing
 from agents.contenders import folder_name
+from agents.stored_model import load_normaliser, save_normaliser
 
 PACKAGES = ("npg-toolkit", "torch", "gymnasium", "stable-baselines3", "sb3-contrib", "numpy", "mujoco")
 
@@ -33,14 +34,21 @@ class RunFolder:
     observations are normalised, and last evaluation.json, which says that the run is finished.
     """
 
-    def __init__(self, out: Path, env_id: str, algo: str, seed: int):
-        self.path = out / env_id / folder_name(algo) / f"seed-{seed}"
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = self.path / "config.yaml"
         self.checkpoints = self.path / "checkpoints"
         self.progress = self.path / "progress.csv"
         self.model = self.path / "model.zip"
-        self.normaliser = self.path / "vecnormalize.pkl"
+        self.normaliser = self.path / "vecnormalize.pkl"  # as SB3 reads it
+        self.statistics = self.path / "vecnormalize.npz"  # the same as plain numbers
         self.evaluation = self.path / "evaluation.json"
         self._lock: int | None = None
+
+    @classmethod
+    def of(cls, out: Path, env_id: str, algo: str, seed: int) -> "RunFolder":
+        """Return the folder that a run of these has."""
+        return cls(out / env_id / folder_name(algo) / f"seed-{seed}")
 
     @property
     def finished(self) -> bool:
@@ -70,16 +78,21 @@ class RunFolder:
         Raises:
             RunInUseError: another command is writing into it.
         """
-        self._claim()
+        self.claim()
         aside = None
         if any(self.path.iterdir()):
             names = (self.path.with_name(f"{self.path.name}.unfinished-{n}") for n in itertools.count(1))
             aside = self.path.rename(next(name for name in names if not name.exists()))
-            self._claim()
+            self.claim()
         self.checkpoints.mkdir(parents=True)
         return aside
 
-    def _claim(self) -> None:
+    def claim(self) -> None:
+        """Keep other commands out of the folder until this process ends.
+
+        Raises:
+            RunInUseError: another command is writing into it.
+        """
         self.release()
         self.path.mkdir(parents=True, exist_ok=True)
         # A lock on the folder itself: it leaves no file behind, and ends with the process however that dies.
@@ -100,29 +113,46 @@ class RunFolder:
 
     def save(self, agent: OnPolicyAlgorithm) -> None:
         """Write model.zip, and the statistics of `VecNormalize` beside it where the agent has one."""
-        agent.save(self.model)
+        with replacing(self.model) as temporary:
+            agent.save(temporary)
         if (normaliser := agent.get_vec_normalize_env()) is not None:
-            normaliser.save(str(self.normaliser))
+            with replacing(self.normaliser) as temporary:
+                normaliser.save(str(temporary))
+            save_normaliser(normaliser, self.statistics)
 
     def normalised(self, env: VecEnv) -> VecEnv:
         """Return environments with the statistics that lie here, no longer moving; as they are if none do."""
-        if not self.normaliser.exists():
+        if not self.statistics.exists():
             return env
-        normalised = VecNormalize.load(str(self.normaliser), env)
+        normalised = load_normaliser(self.statistics, env)
         normalised.training = normalised.norm_reward = False
         return normalised
 
-    def write_config(self, configuration: Configuration, **run: Any) -> None:
-        """Write config.yaml: the resolved configuration and the versions that the run is made with."""
-        settings = asdict(configuration)
-        hyperparameters = dict(settings.pop("hyperparameters"))
-        document = {**run, **settings, "hyperparameters": hyperparameters, "versions": versions()}
-        text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-        (self.path / "config.yaml").write_text(text)
+    def write_config(self, document: Mapping[str, Any]) -> None:
+        """Write config.yaml: every setting, and the versions that the run is made with."""
+        with replacing(self.config) as temporary:
+            temporary.write_text(yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True))
+
+    def read_config(self) -> dict[str, Any]:
+        """Return what config.yaml holds.
+
+        Raises:
+            ValueError: there is none, or it is damaged.
+        """
+        try:
+            document = yaml.safe_load(self.config.read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ValueError(
+                f"expected a run folder such as runs/CartPole-v1/trpo/seed-0, got {self.path}: {error}"
+            ) from None
+        if not isinstance(document, dict):
+            raise ValueError(f"{self.config} is damaged: expected settings, got {type(document).__name__}")
+        return document
 
     def write_evaluation(self, result: dict[str, Any]) -> None:
         """Write evaluation.json, and so declare the run finished."""
-        self.evaluation.write_text(json.dumps(result, indent=2) + "\n")
+        with replacing(self.evaluation) as temporary:
+            temporary.write_text(json.dumps(result, indent=2) + "\n")
 
     def read_evaluation(self) -> dict[str, Any]:
         """Return what evaluation.json holds; empty for an unfinished run."""

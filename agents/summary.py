@@ -6,23 +6,19 @@ from collections.abc import Mapping, Sequence
 import gymnasium as gym
 import numpy as np
 
+from agents import ALGORITHMS
 from agents.grid import Cell
 from agents.run_folder import RunFolder
+from agents.run_settings import RunSettings
 
 
 def print_run(
-    algo: str,
-    env_id: str,
-    seed: int,
-    folder: RunFolder,
-    steps: int,
-    seconds: float,
-    returns: np.ndarray | None,
+    settings: RunSettings, folder: RunFolder, steps: int, seconds: float, returns: np.ndarray | None
 ) -> None:
-    """Say what came out of a run, and where it lies."""
-    print(f"\n{algo.upper()} on {env_id}, seed {seed}")
+    """Say what came out of a run, where it lies, and what to try next."""
+    print(f"\n{settings.algo.upper()} on {settings.env}, seed {settings.seed}")
     if returns is not None:
-        threshold = gym.spec(env_id).reward_threshold
+        threshold = gym.spec(settings.env).reward_threshold
         verdict = ""
         if threshold is not None:
             solved = "solved" if returns.mean() >= threshold else "not yet solved"
@@ -34,6 +30,11 @@ def print_run(
     print(f"  trained  {steps} steps in {seconds:.1f} s, {steps / max(seconds, 1e-9):.0f} steps/s")
     print(f"  files    {folder.path}")
     print(f"  curves   tensorboard --logdir {folder.path.parent.parent}")
+    out = folder.path.parents[2]
+    options = f"--env {settings.env}" + ("" if out.name == "runs" else f" --out {out}")
+    other = next(name for name in ALGORITHMS if name != settings.algo)
+    print(f"  next     python train.py --algo {settings.algo} {options} --seed {settings.seed + 1}")
+    print(f"           python train.py --algo {settings.algo} {other} {options} --seeds 5")
 
 
 def print_grid(cells: Sequence[Cell], failures: Mapping[str, str]) -> None:

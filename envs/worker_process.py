@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import random
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -11,9 +10,10 @@ from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 import gymnasium as gym
-import numpy as np
 
 from envs.channel import Channel
+from envs.environment_state import State, StateUnavailableError, restore_state, take_state
+from envs.generator_state import GlobalGenerators
 from envs.infos import pack
 from envs.shared_memory import StepArrays
 
@@ -70,6 +70,8 @@ class EnvBlock:
         self.envs: list[gym.Env] = []
         self.first = 0
         self.current: int | None = None  # index in the vector of the environment at work
+        # A fork would draw what its siblings draw, in environments that use global generators.
+        self._generators = GlobalGenerators()
 
     def build(self, job: bytes) -> tuple[gym.Space, gym.Space, dict[str, Any]]:
         """Builds the environments of a job, see `describe_job`.
@@ -157,6 +159,29 @@ class EnvBlock:
             results.append(function(self.envs[index - self.first]))
         return results
 
+    def take_states(self) -> tuple[list[State], Any] | StateUnavailableError:
+        """Returns every environment's state and the global generators', or why there is none."""
+        try:
+            states = self.call(take_state, range(self.first, self.first + len(self.envs)))
+            return states, self._generators.take()
+        except StateUnavailableError as error:
+            return error
+
+    def restore_states(self, states: Sequence[State], generators: Any) -> Exception | None:
+        """Puts the environments and the global generators into states of `take_states`.
+
+        Returns:
+            Why that could not be done, None if it was.
+        """
+        try:
+            for row, (env, state) in enumerate(zip(self.envs, states, strict=True)):
+                self.current = self.first + row
+                restore_state(env, state)
+        except (StateUnavailableError, ValueError) as error:
+            return error
+        self._generators.restore(generators)
+        return None
+
     def close(self) -> None:
         """Closes every environment."""
         for env in self.envs:
@@ -177,8 +202,6 @@ def work(channel: Channel) -> None:
     if hasattr(os, "SCHED_BATCH"):
         # A worker that is woken does not push aside the parent, which has others to wake.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    random.seed()  # a fork would draw what its siblings draw, in environments that use global generators
-    np.random.seed()  # noqa: NPY002
     block = EnvBlock()
     while True:
         try:

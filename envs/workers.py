@@ -14,8 +14,10 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices,
 from stable_baselines3.common.vec_env.util import dict_to_obs
 
 from envs.cores import usable_cores
+from envs.environment_state import StateUnavailableError
 from envs.infos import pack, unpack
 from envs.observations import copied, row
+from envs.plain_data import Plain, from_plain, to_plain
 from envs.shared_memory import StepArrays
 from envs.worker import Worker, WorkerLostError, close_all
 from envs.worker_error import WorkerError, error_from
@@ -260,6 +262,80 @@ class WorkerVecEnv(VecEnv):
             return [None] * self.num_envs
         return self._call(lambda env: env.render(), None)
 
+    def take_states(self) -> Plain:
+        """Returns the environments' states and what this keeps between steps, for `take_vec_state`.
+
+        Raises:
+            StateUnavailableError: If an environment cannot give its state.
+            WorkerError: If a step is pending, an environment raises, or a worker dies three times.
+        """
+        self._check_idle()
+        replies = self._ask({worker: ("take_states",) for worker in self._workers})
+        for reply in replies.values():
+            if isinstance(reply, StateUnavailableError):
+                raise reply
+        assert self._arrays is not None
+        observations = [
+            [array.copy() for array in self._arrays.observations[slot].values()]
+            for slot in (self._slot, 1 - self._slot)
+        ]
+        cut_short = [worker.cut_short for worker in self._workers]
+        return {
+            "environments": [state for worker in self._workers for state in replies[worker][0]],
+            "observations": observations[0],
+            "workers": {
+                "sizes": [len(worker.rows) for worker in self._workers],
+                "generators": [replies[worker][1] for worker in self._workers],
+                "cut_short": cut_short,
+                "first_observations": observations[1] if any(cut_short) else None,  # after the cut
+                "first_seeds": to_plain(self._first_seeds),
+                "starts": max(worker.starts for worker in self._workers),
+                "replacements": self.replacements,
+            },
+        }
+
+    def restore_states(self, kept: Plain) -> None:
+        """Puts the environments and this into a state of `take_states`, for `restore_vec_state`.
+
+        Raises:
+            StateUnavailableError: See `check_unbound`, unless the workers are divided alike.
+            ValueError: If the state is of other environments.
+            WorkerError: If a step is pending, an environment raises, or a worker dies three times.
+        """
+        self._check_idle()
+        workers = kept["workers"]
+        generators, cut_short = [None] * len(self._workers), [False] * len(self._workers)
+        if workers is not None and workers["sizes"] == [len(worker.rows) for worker in self._workers]:
+            generators, cut_short = workers["generators"], workers["cut_short"]
+        else:
+            check_unbound(kept)
+        states = kept["environments"]
+        replies = self._ask(
+            {
+                worker: ("restore_states", _part(states, worker), generator)
+                for worker, generator in zip(self._workers, generators, strict=True)
+            }
+        )
+        for reply in replies.values():
+            if reply is not None:
+                raise reply
+        self._write(self._slot, kept["observations"])
+        if any(cut_short):
+            self._write(1 - self._slot, workers["first_observations"])
+        # Without workers an environment knows its last seed itself.
+        self._first_seeds = [state["layers"][-1]["np_random_seed"] for state in states]
+        for worker, cut in zip(self._workers, cut_short, strict=True):
+            worker.cut_short = cut
+        if workers is not None:
+            self._first_seeds, self.replacements = from_plain(workers["first_seeds"]), workers["replacements"]
+            for worker in self._workers:  # so that a replacement's seeds are still no earlier one's
+                worker.starts = max(worker.starts, workers["starts"])
+
+    def _write(self, slot: int, observations: Sequence[np.ndarray]) -> None:
+        assert self._arrays is not None
+        for array, value in zip(self._arrays.observations[slot].values(), observations, strict=True):
+            array[...] = value
+
     def _call(self, function: Callable[[gym.Env], Any], indices: VecEnvIndices) -> list[Any]:
         self._check_idle()
         targets = [range(self.num_envs)[index] for index in self._get_indices(indices)]
@@ -366,6 +442,27 @@ class WorkerVecEnv(VecEnv):
         self._check_open()
         if self._stepping:
             raise WorkerError("expected no pending step, got one; call step_wait() first.")
+
+
+def check_unbound(kept: Plain) -> None:
+    """Checks that a state of environments does not depend on which workers they were in.
+
+    Args:
+        kept: Of `WorkerVecEnv.take_states`, or the like of environments in one process.
+
+    Raises:
+        StateUnavailableError: If environments drew from the global generators of their worker, or if a
+            replaced worker's episodes were still to be reported.
+    """
+    workers = kept["workers"]
+    if workers is None or not (
+        any(workers["cut_short"]) or any(each is not None for each in workers["generators"])
+    ):
+        return
+    raise StateUnavailableError(
+        "expected environments that draw from their own np_random only, and no worker just replaced, got a "
+        f"state that belongs to workers of {workers['sizes']} environments; make as many of as many."
+    )
 
 
 def _part(values: Any, worker: Worker) -> Any:

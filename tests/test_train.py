@@ -1,6 +1,8 @@
 """The command line: one whole run, and every mistake a user can make."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -195,18 +197,48 @@ def stop_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TRPO, "train", raising)
 
 
-def test_ctrl_c_saves_the_model(
-    arguments: Arguments, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_with_a_checkpoint(
+    arguments: Arguments,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    number: int,
+    code: int,
 ) -> None:
-    """The run ends with the shell's code for it, the model saved, and may be started again."""
+    """It ends after the update, with the shell's code and the way to go on; resumed, as if never stopped."""
+    whole = changed(arguments, out=arguments.out / "whole")
+    assert main(whole) == 0
+    update = TRPO.train
+
+    def signalled(self: TRPO) -> None:
+        if self._n_updates == 0:
+            os.kill(os.getpid(), number)
+        update(self)
+
     with monkeypatch.context() as patch:
-        stop_with(KeyboardInterrupt(), patch)
-        assert main(arguments) == 130
+        patch.setattr(TRPO, "train", signalled)
+        assert main(arguments) == code
     folder = arguments.out / "CartPole-v1" / "trpo" / "seed-0"
+    assert f"go on with: python train.py --resume {folder}" in capsys.readouterr().out
     assert TRPO.load(folder / "model.zip")._n_updates == 1
     assert not (folder / "evaluation.json").exists()
-    assert "interrupted" in capsys.readouterr().out
+    assert main(Arguments(resume=folder)) == 0
+    ended, expected = (out / "CartPole-v1" / "trpo" / "seed-0" for out in (arguments.out, whole.out))
+    assert (ended / "evaluation.json").read_text() == (expected / "evaluation.json").read_text()
+    times = ["time/fps", "time/time_elapsed", "time/seconds"]
+    logs = [pd.read_csv(path / "progress.csv").drop(columns=times) for path in (ended, expected)]
+    pd.testing.assert_frame_equal(*(log.sort_index(axis=1) for log in logs))
+
+
+def test_an_unfinished_run_in_the_way_is_moved_aside(
+    arguments: Arguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starting it again, without --resume, loses nothing of the first."""
+    with monkeypatch.context() as patch:
+        stop_with(NonFiniteError("bad"), patch)
+        assert main(arguments) == 1
     assert main(arguments) == 0
+    folder = arguments.out / "CartPole-v1" / "trpo" / "seed-0"
     assert (folder.parent / "seed-0.unfinished-1" / "model.zip").exists()
 
 
@@ -314,6 +346,6 @@ def test_every_section_of_a_peer_builds(arguments: Arguments, algo: str) -> None
     for env_id in ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCar-v0"):
         single = arguments.single(algo, env_id, 0)
         configuration, _ = train.resolve(replace(single, set=(), steps=None))
-        env = train.make_env(env_id, configuration, 0, "dummy")
-        train.build(algo, configuration, env, seed=0, device="cpu")
+        settings = replace(train.settings_of(single, configuration), vec_env="dummy")
+        train.build(algo, configuration, train.make_env(settings), seed=0, device="cpu")
     assert set(yaml.safe_load(path.read_text())) >= {"default", "CartPole-v1"}

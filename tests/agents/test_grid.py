@@ -34,7 +34,7 @@ except KeyboardInterrupt:
 
 def cell(out: Path, seed: int, program: str) -> Cell:
     """Return a run that is a small Python program."""
-    folder = RunFolder(out, "Task-v0", "npg", seed)
+    folder = RunFolder.of(out, "Task-v0", "npg", seed)
     return Cell(f"npg seed {seed}", [sys.executable, "-c", program, str(folder.path)], folder, 100)
 
 
@@ -95,7 +95,7 @@ def test_progress_is_read_while_it_is_written(tmp_path: Path) -> None:
 
 def test_one_folder_has_one_writer(tmp_path: Path) -> None:
     """A second command is refused, and leaves what the first one writes; afterwards it may."""
-    first, second = (RunFolder(tmp_path, "Task-v0", "npg", 0) for _ in range(2))
+    first, second = (RunFolder.of(tmp_path, "Task-v0", "npg", 0) for _ in range(2))
     first.create()
     (first.path / "config.yaml").write_text("mine")
     with pytest.raises(RunInUseError, match="another command is writing into"):

@@ -1,0 +1,93 @@
+"""All that an agent's next update depends on, as plain data."""
+
+import ast
+from collections import defaultdict, deque
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+# Attributes that move as an algorithm learns, of those that it has. Tensors are in `get_parameters`.
+MOVING = (
+    "num_timesteps",
+    "_n_updates",
+    "_episode_num",
+    "_current_progress_remaining",
+    "_last_obs",
+    "_last_original_obs",
+    "_last_episode_starts",
+    "cg_damping",
+    "stop_reasons",
+    "iterations",
+)
+# gSDE's, drawn before a rollout begins.
+NOISE = ("exploration_mat", "exploration_matrices")
+
+
+def take_agent(agent: OnPolicyAlgorithm) -> dict[str, Any]:
+    """Return parameters, optimizers, Kronecker averages, counters, accumulators and the row to be logged.
+
+    Taken between two updates: the rollout buffer is not part of it.
+    """
+    logger = agent.logger
+    return {
+        "parameters": agent.get_parameters(),
+        "moving": {name: plain(getattr(agent, name)) for name in MOVING if hasattr(agent, name)},
+        "episodes": [
+            {key: plain(value) for key, value in info.items()} for info in agent.ep_info_buffer or ()
+        ],
+        "successes": [float(success) for success in agent.ep_success_buffer or ()],
+        # As text, since a logged number may be NaN, which a checkpoint's own numbers must not be.
+        "logged": {name: repr(plain(value)) for name, value in logger.name_to_value.items()},
+        "noise": {name: getattr(agent.policy.action_dist, name) for name in NOISE} if agent.use_sde else {},
+        "averaged": dict(logger.name_to_count),
+        "excluded": {name: list(excluded) for name, excluded in logger.name_to_excluded.items()},
+    }
+
+
+def restore_agent(agent: OnPolicyAlgorithm, state: dict[str, Any]) -> None:
+    """Put what `take_agent` returned into an agent that was made with the same settings.
+
+    Raises:
+        ValueError, RuntimeError: it belongs to an agent with other settings.
+    """
+    agent.set_parameters(state["parameters"], exact_match=True, device=agent.device)
+    for name, value in state["moving"].items():
+        setattr(agent, name, value)
+    agent.ep_info_buffer = deque(state["episodes"], maxlen=agent._stats_window_size)
+    agent.ep_success_buffer = deque(state["successes"], maxlen=agent._stats_window_size)
+    logger = agent.logger
+    logger.name_to_value = defaultdict(float, {name: number(text) for name, text in state["logged"].items()})
+    logger.name_to_count = defaultdict(int, state["averaged"])
+    logger.name_to_excluded = defaultdict(tuple, {name: tuple(e) for name, e in state["excluded"].items()})
+
+
+def restore_noise(agent: OnPolicyAlgorithm, state: dict[str, Any]) -> None:
+    """Put back gSDE's exploration, which a rollout draws before its first callback."""
+    for name, value in state["noise"].items():
+        setattr(agent.policy.action_dist, name, value.to(agent.device))
+
+
+def take_callbacks(callbacks: list[BaseCallback]) -> list[dict[str, int]]:
+    """Return the counters of callbacks: every attribute that is a whole number."""
+    return [
+        {name: value for name, value in vars(callback).items() if type(value) is int}
+        for callback in callbacks
+    ]
+
+
+def restore_callbacks(callbacks: list[BaseCallback], states: list[dict[str, int]]) -> None:
+    """Put back what `take_callbacks` returned."""
+    for callback, state in zip(callbacks, states, strict=True):
+        vars(callback).update(state)
+
+
+def number(text: str) -> Any:
+    """Return the number that a text was made of by `repr`."""
+    return float(text) if text.strip("-") in ("nan", "inf") else ast.literal_eval(text)
+
+
+def plain(value: Any) -> Any:
+    """Return a scalar of numpy as Python's; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value

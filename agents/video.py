@@ -1,0 +1,137 @@
+"""Episodes as an MP4 file."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+
+LEAST_SIDE = 240  # pixels; the frames of small tasks are enlarged by a whole factor
+HEADLESS = {"MUJOCO_GL": "egl", "SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
+DEFAULT_FPS = 30  # where an environment does not say
+
+
+class Video:
+    """An MP4 being written: H.264 in yuv420p with its index in front, which browsers and phones play.
+
+    Args:
+        path: of the file.
+        fps: frames per second.
+
+    Raises:
+        ImportError: imageio or its ffmpeg is missing.
+    """
+
+    def __init__(self, path: Path, fps: float):
+        self._writer = import_imageio().get_writer(
+            path,
+            format="FFMPEG",
+            fps=fps,
+            codec="libx264",
+            pixelformat="yuv420p",
+            macro_block_size=1,  # sizes are made even here: ffmpeg would stretch the picture
+            ffmpeg_log_level="error",
+            output_params=["-movflags", "+faststart"],
+        )
+
+    def add(self, frame: np.ndarray) -> None:
+        """Append a frame (height, width, 3) of uint8; all have one size."""
+        self._writer.append_data(displayable(frame))
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._writer.close()
+
+
+class Filmed(gym.Wrapper[Any, Any, Any, Any]):
+    """Films the first episodes of an environment: the state at their start and after every step.
+
+    Args:
+        env: with render mode "rgb_array".
+        video: that takes the frames.
+        episodes: to film.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], video: Video, episodes: int):
+        super().__init__(env)
+        self._video, self._left = video, episodes + 1
+
+    def reset(self, **kwargs: Any) -> Any:
+        """Begin an episode."""
+        result = self.env.reset(**kwargs)
+        self._left -= 1
+        self._film()
+        return result
+
+    def step(self, action: Any) -> Any:
+        """Step, and film what came of it."""
+        result = self.env.step(action)
+        self._film()
+        return result
+
+    def _film(self) -> None:
+        if self._left <= 0:
+            return
+        try:
+            frame: Any = self.env.render()
+        except Exception as error:  # a missing library of OpenGL shows in many ways
+            raise RuntimeError(
+                f"cannot render ({type(error).__name__}: {error}). Without a display, MuJoCo needs "
+                "MUJOCO_GL=egl with a GPU's driver or Mesa's libegl1, or MUJOCO_GL=osmesa with libosmesa6"
+            ) from error
+        if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,)):
+            raise RuntimeError(
+                f"cannot film frames other than arrays (height, width, 3) of uint8; got {type(frame)}"
+            )
+        self._video.add(frame)
+
+
+def displayable(frame: np.ndarray) -> np.ndarray:
+    """Return a frame (height, width, 3) large enough to see, and of even sides as yuv420p has them."""
+    factor = -(-LEAST_SIDE // min(frame.shape[:2]))
+    frame = frame.repeat(factor, axis=0).repeat(factor, axis=1)
+    odd = [(0, side % 2) for side in frame.shape[:2]]
+    return np.pad(frame, [*odd, (0, 0)], mode="edge")
+
+
+def frames_per_second(spec: EnvSpec, metadata: dict[str, Any]) -> float:
+    """Return how fast an environment's frames follow each other, if it draws any that can be written.
+
+    Raises:
+        ImportError: imageio or its ffmpeg is missing.
+        ValueError: the environment has no render mode "rgb_array".
+    """
+    import_imageio()
+    modes = metadata.get("render_modes") or []
+    if "rgb_array" not in modes:
+        raise ValueError(
+            f"--video needs the render mode 'rgb_array'; {spec.id} has {modes or 'none'}, leave --video out"
+        )
+    return float(metadata.get("render_fps") or DEFAULT_FPS)
+
+
+def import_imageio() -> Any:
+    """Return imageio, with its ffmpeg found.
+
+    Raises:
+        ImportError: either is missing.
+    """
+    try:
+        importlib.import_module("imageio_ffmpeg")
+        return importlib.import_module("imageio.v2")
+    except ImportError as error:
+        raise ImportError(
+            f"--video needs imageio and its ffmpeg ({error}); "
+            'install them with: pip install -c constraints.txt "imageio[ffmpeg]"'
+        ) from error
+
+
+def prepare_headless() -> None:
+    """Let MuJoCo and pygame draw without a display where there is none; before they are imported."""
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        for name, value in HEADLESS.items():
+            os.environ.setdefault(name, value)

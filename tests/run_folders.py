@@ -1,0 +1,69 @@
+"""Run folders whose numbers are written down by the test."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def write_run(
+    root: Path,
+    algo: str = "npg",
+    seed: int = 0,
+    *,
+    env: str = "CartPole-v1",
+    returns: Sequence[float] = (10.0, 20.0, 30.0),
+    steps: Sequence[int] | None = None,
+    evaluation: Sequence[float] = (40.0, 60.0),
+    metrics: Mapping[str, Sequence[float]] | None = None,
+    hyperparameters: Mapping[str, Any] | None = None,
+    versions: Mapping[str, str] | None = None,
+    **settings: Any,
+) -> Path:
+    """Write what train.py leaves of a finished run, and return its folder.
+
+    Args:
+        root: holds <env>/<algo>/seed-<n>/.
+        algo: its name.
+        seed: of the run.
+        env: the environment's id.
+        returns: of progress.csv, a row each.
+        steps: of the rows, 1000, 2000, … by default; a row takes a second and a half.
+        evaluation: returns of the evaluation.
+        metrics: more columns.
+        hyperparameters: other than a learning rate and a target_kl.
+        versions: of packages, over the usual ones.
+        settings: other keys of config.yaml.
+    """
+    folder = root / env / algo.replace(":", "-") / f"seed-{seed}"
+    folder.mkdir(parents=True)
+    steps = steps or [1000 * (k + 1) for k in range(len(returns))]
+    config = {
+        "algo": algo,
+        "env": env,
+        "seed": seed,
+        "device": "cpu",
+        "n_timesteps": steps[-1],
+        "policy": "MlpPolicy",
+        "n_envs": 8,
+        "normalize": False,
+        "hyperparameters": {"learning_rate": 0.001, "target_kl": 0.01} | dict(hyperparameters or {}),
+        "versions": {"python": "3.11.7", "gymnasium": "1.4.0", "torch": "2.13.0"} | dict(versions or {}),
+        "hardware": {"cpu": "a processor", "cores": 2, "gpu": None},
+    } | settings
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    columns = {
+        "time/total_timesteps": steps,
+        "rollout/ep_rew_mean": returns,
+        "time/seconds": [1.5 * (k + 1) for k in range(len(returns))],
+    } | dict(metrics or {})
+    with (folder / "progress.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    document = {"steps": steps[-1], "deterministic": True, "returns": list(evaluation)}
+    (folder / "evaluation.json").write_text(json.dumps(document))
+    return folder
