@@ -5,6 +5,7 @@
     python train.py --algo trpo --env Hopper-v5 --set target_kl=0.02 cg_damping=0.05
     python train.py --algo npg vpg trpo sb3:ppo --env CartPole-v1 Acrobot-v1 --seeds 5 --jobs 2
     python train.py --resume runs/Hopper-v5/npg/seed-3
+    python train.py --algo npg --env Pendulum-v1 --tune 50
 
 Settings come from configs/<algo>.yaml: the environment's section, or `default`. --config names another
 file, --set changes single settings: any argument of the agent's constructor, n_envs or normalize; of
@@ -14,13 +15,18 @@ A run writes runs/<env>/<algo>/seed-<n>/: config.yaml (all settings, and the ver
 progress.csv and TensorBoard events, checkpoints/, model.zip, vecnormalize.pkl where observations are
 normalised, and evaluation.json. Ctrl-C and SIGTERM end it after the current update, with a checkpoint, from
 which --resume goes on as if nothing had happened; so it does after a crash. A grid leaves out runs that are
-finished and resumes those that are not, so that the same command goes on after an interrupt.
+finished and resumes those that are not, so that the same command goes on after an interrupt, and ends with
+a report. --tune searches settings with Optuna, on seeds that no run may have, and writes tuning/best.yaml,
+which --config takes; repeated, it goes on.
 """
 
+import importlib
 import itertools
 import sys
-from contextlib import closing
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +35,13 @@ import tyro
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from agents import report
+from agents.arguments import Arguments
 from agents.checkpoints import Checkpoints
 from agents.configuration import Configuration
 from agents.contenders import NAMES, agent_class, build, folder_name, joint_target_kl
 from agents.geometry import GeometryCallback
 from agents.grid import Cell, run_grid
-from agents.hyperparameters import nearest
 from agents.run import evaluate, learn
 from agents.run_folder import RunFolder
 from agents.run_settings import RunSettings, differences
@@ -52,75 +59,18 @@ INTERRUPTED = 130  # what a shell reports of a command that Ctrl-C ended
 EVALUATION_SEED = 10_000  # is added to the run's, so that evaluation episodes are none of the training's
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """Train agents on Gymnasium tasks."""
-
-    algo: tuple[str, ...] = ("trpo",)
-    """vpg, npg, trpo, acktr; to compare with: sb3:ppo, sb3:a2c, contrib:trpo. Several make a grid."""
-    env: tuple[str, ...] = ("CartPole-v1",)
-    """Gymnasium environments."""
-    steps: float | None = None
-    """Environment steps; the configuration's by default, in a grid the most of any algorithm's."""
-    seed: int = 0
-    """Of policy, environments and sampling; the first, with --seeds."""
-    seeds: int = 1
-    """How many seeds, counted from --seed."""
-    jobs: int | None = None
-    """Runs at a time, in a grid; the number of cores by default."""
-    config: Path | None = None
-    """A YAML file in RL Zoo's format, in place of configs/<algo>.yaml."""
-    set: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
-    """Settings to change, name=value each, or algo.name=value; repeatable."""
-    out: Path = Path("runs")
-    """Where run folders are made."""
-    device: str = "auto"
-    """cpu, cuda, or auto."""
-    n_envs: int | None = None
-    """Environments side by side; the configuration's by default."""
-    vec_env: str = "auto"
-    """How they run: dummy (in this process), workers (one process a core), subproc (one each), envpool, or
-    auto, which times a step and takes the faster of the first two; dummy where runs share the cores."""
-    episodes: int = 100
-    """Of the final deterministic evaluation; 0 for none."""
-    geometry: int = 0
-    """Updates from one look at the Fisher matrix to the next, logged under npg/geometry; 0 for none."""
-    checkpoint_every: int = 10
-    """Updates from one checkpoint to the next."""
-    resume: Path | None = None
-    """The folder of a run that goes on from its last checkpoint, with the settings that it has."""
-    allow_changes: bool = False
-    """Resume also where settings, versions or the device are others than the checkpoint's."""
-
-    def single(self, algo: str, env: str, seed: int) -> "Arguments":
-        """Return the arguments of one run."""
-        return replace(self, algo=(algo,), env=(env,), seed=seed, seeds=1, jobs=None)
-
-    def command(self) -> list[str]:
-        """Return the command line that says this."""
-        words = [sys.executable, __file__]
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value == field.default:
-                continue
-            option = f"--{field.name.replace('_', '-')}"
-            if value is True:
-                words.append(option)
-                continue
-            groups = value if field.name == "set" else [value if isinstance(value, tuple) else (value,)]
-            for group in groups:
-                words += [option, *map(str, group)]
-        return words
-
-
 def main(arguments: Arguments) -> int:
     """Run it all and return the exit code."""
     # Networks this small gain little from more, and lose much where other programs keep the cores busy.
     torch.set_num_threads(1)
     try:
-        check(arguments)
+        arguments.check()
+        for env_id in arguments.env:
+            environment_spec(env_id)
         if arguments.resume is not None:
             return resume(arguments)
+        if arguments.tune is not None:
+            return tune(arguments)
         if len(arguments.algo) * len(arguments.env) * arguments.seeds > 1:
             return compare(arguments)
         return run(arguments)
@@ -129,36 +79,6 @@ def main(arguments: Arguments) -> int:
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED
-
-
-def check(arguments: Arguments) -> None:
-    """Check what can be checked without building anything, so that a mistake costs no time.
-
-    Raises:
-        ValueError: an argument makes no sense.
-    """
-    for algo in arguments.algo:
-        if algo not in NAMES:
-            raise ValueError(f"unknown algorithm {algo!r}{nearest(algo, NAMES)}")
-    if min(arguments.episodes, arguments.seed, arguments.geometry) < 0:
-        raise ValueError(
-            f"expected --episodes ≥ 0, --seed ≥ 0 and --geometry ≥ 0, "
-            f"got {arguments.episodes}, {arguments.seed} and {arguments.geometry}"
-        )
-    if min(arguments.seeds, arguments.jobs or 1) < 1:
-        raise ValueError(f"expected --seeds ≥ 1 and --jobs ≥ 1, got {arguments.seeds} and {arguments.jobs}")
-    for name in ("algo", "env"):
-        given = getattr(arguments, name)
-        if len(set(given)) < max(len(given), 1):
-            raise ValueError(f"expected different names after --{name}, got {' '.join(given) or 'none'}")
-    if arguments.device not in ("auto", "cpu") and not arguments.device.startswith("cuda"):
-        raise ValueError(f"--device must be cpu, cuda or auto, got {arguments.device!r}")
-    if arguments.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            f"--device {arguments.device} needs a CUDA device, and torch sees none; use --device cpu"
-        )
-    for env_id in arguments.env:
-        environment_spec(env_id)
 
 
 def resolve(arguments: Arguments) -> tuple[Configuration, RunFolder]:
@@ -311,14 +231,75 @@ def compare(arguments: Arguments) -> int:
             single = replace(single, seed=arguments.seed + k, steps=float(steps))
             _, folder = resolve(single)
             label = f"{single.algo[0]} {env_id} seed {single.seed}"
-            cells.append(Cell(label, single.command(), folder, steps))
+            cells.append(Cell(label, command_of(single), folder, steps))
     try:
         failures = run_grid(cells, min(jobs, len(cells)))
     except KeyboardInterrupt:
         print("repeat the command to go on: finished runs are kept")
         return INTERRUPTED
     print_grid(cells, failures)
+    write_report(cells, arguments.out / "report")
     return 1 if failures else 0
+
+
+def command_of(single: Arguments) -> list[str]:
+    """Return the command that makes one run, or goes on with it where it was begun with the same settings."""
+    configuration, folder = resolve(single)
+    if not folder.finished and any(folder.checkpoints.glob("*.ckpt")):
+        with suppress(ValueError):  # a damaged config.yaml: begin anew
+            told = settings_of(single, configuration)
+            begun = RunSettings.from_document(folder.read_config())
+            if told == replace(begun, device=told.device):
+                return replace(Arguments(), resume=folder.path).command()
+    return single.command()
+
+
+def write_report(cells: Sequence[Cell], out: Path) -> None:
+    """Write the report on all finished runs of a grid, or say how to."""
+    runs = tuple(cell.folder.path for cell in cells if cell.folder.finished)
+    if not runs:
+        return
+    try:
+        importlib.import_module("plotly")
+    except ImportError:
+        print(
+            f"\nfor a report: pip install -c constraints.txt -e '.[report]', then "
+            f"python -m agents.report {cells[0].folder.path.parents[2]}"
+        )
+        return
+    report.main(report.Arguments(runs, out))
+
+
+def tune(arguments: Arguments) -> int:
+    """Search for settings of one algorithm on one task."""
+    if len(arguments.algo) * len(arguments.env) * arguments.seeds > 1:
+        raise ValueError("--tune takes one --algo and one --env, and chooses its seeds itself")
+    # Not at the top, since Optuna is an extra.
+    from agents.tuning.search import tune as search
+    from agents.tuning.study import Search
+
+    configuration, folder = resolve(arguments)
+    settings = settings_of(replace(arguments, vec_env="dummy"), configuration)
+    assert arguments.tune is not None
+    result = search(
+        Search(
+            settings.algo,
+            settings.env,
+            configuration,
+            partial(make_tuning_env, settings),
+            folder.path.parent / "tuning",
+            device=settings.device,
+        ),
+        trials=arguments.tune,
+        jobs=arguments.jobs or len(usable_cores()),
+    )
+    print(result)
+    return 0
+
+
+def make_tuning_env(settings: RunSettings, configuration: Configuration, seed: int) -> VecEnv:
+    """Build the environments of one trial."""
+    return make_env(replace(settings, configuration=configuration, seed=seed))
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.atomic_file import replacing
+from agents.reporting.statistics import bootstrap_interval, iqm
 from agents.run_folder import versions
 from agents.seeded_episodes import Explorer, find_environment, make_env, play
-from agents.statistics import bootstrap_interval, iqm
 from agents.stored_model import load_normaliser, load_policy, read_config
 from agents.video import Filmed, Video, frames_per_second, prepare_headless
 

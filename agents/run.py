@@ -11,6 +11,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.base import PolicyGradientAgent
 from agents.checkpointing import Checkpointing, EnvironmentStates
 from agents.checkpoints import Checkpoints
 from agents.clock import Clock
@@ -19,6 +20,8 @@ from agents.rollouts import NonFiniteError
 from agents.run_folder import RunFolder
 from agents.run_log import RunLog
 from agents.stop_signals import Stopped, StopSignals
+
+ROW = 256  # steps of all environments between two rows of a peer's log, where its rollouts are shorter
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def learn(
         agent.learn(
             max(document["n_timesteps"] - agent.num_timesteps, 0),
             [checkpointing, progress, clock, *looks],
+            log_interval=log_interval(agent),
             reset_num_timesteps=content is None,
         )
         code = 0
@@ -95,6 +99,13 @@ def learn(
             code = code or 1
             print(f"error: {folder.model} could not be written: {error}", file=sys.stderr)
     return Outcome(code, seconds)
+
+
+def log_interval(agent: OnPolicyAlgorithm) -> int:
+    """Return the updates a row of the log: one for ours, as many as make `ROW` steps for SB3's A2C."""
+    if isinstance(agent, PolicyGradientAgent):
+        return 1
+    return max(ROW // (agent.n_steps * agent.n_envs), 1)
 
 
 def evaluate(

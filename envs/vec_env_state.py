@@ -207,6 +207,7 @@ _WRAPPERS: dict[type, tuple[Callable[[Any], Plain], Callable[[Any, Plain], None]
 
 
 def take_wrapper(wrapper: VecEnvWrapper) -> Plain:
+    """Returns what one wrapper keeps, without what it wraps."""
     if type(wrapper) in _WRAPPERS:
         return _WRAPPERS[type(wrapper)][0](wrapper)
     if offers_state(wrapper):
@@ -218,6 +219,7 @@ def take_wrapper(wrapper: VecEnvWrapper) -> Plain:
 
 
 def restore_wrapper(wrapper: VecEnvWrapper, kept: Plain) -> None:
+    """Puts back what `take_wrapper` returned."""
     if type(wrapper) in _WRAPPERS:
         _WRAPPERS[type(wrapper)][1](wrapper, kept)
     else:

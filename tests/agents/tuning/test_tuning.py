@@ -22,25 +22,25 @@ from episodes import Episodes
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from agents import tuning
 from agents.configuration import Configuration
 from agents.contenders import NAMES, agent_class, build, folder_name
 from agents.rollouts import NonFiniteError
-from agents.search_space import SPACES, SearchSpace, read, with_values
-from agents.tuning import tune
-from agents.tuning_return import REPORTS, Reporter, TrainingReturn
-from agents.tuning_study import (
+from agents.tuning import search as tuning
+from agents.tuning.search import tune
+from agents.tuning.search_space import SPACES, SearchSpace, read, with_values
+from agents.tuning.seeds import check_reported
+from agents.tuning.study import (
     RESERVED,
     RETRIES,
     TUNING_SEEDS,
     Search,
     StudyInUseError,
-    check_reported,
     lock,
     opened,
 )
+from agents.tuning.training_return import REPORTS, Reporter, TrainingReturn
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 OPTIONS = {"n_steps": 16, "n_critic_updates": 1}
 TRIED = {optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED}
 
@@ -100,7 +100,7 @@ def test_every_sample_builds_an_agent_and_survives_yaml(
     algo: str, env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Thirty random samples: values in range, whole minibatches, no warning; best.yaml says the same."""
-    monkeypatch.setattr("agents.tuning_result.versions", dict)  # asks git, thirty times
+    monkeypatch.setattr("agents.tuning.result.versions", dict)  # asks git, thirty times
     base = replace(configuration_of(algo, env_id), n_envs=2)
     space = SearchSpace.of(algo, base)
     sampler = optuna.samplers.RandomSampler(seed=0)
@@ -467,8 +467,8 @@ SCRIPT = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from agents.tuning import tune
-from agents.tuning_study import Search
+from agents.tuning.search import tune
+from agents.tuning.study import Search
 import {module} as tests
 
 if __name__ == "__main__":
@@ -484,7 +484,7 @@ def test_a_command_that_is_ended_can_be_repeated(tmp_path: Path, jobs: int, by: 
     """No process stays behind for longer than its trial; the study is sound, its trials are in the queue."""
     script = tmp_path / "search.py"
     script.write_text(SCRIPT.format(module="tests.agents.test_tuning"))
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'tests'}"}
     folder = tmp_path / "tuning"
     command = [sys.executable, str(script), str(folder), str(jobs)]
@@ -526,6 +526,6 @@ def states(folder: Path, name: str) -> int:
 def test_without_optuna_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """Optuna is an extra."""
     monkeypatch.setitem(sys.modules, "optuna", None)
-    monkeypatch.delitem(sys.modules, "agents.tuning_study")
+    monkeypatch.delitem(sys.modules, "agents.tuning.study")
     with pytest.raises(ImportError, match=r'pip install -c constraints.txt -e "\.\[tune\]"'):
-        importlib.import_module("agents.tuning_study")
+        importlib.import_module("agents.tuning.study")

@@ -15,9 +15,9 @@ import yaml
 from agents.configuration import RUN_KEYS, Configuration
 from agents.contenders import agent_class
 from agents.run_folder import versions
-from agents.search_space import read
-from agents.tuning_return import EPISODES
-from agents.tuning_study import DEFAULT, FAILURE, FrozenTrial, Search, TrialState, value
+from agents.tuning.search_space import read
+from agents.tuning.study import DEFAULT, FAILURE, FrozenTrial, Search, TrialState, value
+from agents.tuning.training_return import EPISODES
 
 FAILED, INTERRUPTED = "failed", "interrupted"
 

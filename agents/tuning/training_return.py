@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.tuning_study import DEFAULT, optuna
+from agents.tuning.study import DEFAULT, optuna
 
 EPISODES = 100  # of the mean
 REPORTS = 10  # intermediate values of a run

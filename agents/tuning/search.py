@@ -25,9 +25,8 @@ from tqdm import tqdm
 
 from agents.contenders import build
 from agents.progress import progress_bar
-from agents.tuning_result import TuningResult
-from agents.tuning_return import REPORTS, Reporter, TrainingReturn
-from agents.tuning_study import (
+from agents.tuning.result import TuningResult
+from agents.tuning.study import (
     DEFAULT,
     FAILURE,
     STARTUP,
@@ -41,6 +40,7 @@ from agents.tuning_study import (
     reclaim,
     value,
 )
+from agents.tuning.training_return import REPORTS, Reporter, TrainingReturn
 
 
 def tune(search: Search, trials: int, jobs: int = 1) -> TuningResult:

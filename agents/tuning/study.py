@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.configuration import Configuration
-from agents.search_space import SearchSpace
+from agents.tuning.search_space import SearchSpace
+from agents.tuning.seeds import RESERVED, TUNING_SEEDS
 
 try:
     import optuna
@@ -30,8 +31,6 @@ BUSY = 60  # seconds to wait for another worker's write
 DEFAULT, FAILURE, ATTEMPTS = "default", "failure", "attempts"
 
 # A vectorised environment seeds its copies s, s + 1, …: the seeds of a study lie apart.
-TUNING_SEEDS = (1_000_000, 1_001_000)
-RESERVED = 900_000  # seeds from here on, since an evaluation adds to a run's
 STARTUP = 10  # random trials before there is a model; half as many complete ones before any is pruned
 UNPRUNED = 3  # intermediate values that every trial may reach
 
@@ -89,17 +88,6 @@ class Search:
                 f"got {self.seeds}"
             )
         SearchSpace.of(self.algo, self.configuration)
-
-
-def check_reported(seeds: Iterable[int]) -> None:
-    """Check that seeds of runs to be reported are none that settings are tuned on.
-
-    Raises:
-        ValueError: one may be.
-    """
-    for seed in seeds:
-        if seed >= RESERVED:
-            raise ValueError(f"seeds from {RESERVED} on are for tuning; choose one below, got {seed}")
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 from agents.configuration import RUN_KEYS, Configuration
 from agents.contenders import NAMES, PEERS
 from agents.hyperparameters import nearest
-from agents.search_setting import Choice, Range, Setting, Suggests
+from agents.tuning.search_setting import Choice, Range, Setting, Suggests
 
 UPDATES = 10  # that a budget must hold; with fewer a rollout's length is not worth a trial
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from agents.statistics import (
+from agents.reporting.statistics import (
     Interval,
     Statistic,
     area_under_curve,
@@ -166,7 +166,7 @@ def test_a_point_does_not_depend_on_the_others(generator: np.random.Generator, m
     """Curves are resampled whole: a point of 300 has the interval that it has alone, whatever the chunks."""
     curves = [generator.normal(size=(300, 5)), generator.normal(size=(300, 4))]
     whole = bootstrap_interval(iqm, curves, generator=np.random.default_rng(1))
-    monkeypatch.setattr("agents.statistics.ELEMENTS", 1000)
+    monkeypatch.setattr("agents.reporting.statistics.ELEMENTS", 1000)
     alone = bootstrap_interval(iqm, [x[17] for x in curves], generator=np.random.default_rng(1))
     assert whole.low[17] == pytest.approx(alone.low) and whole.high[17] == pytest.approx(alone.high)
 

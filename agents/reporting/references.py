@@ -1,0 +1,56 @@
+"""The returns by which scores of different tasks are made comparable."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+REFERENCES = Path(__file__).parents[2] / "configs" / "references.yaml"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The unit of a task's scores.
+
+    Attributes:
+        random: return of a uniformly random policy, the normalised score 0.
+        reference: the return with the normalised score 1.
+        random_source: where the first comes from.
+        reference_source: where the second comes from.
+    """
+
+    random: float
+    reference: float
+    random_source: str
+    reference_source: str
+
+    def normalise(self, returns: np.ndarray) -> np.ndarray:
+        """Return normalised scores, of the same shape."""
+        return (returns - self.random) / (self.reference - self.random)
+
+
+def read_references(path: Path = REFERENCES) -> dict[str, Reference]:
+    """Read the references of all tasks that have one.
+
+    Raises:
+        ValueError: an entry lacks a number or its source, or both numbers are one.
+    """
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {name: read_reference(entry, f"{path} ({name})") for name, entry in document.items()}
+
+
+def read_reference(entry: Mapping[str, Any], place: str) -> Reference:
+    """Check one entry."""
+    numbers = [entry.get(key) for key in ("random", "reference")]
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
+        raise ValueError(f"{place} must have numbers random and reference, got {numbers}")
+    if entry["random"] == entry["reference"]:
+        raise ValueError(f"{place} has one number for random and reference, {entry['random']}")
+    sources = [entry.get(key) for key in ("random_source", "reference_source")]
+    if not all(isinstance(source, str) and source for source in sources):
+        raise ValueError(f"{place} must say where its numbers come from: random_source and reference_source")
+    return Reference(float(entry["random"]), float(entry["reference"]), *map(str, sources))
