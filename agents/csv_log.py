@@ -28,6 +28,7 @@ class CsvLog(KVWriter):
         self.rows = 0
         if path.exists():
             table = read_table(path)
+            write_table(path, table)  # without half a line at its end
             self.columns, self.rows = (table[0] if table else []), max(len(table) - 1, 0)
         self._file = path.open("a", newline="")
 
