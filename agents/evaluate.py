@@ -32,7 +32,7 @@ from agents.reporting.statistics import bootstrap_interval, iqm
 from agents.run_folder import versions
 from agents.seeded_episodes import Explorer, find_environment, make_env, play
 from agents.stored_model import load_normaliser, load_policy, read_config
-from agents.video import Filmed, Video, frames_per_second, prepare_headless
+from agents.video import Filmed, Video, frames_per_second, prepare_headless, stride
 
 MOST_ENVS = 16
 LEVEL = 0.95
@@ -113,10 +113,10 @@ def table(summary: dict[str, Any]) -> str:
 
 def film(arguments: Arguments, config: dict[str, Any], spec: EnvSpec, fps: float, path: Path) -> None:
     """Write the first episodes as an MP4."""
-    episodes = min(EPISODES_FILMED, arguments.episodes)
+    episodes, every = min(EPISODES_FILMED, arguments.episodes), stride(fps)
     with replacing(path) as temporary:
-        video = Video(temporary, fps)
-        wrap = partial(Filmed, video=video, episodes=episodes)
+        video = Video(temporary, fps / every)
+        wrap = partial(Filmed, video=video, episodes=episodes, every=every)
         env = make_env(spec, arguments.seed, 1, wrap, render_mode="rgb_array")
         try:
             predictor, env = prepared(arguments.run, config, env, arguments.stochastic)
@@ -124,7 +124,7 @@ def film(arguments: Arguments, config: dict[str, Any], spec: EnvSpec, fps: float
         finally:
             video.close()
             env.close()
-    print(f"  video    {path}, the first {episodes} episodes at {fps:g} frames/s")
+    print(f"  video    {path}, the first {episodes} episodes at {fps / every:g} frames/s")
 
 
 def evaluate(arguments: Arguments) -> None:

@@ -13,6 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 LEAST_SIDE = 240  # pixels; the frames of small tasks are enlarged by a whole factor
 HEADLESS = {"MUJOCO_GL": "egl", "SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
 DEFAULT_FPS = 30  # where an environment does not say
+SMOOTH_FPS = 30  # that eyes need; of faster environments only every k-th state is drawn
 
 
 class Video:
@@ -48,29 +49,33 @@ class Video:
 
 
 class Filmed(gym.Wrapper[Any, Any, Any, Any]):
-    """Films the first episodes of an environment: the state at their start and after every step.
+    """Films the first episodes of an environment: the state at their start and after every k-th step.
 
     Args:
         env: with render mode "rgb_array".
         video: that takes the frames.
         episodes: to film.
+        every: k.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], video: Video, episodes: int):
+    def __init__(self, env: gym.Env[Any, Any], video: Video, episodes: int, every: int):
         super().__init__(env)
-        self._video, self._left = video, episodes + 1
+        self._video, self._left, self._every, self._steps = video, episodes + 1, every, 0
 
     def reset(self, **kwargs: Any) -> Any:
         """Begin an episode."""
         result = self.env.reset(**kwargs)
         self._left -= 1
+        self._steps = 0
         self._film()
         return result
 
     def step(self, action: Any) -> Any:
         """Step, and film what came of it."""
         result = self.env.step(action)
-        self._film()
+        self._steps += 1
+        if self._steps % self._every == 0:
+            self._film()
         return result
 
     def _film(self) -> None:
@@ -112,6 +117,11 @@ def frames_per_second(spec: EnvSpec, metadata: dict[str, Any]) -> float:
             f"--video needs the render mode 'rgb_array'; {spec.id} has {modes or 'none'}, leave --video out"
         )
     return float(metadata.get("render_fps") or DEFAULT_FPS)
+
+
+def stride(fps: float) -> int:
+    """Return how many steps lie between two frames, for a film in the environment's own time."""
+    return max(round(fps / SMOOTH_FPS), 1)
 
 
 def import_imageio() -> Any:
