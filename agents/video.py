@@ -13,6 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 LEAST_SIDE = 240  # pixels; the frames of small tasks are enlarged by a whole factor
 HEADLESS = {"MUJOCO_GL": "egl", "SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
 DEFAULT_FPS = 30  # where an environment does not say
+TRACKING = "track"  # what Gymnasium's models call their camera that follows
 SMOOTH_FPS = 30  # that eyes need; of faster environments only every k-th state is drawn
 
 
@@ -61,6 +62,7 @@ class Filmed(gym.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gym.Env[Any, Any], video: Video, episodes: int, every: int):
         super().__init__(env)
         self._video, self._left, self._every, self._steps = video, episodes + 1, every, 0
+        follow(env)
 
     def reset(self, **kwargs: Any) -> Any:
         """Begin an episode."""
@@ -93,6 +95,17 @@ class Filmed(gym.Wrapper[Any, Any, Any, Any]):
                 f"cannot film frames other than arrays (height, width, 3) of uint8; got {type(frame)}"
             )
         self._video.add(frame)
+
+
+def follow(env: gym.Env[Any, Any]) -> None:
+    """Let MuJoCo's camera follow the robot, which would run out of the picture of Gymnasium's default."""
+    renderer: Any = getattr(env.unwrapped, "mujoco_renderer", None)
+    if renderer is None:
+        return
+    model = renderer.model
+    for index in range(model.ncam):
+        if model.camera(index).name == TRACKING:
+            renderer.camera_id = index
 
 
 def displayable(frame: np.ndarray) -> np.ndarray:

@@ -290,6 +290,17 @@ def test_video_of_hopper(tmp_path: Path) -> None:
     assert frames[0].std() > 10
 
 
+@pytest.mark.mujoco
+def test_the_camera_follows_the_robot() -> None:
+    """Gymnasium's own stands still; tasks without such a camera, and those not of MuJoCo, are left alone."""
+    pytest.importorskip("mujoco")
+    for name, found in (("Hopper-v5", 0), ("Reacher-v5", -1)):
+        env = gym.make(name, render_mode="rgb_array")
+        video.follow(env)
+        assert env.unwrapped.mujoco_renderer.camera_id == found
+    video.follow(gym.make("CartPole-v1", render_mode="rgb_array"))
+
+
 def test_frames_are_large_and_even() -> None:
     """Small pictures grow by a whole factor, and an odd side repeats its last line."""
     frame = np.arange(3 * 41 * 81, dtype=np.uint8).reshape(81, 41, 3)
