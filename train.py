@@ -65,10 +65,10 @@ def main(arguments: Arguments) -> int:
     torch.set_num_threads(1)
     try:
         arguments.check()
-        for env_id in arguments.env:
-            environment_spec(env_id)
         if arguments.resume is not None:
             return resume(arguments)
+        for env_id in arguments.env:
+            environment_spec(env_id)
         if arguments.tune is not None:
             return tune(arguments)
         if len(arguments.algo) * len(arguments.env) * arguments.seeds > 1:
@@ -145,10 +145,17 @@ def resume(arguments: Arguments) -> int:
             with is no longer the same.
     """
     assert arguments.resume is not None
-    if replace(arguments, resume=None, allow_changes=False, steps=None) != Arguments():
+    given = replace(arguments, resume=None, allow_changes=False, steps=None, env=Arguments.env)
+    if given != Arguments():
         raise ValueError("--resume takes its settings from the run; give it only --steps and --allow-changes")
     folder = RunFolder(arguments.resume)
     settings = RunSettings.from_document(folder.read_config())
+    if ":" in settings.env and arguments.env != (settings.env,):
+        raise ValueError(
+            f"{folder.config} names a module that would be imported, {settings.env}; if you trust it, "
+            f"add --env {settings.env}"
+        )
+    environment_spec(settings.env)
     configuration = settings.configuration.with_run(n_timesteps=arguments.steps)
     settings = replace(settings, configuration=configuration)
     folder.claim()
@@ -156,13 +163,18 @@ def resume(arguments: Arguments) -> int:
     path, content = checkpoints.newest_valid()
     for error in checkpoints.refused:
         print(f"passed over: {error}", file=sys.stderr)
-    step = content["agent"]["moving"]["num_timesteps"]
+    try:
+        step, made_with = content["agent"]["moving"]["num_timesteps"], content["run"]
+    except (KeyError, TypeError, IndexError):
+        raise ValueError(f"{path} is a file of this format, but no checkpoint of train.py") from None
     if folder.finished and step >= configuration.n_timesteps:
         raise ValueError(f"{folder.path} is finished, with {step} steps; --steps with more goes on")
     with closing(make_env(settings, step)) as env:
         agent = build(settings.algo, configuration, env, seed=settings.seed, device=settings.device)
         document = document_of(settings, agent)
-        changes = differences(content["run"], document)
+        changes = differences(made_with, document)
+        if arguments.steps is not None:  # that they differ is what was asked for
+            changes = [change for change in changes if not change.startswith("n_timesteps:")]
         if changes and not arguments.allow_changes:
             raise ValueError(
                 f"{path} was made with other settings or versions, and going on would not give the same run: "
@@ -170,8 +182,6 @@ def resume(arguments: Arguments) -> int:
             )
         for change in changes:
             print(f"changed: {change}")
-        folder.evaluation.unlink(missing_ok=True)
-        folder.write_config(document)
         print(f"going on from {path}")
         return execute(settings, document, folder, agent, env, content)
 
@@ -198,6 +208,9 @@ def execute(
             except Stopped as stopped:
                 code = stopped.code
                 print(f"\n{stopped}; the evaluation is made by: python train.py --resume {folder.path}")
+            except OSError as error:
+                code = 1
+                print(f"error: {folder.evaluation} could not be written: {error}", file=sys.stderr)
             finally:
                 tests.close()
     folder.release()
@@ -250,7 +263,8 @@ def command_of(single: Arguments) -> list[str]:
             told = settings_of(single, configuration)
             begun = RunSettings.from_document(folder.read_config())
             if told == replace(begun, device=told.device):
-                return replace(Arguments(), resume=folder.path).command()
+                trusted = single.env if ":" in begun.env else Arguments.env
+                return replace(Arguments(), resume=folder.path, env=trusted).command()
     return single.command()
 
 

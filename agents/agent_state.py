@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 # Attributes that move as an algorithm learns, of those that it has. Tensors are in `get_parameters`.
@@ -19,6 +20,8 @@ MOVING = (
     "_last_episode_starts",
     "cg_damping",
     "stop_reasons",
+    "critic_refused",
+    "refusals",
     "iterations",
 )
 # gSDE's, drawn before a rollout begins.
@@ -47,17 +50,21 @@ def take_agent(agent: OnPolicyAlgorithm) -> dict[str, Any]:
 
 
 def restore_agent(agent: OnPolicyAlgorithm, state: dict[str, Any]) -> None:
-    """Put what `take_agent` returned into an agent that was made with the same settings.
+    """Put what `take_agent` returned into an agent that was made with the same settings; not what it logs.
 
     Raises:
         ValueError, RuntimeError: it belongs to an agent with other settings.
     """
     agent.set_parameters(state["parameters"], exact_match=True, device=agent.device)
-    for name, value in state["moving"].items():
-        setattr(agent, name, value)
+    for name in MOVING:
+        if name in state["moving"]:
+            setattr(agent, name, state["moving"][name])
     agent.ep_info_buffer = deque(state["episodes"], maxlen=agent._stats_window_size)
     agent.ep_success_buffer = deque(state["successes"], maxlen=agent._stats_window_size)
-    logger = agent.logger
+
+
+def restore_logged(logger: Logger, state: dict[str, Any]) -> None:
+    """Put back the row to be logged, of what `take_agent` returned."""
     logger.name_to_value = defaultdict(float, {name: number(text) for name, text in state["logged"].items()})
     logger.name_to_count = defaultdict(int, state["averaged"])
     logger.name_to_excluded = defaultdict(tuple, {name: tuple(e) for name, e in state["excluded"].items()})

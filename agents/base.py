@@ -1,5 +1,6 @@
 """The loop that every agent shares: batch -> policy step -> critic fit -> record."""
 
+import math
 import warnings
 from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
@@ -15,15 +16,18 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from stable_baselines3.common.vec_env import VecEnv
-from torch import nn
+from torch import Tensor, nn
 
 from agents.actor import PolicyActor
 from agents.batch import Batch, standardise
 from agents.critic import fit_critic, fit_critic_by_lbfgs
 from agents.device import faster_device
+from agents.divergence import MOST_REFUSALS, diagnosis
+from agents.finite import check_finite, kept_statistics
 from agents.hyperparameters import BatchTooSmallError, check_ranges
 from agents.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from agents.rollouts import collect
+from agents.snapshot import Snapshot
 from agents.threads import threads
 from npg import PolicyStep, Rejection, SurrogateObjective
 
@@ -135,6 +139,8 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         self.normalize_advantage = normalize_advantage
         self.critic_fit = critic_fit
         self.stop_reasons: dict[str, int] = dict.fromkeys(("accepted", *map(str, Rejection)), 0)
+        self.critic_refused = 0  # fits that met a number that is not finite
+        self.refusals: list[str] = []  # one for every update since the last without such a number
         if self.env is not None:
             self._check_actions()
             self._check_spread()
@@ -207,20 +213,23 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         objective = SurrogateObjective(
             self.actor, batch.observations, actions, advantages, old_log_prob=old_log_prob
         )
-        if isinstance(self.policy, MlpPolicy):
-            self.policy.observe_returns(batch.returns)
+        critic_refused = self.critic_refused
         step, value_loss = self._step_and_fit(batch, objective)
         self._observe(batch)
         self._n_updates += 1
         self._record(step, batch, value_loss)
+        reasons = [str(step.rejection)] if step.rejection is not None and step.rejection.non_finite else []
+        self._count_refusals(
+            reasons + ["non_finite_critic"] * (self.critic_refused - critic_refused), batch, objective
+        )
 
     def _step_and_fit(self, batch: Batch, objective: SurrogateObjective) -> tuple[PolicyStep, float]:
         """Move actor and critic, side by side where that changes nothing but the time."""
         if not self._fits_alongside():
             step = self._take_step(batch, objective)
-            return step, self._fit_critic(batch)
+            return step, self._fit_or_refuse(batch)
         with threads(max(torch.get_num_threads() // 2, 1)), ThreadPoolExecutor(1) as executor:
-            fit = executor.submit(self._fit_critic, batch)
+            fit = executor.submit(self._fit_or_refuse, batch)
             step = self._take_step(batch, objective)
             return step, fit.result()
 
@@ -234,8 +243,44 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             objective.parameters.add_(step.displacement)
         return step
 
+    def _fit_or_refuse(self, batch: Batch) -> float:
+        """Fit the critic; where a number is not finite, move nothing, count that and return NaN."""
+        parameters = self.actor.critic_parameters()
+        written: list[Tensor] = [*parameters]
+        if isinstance(self.policy, MlpPolicy):
+            written += self.policy.written_by_returns()
+        before = Snapshot(written, self.policy.optimizer)
+        if isinstance(self.policy, MlpPolicy):
+            self.policy.observe_returns(batch.returns)
+        value_loss = self._fit_critic(batch)
+        nothing_to_fit = not (self.n_critic_updates and parameters)
+        if before.still_finite() and (math.isfinite(value_loss) or nothing_to_fit):
+            return value_loss
+        before.restore()
+        self.critic_refused += 1
+        return math.nan
+
+    def _count_refusals(self, reasons: list[str], batch: Batch, objective: SurrogateObjective) -> None:
+        """Note why the update was refused, if so for numbers that are not finite.
+
+        Raises:
+            NonFiniteError: with a diagnosis, where none of the last updates was good.
+        """
+        if not reasons:
+            self.refusals = []
+            return
+        self.refusals.append(f"update {self._n_updates}, step {self.num_timesteps} ({', '.join(reasons)})")
+        if len(self.refusals) >= MOST_REFUSALS:
+            refusals, self.refusals = self.refusals, []  # whoever goes on all the same begins anew
+            gradient = objective.parameters.unflatten(objective.gradient())
+            raise diagnosis(refusals, batch, dict(zip(objective.parameters.names, gradient, strict=True)))
+
     def _fit_critic(self, batch: Batch) -> float:
-        """Move the critic's own parameters towards the returns, and return the mean squared error before."""
+        """Move the critic's own parameters towards the returns.
+
+        Returns:
+            The mean squared error before, NaN where a number was not finite.
+        """
         parameters = self.actor.critic_parameters()
         if self.critic_fit == "lbfgs":
             return fit_critic_by_lbfgs(self.policy, parameters, batch, iterations=self.n_critic_updates)
@@ -257,6 +302,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
 
     def _observe(self, batch: Batch) -> None:
         """Let the statistics that the policy reads take in the batch, now that its update is over."""
+        before = Snapshot(self.policy.buffers())
         if isinstance(self.policy, MlpPolicy):
             self.policy.observe(batch.observations)
         layers = (isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.policy.modules())
@@ -264,6 +310,8 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             self.policy.set_training_mode(True)
             with torch.no_grad():
                 self.policy.evaluate_actions(batch.observations, batch.actions)
+        if not before.still_finite():
+            before.restore()
 
     def _update_learning_rates(self) -> None:
         self._update_learning_rate(self.policy.optimizer)
@@ -274,6 +322,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         record("train/kl_divergence_loss", step.kl)
         record("train/is_line_search_success", float(step.accepted))
         record("train/value_loss", value_loss)
+        record("train/critic_refused", self.critic_refused)
         record(
             "train/explained_variance",
             explained_variance(batch.old_values.cpu().numpy(), batch.returns.cpu().numpy()),
@@ -295,6 +344,13 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         if iteration > 0:
             self.iterations = iteration = self._iterations_before + iteration
         super().dump_logs(iteration)
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        assert self.env is not None
+        with kept_statistics(self):  # the first observations enter a VecNormalize
+            total, callback = super()._setup_learn(*args, **kwargs)
+            check_finite(self, self.env, "observation", self._last_obs)
+        return total, callback
 
     def learn(
         self,

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
@@ -12,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.agent_state import (
     restore_agent,
     restore_callbacks,
+    restore_logged,
     restore_noise,
     take_agent,
     take_callbacks,
@@ -77,10 +79,7 @@ class Checkpointing(BaseCallback):
         self._resumed: Mapping[str, Any] | None = None
 
     def _on_rollout_start(self) -> None:
-        if self._resumed is not None:
-            restore_noise(self.model, self._resumed["agent"])
-            restore_generators(self._resumed["generators"])
-            self._resumed = None
+        self._restore_drawn()
         asked = self._signals.asked
         if asked or self.updates % self._every == 0:
             self.save()
@@ -94,6 +93,7 @@ class Checkpointing(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
+        self._restore_drawn()  # where there was nothing left to learn
         self.save()
 
     def save(self) -> None:
@@ -117,18 +117,46 @@ class Checkpointing(BaseCallback):
         score = float(safe_mean(episodes)) if episodes else None
         self._checkpoints.save(content, step=self.num_timesteps, score=score)
 
-    def restore(self, content: Mapping[str, Any], agent: OnPolicyAlgorithm) -> None:
-        """Put agent, environments and counters to where a checkpoint has them.
+    def resume(self, content: Mapping[str, Any], logger: Logger, episodes_cut: int) -> None:
+        """Go on where a checkpoint has the counters and the row to be logged; `restore` comes before.
 
-        The generators follow when the first rollout begins, since all until then may draw from them.
+        The generators follow when the first rollout or the end of learning comes, since all until then may
+        draw from them.
         """
-        assert agent.env is not None
-        observations = self._envs.restore(agent.env, content["envs"])
-        restore_agent(agent, content["agent"])
-        if observations is not None:
-            agent._last_obs = observations
-            agent._last_episode_starts = np.ones(agent.n_envs, dtype=bool)
-            agent.logger.record("rollout/episodes_cut_by_resume", agent.n_envs)
+        restore_logged(logger, content["agent"])
+        if episodes_cut:
+            logger.record("rollout/episodes_cut_by_resume", episodes_cut)
         restore_callbacks(self._counted, content["callbacks"])
         self.updates = content["updates"]
         self._resumed = content
+
+    def _restore_drawn(self) -> None:
+        if self._resumed is not None:
+            restore_noise(self.model, self._resumed["agent"])
+            restore_generators(self._resumed["generators"])
+            self._resumed = None
+
+
+def restore(agent: OnPolicyAlgorithm, envs: EnvironmentStates, content: Mapping[str, Any]) -> int:
+    """Put agent and environments to where a checkpoint has them; no file is touched.
+
+    Returns:
+        How many episodes were cut, where environments had no state to give and began new ones.
+
+    Raises:
+        ValueError: it is of an agent or of environments that are made otherwise.
+    """
+    assert agent.env is not None
+    try:
+        observations = envs.restore(agent.env, content["envs"])
+        restore_agent(agent, content["agent"])
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            "the checkpoint does not fit the agent and the environments that config.yaml describes, and no "
+            f"flag can change that; put its settings back: {error}"
+        ) from error
+    if observations is None:
+        return 0
+    agent._last_obs = observations
+    agent._last_episode_starts = np.ones(agent.n_envs, dtype=bool)
+    return agent.n_envs

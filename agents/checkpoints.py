@@ -48,6 +48,7 @@ class Checkpoints:
         self.keep = keep
         self.best = self.folder / BEST
         self.refused: list[CorruptCheckpointError] = []
+        self._best_score: float | None = None
 
     def save(self, content: Any, *, step: int, score: float | None = None) -> Path:
         """Write a checkpoint, and only then delete those that it makes superfluous.
@@ -74,6 +75,7 @@ class Checkpoints:
         # again; in the other order it would go on from this one, and nobody would know that it was the best.
         if score is not None and self._is_best(score):
             write(self.best, document)
+            self._best_score = float(score)
         write(path, document)
         self._delete_superfluous(step)
         return path
@@ -120,21 +122,20 @@ class Checkpoints:
         return document
 
     def _is_best(self, score: float) -> bool:
-        try:
-            best = self._read(self.best)["score"]
-        except CorruptCheckpointError:  # or there is none yet
-            return True
+        if self._best_score is None:
+            try:
+                self._best_score = self._read(self.best)["score"]
+            except CorruptCheckpointError:  # or there is none yet
+                return True
         # NaN compares false and goes on to `write`, which refuses it.
-        return not (isinstance(best, float) and score <= best)
+        return not (isinstance(self._best_score, float) and score <= self._best_score)
 
     def _delete_superfluous(self, step: int) -> None:
         paths = self.paths()
         kept = [path for path in paths if step_of(path) <= step][: self.keep]
         for path in paths:
             if path not in kept:
-                with suppress(
-                    OSError
-                ):  # a run does not end because of a file too many; the next save tries again
+                with suppress(OSError):  # a file too many ends no run, and the next save tries again
                     path.unlink()
 
 

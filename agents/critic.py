@@ -32,7 +32,8 @@ def fit_critic(
             compare it with a constant of their own.
 
     Returns:
-        The mean squared error over all minibatches, each before its step; NaN without any.
+        The mean squared error over all minibatches, each before its step; NaN without any, or where a loss
+        or gradient was not finite.
     """
     if not (epochs and parameters):
         return float("nan")
@@ -43,9 +44,10 @@ def fit_critic(
             values = policy.predict_values(batch.select(indices)).flatten()
             loss = F.mse_loss(values, batch.returns[indices])
             gradients = torch.autograd.grad(loss / unit**2, parameters)
-            losses.append(loss.item())
             if not torch.isfinite(nn.utils.get_total_norm(gradients)):
+                losses.append(float("nan"))
                 continue
+            losses.append(loss.item())
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
             policy.optimizer.step()
@@ -69,7 +71,7 @@ def fit_critic_by_lbfgs(
         iterations: at most; few of them keep the values from following the noise of one batch.
 
     Returns:
-        The mean squared error before; NaN without any iteration.
+        The mean squared error before; NaN without any iteration, or where a number was not finite.
     """
     if not (iterations and parameters):
         return float("nan")

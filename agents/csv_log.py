@@ -35,15 +35,22 @@ class CsvLog(KVWriter):
     def write(
         self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
     ) -> None:
-        """Append a row, with new columns where names are new."""
+        """Append a row, with new columns where names are new.
+
+        Raises:
+            OSError: the disk is full, say.
+        """
         values = filter_excluded_keys(key_values, key_excluded, PICTURES)
         new = sorted(values.keys() - set(self.columns))
         if new:
             self._widen(new)
         line = io.StringIO()
         csv.writer(line, lineterminator="\n").writerow([values.get(name) for name in self.columns])
-        self._file.write(line.getvalue())  # a whole row at once
-        self._file.flush()
+        try:
+            self._file.write(line.getvalue())  # a whole row at once
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
         self.rows += 1
 
     def _widen(self, new: list[str]) -> None:

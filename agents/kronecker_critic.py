@@ -1,5 +1,6 @@
 """The value-function fit by K-FAC."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -66,22 +67,24 @@ def fit_critic_by_kronecker(
         target_kl: δ of the stepper, in nats.
 
     Returns:
-        The mean squared error over all steps, each before it is made; NaN without any.
+        The mean squared error over all steps, each before it is made; NaN without any, or where a number
+        was not finite.
     """
     errors = batch.returns - batch.old_values
-    critic.deviation = float(errors.square().mean().sqrt())
-    if not (epochs and critic.deviation > 0):
-        return critic.deviation**2 if epochs else float("nan")
+    deviation = float(errors.square().mean().sqrt())
+    if not (epochs and 0 < deviation < math.inf):
+        return 0.0 if epochs and deviation == 0 else math.nan
+    critic.deviation = deviation
     try:
         stepper.observe(batch.observations)
     except (FloatingPointError, SingularMatrixError):
-        return float("nan")
+        return math.nan
+    velocity = stepper.velocity
     parameters = stepper.fisher.parameters
     losses = []
     for indices in _parts(epochs, len(batch), batch_size):
         values = critic(batch.select(indices)).mean.flatten()
         loss = F.mse_loss(values, batch.returns[indices])
-        losses.append(loss.item())
         # Of the mean log-likelihood, which ascends as the squared error falls.
         gradient = parameters.flatten(
             torch.autograd.grad(-0.5 * loss / critic.deviation**2, parameters.tensors, allow_unused=True)
@@ -90,9 +93,14 @@ def fit_critic_by_kronecker(
         try:
             parameters.add_(step)
         except FloatingPointError:
+            losses.append(math.nan)
             continue
+        losses.append(loss.item())
         stepper.keep(step)
-    return sum(losses) / len(losses)
+    error = sum(losses) / len(losses)
+    if not math.isfinite(error):
+        stepper.velocity = velocity
+    return error
 
 
 def _parts(epochs: int, states: int, batch_size: int) -> Iterator[Tensor | slice]:

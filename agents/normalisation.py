@@ -38,14 +38,12 @@ class RunningMoments(nn.Module):
 
     @torch.no_grad()
     def update(self, values: Tensor) -> None:
-        """Take in values (N, *shape), or nothing at all where one of them is not finite.
+        """Take in values (N, *shape), or nothing at all where one of them is not finite or its square is not.
 
         Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample
         variances".
         """
         values = values.to(self.mean.dtype)
-        if not bool(torch.isfinite(values).all()):
-            return
         n = len(values)
         total = self.count + n
         mean = values.mean(0)
@@ -53,6 +51,8 @@ class RunningMoments(nn.Module):
         # The variance of 1 that stands before the first update has a count of 0, and so no weight.
         squares = self.variance * self.count + values.var(0, correction=0) * n
         squares = squares + shift.square() * self.count * n / total
+        if not bool(torch.isfinite(squares).all()):
+            return
         self.mean.add_(shift * n / total)
         self.variance.copy_(squares / total)
         self.count.copy_(total)

@@ -97,6 +97,12 @@ class MlpPolicy(ActorCriticPolicy):
         if self.observation_normaliser is not None:
             self.observation_normaliser.update(observations)
 
+    def written_by_returns(self) -> list[Tensor]:
+        """Return what `observe_returns` writes."""
+        if self.return_moments is None:
+            return []
+        return [*self.return_moments.buffers(), *self.value_net.parameters()]
+
     @torch.no_grad()
     def observe_returns(self, returns: Tensor) -> None:
         """Let the return normaliser take in returns (N,), and keep every value where it was.

@@ -1,6 +1,5 @@
 """Collecting trajectories."""
 
-import copy
 from functools import cache
 from typing import Any
 
@@ -12,24 +11,18 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from agents.acting import Acting, acting
 from agents.deferred import Deferred
+from agents.finite import NonFiniteError, check_ended, check_finite, kept_statistics
 from agents.policies import MlpPolicy
 from agents.threads import acting_threads, threads
 from agents.trajectories import Step, Trajectories
 
-# Of VecNormalize; obs_rms is missing where observations are left as they are.
-RUNNING_STATISTICS = ("obs_rms", "ret_rms", "returns")
-
 # A forward of the user's own may draw actions in a way of its own.
 STANDARD_FORWARD = (ActorCriticPolicy.forward, MlpPolicy.forward)
-
-
-class NonFiniteError(FloatingPointError, ValueError):
-    """An observation, reward or action is NaN or infinite; as a ValueError it makes RL Zoo prune a trial."""
 
 
 def collect(
@@ -60,9 +53,6 @@ def collect(
     rollout_buffer.reset()
     if agent.use_sde:
         agent.policy.reset_noise(env.num_envs)
-    normaliser = unwrap_vec_normalize(env)
-    state = vars(normaliser) if normaliser else {}
-    statistics = copy.deepcopy({key: state[key] for key in RUNNING_STATISTICS if key in state})
     actor = acting(agent.policy)
     trajectories = Trajectories(agent.policy, actor, agent.gamma)
     shared = {
@@ -73,49 +63,45 @@ def collect(
         "n_rollout_steps": n_rollout_steps,
     }
     callback.on_rollout_start()
-    try:
-        with threads(acting_threads(agent.policy, env.num_envs)):
-            last_obs: Any = agent._last_obs
-            check_finite(agent, env, "observation", last_obs)
-            for n_steps in range(n_rollout_steps):
-                if agent.use_sde and agent.sde_sample_freq > 0 and n_steps % agent.sde_sample_freq == 0:
-                    agent.policy.reset_noise(env.num_envs)
-                obs_tensor = obs_as_tensor(last_obs, agent.device)
-                sampled, values, log_probs, known = act(agent, actor, obs_tensor)
-                actions = sampled.cpu().numpy()
-                check_finite(agent, env, "action", actions)  # clipping would hide an infinity
-                clipped_actions = to_environment(agent, actions)
+    with kept_statistics(agent), threads(acting_threads(agent.policy, env.num_envs)):
+        last_obs: Any = agent._last_obs
+        check_finite(agent, env, "observation", last_obs)
+        for n_steps in range(n_rollout_steps):
+            if agent.use_sde and agent.sde_sample_freq > 0 and n_steps % agent.sde_sample_freq == 0:
+                agent.policy.reset_noise(env.num_envs)
+            obs_tensor = obs_as_tensor(last_obs, agent.device)
+            sampled, values, log_probs, known = act(agent, actor, obs_tensor)
+            actions = sampled.cpu().numpy()
+            check_finite(agent, env, "action", actions)  # clipping would hide an infinity
+            clipped_actions = to_environment(agent, actions)
 
-                new_obs, rewards, dones, infos = env.step(clipped_actions)
-                agent.num_timesteps += env.num_envs
-                check_finite(agent, env, "reward", rewards)
-                check_finite(agent, env, "observation", new_obs)
+            new_obs, rewards, dones, infos = env.step(clipped_actions)
+            agent.num_timesteps += env.num_envs
+            check_finite(agent, env, "reward", rewards)
+            check_finite(agent, env, "observation", new_obs)
+            check_ended(agent, env, dones, infos)
 
-                here = {
-                    "n_steps": n_steps,
-                    "obs_tensor": obs_tensor,
-                    "actions": actions,
-                    "clipped_actions": clipped_actions,
-                    "values": values,
-                    "log_probs": log_probs,
-                    "new_obs": new_obs,
-                    "rewards": rewards,
-                    "dones": dones,
-                    "infos": infos,
-                }
-                callback.update_locals(shared | here)
-                if not callback.on_step():
-                    return False
-                agent._update_info_buffer(infos, dones)
-                check_terminal(agent, env, dones, infos)
-                starts: Any = agent._last_episode_starts
-                cut = truncated(dones, infos)
-                trajectories.add(Step(last_obs, actions, rewards, starts, values, log_probs, known, cut))
-                agent._last_obs, agent._last_episode_starts = new_obs, dones
-                last_obs = new_obs
-    except NonFiniteError:
-        state.update(statistics)
-        raise
+            here = {
+                "n_steps": n_steps,
+                "obs_tensor": obs_tensor,
+                "actions": actions,
+                "clipped_actions": clipped_actions,
+                "values": values,
+                "log_probs": log_probs,
+                "new_obs": new_obs,
+                "rewards": rewards,
+                "dones": dones,
+                "infos": infos,
+            }
+            callback.update_locals(shared | here)
+            if not callback.on_step():
+                return False
+            agent._update_info_buffer(infos, dones)
+            starts: Any = agent._last_episode_starts
+            cut = truncated(dones, infos)
+            trajectories.add(Step(last_obs, actions, rewards, starts, values, log_probs, known, cut))
+            agent._last_obs, agent._last_episode_starts = new_obs, dones
+            last_obs = new_obs
     trajectories.write(rollout_buffer)
     with torch.no_grad():
         values = agent.policy.predict_values(obs_as_tensor(last_obs, agent.device))
@@ -158,22 +144,6 @@ def act(
     return actions, Deferred(lambda: evaluated()[0]), Deferred(lambda: evaluated()[1]), known
 
 
-def check_terminal(
-    agent: OnPolicyAlgorithm, env: VecEnv, dones: np.ndarray, infos: list[dict[str, Any]]
-) -> None:
-    """Raise where the last observation of an episode, which `new_obs` no longer holds, is not finite.
-
-    Raises:
-        NonFiniteError: naming the environment and the step.
-    """
-    for i in np.flatnonzero(dones):
-        terminal = infos[i].get("terminal_observation")
-        if terminal is not None:
-            parts = terminal if isinstance(terminal, dict) else {"": terminal}
-            for key, value in parts.items():
-                check_finite(agent, env, "observation", {key: np.asarray(value)[None]}, int(i))
-
-
 def to_environment(agent: OnPolicyAlgorithm, actions: np.ndarray) -> np.ndarray:
     """Return the actions as the environment takes them: within the bounds of a Box."""
     if not isinstance(agent.action_space, spaces.Box):
@@ -191,25 +161,3 @@ def truncated(dones: np.ndarray, infos: list[dict[str, Any]]) -> dict[int, Any]:
         if infos[i].get("TimeLimit.truncated", False)
     }
     return {i: observation for i, observation in last.items() if observation is not None}
-
-
-def check_finite(agent: OnPolicyAlgorithm, env: VecEnv, what: str, values: Any, first: int = 0) -> None:
-    """Raise where a value of any environment from `first` on, shape (n, ...), is NaN or infinite.
-
-    Raises:
-        NonFiniteError: naming the environment and the step.
-    """
-    parts = values if isinstance(values, dict) else {"": values}
-    for key, array in parts.items():
-        finite = np.isfinite(array)
-        if finite.all():
-            continue
-        row = int(np.argwhere(~finite)[0, 0])
-        index = first + row
-        spec = env.get_attr("spec", index)[0]
-        name = spec.id if spec is not None else "an unregistered environment"
-        raise NonFiniteError(
-            f"{name} (environment {index} of {env.num_envs}) met a non-finite {what}"
-            f"{f' {key!r}' if key else ''} at step {agent.num_timesteps}: {array[row]}. No parameter "
-            f"has changed since the last update; check the {'policy' if what == 'action' else 'environment'}."
-        )

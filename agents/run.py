@@ -12,7 +12,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.base import PolicyGradientAgent
-from agents.checkpointing import Checkpointing, EnvironmentStates
+from agents.checkpointing import Checkpointing, EnvironmentStates, restore
 from agents.checkpoints import Checkpoints
 from agents.clock import Clock
 from agents.progress import Progress, progress_bar
@@ -57,7 +57,11 @@ def learn(
         envs: takes and restores their state.
         looks: further callbacks.
         content: of the checkpoint that the run goes on from.
+
+    Raises:
+        ValueError: the content does not fit; the folder is as it was.
     """
+    episodes_cut = restore(agent, envs, content) if content is not None else 0
     log = RunLog(folder, content["log"] if content else None)
     agent.set_logger(log.logger)
     clock = Clock(content["seconds"] if content else 0.0)
@@ -73,7 +77,9 @@ def learn(
         counted=list(looks),
     )
     if content is not None:
-        checkpointing.restore(content, agent)
+        folder.evaluation.unlink(missing_ok=True)
+        folder.write_config(document)
+        checkpointing.resume(content, log.logger, episodes_cut)
     code = 1
     try:
         agent.learn(
@@ -88,16 +94,21 @@ def learn(
         print(f"\n{stopped}; go on with: python train.py --resume {folder.path}")
     except (NonFiniteError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        print(f"The last checkpoint is in {folder.checkpoints}.", file=sys.stderr)
+        paths = Checkpoints(folder.checkpoints).paths()
+        print(f"The last good checkpoint is {paths[0] if paths else 'none'}.", file=sys.stderr)
     finally:
         seconds = clock.seconds
         progress.close()
-        log.logger.close()
-        try:
-            folder.save(agent)
-        except OSError as error:
-            code = code or 1
-            print(f"error: {folder.model} could not be written: {error}", file=sys.stderr)
+        # A full disk fails at these again.
+        for path, save in (
+            (folder.progress, log.logger.close),
+            (folder.model, lambda: folder.save(agent)),
+        ):
+            try:
+                save()
+            except OSError as error:
+                code = code or 1
+                print(f"error: {path} could not be written: {error}", file=sys.stderr)
     return Outcome(code, seconds)
 
 

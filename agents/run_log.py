@@ -11,6 +11,7 @@ from agents.csv_log import CsvLog, rewind
 from agents.run_folder import RunFolder
 
 EVENTS = "events.out.tfevents.*"
+LEFTOVERS = ".*.*-????????"  # of `replacing`, after a crash: .model.zip-x1y2z3a4
 
 
 class RunLog:
@@ -28,11 +29,10 @@ class RunLog:
     def __init__(self, folder: RunFolder, position: dict[str, Any] | None = None):
         self._folder = folder.path
         if position is not None:
-            for leftover in self._folder.glob(
-                f".{folder.progress.name}-*"
-            ):  # of a crash in the middle of a write
-                shutil.rmtree(leftover)
+            self._check_events(position["events"])
             rewind(folder.progress, position["csv"])
+            for leftover in self._folder.glob(LEFTOVERS):
+                shutil.rmtree(leftover)
             self._rewind_events(position["events"])
         self._csv = CsvLog(folder.progress)
         self._events = TensorBoardOutputFormat(str(self._folder))
@@ -48,10 +48,7 @@ class RunLog:
             sizes[path.name] = path.stat().st_size
         return {"csv": self._csv.position(), "events": sizes}
 
-    def _rewind_events(self, sizes: dict[str, int]) -> None:
-        for path in self._folder.glob(EVENTS):
-            if path.name not in sizes:
-                path.unlink()
+    def _check_events(self, sizes: dict[str, int]) -> None:
         for name, size in sizes.items():
             path = self._folder / Path(name).name
             there = path.stat().st_size if path.exists() else 0
@@ -59,4 +56,10 @@ class RunLog:
                 raise ValueError(
                     f"expected {size} bytes in {path}, which the checkpoint counts on, got {there}"
                 )
-            os.truncate(path, size)
+
+    def _rewind_events(self, sizes: dict[str, int]) -> None:
+        for path in self._folder.glob(EVENTS):
+            if path.name not in sizes:
+                path.unlink()
+        for name, size in sizes.items():
+            os.truncate(self._folder / Path(name).name, size)

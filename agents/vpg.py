@@ -1,6 +1,5 @@
 """Vanilla policy gradient: a step along g, as long as Adam makes it."""
 
-import copy
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from agents.base import PolicyGradientAgent
 from agents.batch import Batch
 from agents.hyperparameters import check_ranges
+from agents.snapshot import Snapshot
 from npg import FlatParameters, PolicyStep, Rejection, SurrogateObjective
 
 
@@ -110,14 +110,16 @@ class VPG(PolicyGradientAgent):
         if theta.shape != self.actor_vector.shape:  # layers were frozen, or the policy replaced
             self._start_optimizer(theta.clone())
             self._update_learning_rates()
-        before = copy.deepcopy(self.actor_optimizer.state_dict())
         self.actor_vector.data.copy_(theta)
+        before = Snapshot([self.actor_vector], self.actor_optimizer)
         self.actor_vector.grad = -gradient
         self.actor_optimizer.step()
         displacement = self.actor_vector.detach() - theta
         evaluation = objective.evaluate(displacement)
         rejection = Rejection.of_numbers(evaluation)
+        if not before.still_finite():  # Adam squares the gradient
+            rejection = Rejection.NON_FINITE_GRADIENT
         if rejection is not None:
-            self.actor_optimizer.load_state_dict(before)
+            before.restore()
             return PolicyStep.refused(objective, rejection)
         return PolicyStep.taken(gradient, displacement, evaluation)

@@ -133,9 +133,9 @@ class KroneckerFisher(InvertibleOperator):
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {decay}")
         new = self._statistics(observations)
-        check_finite(new)
         for name, olds in self.averages.items():
             new[name] = tuple(torch._foreach_lerp(list(olds), list(new[name]), 1 - decay))
+        check_finite(new)
         self.averages = new
 
     def _statistics(self, observations: Any) -> Averages:

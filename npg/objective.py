@@ -1,5 +1,6 @@
 """The surrogate objective E[ratio · advantage] and the KL that bounds its trust."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,11 +88,16 @@ class SurrogateObjective:
 
     @torch.no_grad()
     def evaluate(self, step: Tensor) -> Evaluation:
-        """Return surrogate, gain and KL at θ + step, for a step of shape (P,)."""
-        candidate = evaluate(self._actor, self._observations, self.parameters.displaced(step))
+        """Return surrogate, gain and KL at θ + step, for a step of shape (P,).
+
+        They are NaN where θ + step is not finite, which a saturated activation would hide.
+        """
+        theta = self.parameters.displaced(step)
+        known = torch.stack(torch._foreach_norm(list(theta.values()), math.inf)).isfinite().all()
+        candidate = evaluate(self._actor, self._observations, theta)
         ratio = torch.exp(candidate.log_prob(self._actions) - self._old_log_prob)
         # The mean of differences: the difference of two means would drown small gains in rounding.
         gain = ((ratio - self._old_ratio) * self._advantages).mean()
         surrogate = (ratio * self._advantages).mean()
         means = self._reduce(torch.stack([surrogate, gain, self._old.kl(candidate).mean()]))
-        return Evaluation(*means.tolist())
+        return Evaluation(*torch.where(known, means, math.nan).tolist())

@@ -24,6 +24,16 @@ class Rejection(StrEnum):
     NON_FINITE_SURROGATE = "non_finite_surrogate"
     NON_FINITE_KL = "non_finite_kl"
 
+    @property
+    def non_finite(self) -> bool:
+        """Whether a number was NaN or infinite, which has nothing to do with a search that found nothing."""
+        return self in (
+            Rejection.NON_FINITE_GRADIENT,
+            Rejection.NON_FINITE_FISHER,
+            Rejection.NON_FINITE_SURROGATE,
+            Rejection.NON_FINITE_KL,
+        )
+
     @classmethod
     def of_gradient(cls, gradient: Tensor) -> "Rejection | None":
         """Return why no step can follow this gradient (P,), None where one can."""

@@ -1,0 +1,37 @@
+"""What an operation may overwrite, kept until its numbers are known to be finite."""
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class Snapshot:
+    """The present values of tensors, and the state of an optimizer, to be put back.
+
+    Args:
+        tensors: as they are.
+        optimizer: its moments and settings.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor], optimizer: Optimizer | None = None):
+        self._tensors = list(tensors)
+        self._copies = [tensor.detach().clone() for tensor in self._tensors]
+        self._optimizer = optimizer
+        self._state = None if optimizer is None else copy.deepcopy(optimizer.state_dict())
+
+    def still_finite(self) -> bool:
+        """Whether tensors and optimizer, as they are now, hold finite numbers only."""
+        states = self._optimizer.state.values() if self._optimizer is not None else ()
+        moments = [value for state in states for value in state.values() if isinstance(value, Tensor)]
+        return all(bool(torch.isfinite(tensor).all()) for tensor in [*self._tensors, *moments])
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put everything back, bitwise."""
+        for tensor, old in zip(self._tensors, self._copies, strict=True):
+            tensor.copy_(old)
+        if self._optimizer is not None:
+            self._optimizer.load_state_dict(self._state)  # type: ignore[arg-type]
