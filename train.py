@@ -36,17 +36,17 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from agents import report
-from agents.arguments import Arguments
-from agents.checkpoints import Checkpoints
-from agents.configuration import Configuration
-from agents.contenders import NAMES, agent_class, build, folder_name, joint_target_kl
 from agents.geometry import GeometryCallback
-from agents.grid import Cell, run_grid
-from agents.run import evaluate, learn
-from agents.run_folder import RunFolder
-from agents.run_settings import RunSettings, differences
-from agents.stop_signals import Stopped, StopSignals
-from agents.summary import print_grid, print_run
+from agents.runs.arguments import Arguments
+from agents.runs.checkpoints import Checkpoints
+from agents.runs.configuration import Configuration
+from agents.runs.contenders import NAMES, agent_class, build, folder_name, joint_target_kl
+from agents.runs.grid import Cell, run_grid
+from agents.runs.run import evaluate, learn
+from agents.runs.run_folder import RunFolder
+from agents.runs.run_settings import RunSettings, differences
+from agents.runs.stop_signals import Stopped, StopSignals
+from agents.runs.summary import print_grid, print_run
 from envs import choose_vec_env, make_vec_env
 from envs.cores import usable_cores
 from envs.factory import environment_spec

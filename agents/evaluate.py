@@ -27,12 +27,12 @@ from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.atomic_file import replacing
 from agents.reporting.statistics import bootstrap_interval, iqm
-from agents.run_folder import versions
-from agents.seeded_episodes import Explorer, find_environment, make_env, play
-from agents.stored_model import load_normaliser, load_policy, read_config
-from agents.video import Filmed, Video, frames_per_second, prepare_headless, stride
+from agents.runs.atomic_file import replacing
+from agents.runs.run_folder import versions
+from agents.runs.seeded_episodes import Explorer, find_environment, make_env, play
+from agents.runs.stored_model import load_normaliser, load_policy, read_config
+from agents.runs.video import Filmed, Video, frames_per_second, prepare_headless, stride
 
 MOST_ENVS = 16
 LEVEL = 0.95

@@ -11,8 +11,8 @@ from torch import Tensor
 import npg
 from agents import TRPO
 from agents.batch import standardise
-from agents.configuration import Configuration
 from agents.geometry import GeometryCallback, read
+from agents.runs.configuration import Configuration
 from envs import make_vec_env
 
 ROOT, TASK = Path(__file__).parents[1], "Hopper-v5"

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from agents.hardware import hardware
-from agents.run_folder import versions
+from agents.runs.hardware import hardware
+from agents.runs.run_folder import versions
 
 PEERS = ("sb3-contrib", "tianshou", "envpool")
 

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from agents import TRPO
 from agents.batch import Batch, standardise
-from agents.configuration import Configuration
-from agents.run_folder import versions
+from agents.runs.configuration import Configuration
+from agents.runs.run_folder import versions
 from envs import make_vec_env
 from npg import (
     BlockDiagonalFisher,

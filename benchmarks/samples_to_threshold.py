@@ -27,8 +27,8 @@ from stable_baselines3.common.callbacks import EvalCallback, StopTrainingOnRewar
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents import ALGORITHMS, VPG
-from agents.configuration import Configuration
-from agents.run_folder import versions
+from agents.runs.configuration import Configuration
+from agents.runs.run_folder import versions
 from envs import make_vec_env
 
 CONFIGS = Path(__file__).parents[1] / "configs"

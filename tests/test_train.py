@@ -14,7 +14,7 @@ import yaml
 from episodes import Episodes
 from stable_baselines3.common.callbacks import BaseCallback
 
-import agents.run
+import agents.runs.run
 import train
 from agents import ALGORITHMS, TRPO, NonFiniteError
 from train import Arguments, main
@@ -277,13 +277,13 @@ def test_geometry_is_logged_when_asked_for(arguments: Arguments) -> None:
 def test_progress_is_counted_in_steps(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bar is full at the end, and never beyond."""
     bars = []
-    make = agents.run.Progress
+    make = agents.runs.run.Progress
 
     def spy(*args: object) -> BaseCallback:
         bars.append(make(*args))
         return bars[-1]
 
-    monkeypatch.setattr(agents.run, "Progress", spy)
+    monkeypatch.setattr(agents.runs.run, "Progress", spy)
     main(changed(arguments, steps=500))
     assert bars[0]._bar.n == bars[0]._bar.total == 500
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import yaml
 
-from agents.configuration import RUN_KEYS, Configuration
-from agents.contenders import agent_class
-from agents.run_folder import versions
+from agents.runs.configuration import RUN_KEYS, Configuration
+from agents.runs.contenders import agent_class
+from agents.runs.run_folder import versions
 from agents.tuning.search_space import read
 from agents.tuning.study import DEFAULT, FAILURE, FrozenTrial, Search, TrialState, value
 from agents.tuning.training_return import EPISODES

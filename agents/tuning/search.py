@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from agents.contenders import build
-from agents.progress import progress_bar
+from agents.runs.contenders import build
+from agents.runs.progress import progress_bar
 from agents.tuning.result import TuningResult
 from agents.tuning.study import (
     DEFAULT,

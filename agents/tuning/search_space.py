@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agents.configuration import RUN_KEYS, Configuration
-from agents.contenders import NAMES, PEERS
 from agents.hyperparameters import nearest
+from agents.runs.configuration import RUN_KEYS, Configuration
+from agents.runs.contenders import NAMES, PEERS
 from agents.tuning.search_setting import Choice, Range, Setting, Suggests
 
 UPDATES = 10  # that a budget must hold; with fewer a rollout's length is not worth a trial

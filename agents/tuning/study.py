@@ -11,7 +11,7 @@ from typing import Any
 
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.configuration import Configuration
+from agents.runs.configuration import Configuration
 from agents.tuning.search_space import SearchSpace
 from agents.tuning.seeds import RESERVED, TUNING_SEEDS
 
@@ -44,7 +44,7 @@ class Search:
     """What all trials of a study have in common; with several jobs, pickled.
 
     Args:
-        algo: a name that `agents.contenders.build` knows.
+        algo: a name that `agents.runs.contenders.build` knows.
         env_id: of the task.
         configuration: where the search begins, its budget, and all that it does not vary.
         make_env: (configuration, seed) -> training environments with Monitor's episode statistics, in a

@@ -16,11 +16,12 @@ from episodes import Episodes
 from scipy.stats import trim_mean
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
-from agents import evaluate, video
-from agents.contenders import agent_class
+from agents import evaluate
 from agents.evaluate import Arguments, main
-from agents.seeded_episodes import Explorer, make_env, play
-from agents.stored_model import load_policy, save_normaliser
+from agents.runs import video
+from agents.runs.contenders import agent_class
+from agents.runs.seeded_episodes import Explorer, make_env, play
+from agents.runs.stored_model import load_policy, save_normaliser
 
 SEED = 10_000
 

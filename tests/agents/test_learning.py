@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from agents import ACKTR, ALGORITHMS, NPG, TRPO, VPG
 from agents.base import PolicyGradientAgent
-from agents.configuration import Configuration
+from agents.runs.configuration import Configuration
 from envs import GaussianBandit, LinearQuadratic, make_vec_env
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -45,7 +45,7 @@ def arm(faults: list[list[Any]]) -> None:
 
 def full_log(row: int) -> None:
     """Let the disk be full when that row is written: /dev/full takes nothing."""
-    from agents.csv_log import CsvLog
+    from agents.runs.csv_log import CsvLog
 
     before(CsvLog, "write", row, lambda log: os.dup2(full(), log._file.fileno()))
 
@@ -63,7 +63,7 @@ def full_events(row: int) -> None:
 
 def full_checkpoint(number: int) -> None:
     """Let the disk be full when that checkpoint's bytes are synced."""
-    from agents import checkpoint_file
+    from agents.runs import checkpoint_file
 
     def fail(*_: Any) -> None:
         def fsync(_: int) -> None:
@@ -88,7 +88,7 @@ def dead_worker(update: int) -> None:
 
 def slow_checkpoint(seconds: float) -> None:
     """Let every checkpoint's write take longer, with half of its bytes there."""
-    from agents import checkpoint_file
+    from agents.runs import checkpoint_file
 
     fsync = os.fsync
 
@@ -101,10 +101,10 @@ def slow_checkpoint(seconds: float) -> None:
 
 def version(package: str, number: str) -> None:
     """Say that a package has another version."""
-    import agents.run_settings
+    import agents.runs.run_settings
 
-    versions = agents.run_settings.versions
-    agents.run_settings.versions = lambda: versions() | {package: number}
+    versions = agents.runs.run_settings.versions
+    agents.runs.run_settings.versions = lambda: versions() | {package: number}
 
 
 def before(owner: Any, attribute: str, call: int, work: Callable[..., object]) -> None:

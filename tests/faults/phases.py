@@ -50,9 +50,9 @@ class Phases:
         """Let the run in this process tell its phases."""
         import train
         from agents.base import PolicyGradientAgent
-        from agents.checkpointing import Checkpointing
-        from agents.csv_log import CsvLog
-        from agents.run_folder import RunFolder
+        from agents.runs.checkpointing import Checkpointing
+        from agents.runs.csv_log import CsvLog
+        from agents.runs.run_folder import RunFolder
         from envs.workers import WorkerVecEnv
 
         phases = cls(Path(path))

@@ -17,8 +17,8 @@ import yaml
 from faults.harness import ROOT, SHORT, Server, logs_of, run_folder
 from stable_baselines3.common.save_util import load_from_zip_file
 
-from agents.checkpoint_file import write
-from agents.checkpoints import Checkpoints
+from agents.runs.checkpoint_file import write
+from agents.runs.checkpoints import Checkpoints
 
 SETTINGS = (
     *("normalize=true", "policy_kwargs={normalize_observations: false, normalize_returns: false}"),

@@ -22,9 +22,9 @@ from episodes import Episodes
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from agents.configuration import Configuration
-from agents.contenders import NAMES, agent_class, build, folder_name
 from agents.rollouts import NonFiniteError
+from agents.runs.configuration import Configuration
+from agents.runs.contenders import NAMES, agent_class, build, folder_name
 from agents.tuning import search as tuning
 from agents.tuning.search import tune
 from agents.tuning.search_space import SPACES, SearchSpace, read, with_values

@@ -6,10 +6,10 @@ import pytest
 
 from agents import ALGORITHMS, NPG
 from agents.base import PolicyGradientAgent
-from agents.configuration import Configuration, parse_override
+from agents.runs.configuration import Configuration, parse_override
 from envs import make_vec_env
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 TASKS = [
     *("CartPole-v1", "Acrobot-v1", "MountainCarContinuous-v0", "Pendulum-v1", "LunarLander-v3"),
     *("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5", "Swimmer-v5", "Ant-v5", "default"),

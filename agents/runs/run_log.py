@@ -7,8 +7,8 @@ from typing import Any
 
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 
-from agents.csv_log import CsvLog, rewind
-from agents.run_folder import RunFolder
+from agents.runs.csv_log import CsvLog, rewind
+from agents.runs.run_folder import RunFolder
 
 EVENTS = "events.out.tfevents.*"
 LEFTOVERS = ".*.*-????????"  # of `replacing`, after a crash: .model.zip-x1y2z3a4

@@ -10,7 +10,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.agent_state import (
+from agents.runs.agent_state import (
     restore_agent,
     restore_callbacks,
     restore_logged,
@@ -18,11 +18,11 @@ from agents.agent_state import (
     take_agent,
     take_callbacks,
 )
-from agents.checkpoints import Checkpoints
-from agents.clock import Clock
-from agents.generators import restore_generators, take_generators
-from agents.run_log import RunLog
-from agents.stop_signals import StopSignals
+from agents.runs.checkpoints import Checkpoints
+from agents.runs.clock import Clock
+from agents.runs.generators import restore_generators, take_generators
+from agents.runs.run_log import RunLog
+from agents.runs.stop_signals import StopSignals
 
 
 class EnvironmentStates(Protocol):

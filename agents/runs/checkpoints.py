@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from agents.checkpoint_file import CorruptCheckpointError, read, write
+from agents.runs.checkpoint_file import CorruptCheckpointError, read, write
 
 NAME = re.compile(r"checkpoint-(\d{9,})\.ckpt")
 BEST = "best.ckpt"
@@ -57,7 +57,7 @@ class Checkpoints:
         other future behind.
 
         Args:
-            content: as `agents.checkpoint_file.write` takes it.
+            content: as `agents.runs.checkpoint_file.write` takes it.
             step: environment steps until here, all environments together.
             score: a higher one than that of `best.ckpt` makes this the best as well; None is no score.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from agents.contenders import agent_class, joint_target_kl, with_schedule
+from agents.runs.contenders import agent_class, joint_target_kl, with_schedule
 
 
 def test_a_schedule_falls_to_zero() -> None:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from agents.configuration import Configuration
-from agents.hardware import hardware
-from agents.run_folder import versions
+from agents.runs.configuration import Configuration
+from agents.runs.hardware import hardware
+from agents.runs.run_folder import versions
 
 NOT_COMPARED = ("hardware",)
 
@@ -16,7 +16,7 @@ class RunSettings:
     """One run, fully resolved.
 
     Attributes:
-        algo: a name of `agents.contenders`.
+        algo: a name of `agents.runs.contenders`.
         env: a Gymnasium id.
         seed: of policy, environments and sampling.
         device: cpu or cuda, as found; not auto.

@@ -16,7 +16,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from agents.progress import progress_bar
+from agents.runs.progress import progress_bar
 
 
 class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):

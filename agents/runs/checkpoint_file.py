@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from agents.plain_data import from_bytes, to_bytes
+from agents.runs.plain_data import from_bytes, to_bytes
 
 MAGIC = b"NPG-CKPT"
 VERSION = 1
@@ -42,7 +42,7 @@ def write(path: Path, content: Any) -> None:
 
     Args:
         path: of the file; its folder is made where there is none.
-        content: tensors, arrays and plain data; `agents.plain_data.to_bytes` says which.
+        content: tensors, arrays and plain data; `agents.runs.plain_data.to_bytes` says which.
 
     Raises:
         NonFiniteError: a number is NaN or infinite; says where in the content.

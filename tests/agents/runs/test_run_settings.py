@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 import train
-from agents.arguments import Arguments
-from agents.run_settings import RunSettings, differences
+from agents.runs.arguments import Arguments
+from agents.runs.run_settings import RunSettings, differences
 
 
 def settings(**changes: object) -> RunSettings:

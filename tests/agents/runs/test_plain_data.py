@@ -10,8 +10,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from agents.plain_data import DTYPES, STRUCTURE, from_bytes, to_bytes
 from agents.rollouts import NonFiniteError
+from agents.runs.plain_data import DTYPES, STRUCTURE, from_bytes, to_bytes
 
 
 def assert_same(one: Any, two: Any) -> None:

@@ -7,9 +7,9 @@ import gymnasium as gym
 import numpy as np
 
 from agents import ALGORITHMS
-from agents.grid import Cell
-from agents.run_folder import RunFolder
-from agents.run_settings import RunSettings
+from agents.runs.grid import Cell
+from agents.runs.run_folder import RunFolder
+from agents.runs.run_settings import RunSettings
 
 
 def print_run(

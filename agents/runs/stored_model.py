@@ -22,9 +22,9 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 
-from agents.atomic_file import replacing
-from agents.contenders import agent_class
 from agents.hyperparameters import nearest
+from agents.runs.atomic_file import replacing
+from agents.runs.contenders import agent_class
 
 EXPECTED = {"algo": str, "env": str, "policy": str, "normalize": bool, "hyperparameters": dict}
 SWITCHES = ("training", "norm_obs", "norm_reward")
@@ -241,7 +241,7 @@ def missing_normaliser(path: Path) -> str:
     if not pickled.is_file():
         return UNFINISHED.format(path)
     convert = (
-        "import sys, pickle; from pathlib import Path; from agents.stored_model import save_normaliser; "
+        "import sys, pickle; from pathlib import Path; from agents.runs.stored_model import save_normaliser; "
         "save_normaliser(pickle.load(open(sys.argv[1], 'rb')), Path(sys.argv[2]))"
     )
     return (

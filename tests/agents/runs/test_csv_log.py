@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.csv_log import CsvLog, read_table, rewind
+from agents.runs.csv_log import CsvLog, read_table, rewind
 
 
 def write(log: CsvLog, **values: object) -> None:
@@ -81,7 +81,5 @@ def test_a_log_that_lost_rows_is_refused(tmp_path: Path) -> None:
     position = log.position()
     log.close()
     log.path.write_text("a\n")
-    with pytest.raises(
-        ValueError, match=r"expected 1 rows and 1 columns .* got 0 and 1; was it"
-    ):
+    with pytest.raises(ValueError, match=r"expected 1 rows and 1 columns .* got 0 and 1; was it"):
         rewind(log.path, position)

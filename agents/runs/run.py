@@ -12,14 +12,14 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.base import PolicyGradientAgent
-from agents.checkpointing import Checkpointing, EnvironmentStates, restore
-from agents.checkpoints import Checkpoints
-from agents.clock import Clock
-from agents.progress import Progress, progress_bar
 from agents.rollouts import NonFiniteError
-from agents.run_folder import RunFolder
-from agents.run_log import RunLog
-from agents.stop_signals import Stopped, StopSignals
+from agents.runs.checkpointing import Checkpointing, EnvironmentStates, restore
+from agents.runs.checkpoints import Checkpoints
+from agents.runs.clock import Clock
+from agents.runs.progress import Progress, progress_bar
+from agents.runs.run_folder import RunFolder
+from agents.runs.run_log import RunLog
+from agents.runs.stop_signals import Stopped, StopSignals
 
 ROW = 256  # steps of all environments between two rows of a peer's log, where its rollouts are shorter
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from agents.checkpoint_file import (
+from agents.rollouts import NonFiniteError
+from agents.runs.checkpoint_file import (
     HEADER,
     MAGIC,
     PARTIAL,
@@ -25,8 +26,7 @@ from agents.checkpoint_file import (
     read,
     write,
 )
-from agents.plain_data import to_bytes
-from agents.rollouts import NonFiniteError
+from agents.runs.plain_data import to_bytes
 
 CONTENT = {"policy": {"weight": torch.arange(12.0).reshape(3, 4), "step": torch.tensor(3)}, "steps": 2**80}
 OTHER = {"policy": {"weight": torch.zeros(3, 4), "step": torch.tensor(4)}, "steps": 5}

@@ -8,7 +8,7 @@ from typing import Any
 
 from stable_baselines3.common.logger import KVWriter, filter_excluded_keys
 
-from agents.atomic_file import replacing
+from agents.runs.atomic_file import replacing
 
 PICTURES = "csv"  # SB3's name of this format, by which what it cannot hold is excluded
 

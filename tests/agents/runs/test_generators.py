@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from agents.checkpoint_file import read, write
-from agents.generators import restore_generators, take_generators
-from agents.plain_data import from_bytes, to_bytes
+from agents.runs.checkpoint_file import read, write
+from agents.runs.generators import restore_generators, take_generators
+from agents.runs.plain_data import from_bytes, to_bytes
 
 
 @pytest.fixture(autouse=True)

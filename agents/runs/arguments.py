@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 import tyro
 
-from agents.contenders import NAMES
 from agents.hyperparameters import nearest
+from agents.runs.contenders import NAMES
 from agents.tuning.seeds import check_reported
 
-SCRIPT = Path(__file__).parents[1] / "train.py"
+SCRIPT = Path(__file__).parents[2] / "train.py"
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents import ALGORITHMS
-from agents.configuration import Configuration
 from agents.hyperparameters import nearest
+from agents.runs.configuration import Configuration
 
 PEERS: dict[str, type[OnPolicyAlgorithm] | None] = {
     "sb3:ppo": PPO,

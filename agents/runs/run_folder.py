@@ -16,9 +16,9 @@ import yaml
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.atomic_file import replacing
-from agents.contenders import folder_name
-from agents.stored_model import load_normaliser, save_normaliser
+from agents.runs.atomic_file import replacing
+from agents.runs.contenders import folder_name
+from agents.runs.stored_model import load_normaliser, save_normaliser
 
 PACKAGES = ("npg-toolkit", "torch", "gymnasium", "stable-baselines3", "sb3-contrib", "numpy", "mujoco")
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from agents.checkpoint_file import CheckpointWriteError, CorruptCheckpointError, write
-from agents.checkpoints import Checkpoints, NoValidCheckpointError
-from agents.plain_data import to_bytes
 from agents.rollouts import NonFiniteError
+from agents.runs.checkpoint_file import CheckpointWriteError, CorruptCheckpointError, write
+from agents.runs.checkpoints import Checkpoints, NoValidCheckpointError
+from agents.runs.plain_data import to_bytes
 
 FORK = multiprocessing.get_context("fork")  # children begin within a millisecond
 

@@ -17,8 +17,8 @@ from spaces_env import OBSERVATIONS, SpacesEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 import envs  # noqa: F401 (registers Catch-v0)
-from agents.contenders import agent_class
-from agents.stored_model import load_normaliser, load_policy, save_normaliser
+from agents.runs.contenders import agent_class
+from agents.runs.stored_model import load_normaliser, load_policy, save_normaliser
 
 OWN = {"policy_kwargs": {"normalize_observations": True, "normalize_returns": True}}
 SMALL = {"policy_kwargs": {"net_arch": [8]}}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.grid import Cell, last_row, run_grid
-from agents.run_folder import RunFolder, RunInUseError
+from agents.runs.grid import Cell, last_row, run_grid
+from agents.runs.run_folder import RunFolder, RunInUseError
 
 FINISH = """
 import pathlib, sys
@@ -62,10 +62,10 @@ def test_ctrl_c_lets_runs_save(tmp_path: Path) -> None:
     """Each running one gets one Ctrl-C, those that wait are never started, and none is left behind."""
     program = f"""
         import sys
-        sys.path[:0] = {[str(Path(__file__).parents[2]), str(Path(__file__).parent)]!r}
+        sys.path[:0] = {[str(Path(__file__).parents[3]), str(Path(__file__).parent)]!r}
         from pathlib import Path
         from test_grid import SAVE_AT_CTRL_C, cell
-        from agents.grid import run_grid
+        from agents.runs.grid import run_grid
         try:
             run_grid([cell(Path({str(tmp_path)!r}), seed, SAVE_AT_CTRL_C) for seed in range(3)], jobs=2)
         except KeyboardInterrupt:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from agents.progress import progress_bar
-from agents.run_folder import RunFolder
+from agents.runs.progress import progress_bar
+from agents.runs.run_folder import RunFolder
 
 POLL = 0.5  # seconds
 PATIENCE = 60.0  # seconds that an interrupted run has for saving its model

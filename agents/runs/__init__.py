@@ -1,0 +1,1 @@
+"""Runs: settings, folders, logs, checkpoints, grids."""
