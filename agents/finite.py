@@ -9,6 +9,8 @@ import numpy as np
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.trajectories import stacked
+
 # Of VecNormalize; obs_rms is missing where observations are left as they are.
 RUNNING_STATISTICS = ("obs_rms", "ret_rms", "returns")
 
@@ -63,18 +65,21 @@ def check_ended(
     Raises:
         NonFiniteError: naming the environment and the step.
     """
-    for i in np.flatnonzero(dones):
-        terminal = infos[i].get("terminal_observation")
-        if terminal is not None:
-            parts = terminal if isinstance(terminal, dict) else {"": terminal}
-            for key, value in parts.items():
-                check_finite(agent, env, "observation", {key: np.asarray(value)[None]}, int(i))
-        if "episode" in infos[i]:
-            check_finite(agent, env, "return of an episode", np.asarray([infos[i]["episode"]["r"]]), int(i))
+    ended = np.flatnonzero(dones).tolist()
+    last = [i for i in ended if infos[i].get("terminal_observation") is not None]
+    if last:
+        observations = stacked([infos[i]["terminal_observation"] for i in last])
+        check_finite(agent, env, "observation", observations, last)
+    told = [i for i in ended if "episode" in infos[i]]
+    if told:
+        returns = np.array([infos[i]["episode"]["r"] for i in told])
+        check_finite(agent, env, "return of an episode", returns, told)
 
 
-def check_finite(agent: OnPolicyAlgorithm, env: VecEnv, what: str, values: Any, first: int = 0) -> None:
-    """Raise where a value of any environment from `first` on, shape (n, ...), is NaN or infinite.
+def check_finite(
+    agent: OnPolicyAlgorithm, env: VecEnv, what: str, values: Any, indices: list[int] | None = None
+) -> None:
+    """Raise where a value of any environment, or of those at `indices`, shape (n, ...), is NaN or infinite.
 
     Raises:
         NonFiniteError: naming the environment and the step.
@@ -85,7 +90,7 @@ def check_finite(agent: OnPolicyAlgorithm, env: VecEnv, what: str, values: Any, 
         if finite.all():
             continue
         row = int(np.argwhere(~finite)[0, 0])
-        index = first + row
+        index = row if indices is None else indices[row]
         spec = env.get_attr("spec", index)[0]
         name = spec.id if spec is not None else "an unregistered environment"
         raise NonFiniteError(

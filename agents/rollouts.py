@@ -96,7 +96,8 @@ def collect(
             callback.update_locals(shared | here)
             if not callback.on_step():
                 return False
-            agent._update_info_buffer(infos, dones)
+            telling = [i for i, info in enumerate(infos) if "episode" in info or "is_success" in info]
+            agent._update_info_buffer([infos[i] for i in telling], dones[telling])
             starts: Any = agent._last_episode_starts
             cut = truncated(dones, infos)
             trajectories.add(Step(last_obs, actions, rewards, starts, values, log_probs, known, cut))

@@ -24,7 +24,8 @@ from setups import Setup, sb3_agent
 from standings import Standings, installed
 from tianshou_trpo import tianshou_trpo
 
-# environment -> what our collection has to reach, in multiples of SB3's best
+USUAL = 32  # environments: a rollout of 2048 steps then still has 64 of each
+# environment -> what our collection has to reach, in multiples of SB3's best: of all, and of the usual
 CLAIMS = {"Hopper-v5": {"workers": 2.0, "envpool": 2.5}, "CartPole-v1": {"envpool": 4.0}}
 
 
@@ -40,11 +41,11 @@ class Arguments:
     """Steps of a rollout, all environments together."""
     threads: tuple[int, ...] = (0, 1)
     """Threads of torch that everybody is tried with; 0 is torch's default."""
-    dummy: tuple[int, ...] = (8, 16, 32, 64, 128)
+    dummy: tuple[int, ...] = (8, 16, 32, 128, 256)
     """Numbers of environments of SB3's DummyVecEnv."""
     subproc: tuple[int, ...] = (2, 8)
     """Numbers of environments of SB3's SubprocVecEnv."""
-    ours: tuple[int, ...] = (32, 64, 128)
+    ours: tuple[int, ...] = (32, 64, 128, 256)
     """Numbers of environments of ours."""
     tianshou: tuple[int, ...] = (16, 32)
     """Numbers of environments of tianshou's."""
@@ -114,12 +115,13 @@ def measure(arguments: Arguments, env: str) -> tuple[list[dict[str, Any]], list[
     results, _ = interleave(contestants, arguments.rounds)
     standings = Standings(taking_part, results)
     rows = [standings.row(str(setup), series) for setup, series in standings.speeds.items()]
-    claims, peer = [], standings.fastest("sb3-contrib")
+    claims = []
     for kind, bound in CLAIMS.get(env, {}).items():
         ours = standings.fastest("ours", kind)
-        if ours is not None and peer is not None:
-            ratio = standings.ratio(ours, peer)
-            claims.append(Claim(f"collection, {env}, {ours} over {peer}", ratio.of_medians, bound))
+        for peer in (standings.fastest("sb3-contrib"), standings.fastest("sb3-contrib", at_most=USUAL)):
+            if ours is not None and peer is not None:
+                ratio = standings.ratio(ours, peer)
+                claims.append(Claim(f"collection, {env}, {ours} over {peer}", ratio.of_medians, bound))
     return rows, claims
 
 

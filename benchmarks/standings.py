@@ -1,5 +1,6 @@
 """Who is fastest, and by how much."""
 
+from math import inf
 from statistics import median
 from typing import Any
 
@@ -20,12 +21,17 @@ class Standings:
     def __init__(self, taking_part: list[Setup], results: dict[str, list[dict[str, float]]]):
         self.speeds = {s: speeds(results[str(s)]) for s in taking_part if str(s) in results}
 
-    def fastest(self, library: str, vec_env: str | None = None, n_envs: int | None = None) -> Setup | None:
+    def fastest(
+        self, library: str, vec_env: str | None = None, n_envs: int | None = None, at_most: float = inf
+    ) -> Setup | None:
         """Return a library's fastest set-up, of a kind and number of environments; None without any."""
         chosen = [
             s
             for s in self.speeds
-            if s.library == library and vec_env in (None, s.vec_env) and n_envs in (None, s.n_envs)
+            if s.library == library
+            and vec_env in (None, s.vec_env)
+            and n_envs in (None, s.n_envs)
+            and s.n_envs <= at_most
         ]
         return max(chosen, key=lambda s: median(self.speeds[s]), default=None)
 

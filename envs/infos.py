@@ -1,16 +1,23 @@
 """Infos of one step, in few bytes: most of them are a handful of numbers under the same names."""
 
 import struct
-from collections.abc import Sequence
-from itertools import repeat
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 Info = dict[str, Any]
 
-# What a double holds without loss. NumPy's scalars are what takes pickle long.
-_EXACT_AS_DOUBLE = {np.float64, np.float32, np.bool, float, bool}
+# What a double holds without loss, and how a column of doubles becomes such numbers again. NumPy's
+# scalars are what takes pickle long.
+_FROM_DOUBLES: dict[type, Callable[[NDArray[np.float64]], list[Any]]] = {
+    float: lambda column: column.tolist(),
+    bool: lambda column: column.astype(bool).tolist(),
+    np.float64: list,
+    np.float32: lambda column: list(column.astype(np.float32)),
+    np.bool: lambda column: list(column.astype(bool)),
+}
 
 
 def pack(infos: Sequence[Info]) -> Any:
@@ -24,7 +31,7 @@ def pack(infos: Sequence[Info]) -> Any:
     others: dict[int, Info] = {}
     for position, info in enumerate(infos):
         names_and_types = tuple(info), tuple(map(type, info.values()))
-        if form is None and _EXACT_AS_DOUBLE.issuperset(names_and_types[1]):
+        if form is None and _FROM_DOUBLES.keys() >= set(names_and_types[1]):
             form = names_and_types
         if names_and_types == form:
             numbers.extend(info.values())
@@ -39,10 +46,11 @@ def unpack(packed: Any) -> list[Info]:
     if form is None:
         return [others[position] for position in range(count)]
     names, types = form
-    rows = struct.iter_unpack(f"{len(names)}d", numbers) if names else repeat(())
-    return [
-        others[position]
-        if position in others
-        else {name: kind(number) for name, kind, number in zip(names, types, next(rows), strict=True)}
-        for position in range(count)
-    ]
+    alike = count - len(others)
+    table = np.frombuffer(numbers).reshape(alike, len(names))
+    columns = [_FROM_DOUBLES[kind](table[:, j]) for j, kind in enumerate(types)]
+    rows = zip(*columns, strict=True) if names else [()] * alike
+    infos = [dict(zip(names, row, strict=True)) for row in rows]
+    for position, info in others.items():  # in ascending order
+        infos.insert(position, info)
+    return infos
