@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-import yaml
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -38,6 +37,7 @@ from torch import Tensor, nn
 from agents import ALGORITHMS
 from agents.actor import unvalidated
 from agents.hyperparameters import nearest
+from agents.runs import plain_yaml
 
 OBSERVATION, ACTION = "observation", "action"
 TOLERANCE = 1e-5
@@ -178,7 +178,7 @@ def find_run(arguments: Arguments) -> tuple[Path, str, VecNormalize | None]:
     if not zipfile.is_zipfile(model):
         raise FileNotFoundError(f"{arguments.path} is no run folder with a model.zip, and no saved model")
     run = model.parent.parent if model.parent.name == "checkpoints" else model.parent
-    config = yaml.safe_load((run / "config.yaml").read_text()) if (run / "config.yaml").is_file() else {}
+    config = plain_yaml.read(run / "config.yaml") if (run / "config.yaml").is_file() else {}
     algo = arguments.algo or config.get("algo", "")
     if algo not in ALGORITHMS:
         problem = f"unknown algorithm {algo!r}" if algo else f"no config.yaml is beside {model}; add --algo"

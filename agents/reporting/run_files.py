@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
+
+from agents.runs import plain_yaml
 
 STEPS = "time/total_timesteps"
 RETURN = "rollout/ep_rew_mean"
 SECONDS = ("time/seconds", "time/time_elapsed")  # the first that is there; SB3's own is in whole seconds
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/+-]{0,99}")  # of an environment or an algorithm; names files too
-MOST_ALIASES = 20  # a few are YAML's way to write a list twice; many nested ones unfold without end
 
 
 def read_text(path: Path) -> str:
@@ -32,15 +32,9 @@ def read_text(path: Path) -> str:
 def read_config(text: str) -> dict[str, Any]:
     """Return the content of config.yaml, with the keys that every run has checked."""
     try:
-        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
-        if aliases > MOST_ALIASES:
-            raise ValueError(f"it has {aliases} aliases")
-        config = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"corrupt: config.yaml is not plain YAML ({problem})") from None
-    if not isinstance(config, dict):
-        raise ValueError("corrupt: config.yaml must map names to settings, as train.py writes it")
+        config = plain_yaml.parse(text, "config.yaml")
+    except ValueError as error:
+        raise ValueError(f"corrupt: {error}") from None
     for key in ("algo", "env"):
         if not (isinstance(config.get(key), str) and NAME.fullmatch(config[key])):
             raise ValueError(f"corrupt: {key} in config.yaml must be a name, got {config.get(key)!r}")

@@ -1,10 +1,13 @@
 """Files that are whole or not there."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+PARTIAL = ".npg-partial"  # ends the names of folders with half-written files, which a crash leaves
 
 
 @contextmanager
@@ -13,12 +16,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Args:
         path: of the file; what is there stays as it is where writing fails.
+
+    Raises:
+        OSError: it could not be done.
     """
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(PARTIAL, prefix=f".{path.name}-", dir=path.parent) as folder:
         temporary = Path(folder) / path.name
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())  # or the new name could outlive a power cut, and the bytes not
         temporary.replace(path)
     if os.name == "posix":  # a rename is durable once its folder is on disk too
         descriptor = os.open(path.parent, os.O_RDONLY)
@@ -26,3 +32,9 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what crashes have left of `replacing` in a folder into which nobody else writes now."""
+    for left in folder.glob(f".*{PARTIAL}"):
+        shutil.rmtree(left, ignore_errors=True)

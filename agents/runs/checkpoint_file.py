@@ -8,12 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from agents.runs.atomic_file import remove_leftovers, replacing
 from agents.runs.plain_data import from_bytes, to_bytes
 
 MAGIC = b"NPG-CKPT"
 VERSION = 1
 HEADER = struct.Struct("<8sIQ32s")  # magic, version, bytes of the payload, their SHA-256
-PARTIAL = ".npg-partial"  # ends the names of files that a crash left half-written
 
 
 class CheckpointWriteError(OSError):
@@ -53,7 +53,10 @@ def write(path: Path, content: Any) -> None:
     payload = to_bytes(content)
     header = HEADER.pack(MAGIC, VERSION, len(payload), hashlib.sha256(payload).digest())
     try:
-        replace(path, header, payload)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            file.writelines((header, payload))
     except OSError as error:
         free = "an unknown number"
         with suppress(OSError):
@@ -62,33 +65,6 @@ def write(path: Path, content: Any) -> None:
             f"cannot write {path}: {error.strerror or error}; it needs {len(header) + len(payload)} bytes, "
             f"and {free} are free in {path.parent}; earlier checkpoints are as they were"
         ) from error
-
-
-def replace(path: Path, *parts: bytes) -> None:
-    """Put a durable file in the place of the one at a path, or of none.
-
-    Raises:
-        OSError: it could not be done.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".*{PARTIAL}"):
-        left.unlink(missing_ok=True)
-    partial = path.with_name(f".{path.name}{PARTIAL}")
-    try:
-        with open(partial, "xb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())  # or the new name could outlive a power cut, and the bytes not
-        os.replace(partial, path)
-        if os.name != "nt":  # Windows opens no folders
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Any:

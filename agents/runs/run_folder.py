@@ -16,6 +16,7 @@ import yaml
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.runs import plain_yaml
 from agents.runs.atomic_file import replacing
 from agents.runs.contenders import folder_name
 from agents.runs.stored_model import load_normaliser, save_normaliser
@@ -140,14 +141,11 @@ class RunFolder:
             ValueError: there is none, or it is damaged.
         """
         try:
-            document = yaml.safe_load(self.config.read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            return plain_yaml.read(self.config)
+        except OSError as error:
             raise ValueError(
                 f"expected a run folder such as runs/CartPole-v1/trpo/seed-0, got {self.path}: {error}"
             ) from None
-        if not isinstance(document, dict):
-            raise ValueError(f"{self.config} is damaged: expected settings, got {type(document).__name__}")
-        return document
 
     def write_evaluation(self, result: dict[str, Any]) -> None:
         """Write evaluation.json, and so declare the run finished."""

@@ -1,17 +1,16 @@
 """The two logs of a run, progress.csv and TensorBoard's events, which a resumed run continues."""
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 
+from agents.runs.atomic_file import remove_leftovers
 from agents.runs.csv_log import CsvLog, rewind
 from agents.runs.run_folder import RunFolder
 
 EVENTS = "events.out.tfevents.*"
-LEFTOVERS = ".*.*-????????"  # of `replacing`, after a crash: .model.zip-x1y2z3a4
 
 
 class RunLog:
@@ -31,8 +30,7 @@ class RunLog:
         if position is not None:
             self._check_events(position["events"])
             rewind(folder.progress, position["csv"])
-            for leftover in self._folder.glob(LEFTOVERS):
-                shutil.rmtree(leftover)
+            remove_leftovers(self._folder)
             self._rewind_events(position["events"])
         self._csv = CsvLog(folder.progress)
         self._events = TensorBoardOutputFormat(str(self._folder))

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.running_mean_std import RunningMeanStd
@@ -23,6 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 
 from agents.hyperparameters import nearest
+from agents.runs import plain_yaml
 from agents.runs.atomic_file import replacing
 from agents.runs.contenders import agent_class
 
@@ -46,12 +46,7 @@ def read_config(run_folder: Path) -> dict[str, Any]:
             f"expected a run folder such as runs/CartPole-v1/trpo/seed-0, got {run_folder}, "
             "which has no config.yaml"
         )
-    try:
-        config = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not the plain YAML that train.py writes: {error}") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must map names to settings, got {type(config).__name__}")
+    config = plain_yaml.read(path)
     for name, kind in EXPECTED.items():
         if not isinstance(value := config.get(name), kind):
             raise ValueError(

@@ -65,13 +65,10 @@ def full_checkpoint(number: int) -> None:
     """Let the disk be full when that checkpoint's bytes are synced."""
     from agents.runs import checkpoint_file
 
-    def fail(*_: Any) -> None:
-        def fsync(_: int) -> None:
-            raise OSError(28, "No space left on device")
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
 
-        checkpoint_file.os = type("os", (), vars(os) | {"fsync": staticmethod(fsync)})
-
-    before(checkpoint_file, "replace", number, fail)
+    before(checkpoint_file, "replacing", number, lambda _: on_checkpoint_sync(fail))
 
 
 def dead_worker(update: int) -> None:
@@ -87,16 +84,22 @@ def dead_worker(update: int) -> None:
 
 
 def slow_checkpoint(seconds: float) -> None:
-    """Let every checkpoint's write take longer, with half of its bytes there."""
-    from agents.runs import checkpoint_file
+    """Let every checkpoint's write take longer, when its bytes are there and its name is not."""
+    on_checkpoint_sync(lambda _: time.sleep(seconds))
+
+
+def on_checkpoint_sync(work: Callable[[int], None]) -> None:
+    """Do something before a checkpoint's bytes are synced, with their descriptor."""
+    from agents.runs import atomic_file
 
     fsync = os.fsync
 
-    def slow(descriptor: int) -> None:
-        time.sleep(seconds)
+    def worked(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith(".ckpt"):
+            work(descriptor)
         fsync(descriptor)
 
-    checkpoint_file.os = type("os", (), vars(os) | {"fsync": staticmethod(slow)})
+    atomic_file.os = type("os", (), vars(os) | {"fsync": staticmethod(worked)})
 
 
 def version(package: str, number: str) -> None:

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from agents.rollouts import NonFiniteError
+from agents.runs.atomic_file import PARTIAL
 from agents.runs.checkpoint_file import (
     HEADER,
     MAGIC,
-    PARTIAL,
     VERSION,
     CheckpointWriteError,
     CorruptCheckpointError,
@@ -334,14 +334,15 @@ def test_bytes_are_durable_before_the_name_and_the_name_before_the_return(
     monkeypatch.setattr(os, "fsync", recorded_fsync)
     monkeypatch.setattr(os, "replace", recorded_replace)
     write(path, OTHER)
-    partial, size = f".a.ckpt{PARTIAL}", path.stat().st_size
-    assert calls[:2] == [("fsync", partial, size), ("replace", partial, "a.ckpt")]
+    size = path.stat().st_size
+    assert calls[:2] == [("fsync", "a.ckpt", size), ("replace", "a.ckpt", "a.ckpt")]
     assert [call[:2] for call in calls[2:]] == [("fsync", path.parent.name)]
 
 
 def test_leftovers_are_removed_by_the_next_write(path: Path) -> None:
     """Those of any checkpoint in the folder, and nobody else's files."""
-    for name in (f".a.ckpt{PARTIAL}", f".z.ckpt{PARTIAL}", "mine.partial", ".hidden", f"mine{PARTIAL}"):
-        (path.parent / name).write_bytes(b"half")
+    for name in (f".a.ckpt-1{PARTIAL}", f".z.ckpt-2{PARTIAL}", "mine.partial", ".hidden", f"mine{PARTIAL}"):
+        (path.parent / name).mkdir()
+        (path.parent / name / "half").write_bytes(b"half")
     write(path, OTHER)
     assert {p.name for p in path.parent.iterdir()} == {"a.ckpt", "mine.partial", ".hidden", f"mine{PARTIAL}"}
