@@ -6,7 +6,6 @@ from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -14,9 +13,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule, explained_variance
+from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor, nn
+from torch import Tensor
 
 from agents.actor import PolicyActor
 from agents.batch import Batch, standardise
@@ -24,11 +23,12 @@ from agents.critic import fit_critic, fit_critic_by_lbfgs
 from agents.device import faster_device
 from agents.divergence import MOST_REFUSALS, diagnosis
 from agents.finite import check_finite, kept_statistics
-from agents.hyperparameters import BatchTooSmallError, check_ranges
-from agents.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from agents.hyperparameters import check_actions, check_minibatches, check_ranges, check_spread
+from agents.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, observe
 from agents.rollouts import collect
 from agents.snapshot import Snapshot
 from agents.threads import threads
+from agents.update_log import record_update
 from npg import PolicyStep, Rejection, SurrogateObjective
 
 # A schedule that falls to 0 with the last update would leave that update without a length.
@@ -142,34 +142,10 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         self.critic_refused = 0  # fits that met a number that is not finite
         self.refusals: list[str] = []  # one for every update since the last without such a number
         if self.env is not None:
-            self._check_actions()
-            self._check_spread()
-            self._check_minibatches()
-
-    def _check_actions(self) -> None:
-        space: Any = self.action_space
-        if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
-            raise ValueError(
-                f"actions must count from 0, got {space}; shift them with gymnasium.wrappers.TransformAction"
-            )
-
-    def _check_spread(self) -> None:
-        if self.n_steps * self.n_envs < 2 and self.normalize_advantage:
-            raise BatchTooSmallError(
-                f"n_steps * n_envs must be at least 2 to normalise advantages, got {self.n_steps} * "
-                f"{self.n_envs}; raise n_steps or the number of environments"
-            )
-
-    def _check_minibatches(self) -> None:
-        states = self.n_steps * self.n_envs
-        if self.critic_fit == "minibatch" and self.batch_size is not None and states % self.batch_size:
-            warnings.warn(
-                "the last minibatch of every epoch is truncated: "
-                f"batch_size={self.batch_size} does not divide "
-                f"n_steps * n_envs = {self.n_steps} * {self.n_envs} = {states}",
-                UserWarning,
-                stacklevel=4,
-            )
+            check_actions(self.action_space)
+            check_spread(n_steps, self.n_envs, normalize_advantage)
+            if critic_fit == "minibatch" and batch_size is not None:
+                check_minibatches(n_steps, self.n_envs, batch_size)
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -215,9 +191,10 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         )
         critic_refused = self.critic_refused
         step, value_loss = self._step_and_fit(batch, objective)
-        self._observe(batch)
+        observe(self.policy, batch)
         self._n_updates += 1
-        self._record(step, batch, value_loss)
+        self.stop_reasons[step.rejection or "accepted"] += 1
+        record_update(self, step, batch, value_loss)
         reasons = [str(step.rejection)] if step.rejection is not None and step.rejection.non_finite else []
         self._count_refusals(
             reasons + ["non_finite_critic"] * (self.critic_refused - critic_refused), batch, objective
@@ -300,44 +277,8 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             return float(value)
         return max(FloatSchedule(value)(self._current_progress_remaining), LEAST_SCHEDULED)
 
-    def _observe(self, batch: Batch) -> None:
-        """Let the statistics that the policy reads take in the batch, now that its update is over."""
-        before = Snapshot(self.policy.buffers())
-        if isinstance(self.policy, MlpPolicy):
-            self.policy.observe(batch.observations)
-        layers = (isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.policy.modules())
-        if len(batch) > 1 and any(layers):  # a single state has no variance, and batch norm would raise
-            self.policy.set_training_mode(True)
-            with torch.no_grad():
-                self.policy.evaluate_actions(batch.observations, batch.actions)
-        if not before.still_finite():
-            before.restore()
-
     def _update_learning_rates(self) -> None:
         self._update_learning_rate(self.policy.optimizer)
-
-    def _record(self, step: PolicyStep, batch: Batch, value_loss: float) -> None:
-        record = self.logger.record
-        record("train/policy_objective", step.surrogate)
-        record("train/kl_divergence_loss", step.kl)
-        record("train/is_line_search_success", float(step.accepted))
-        record("train/value_loss", value_loss)
-        record("train/critic_refused", self.critic_refused)
-        record(
-            "train/explained_variance",
-            explained_variance(batch.old_values.cpu().numpy(), batch.returns.cpu().numpy()),
-        )
-        if hasattr(self.policy, "log_std"):
-            record("train/std", self.policy.log_std.exp().mean().item())
-        record("train/n_updates", self._n_updates, exclude="tensorboard")
-        replacements = getattr(self.env, "replacements", None)
-        if replacements is not None:  # of rollout workers that died
-            record("rollout/worker_replacements", replacements)
-        for name, value in step.scalars().items():
-            record(f"npg/{name}", value)
-        self.stop_reasons[step.rejection or "accepted"] += 1
-        for reason, count in self.stop_reasons.items():
-            record(f"npg/stop_reason/{reason}", count)
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Write a row of the log; iterations go on counting where learning does."""
@@ -363,7 +304,9 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
     ) -> Self:
         """Train for at least `total_timesteps` steps of all environments together; see SB3's `learn`."""
         self._iterations_before = 0 if reset_num_timesteps else self.iterations
-        self._check_spread()  # again, since a loaded agent may have fewer environments
+        check_spread(
+            self.n_steps, self.n_envs, self.normalize_advantage
+        )  # again, since a loaded agent may have fewer environments
         super().learn(
             total_timesteps,
             callback,

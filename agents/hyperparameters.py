@@ -2,10 +2,12 @@
 
 import difflib
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 # SB3's plumbing, given by other means than a configuration.
 PLUMBING = {"self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
@@ -60,6 +62,43 @@ def check_ranges(**values: Any) -> None:
             valid = False
         if not valid:
             raise ValueError(f"{name} must be {expected}, got {value!r}")
+
+
+def check_actions(space: spaces.Space) -> None:
+    """Check that discrete actions are numbered as distributions number them.
+
+    Raises:
+        ValueError: they do not count from 0.
+    """
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
+        raise ValueError(
+            f"actions must count from 0, got {space}; shift them with gymnasium.wrappers.TransformAction"
+        )
+
+
+def check_spread(n_steps: int, n_envs: int, normalize_advantage: bool) -> None:
+    """Check that a batch has a standard deviation where one is needed.
+
+    Raises:
+        BatchTooSmallError: it has a single state.
+    """
+    if n_steps * n_envs < 2 and normalize_advantage:
+        raise BatchTooSmallError(
+            f"n_steps * n_envs must be at least 2 to normalise advantages, got {n_steps} * "
+            f"{n_envs}; raise n_steps or the number of environments"
+        )
+
+
+def check_minibatches(n_steps: int, n_envs: int, batch_size: int) -> None:
+    """Warn where the last of the critic's minibatches is smaller than the others."""
+    states = n_steps * n_envs
+    if states % batch_size:
+        warnings.warn(
+            "the last minibatch of every epoch is truncated: "
+            f"batch_size={batch_size} does not divide n_steps * n_envs = {n_steps} * {n_envs} = {states}",
+            UserWarning,
+            stacklevel=4,  # whoever makes the agent
+        )
 
 
 def is_integer(value: Any) -> bool:

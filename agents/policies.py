@@ -10,7 +10,9 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
+from agents.batch import Batch
 from agents.normalisation import ObservationNormaliser, RunningMoments
+from agents.snapshot import Snapshot
 
 
 class MlpPolicy(ActorCriticPolicy):
@@ -134,3 +136,20 @@ class MultiInputPolicy(MlpPolicy):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **{"features_extractor_class": CombinedExtractor, **kwargs})
+
+
+def observe(policy: ActorCriticPolicy, batch: Batch) -> None:
+    """Let the statistics that a policy reads take in a batch, now that its update is over.
+
+    They are its normaliser's and batch norm's; where a number is not finite, all stay as they are.
+    """
+    before = Snapshot(policy.buffers())
+    if isinstance(policy, MlpPolicy):
+        policy.observe(batch.observations)
+    layers = (isinstance(module, nn.modules.batchnorm._BatchNorm) for module in policy.modules())
+    if len(batch) > 1 and any(layers):  # a single state has no variance, and batch norm would raise
+        policy.set_training_mode(True)
+        with torch.no_grad():
+            policy.evaluate_actions(batch.observations, batch.actions)
+    if not before.still_finite():
+        before.restore()

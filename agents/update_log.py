@@ -1,0 +1,42 @@
+"""What the log says of one update."""
+
+from typing import TYPE_CHECKING
+
+from stable_baselines3.common.utils import explained_variance
+
+from agents.batch import Batch
+from npg import PolicyStep
+
+if TYPE_CHECKING:
+    from agents.base import PolicyGradientAgent
+
+
+def record_update(agent: "PolicyGradientAgent", step: PolicyStep, batch: Batch, value_loss: float) -> None:
+    """Record an update, under SB3's names where it has one, and the step's own figures under ``npg/``.
+
+    Args:
+        agent: after the update.
+        step: of its policy.
+        batch: that the update was made from.
+        value_loss: the critic's mean squared error, in squared units of the return.
+    """
+    record = agent.logger.record
+    record("train/policy_objective", step.surrogate)
+    record("train/kl_divergence_loss", step.kl)
+    record("train/is_line_search_success", float(step.accepted))
+    record("train/value_loss", value_loss)
+    record("train/critic_refused", agent.critic_refused)
+    record(
+        "train/explained_variance",
+        explained_variance(batch.old_values.cpu().numpy(), batch.returns.cpu().numpy()),
+    )
+    if hasattr(agent.policy, "log_std"):
+        record("train/std", agent.policy.log_std.exp().mean().item())
+    record("train/n_updates", agent._n_updates, exclude="tensorboard")
+    replacements = getattr(agent.env, "replacements", None)
+    if replacements is not None:  # of rollout workers that died
+        record("rollout/worker_replacements", replacements)
+    for name, value in step.scalars().items():
+        record(f"npg/{name}", value)
+    for reason, count in agent.stop_reasons.items():
+        record(f"npg/stop_reason/{reason}", count)
