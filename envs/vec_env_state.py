@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import (
 )
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
+from envs.crew import check_unbound
 from envs.environment_state import (
     State,
     StateUnavailableError,
@@ -28,7 +29,7 @@ from envs.environment_state import (
 )
 from envs.generator_state import restore_spaces, take_spaces
 from envs.plain_data import Plain, from_plain, to_plain
-from envs.workers import WorkerVecEnv, check_unbound
+from envs.workers import WorkerVecEnv
 
 
 def take_vec_state(vec_env: VecEnv) -> State:

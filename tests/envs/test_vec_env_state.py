@@ -268,7 +268,7 @@ def test_global_generators_of_workers_go_on(make: Any) -> None:
 
 def kill(vec_env: VecEnv, worker: int) -> None:
     """Ends a worker as the out-of-memory killer does."""
-    pid = vec_env.unwrapped._workers[worker]._pid
+    pid = vec_env.unwrapped._crew.workers[worker]._pid
     os.kill(pid, signal.SIGKILL)
 
 

@@ -498,7 +498,7 @@ class Killer(BaseCallback):
         self.buffers: list[int] = []
 
     def _on_step(self) -> bool:
-        workers = self.training_env.unwrapped._workers
+        workers = self.training_env.unwrapped._crew.workers
         self.transitions += len(self.locals["infos"])
         self.cuts += sum("worker_replaced" in info for info in self.locals["infos"])
         if self.n_calls in self.when:
@@ -545,7 +545,7 @@ class Local(gym.Env):
 
 vec_env = WorkerVecEnv([Local] * 4, n_workers=2)  # no __main__ guard, and a class of this script
 vec_env.reset()
-processes = [*vec_env.env_method("pid", indices=[0, 2]), vec_env._workers[0]._template._process.pid]
+processes = [*vec_env.env_method("pid", indices=[0, 2]), vec_env._crew.workers[0]._template._process.pid]
 print(*processes, flush=True)
 """
 ENDINGS = {
@@ -614,7 +614,7 @@ def test_the_template_may_die_too() -> None:
     """Its workers live on, and a new template replaces those that die. Last, as the others share it."""
     vec_env = moody("", "")
     before = vec_env.reset()
-    os.kill(vec_env._workers[0]._template._process.pid, signal.SIGKILL)
+    os.kill(vec_env._crew.workers[0]._template._process.pid, signal.SIGKILL)
     assert_cut(vec_env, before, [], result := act(vec_env))
     kill(vec_env, 0)
     assert_cut(vec_env, result[0], [0], act(vec_env))
