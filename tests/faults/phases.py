@@ -53,11 +53,11 @@ class Phases:
         from agents.runs.checkpointing import Checkpointing
         from agents.runs.csv_log import CsvLog
         from agents.runs.run_folder import RunFolder
-        from envs.workers import WorkerVecEnv
+        from envs.crew import Crew
 
         phases = cls(Path(path))
         phases._numbers[1] += 1  # of "start"
-        phases.tell(WorkerVecEnv, "_build", "workers")
+        phases.tell(Crew, "_build", "workers")
         phases.tell(PolicyGradientAgent, "collect_rollouts", "rollout")
         phases.tell(PolicyGradientAgent, "train", "update")
         phases.tell(Checkpointing, "save", "checkpoint")
