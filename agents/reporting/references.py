@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from agents.runs import plain_yaml
+import yaml
 
 REFERENCES = Path(__file__).parents[2] / "configs" / "references.yaml"
 
@@ -40,7 +39,8 @@ def read_references(path: Path = REFERENCES) -> dict[str, Reference]:
     Raises:
         ValueError: an entry lacks a number or its source, or both numbers are one.
     """
-    return {name: read_reference(entry, f"{path} ({name})") for name, entry in plain_yaml.read(path).items()}
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {name: read_reference(entry, f"{path} ({name})") for name, entry in document.items()}
 
 
 def read_reference(entry: Mapping[str, Any], place: str) -> Reference:
