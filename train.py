@@ -35,7 +35,7 @@ import tyro
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from agents import report
+from agents import NonFiniteError, report
 from agents.geometry import GeometryCallback
 from agents.runs.arguments import Arguments
 from agents.runs.checkpoints import Checkpoints
@@ -45,7 +45,7 @@ from agents.runs.grid import Cell, run_grid
 from agents.runs.run import evaluate, learn
 from agents.runs.run_folder import RunFolder
 from agents.runs.run_settings import RunSettings, differences
-from agents.runs.stop_signals import Stopped, StopSignals
+from agents.runs.stop_signals import INTERRUPTED, Stopped, StopSignals
 from agents.runs.summary import print_grid, print_run
 from envs import choose_vec_env, make_vec_env
 from envs.cores import usable_cores
@@ -55,7 +55,6 @@ from envs.resuming import Resuming
 CONFIGS = Path(__file__).parent / "configs"
 # What a setting that makes no sense raises, here, in SB3 or in a user's policy, before training starts.
 SETUP_ERRORS = (ValueError, TypeError, AssertionError, ImportError, OSError, NotImplementedError)
-INTERRUPTED = 130  # what a shell reports of a command that Ctrl-C ended
 EVALUATION_SEED = 10_000  # is added to the run's, so that evaluation episodes are none of the training's
 
 
@@ -113,7 +112,7 @@ def run(arguments: Arguments) -> int:
             print(f"an unfinished run was in the way; it is now {aside}")
         document = document_of(settings, agent)
         folder.write_config(document)
-        return execute(settings, document, folder, agent, env)
+        return execute(settings, document, folder, agent)
 
 
 def settings_of(arguments: Arguments, configuration: Configuration) -> RunSettings:
@@ -183,7 +182,7 @@ def resume(arguments: Arguments) -> int:
         for change in changes:
             print(f"changed: {change}")
         print(f"going on from {path}")
-        return execute(settings, document, folder, agent, env, content)
+        return execute(settings, document, folder, agent, content)
 
 
 def execute(
@@ -191,7 +190,6 @@ def execute(
     document: dict[str, Any],
     folder: RunFolder,
     agent: OnPolicyAlgorithm,
-    env: VecEnv,
     content: dict[str, Any] | None = None,
 ) -> int:
     """Learn and evaluate, from the start or from a checkpoint's content."""
@@ -208,6 +206,9 @@ def execute(
             except Stopped as stopped:
                 code = stopped.code
                 print(f"\n{stopped}; the evaluation is made by: python train.py --resume {folder.path}")
+            except NonFiniteError as error:
+                code = 1
+                print(f"error: {error}", file=sys.stderr)
             except OSError as error:
                 code = 1
                 print(f"error: {folder.evaluation} could not be written: {error}", file=sys.stderr)
@@ -262,6 +263,8 @@ def command_of(single: Arguments) -> list[str]:
         with suppress(ValueError):  # a damaged config.yaml: begin anew
             told = settings_of(single, configuration)
             begun = RunSettings.from_document(folder.read_config())
+            if told.vec_env == "auto":
+                told = replace(told, vec_env=begun.vec_env)
             if told == replace(begun, device=told.device):
                 trusted = single.env if ":" in begun.env else Arguments.env
                 return replace(Arguments(), resume=folder.path, env=trusted).command()

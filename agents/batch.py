@@ -8,6 +8,8 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
+from npg.state_mean import select
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -50,9 +52,7 @@ class Batch:
 
     def select(self, indices: Tensor | slice) -> Any:
         """Return the observations at the indices."""
-        if isinstance(self.observations, dict):
-            return {key: value[indices] for key, value in self.observations.items()}
-        return self.observations[indices]
+        return select(self.observations, indices)
 
 
 def standardise(advantages: Tensor) -> Tensor:

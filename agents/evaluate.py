@@ -31,13 +31,13 @@ from agents.reporting.statistics import bootstrap_interval, iqm
 from agents.runs.atomic_file import replacing
 from agents.runs.run_folder import versions
 from agents.runs.seeded_episodes import Explorer, find_environment, make_env, play
+from agents.runs.stop_signals import INTERRUPTED
 from agents.runs.stored_model import load_normaliser, load_policy, read_config
 from agents.runs.video import Filmed, Video, frames_per_second, prepare_headless, stride
 
 MOST_ENVS = 16
 LEVEL = 0.95
 EPISODES_FILMED = 3
-INTERRUPTED = 130  # what a shell reports of a command that Ctrl-C ended
 # What a run folder, an option or an environment that makes no sense raises.
 ERRORS = (ValueError, OSError, ImportError, RuntimeError, gym.error.Error)
 

@@ -38,6 +38,7 @@ from agents import ALGORITHMS
 from agents.actor import unvalidated
 from agents.hyperparameters import nearest
 from agents.runs import plain_yaml
+from agents.runs.atomic_file import replacing
 
 OBSERVATION, ACTION = "observation", "action"
 TOLERANCE = 1e-5
@@ -140,7 +141,8 @@ def export_onnx(model: OnPolicyAlgorithm, path: str | Path, normaliser: VecNorma
     session = runtime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     for n in (1, 64):
         verify(model, normaliser, session, n)
-    Path(path).write_bytes(graph.SerializeToString())
+    with replacing(Path(path)) as temporary:
+        temporary.write_bytes(graph.SerializeToString())
 
 
 def verify(model: OnPolicyAlgorithm, normaliser: VecNormalize | None, session: Any, n: int) -> None:
@@ -177,8 +179,8 @@ def find_run(arguments: Arguments) -> tuple[Path, str, VecNormalize | None]:
     model = arguments.path / "model.zip" if arguments.path.is_dir() else arguments.path
     if not zipfile.is_zipfile(model):
         raise FileNotFoundError(f"{arguments.path} is no run folder with a model.zip, and no saved model")
-    run = model.parent.parent if model.parent.name == "checkpoints" else model.parent
-    config = plain_yaml.read(run / "config.yaml") if (run / "config.yaml").is_file() else {}
+    path = model.with_name("config.yaml")
+    config = plain_yaml.read(path) if path.is_file() else {}
     algo = arguments.algo or config.get("algo", "")
     if algo not in ALGORITHMS:
         problem = f"unknown algorithm {algo!r}" if algo else f"no config.yaml is beside {model}; add --algo"

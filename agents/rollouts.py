@@ -23,6 +23,8 @@ from agents.trajectories import Step, Trajectories
 
 # A forward of the user's own may draw actions in a way of its own.
 STANDARD_FORWARD = (ActorCriticPolicy.forward, MlpPolicy.forward)
+# How torch says that parameters of a distribution are none: of its distributions, multinomial and normal.
+NO_DISTRIBUTION = ("to satisfy the constraint", "probability tensor", "elements of std")
 
 
 def collect(
@@ -129,8 +131,8 @@ def act(
             return *policy(observations), None
         actions, known = actor.draw(observations)
     except (ValueError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "probability tensor" not in str(error):
-            raise
+        if not any(sign in str(error) for sign in NO_DISTRIBUTION):
+            raise  # it is the policy's own
         raise NonFiniteError(
             f"the policy gives no action distribution at step {agent.num_timesteps}; look for NaN among its "
             f"parameters, or for weights or log_std too large: {error}"

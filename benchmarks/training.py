@@ -11,7 +11,6 @@ default threads and with one, and ratios are against a peer's fastest set-up in 
 MuJoCo's physics alone, in one process a core.
 """
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +26,8 @@ from physics import hopper_physics
 from setups import Setup, sb3_agent
 from standings import Standings, installed, speeds
 from tianshou_trpo import tianshou_trpo, train
+
+from agents.runs.hardware import hardware
 
 FLOOR = "physics alone"
 OVER_DEFAULTS, OVER_BEST, OF_FLOOR = 5.0, 3.0, 0.35
@@ -148,8 +149,7 @@ def main(arguments: Arguments) -> None:
         for setup in taking_part
     }
     if arguments.env == "Hopper-v5":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        contestants[FLOOR] = (hopper_physics, (cores, 1.0), 0)
+        contestants[FLOOR] = (hopper_physics, (hardware()["cores"], 1.0), 0)
     results, _ = interleave(contestants, arguments.rounds)
     standings = Standings(taking_part, results)
     rows = []

@@ -164,17 +164,24 @@ class Crew:
                 stacklevel=3,
             )
             with contextlib.suppress(WorkerLostError):
-                worker.start()
-                spaces = _checked(worker)
-                if self._arrays is not None:
-                    self._attach(worker)
-                    _checked(worker)
-                if self.first_seeds is not None:
-                    seeds = _seeds_after(part(self.first_seeds, worker), worker.starts)
-                    worker.send("reset", self.next_slot, seeds, [{}] * len(seeds))
-                    self.reset_infos[worker.rows.start : worker.rows.stop] = _checked(worker)
-                    worker.cut_short = True
-                return spaces
+                try:
+                    return self._start_anew(worker)
+                except WorkerError:
+                    worker.stop()  # half ready it would be of no use, so that the next call replaces it again
+                    raise
+
+    def _start_anew(self, worker: Worker) -> Any:
+        worker.start()
+        spaces = _checked(worker)
+        if self._arrays is not None:
+            self._attach(worker)
+            _checked(worker)
+        if self.first_seeds is not None:
+            seeds = _seeds_after(part(self.first_seeds, worker), worker.starts)
+            worker.send("reset", self.next_slot, seeds, [{}] * len(seeds))
+            self.reset_infos[worker.rows.start : worker.rows.stop] = _checked(worker)
+            worker.cut_short = True
+        return spaces
 
     def _attach(self, worker: Worker) -> None:
         worker.send("attach", len(self.reset_infos), descriptor=self.arrays.descriptor)

@@ -33,7 +33,7 @@ class WorkerVecEnv(VecEnv):
     has exactly one transition an environment. Between steps a replacement happens at the next call, which is
     repeated on it; the next step's transition then tells of it likewise. The new environments are built anew
     (what `set_attr` had set is gone) and get seeds derived from the first ones and the number of
-    replacements. Three deaths of one worker without a step between them raise.
+    this worker's starts. Three deaths of one worker without a step between them raise.
 
     An exception in an environment does not replace its worker: it is raised here. Ctrl-C during a step
     or a reset ends the workers, as its outcome reached nobody; a later step goes on with new ones.

@@ -171,6 +171,8 @@ def _parameters(node: Any, place: dict[int, int]) -> tuple[int, int] | None:
     weight = transposed.next_functions[0][0]
     if any(leaf is None or leaf.name() != LEAF or id(leaf.variable) not in place for leaf in (weight, bias)):
         return None
+    if bias.variable.shape != weight.variable.shape[:1]:  # broadcast
+        return None
     return place[id(weight.variable)], place[id(bias.variable)]
 
 

@@ -124,6 +124,8 @@ class KroneckerStepper:
         self.fisher.load_state_dict(state[INVERTED])
         if state[INVERTED]:
             self._invert()
+        else:
+            self._inverse, self._inverted = None, {}
         self.fisher.load_state_dict(state[FACTORS])
         self.velocity = state[VELOCITY].to(self.velocity, copy=True)
         self.updates = state[UPDATES]

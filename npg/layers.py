@@ -123,7 +123,7 @@ def pass_through(
             along its first dimension; or see `npg.fisher.evaluate`.
         TypeError: see `npg.fisher.evaluate`.
     """
-    with torch.enable_grad(), recorded(actor, layers) as records:
+    with torch.enable_grad(), recorded(layers) as records:
         policy = evaluate(actor, observations)
     coordinates = policy.coordinates
     states = coordinates[0].shape[:-1].numel()
@@ -153,7 +153,7 @@ def pass_through(
 
 
 @contextmanager
-def recorded(actor: nn.Module, layers: Mapping[str, Layer]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+def recorded(layers: Mapping[str, Layer]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """Record {name: (input, output)} of the layers during a forward pass.
 
     Raises:

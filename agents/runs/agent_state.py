@@ -1,6 +1,7 @@
 """All that an agent's next update depends on, as plain data."""
 
 import ast
+import inspect
 from collections import defaultdict, deque
 from typing import Any
 
@@ -42,7 +43,12 @@ def take_agent(agent: OnPolicyAlgorithm) -> dict[str, Any]:
         ],
         "successes": [float(success) for success in agent.ep_success_buffer or ()],
         # As text, since a logged number may be NaN, which a checkpoint's own numbers must not be.
-        "logged": {name: repr(plain(value)) for name, value in logger.name_to_value.items()},
+        # What is no scalar, a figure say, is not kept.
+        "logged": {
+            name: repr(plain(value))
+            for name, value in logger.name_to_value.items()
+            if isinstance(plain(value), bool | int | float | str)
+        },
         "noise": {name: getattr(agent.policy.action_dist, name) for name in NOISE} if agent.use_sde else {},
         "averaged": dict(logger.name_to_count),
         "excluded": {name: list(excluded) for name, excluded in logger.name_to_excluded.items()},
@@ -77,22 +83,34 @@ def restore_noise(agent: OnPolicyAlgorithm, state: dict[str, Any]) -> None:
 
 
 def take_callbacks(callbacks: list[BaseCallback]) -> list[dict[str, int]]:
-    """Return the counters of callbacks: every attribute that is a whole number."""
+    """Return the counters of callbacks: every attribute that is a whole number and no setting."""
     return [
-        {name: value for name, value in vars(callback).items() if type(value) is int}
+        {
+            name: value
+            for name, value in vars(callback).items()
+            if type(value) is int and name not in inspect.signature(type(callback)).parameters
+        }
         for callback in callbacks
     ]
 
 
 def restore_callbacks(callbacks: list[BaseCallback], states: list[dict[str, int]]) -> None:
-    """Put back what `take_callbacks` returned."""
-    for callback, state in zip(callbacks, states, strict=True):
-        vars(callback).update(state)
+    """Put back what `take_callbacks` returned; where there are other callbacks now, they begin anew."""
+    if len(callbacks) == len(states):
+        for callback, state in zip(callbacks, states, strict=True):
+            vars(callback).update(state)
 
 
 def number(text: str) -> Any:
-    """Return the number that a text was made of by `repr`."""
-    return float(text) if text.strip("-") in ("nan", "inf") else ast.literal_eval(text)
+    """Return the number that a text was made of by `repr`.
+
+    Raises:
+        ValueError: it was made otherwise.
+    """
+    try:
+        return float(text) if text.strip("-") in ("nan", "inf") else ast.literal_eval(text)
+    except SyntaxError:
+        raise ValueError(f"expected a number, got {text!r}") from None
 
 
 def plain(value: Any) -> Any:

@@ -118,7 +118,7 @@ class Checkpointing(BaseCallback):
         self._checkpoints.save(content, step=self.num_timesteps, score=score)
 
     def resume(self, content: Mapping[str, Any], logger: Logger, episodes_cut: int) -> None:
-        """Go on where a checkpoint has the counters and the row to be logged; `restore` comes before.
+        """Go on where a checkpoint has the counter and the row to be logged; `restore` comes before.
 
         The generators follow when the first rollout or the end of learning comes, since all until then may
         draw from them.
@@ -126,7 +126,6 @@ class Checkpointing(BaseCallback):
         restore_logged(logger, content["agent"])
         if episodes_cut:
             logger.record("rollout/episodes_cut_by_resume", episodes_cut)
-        restore_callbacks(self._counted, content["callbacks"])
         self.updates = content["updates"]
         self._resumed = content
 
@@ -137,8 +136,13 @@ class Checkpointing(BaseCallback):
             self._resumed = None
 
 
-def restore(agent: OnPolicyAlgorithm, envs: EnvironmentStates, content: Mapping[str, Any]) -> int:
-    """Put agent and environments to where a checkpoint has them; no file is touched.
+def restore(
+    agent: OnPolicyAlgorithm,
+    envs: EnvironmentStates,
+    counted: list[BaseCallback],
+    content: Mapping[str, Any],
+) -> int:
+    """Put agent, environments and callbacks to where a checkpoint has them; no file is touched.
 
     Returns:
         How many episodes were cut, where environments had no state to give and began new ones.
@@ -150,6 +154,8 @@ def restore(agent: OnPolicyAlgorithm, envs: EnvironmentStates, content: Mapping[
     try:
         observations = envs.restore(agent.env, content["envs"])
         restore_agent(agent, content["agent"])
+        restore_callbacks(counted, content["callbacks"])
+        restore_logged(Logger(None, []), content["agent"])  # whether it can be, while no file is touched
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             "the checkpoint does not fit the agent and the environments that config.yaml describes, and no "

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from agents.rollouts import NonFiniteError
+from agents.finite import NonFiniteError
 
 STRUCTURE = "structure"  # the one tensor that is no part of the content: JSON, as bytes
 LEAST_TAGGED = 2**63  # JSON readers, Python's among them, are entitled to refuse very long integers

@@ -12,7 +12,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.base import PolicyGradientAgent
-from agents.rollouts import NonFiniteError
+from agents.finite import NonFiniteError
 from agents.runs.checkpointing import Checkpointing, EnvironmentStates, restore
 from agents.runs.checkpoints import Checkpoints
 from agents.runs.clock import Clock
@@ -61,7 +61,8 @@ def learn(
     Raises:
         ValueError: the content does not fit; the folder is as it was.
     """
-    episodes_cut = restore(agent, envs, content) if content is not None else 0
+    looks = list(looks)
+    episodes_cut = restore(agent, envs, looks, content) if content is not None else 0
     log = RunLog(folder, content["log"] if content else None)
     agent.set_logger(log.logger)
     clock = Clock(content["seconds"] if content else 0.0)
@@ -74,7 +75,7 @@ def learn(
         every=document["checkpoint_every"],
         signals=signals,
         envs=envs,
-        counted=list(looks),
+        counted=looks,
     )
     if content is not None:
         folder.evaluation.unlink(missing_ok=True)
@@ -133,6 +134,7 @@ def evaluate(
 
     Raises:
         Stopped: the run was asked to; evaluate again when it is resumed.
+        NonFiniteError: a return is NaN or infinite; nothing is written, and the run not finished.
     """
     if episodes == 0:
         folder.write_evaluation({"steps": agent.num_timesteps, "returns": []})
@@ -150,6 +152,11 @@ def evaluate(
         )
     finally:
         bar.close()
+    if not np.isfinite(returns).all():
+        raise NonFiniteError(
+            f"{folder.path} is not finished: in its evaluation the environment gave rewards that sum up to "
+            f"{returns}; mend it, and resume the run"
+        )
     folder.write_evaluation(
         {
             "steps": agent.num_timesteps,

@@ -150,7 +150,7 @@ class RunFolder:
     def write_evaluation(self, result: dict[str, Any]) -> None:
         """Write evaluation.json, and so declare the run finished."""
         with replacing(self.evaluation) as temporary:
-            temporary.write_text(json.dumps(result, indent=2) + "\n")
+            temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
 
     def read_evaluation(self) -> dict[str, Any]:
         """Return what evaluation.json holds; empty for an unfinished run."""

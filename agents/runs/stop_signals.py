@@ -7,7 +7,7 @@ from types import FrameType
 from typing import Any, Self
 
 GRACE = 5.0  # seconds that a rollout has to end by itself
-
+INTERRUPTED = 128 + signal.SIGINT  # what a shell reports of a command that Ctrl-C ended
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 
 from agents import ALGORITHMS
+from agents.runs.arguments import Arguments
 from agents.runs.grid import Cell
 from agents.runs.run_folder import RunFolder
 from agents.runs.run_settings import RunSettings
@@ -30,8 +31,8 @@ def print_run(
     print(f"  trained  {steps} steps in {seconds:.1f} s, {steps / max(seconds, 1e-9):.0f} steps/s")
     print(f"  files    {folder.path}")
     print(f"  curves   tensorboard --logdir {folder.path.parent.parent}")
-    out = folder.path.parents[2]
-    options = f"--env {settings.env}" + ("" if out.name == "runs" else f" --out {out}")
+    out = folder.path.absolute().parent.parent.parent
+    options = f"--env {settings.env}" + ("" if out == Arguments.out.absolute() else f" --out {out}")
     other = next(name for name in ALGORITHMS if name != settings.algo)
     print(f"  next     python train.py --algo {settings.algo} {options} --seed {settings.seed + 1}")
     print(f"           python train.py --algo {settings.algo} {other} {options} --seeds 5")

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 RESERVED = 900_000  # seeds from here on, since an evaluation adds to a run's
+# Apart, since a vectorised environment seeds its copies s, s + 1, …
 TUNING_SEEDS = (1_000_000, 1_001_000)
 
 

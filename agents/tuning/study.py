@@ -30,7 +30,6 @@ BUSY = 60  # seconds to wait for another worker's write
 # Attributes of a trial.
 DEFAULT, FAILURE, ATTEMPTS = "default", "failure", "attempts"
 
-# A vectorised environment seeds its copies s, s + 1, …: the seeds of a study lie apart.
 STARTUP = 10  # random trials before there is a model; half as many complete ones before any is pruned
 UNPRUNED = 3  # intermediate values that every trial may reach
 

@@ -247,16 +247,6 @@ def test_command_exports_a_model(run_folder: Path, tmp_path: Path) -> None:
     check(tmp_path / "out.onnx", VPG.load(tmp_path / "final.zip", device="cpu"), normalised(VECTOR))
 
 
-def test_command_finds_a_checkpoints_algorithm(run_folder: Path, capsys: pytest.CaptureFixture) -> None:
-    """A checkpoint's run says what trained it and that it was normalised, so the normaliser is asked for."""
-    (run_folder / "checkpoints").mkdir()
-    checkpoint = (run_folder / "model.zip").rename(run_folder / "checkpoints" / "model_64_steps.zip")
-    assert main(Arguments(checkpoint)) == 2
-    assert "vecnormalize.pkl" in capsys.readouterr().err
-    assert main(Arguments(checkpoint, normaliser=run_folder / "vecnormalize.pkl")) == 0
-    assert checkpoint.with_suffix(".onnx").is_file()
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -102,7 +102,7 @@ def hooks(actor: nn.Module) -> int:
 def test_inputs_and_outputs_are_recorded() -> None:
     """What a layer was given and what it made of it, the output with its graph; the policy is unchanged."""
     actor, observations = RandomActor("categorical"), oracles.observations(0)
-    with recorded(actor, recorded_names(actor, ["hidden", "head"])) as records:
+    with recorded(recorded_names(actor, ["hidden", "head"])) as records:
         assert hooks(actor) == 2
         policy = actor(observations)
     assert hooks(actor) == 0
@@ -119,7 +119,7 @@ def test_no_hook_outlives_an_exception() -> None:
     actor.hidden.register_forward_hook(lambda *_: None)
     with (
         pytest.raises(KeyboardInterrupt),
-        recorded(actor, recorded_names(actor, ["hidden", "head"])),
+        recorded(recorded_names(actor, ["hidden", "head"])),
     ):
         raise KeyboardInterrupt
     assert hooks(actor) == 1
