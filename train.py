@@ -105,7 +105,7 @@ def run(arguments: Arguments) -> int:
         choice = choose_vec_env(settings.env, configuration.n_envs)
         print(f"vec_env: {choice}")
         settings = replace(settings, vec_env=choice.vec_env)
-    with closing(make_env(settings)) as env:
+    with closing(folder), closing(make_env(settings)) as env:
         agent = build(settings.algo, configuration, env, seed=settings.seed, device=settings.device)
         settings = replace(settings, device=str(agent.device))
         if (aside := folder.create()) is not None:
@@ -156,8 +156,18 @@ def resume(arguments: Arguments) -> int:
         )
     environment_spec(settings.env)
     configuration = settings.configuration.with_run(n_timesteps=arguments.steps)
-    settings = replace(settings, configuration=configuration)
-    folder.claim()
+    with closing(folder):
+        folder.claim()
+        return go_on(arguments, replace(settings, configuration=configuration), folder)
+
+
+def go_on(arguments: Arguments, settings: RunSettings, folder: RunFolder) -> int:
+    """Go on from the newest checkpoint that is whole.
+
+    Raises:
+        ValueError: as `resume` says.
+    """
+    configuration = settings.configuration
     checkpoints = Checkpoints(folder.checkpoints)
     path, content = checkpoints.newest_valid()
     for error in checkpoints.refused:
@@ -214,7 +224,6 @@ def execute(
                 print(f"error: {folder.evaluation} could not be written: {error}", file=sys.stderr)
             finally:
                 tests.close()
-    folder.release()
     print_run(settings, folder, agent.num_timesteps, outcome.seconds, returns)
     return code
 

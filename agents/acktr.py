@@ -1,5 +1,6 @@
 """Actor critic with Kronecker-factored trust regions: K-FAC for policy and critic, no search."""
 
+import operator
 from typing import Any
 
 import torch
@@ -133,8 +134,8 @@ class ACKTR(PolicyGradientAgent):
         self.critic_stepper = self._stepper(self.critic) if critic else None
         self._followed = self._movable()
 
-    def _movable(self) -> list[int]:
-        return [id(p) for p in self.policy.parameters() if p.requires_grad]
+    def _movable(self) -> list[nn.Parameter]:
+        return [p for p in self.policy.parameters() if p.requires_grad]
 
     def _stepper(self, module: nn.Module) -> KroneckerStepper:
         return KroneckerStepper(
@@ -156,7 +157,9 @@ class ACKTR(PolicyGradientAgent):
 
     def policy_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:
         """Return the step along the Kronecker-factored natural gradient, refused where it is not finite."""
-        if self._movable() != self._followed:  # layers were frozen, or the policy replaced
+        movable, followed = self._movable(), self._followed
+        if len(movable) != len(followed) or any(map(operator.is_not, movable, followed)):
+            # Layers were frozen, or the policy replaced.
             self._start()
         gradient = objective.gradient()
         rejection = Rejection.of_gradient(gradient)

@@ -15,6 +15,7 @@ from npg import Categorical, DiagGaussian
 
 ELEMENTWISE = (nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Identity)
 STANDARD_DISTRIBUTION = (ActorCriticPolicy.get_distribution, MlpPolicy.get_distribution)
+STANDARD_HEAD = ActorCriticPolicy._get_action_dist_from_latent
 
 
 class Acting(Protocol):
@@ -96,6 +97,7 @@ def plain_layers(policy: ActorCriticPolicy) -> list[nn.Module] | None:
     space = policy.observation_space
     if not (
         getattr(policy.get_distribution, "__func__", None) in STANDARD_DISTRIBUTION
+        and getattr(policy._get_action_dist_from_latent, "__func__", None) is STANDARD_HEAD
         and isinstance(space, spaces.Box)
         and not is_image_space(space)
         and type(policy.pi_features_extractor) is FlattenExtractor

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.vector.utils import create_empty_array
+from gymnasium import spaces
+from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.distributions import (
     Distribution as SB3Distribution,
 )
@@ -19,6 +20,8 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, distributions, nn
 
 from npg import Bernoulli, Categorical, DiagGaussian, Distribution, MultiCategorical
+
+LARGE = 10.0  # of a made-up observation, where its space allows more
 
 
 class PolicyActor(nn.Module):
@@ -109,9 +112,19 @@ def reached_names(module: nn.Module, outputs: tuple[Tensor, ...]) -> set[str]:
 
 
 def example_observations(policy: ActorCriticPolicy, n: int = 2) -> Any:
-    """Return n observations of zeros, as tensors that the policy takes."""
-    zeros: Any = create_empty_array(policy.observation_space, n=n, fn=np.zeros)
-    return obs_as_tensor(zeros, policy.device)
+    """Return n observations from the policy's space, the same every time, as tensors that it takes."""
+    space = batch_space(policy.observation_space, n)
+    space.seed(0)
+    return obs_as_tensor(moderate(space, space.sample()), policy.device)
+
+
+def moderate(space: spaces.Space, sample: Any) -> Any:
+    """Return a sample that is no larger than its bounds ask for, since some are as wide as floats go."""
+    if isinstance(space, spaces.Dict):
+        return {key: moderate(part, sample[key]) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Box):
+        return np.clip(np.clip(sample, -LARGE, LARGE), space.low, space.high).astype(space.dtype)
+    return sample
 
 
 def to_npg(distribution: SB3Distribution) -> Distribution:

@@ -66,7 +66,6 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
 
     actor: PolicyActor
     iterations = 0
-    _iterations_before = 0
 
     def __init__(
         self,
@@ -170,7 +169,9 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """Fill the rollout buffer; see `agents.rollouts.collect`."""
-        return collect(self, env, callback, rollout_buffer, n_rollout_steps)
+        completed = collect(self, env, callback, rollout_buffer, n_rollout_steps)
+        self.iterations += completed
+        return completed
 
     @abstractmethod
     def policy_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:
@@ -283,7 +284,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
     def dump_logs(self, iteration: int = 0) -> None:
         """Write a row of the log; iterations go on counting where learning does."""
         if iteration > 0:
-            self.iterations = iteration = self._iterations_before + iteration
+            iteration = self.iterations
         super().dump_logs(iteration)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
@@ -303,10 +304,10 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> Self:
         """Train for at least `total_timesteps` steps of all environments together; see SB3's `learn`."""
-        self._iterations_before = 0 if reset_num_timesteps else self.iterations
-        check_spread(
-            self.n_steps, self.n_envs, self.normalize_advantage
-        )  # again, since a loaded agent may have fewer environments
+        if reset_num_timesteps:
+            self.iterations = 0
+        # Again, since a loaded agent may have fewer environments.
+        check_spread(self.n_steps, self.n_envs, self.normalize_advantage)
         super().learn(
             total_timesteps,
             callback,

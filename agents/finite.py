@@ -70,7 +70,7 @@ def check_ended(
     if last:
         observations = stacked([infos[i]["terminal_observation"] for i in last])
         check_finite(agent, env, "observation", observations, last)
-    told = [i for i in ended if "episode" in infos[i]]
+    told = [i for i in ended if infos[i].get("episode") is not None]
     if told:
         returns = np.array([infos[i]["episode"]["r"] for i in told])
         check_finite(agent, env, "return of an episode", returns, told)

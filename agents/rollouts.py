@@ -15,14 +15,19 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from agents.acting import Acting, acting
+from agents.as_acted import AsActed
 from agents.deferred import Deferred
 from agents.finite import NonFiniteError, check_ended, check_finite, kept_statistics
 from agents.policies import MlpPolicy
 from agents.threads import acting_threads, threads
 from agents.trajectories import Step, Trajectories
 
-# A forward of the user's own may draw actions in a way of its own.
-STANDARD_FORWARD = (ActorCriticPolicy.forward, MlpPolicy.forward)
+# A forward of the user's own may draw actions in a way of its own. SB3's calls extract_features, which its
+# get_distribution passes over.
+STANDARD = {
+    "forward": (ActorCriticPolicy.forward, MlpPolicy.forward),
+    "extract_features": (ActorCriticPolicy.extract_features,),
+}
 # How torch says that parameters of a distribution are none: of its distributions, multinomial and normal.
 NO_DISTRIBUTION = ("to satisfy the constraint", "probability tensor", "elements of std")
 
@@ -37,9 +42,9 @@ def collect(
     """Fill the buffer with `n_rollout_steps` steps of every environment, then its advantages.
 
     Gives what SB3's `collect_rollouts` gives, up to rounding, with callbacks called in its order and with its
-    local names. A step only acts: the policy does not change within a rollout, so that values,
-    log-probabilities and the bootstraps of cut episodes follow in a few large batches at its end. A
-    callback that reads `values` or `log_probs` has them computed there and then.
+    local names. A step only acts; values, log-probabilities and the bootstraps of cut episodes follow in a
+    few large batches at the rollout's end, when the buffer is filled, or where a callback changes the
+    policy. A callback that reads `values` or `log_probs` has them computed there and then.
 
     Differs where SB3 is silent: a number that is not finite stops the run by name before it
     reaches the buffer, with the statistics of a `VecNormalize` put back to the rollout's start.
@@ -55,8 +60,6 @@ def collect(
     rollout_buffer.reset()
     if agent.use_sde:
         agent.policy.reset_noise(env.num_envs)
-    actor = acting(agent.policy)
-    trajectories = Trajectories(agent.policy, actor, agent.gamma)
     shared = {
         "self": agent,
         "env": env,
@@ -65,6 +68,9 @@ def collect(
         "n_rollout_steps": n_rollout_steps,
     }
     callback.on_rollout_start()
+    # After the callback, which may have put another layer or discount in place.
+    actor, acted = acting(agent.policy), AsActed(agent.policy)
+    trajectories = Trajectories(agent.policy, actor, acted, agent.gamma)
     with kept_statistics(agent), threads(acting_threads(agent.policy, env.num_envs)):
         last_obs: Any = agent._last_obs
         check_finite(agent, env, "observation", last_obs)
@@ -72,7 +78,7 @@ def collect(
             if agent.use_sde and agent.sde_sample_freq > 0 and n_steps % agent.sde_sample_freq == 0:
                 agent.policy.reset_noise(env.num_envs)
             obs_tensor = obs_as_tensor(last_obs, agent.device)
-            sampled, values, log_probs, known = act(agent, actor, obs_tensor)
+            sampled, values, log_probs, known = act(agent, actor, acted, obs_tensor)
             actions = sampled.cpu().numpy()
             check_finite(agent, env, "action", actions)  # clipping would hide an infinity
             clipped_actions = to_environment(agent, actions)
@@ -103,6 +109,8 @@ def collect(
             starts: Any = agent._last_episode_starts
             cut = truncated(dones, infos)
             trajectories.add(Step(last_obs, actions, rewards, starts, values, log_probs, known, cut))
+            if acted.moved:
+                trajectories.settle()
             agent._last_obs, agent._last_episode_starts = new_obs, dones
             last_obs = new_obs
     trajectories.write(rollout_buffer)
@@ -116,18 +124,21 @@ def collect(
 
 @torch.no_grad()
 def act(
-    agent: OnPolicyAlgorithm, actor: Acting, observations: Any
+    agent: OnPolicyAlgorithm, actor: Acting, acted: AsActed, observations: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Return actions, values and log-probabilities at finite observations, and what `actor` knows of them.
 
-    Where the policy acts as SB3's does, values and log-probabilities are deferred.
+    Where the policy acts as SB3's does, values and log-probabilities are deferred, and those of `acted`.
 
     Raises:
         NonFiniteError: the policy puts out numbers that are no distribution.
     """
     policy = agent.policy
     try:
-        if agent.use_sde or getattr(policy.forward, "__func__", None) not in STANDARD_FORWARD:
+        standard = all(
+            getattr(getattr(policy, name), "__func__", None) in known for name, known in STANDARD.items()
+        )
+        if agent.use_sde or not standard:
             return *policy(observations), None
         actions, known = actor.draw(observations)
     except (ValueError, RuntimeError) as error:
@@ -137,14 +148,14 @@ def act(
             f"the policy gives no action distribution at step {agent.num_timesteps}; look for NaN among its "
             f"parameters, or for weights or log_std too large: {error}"
         ) from error
-    actions = actions.reshape((-1, *agent.action_space.shape))  # type: ignore[misc]
 
     @cache
     def evaluated() -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
+        with torch.no_grad(), acted.restored():
             return actor.evaluate(observations, actions, known)
 
-    return actions, Deferred(lambda: evaluated()[0]), Deferred(lambda: evaluated()[1]), known
+    shaped = actions.reshape((-1, *agent.action_space.shape))  # type: ignore[misc]
+    return shaped, Deferred(lambda: evaluated()[0]), Deferred(lambda: evaluated()[1]), known
 
 
 def to_environment(agent: OnPolicyAlgorithm, actions: np.ndarray) -> np.ndarray:

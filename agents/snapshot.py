@@ -23,10 +23,14 @@ class Snapshot:
         self._state = None if optimizer is None else copy.deepcopy(optimizer.state_dict())
 
     def still_finite(self) -> bool:
-        """Whether tensors and optimizer, as they are now, hold finite numbers only."""
+        """Whether numbers of tensors and optimizer are finite now, but for those that were not before."""
         states = self._optimizer.state.values() if self._optimizer is not None else ()
         moments = [value for state in states for value in state.values() if isinstance(value, Tensor)]
-        return all(bool(torch.isfinite(tensor).all()) for tensor in [*self._tensors, *moments])
+        unmasked = (
+            torch.isfinite(tensor) | ~torch.isfinite(old)  # a mask may hold -inf for good
+            for tensor, old in zip(self._tensors, self._copies, strict=True)
+        )
+        return all(bool(finite.all()) for finite in (*unmasked, *map(torch.isfinite, moments)))
 
     @torch.no_grad()
     def restore(self) -> None:

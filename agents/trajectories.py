@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
 from agents.acting import Acting
+from agents.as_acted import AsActed
 from agents.deferred import Deferred
 
 # Large enough that a network's cost a state no longer falls, small enough for the activations of images.
@@ -44,19 +46,22 @@ class Step:
 
 
 class Trajectories:
-    """The steps of one rollout in order, under one policy.
+    """The steps of one rollout in order.
 
     Args:
         policy: the one that acted.
         actor: how it did.
+        acted: with which numbers.
         gamma: discount factor.
     """
 
-    def __init__(self, policy: ActorCriticPolicy, actor: Acting, gamma: float):
+    def __init__(self, policy: ActorCriticPolicy, actor: Acting, acted: AsActed, gamma: float):
         self._policy = policy
         self._actor = actor
+        self._acted = acted
         self._gamma = gamma
         self._steps: list[Step] = []
+        self._settled = 0
 
     def add(self, step: Step) -> None:
         """Append a step, whose arrays may be overwritten afterwards."""
@@ -66,11 +71,19 @@ class Trajectories:
     @torch.no_grad()
     def write(self, buffer: RolloutBuffer) -> None:
         """Fill an empty buffer with all steps, in order."""
-        self._evaluate()
-        self._bootstrap()
+        self.settle()
         for step in self._steps:
             actions = step.actions.reshape(len(step.actions), -1)
             buffer.add(step.observations, actions, step.rewards, step.starts, step.values, step.log_probs)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Work out all that the steps so far need of the policy, which may be another one from now on."""
+        with self._acted.restored():
+            self._evaluate()
+            self._bootstrap()
+        self._settled = len(self._steps)
+        self._acted.keep()
 
     def _evaluate(self) -> None:
         """Work out the values and log-probabilities that nobody has read yet."""
@@ -78,6 +91,8 @@ class Trajectories:
         for steps in self._parts(waiting):
             observations = joined([step.observations for step in steps])
             actions = np.concatenate([step.actions for step in steps])
+            if isinstance(self._policy.action_space, spaces.Box):  # a distribution's are flat
+                actions = actions.reshape(len(actions), -1)
             known = [step.known for step in steps if step.known is not None]
             device = self._policy.device
             values, log_probs = self._actor.evaluate(
@@ -98,7 +113,7 @@ class Trajectories:
         It would have gone on, so that its last state keeps its value; a terminated one's is zero (Pardo et
         al. 2018, "Time limits in reinforcement learning").
         """
-        cuts = [(step, i, last) for step in self._steps for i, last in step.cut.items()]
+        cuts = [(step, i, last) for step in self._steps[self._settled :] for i, last in step.cut.items()]
         for start in range(0, len(cuts), STATES_AT_ONCE):
             part = cuts[start : start + STATES_AT_ONCE]
             observations, _ = self._policy.obs_to_tensor(stacked([last for _, _, last in part]))

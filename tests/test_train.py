@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pandas as pd
 import pytest
 import tyro
@@ -349,3 +352,75 @@ def test_every_section_of_a_peer_builds(arguments: Arguments, algo: str) -> None
         settings = replace(train.settings_of(single, configuration), vec_env="dummy")
         train.build(algo, configuration, train.make_env(settings), seed=0, device="cpu")
     assert set(yaml.safe_load(path.read_text())) >= {"default", "CartPole-v1"}
+
+
+def test_a_grid_with_one_job_resumes_what_is_unfinished(
+    arguments: Arguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It chose its vec_env itself, as the run did that it goes on with."""
+    with monkeypatch.context() as patch:
+        stop_with(NonFiniteError("bad"), patch)
+        assert main(arguments) == 1
+    command = train.command_of(changed(arguments, steps=512.0))
+    assert command[2:] == ["--resume", str(arguments.out / "CartPole-v1" / "trpo" / "seed-0")]
+    assert train.command_of(changed(arguments, vec_env="subproc"))[2] != "--resume"
+
+
+@pytest.mark.parametrize("path", [".", "seed-0", "trpo/seed-0"])
+def test_a_run_is_resumed_by_any_path(
+    arguments: Arguments, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Relative ones may be short."""
+    assert main(arguments) == 0
+    folder = arguments.out / "CartPole-v1" / "trpo" / "seed-0"
+    monkeypatch.chdir(folder if path == "." else folder.parent if path == "seed-0" else folder.parent.parent)
+    assert main(Arguments(resume=Path(path), steps=600)) == 0
+    assert json.loads((folder / "evaluation.json").read_text())["steps"] >= 600
+
+
+@pytest.mark.parametrize(("algo", "options"), [("sb3:a2c", ("n_steps=5",)), ("trpo", ("n_steps=32",))])
+def test_a_run_with_looks_is_resumed_with_others(
+    arguments: Arguments, algo: str, options: tuple[str, ...]
+) -> None:
+    """A figure that waits to be logged is not kept, and a setting is no counter."""
+    first = changed(arguments, algo=(algo,), geometry=1, set=(options,), n_envs=8)
+    assert main(first) == 0
+    folder = arguments.out / "CartPole-v1" / algo.replace(":", "-") / "seed-0"
+    assert main(Arguments(resume=folder, steps=1024)) == 0
+    config = folder / "config.yaml"
+    for geometry in (2, 0):  # another interval, and none
+        config.write_text(re.sub("geometry: .", f"geometry: {geometry}", config.read_text()))
+        before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        assert main(Arguments(resume=folder, steps=2048)) == 2
+        assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+        assert main(Arguments(resume=folder, steps=2048 + 1024 * (geometry == 0), allow_changes=True)) == 0
+
+
+class Unmeasured(gym.Env):
+    """Pays NaN from the seed of the evaluation on."""
+
+    observation_space, action_space = gym.spaces.Box(-1, 1, (1,)), gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        """Remember the seed."""
+        super().reset(seed=seed)
+        self.seed = seed or getattr(self, "seed", 0)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        """End at once."""
+        return np.zeros(1, np.float32), np.nan if self.seed >= 10_000 else 1.0, True, False, {}
+
+
+def test_an_evaluation_with_nan_finishes_no_run(
+    arguments: Arguments, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NaN is never written, and the error says where it came from."""
+    gym.register("Unmeasured-v0", Unmeasured)
+    try:
+        assert main(changed(arguments, env=("Unmeasured-v0",))) == 1
+    finally:
+        del gym.registry["Unmeasured-v0"]
+    folder = arguments.out / "Unmeasured-v0" / "trpo" / "seed-0"
+    assert (folder / "model.zip").exists() and not (folder / "evaluation.json").exists()
+    assert "in its evaluation" in capsys.readouterr().err

@@ -35,6 +35,12 @@ def take_agent(agent: OnPolicyAlgorithm) -> dict[str, Any]:
     Taken between two updates: the rollout buffer is not part of it.
     """
     logger = agent.logger
+    # What is no scalar, a figure say, is not kept.
+    row = {
+        name: value
+        for name, value in ((name, plain(value)) for name, value in logger.name_to_value.items())
+        if isinstance(value, bool | int | float | str)
+    }
     return {
         "parameters": agent.get_parameters(),
         "moving": {name: plain(getattr(agent, name)) for name in MOVING if hasattr(agent, name)},
@@ -43,15 +49,10 @@ def take_agent(agent: OnPolicyAlgorithm) -> dict[str, Any]:
         ],
         "successes": [float(success) for success in agent.ep_success_buffer or ()],
         # As text, since a logged number may be NaN, which a checkpoint's own numbers must not be.
-        # What is no scalar, a figure say, is not kept.
-        "logged": {
-            name: repr(plain(value))
-            for name, value in logger.name_to_value.items()
-            if isinstance(plain(value), bool | int | float | str)
-        },
+        "logged": {name: repr(value) for name, value in row.items()},
         "noise": {name: getattr(agent.policy.action_dist, name) for name in NOISE} if agent.use_sde else {},
         "averaged": dict(logger.name_to_count),
-        "excluded": {name: list(excluded) for name, excluded in logger.name_to_excluded.items()},
+        "excluded": {name: list(logger.name_to_excluded[name]) for name in row},
     }
 
 

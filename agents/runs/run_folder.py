@@ -94,19 +94,19 @@ class RunFolder:
         Raises:
             RunInUseError: another command is writing into it.
         """
-        self.release()
+        self.close()
         self.path.mkdir(parents=True, exist_ok=True)
         # A lock on the folder itself: it leaves no file behind, and ends with the process however that dies.
         self._lock = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self.release()
+            self.close()
             raise RunInUseError(
                 f"another command is writing into {self.path}; wait for it, or choose another --seed or --out"
             ) from None
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Let other commands in."""
         if self._lock is not None:
             os.close(self._lock)

@@ -1,5 +1,6 @@
 """What is ACKTR's own: its state, its cap, its statistics."""
 
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -127,3 +128,15 @@ def test_it_sees_an_image() -> None:
     mean, _ = evaluate_policy(agent, env, 50)
     assert Catch(**size).blind_return == pytest.approx(-0.6)
     assert mean >= 0.8
+
+
+def test_a_copy_goes_on_alike(parameters: Callable) -> None:
+    """copy.deepcopy keeps factors, momentum and counts."""
+    agent = ACKTR("MlpPolicy", "CartPole-v1", **SMALL).learn(64 * 4)
+    other = copy.deepcopy(agent)
+    for each in (agent, other):
+        each.set_random_seed(1)
+        each._last_obs = None
+        each.learn(64)
+    assert agent.actor_stepper.updates == other.actor_stepper.updates == 5
+    assert torch.equal(parameters(agent.policy), parameters(other.policy))

@@ -619,3 +619,20 @@ def test_the_template_may_die_too() -> None:
     kill(vec_env, 0)
     assert_cut(vec_env, result[0], [0], act(vec_env))
     vec_env.close()
+
+
+@pytest.mark.filterwarnings(REPLACED)
+def test_a_replacement_that_cannot_be_built_is_replaced_again(tmp_path: Path) -> None:
+    """What is half ready is not asked to step or reset."""
+    broken = tmp_path / "broken"
+    vec_env = WorkerVecEnv([lambda: Moody("unbuildable" if broken.exists() else "")] * 2, n_workers=2)
+    vec_env.reset()
+    broken.touch()
+    kill(vec_env, 1)
+    with pytest.raises(WorkerError, match="no such robot"):
+        act(vec_env)
+    broken.unlink()
+    vec_env.reset()
+    observations = act(vec_env)[0]
+    assert list(observations[:, 0]) == [1, 1]
+    vec_env.close()

@@ -189,3 +189,11 @@ def test_the_operator_stands_for_its_own_parameters_and_observations() -> None:
     observations.mul_(2)
     with pytest.raises(RuntimeError, match="observations were changed in place"):
         fisher @ vector
+
+
+def test_a_broadcast_bias_is_no_chain() -> None:
+    """Its gradient is a sum that a link does not make."""
+    weight, bias = (oracles.randn(i, *shape).requires_grad_() for i, shape in enumerate([(5, 3), (1,)]))
+    outputs = (F.linear(oracles.randn(2, N, 3), weight, bias),)
+    assert not isinstance(jacobian_of(outputs, [weight, bias]), ChainJacobian)
+    same_products(outputs, [weight, bias])

@@ -156,3 +156,14 @@ def test_what_cannot_be_asked_for() -> None:
     for bad in ({"damping": -1.0}, {"momentum": 1.0}, {"decay": 1.5}, {"inverse_interval": 0}):
         with pytest.raises(ValueError, match="must be"):
             make(**bad)
+
+
+def test_a_fresh_state_forgets_the_inverse() -> None:
+    """After it, as at first, there is no displacement without statistics."""
+    stepper = make()
+    fresh = copy.deepcopy(stepper.state_dict())
+    stepper.observe(oracles.observations(0, n=30))
+    stepper.load_state_dict(fresh)
+    assert not stepper.state_dict()["inverted"]
+    with pytest.raises(ValueError, match="observe"):
+        stepper.displacement(gradient(1, stepper.fisher.size), step_size=1.0, target_kl=1.0)

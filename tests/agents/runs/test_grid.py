@@ -101,7 +101,7 @@ def test_one_folder_has_one_writer(tmp_path: Path) -> None:
     with pytest.raises(RunInUseError, match="another command is writing into"):
         second.create()
     assert (first.path / "config.yaml").read_text() == "mine"
-    first.release()
+    first.close()
     assert second.create() == first.path.with_name("seed-0.unfinished-1")
     with pytest.raises(RunInUseError):
         first.create()

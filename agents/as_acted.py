@@ -1,0 +1,54 @@
+"""A policy as it was when it acted."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class AsActed:
+    """The numbers of a policy at one moment, to which it can be put back for a while.
+
+    A callback may change them within a rollout, by annealing `log_std` say, and what is deferred still has to
+    be worked out as it would have been at once. Changes in place are seen, by PyTorch's own counters;
+    another module in a layer's place, or a write through ``.data``, is not.
+
+    Args:
+        policy: as it acts now.
+    """
+
+    def __init__(self, policy: nn.Module):
+        self._tensors = [*policy.parameters(), *policy.buffers()]
+        self.keep()
+
+    def keep(self) -> None:
+        """Take the present numbers."""
+        self._copies = self._cloned()
+        self._versions = [tensor._version for tensor in self._tensors]
+
+    @property
+    def moved(self) -> bool:
+        """Whether somebody has written into the policy since."""
+        return [tensor._version for tensor in self._tensors] != self._versions
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Let the policy have the numbers of then, and afterwards those of now."""
+        if not self.moved:
+            yield
+            return
+        now = self._cloned()
+        self._write(self._copies)
+        try:
+            yield
+        finally:
+            self._write(now)
+
+    def _cloned(self) -> list[Tensor]:
+        return [tensor.detach().clone() for tensor in self._tensors]
+
+    @torch.no_grad()
+    def _write(self, values: list[Tensor]) -> None:
+        for tensor, value in zip(self._tensors, values, strict=True):
+            tensor.copy_(value)
