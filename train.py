@@ -22,9 +22,10 @@ which --config takes; repeated, it goes on.
 
 import importlib
 import itertools
+import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,16 +38,17 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from agents import NonFiniteError, report
 from agents.geometry import GeometryCallback
-from agents.runs.arguments import Arguments
+from agents.runs.arguments import Arguments, owner_of
 from agents.runs.checkpoints import Checkpoints
 from agents.runs.configuration import Configuration
-from agents.runs.contenders import NAMES, agent_class, build, folder_name, joint_target_kl
-from agents.runs.grid import Cell, run_grid
+from agents.runs.contenders import agent_class, build, folder_name, joint_target_kl
+from agents.runs.grid import Cell, GridStopped, run_grid
 from agents.runs.run import evaluate, learn
 from agents.runs.run_folder import RunFolder
 from agents.runs.run_settings import RunSettings, differences
+from agents.runs.seeded_episodes import EndlessEpisodeError
 from agents.runs.stop_signals import INTERRUPTED, Stopped, StopSignals
-from agents.runs.summary import print_grid, print_run
+from agents.runs.summary import print_grid, print_next, print_run
 from envs import choose_vec_env, make_vec_env
 from envs.cores import usable_cores
 from envs.factory import environment_spec
@@ -86,11 +88,9 @@ def resolve(arguments: Arguments) -> tuple[Configuration, RunFolder]:
     path = arguments.config or CONFIGS / f"{folder_name(algo)}.yaml"
     overrides = []
     for text in itertools.chain.from_iterable(arguments.set):
-        owner, dot, rest = text.partition(".")
-        if dot and "=" not in owner and owner in NAMES:
-            overrides += [rest] if owner == algo else []
-        else:
-            overrides.append(text)
+        owner = owner_of(text)
+        if owner in (None, algo):
+            overrides.append(text if owner is None else text.partition(".")[2])
     configuration = Configuration.read(path, env_id, agent_class(algo), overrides)
     configuration = configuration.with_run(n_timesteps=arguments.steps, n_envs=arguments.n_envs)
     return configuration, RunFolder.of(arguments.out, env_id, algo, arguments.seed)
@@ -112,7 +112,9 @@ def run(arguments: Arguments) -> int:
             print(f"an unfinished run was in the way; it is now {aside}")
         document = document_of(settings, agent)
         folder.write_config(document)
-        return execute(settings, document, folder, agent)
+        code = execute(settings, document, folder, agent)
+    print_next(arguments, configuration.n_timesteps)
+    return code
 
 
 def settings_of(arguments: Arguments, configuration: Configuration) -> RunSettings:
@@ -176,8 +178,9 @@ def go_on(arguments: Arguments, settings: RunSettings, folder: RunFolder) -> int
         step, made_with = content["agent"]["moving"]["num_timesteps"], content["run"]
     except (KeyError, TypeError, IndexError):
         raise ValueError(f"{path} is a file of this format, but no checkpoint of train.py") from None
-    if folder.finished and step >= configuration.n_timesteps:
-        raise ValueError(f"{folder.path} is finished, with {step} steps; --steps with more goes on")
+    if step >= configuration.n_timesteps and (folder.finished or arguments.steps is not None):
+        made = "is finished, with" if folder.finished else "has made"
+        raise ValueError(f"{folder.path} {made} {step} steps; --steps with more goes on")
     with closing(make_env(settings, step)) as env:
         agent = build(settings.algo, configuration, env, seed=settings.seed, device=settings.device)
         document = document_of(settings, agent)
@@ -215,8 +218,9 @@ def execute(
                 returns = evaluate(agent, tests, folder, signals, settings.evaluation_episodes)
             except Stopped as stopped:
                 code = stopped.code
-                print(f"\n{stopped}; the evaluation is made by: python train.py --resume {folder.path}")
-            except NonFiniteError as error:
+                again = shlex.join(["python", "train.py", "--resume", str(folder.path)])
+                print(f"\n{stopped}; the evaluation is made by: {again}")
+            except (NonFiniteError, EndlessEpisodeError) as error:
                 code = 1
                 print(f"error: {error}", file=sys.stderr)
             except OSError as error:
@@ -257,27 +261,51 @@ def compare(arguments: Arguments) -> int:
             cells.append(Cell(label, command_of(single), folder, steps))
     try:
         failures = run_grid(cells, min(jobs, len(cells)))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("repeat the command to go on: finished runs are kept")
-        return INTERRUPTED
+        return interrupt.code if isinstance(interrupt, GridStopped) else INTERRUPTED
     print_grid(cells, failures)
     write_report(cells, arguments.out / "report")
     return 1 if failures else 0
 
 
 def command_of(single: Arguments) -> list[str]:
-    """Return the command that makes one run, or goes on with it where it was begun with the same settings."""
+    """Return the command that makes one run, or goes on with it where it was begun with the same settings.
+
+    Raises:
+        ValueError: a finished run with other settings is in its place.
+    """
     configuration, folder = resolve(single)
-    if not folder.finished and any(folder.checkpoints.glob("*.ckpt")):
-        with suppress(ValueError):  # a damaged config.yaml: begin anew
-            told = settings_of(single, configuration)
+    if folder.finished or any(folder.checkpoints.glob("*.ckpt")):
+        try:
             begun = RunSettings.from_document(folder.read_config())
-            if told.vec_env == "auto":
-                told = replace(told, vec_env=begun.vec_env)
-            if told == replace(begun, device=told.device):
-                trusted = single.env if ":" in begun.env else Arguments.env
-                return replace(Arguments(), resume=folder.path, env=trusted).command()
+        except ValueError:  # a damaged config.yaml: begin anew
+            return single.command()
+        told = replace(settings_of(single, configuration), device=begun.device)
+        if told.vec_env == "auto":
+            told = replace(told, vec_env=begun.vec_env)
+        if folder.finished:
+            check_same_task(begun, told, folder)
+        elif told == begun:
+            trusted = single.env if ":" in begun.env else Arguments.env
+            return replace(Arguments(), resume=folder.path, env=trusted).command()
     return single.command()
+
+
+def check_same_task(finished: RunSettings, told: RunSettings, folder: RunFolder) -> None:
+    """Check that a finished run is the one that a grid asks for.
+
+    Raises:
+        ValueError: it learnt or was evaluated otherwise; how often it was looked at and kept does not matter.
+    """
+    told = replace(told, geometry=finished.geometry, checkpoint_every=finished.checkpoint_every)
+    if "envpool" not in (told.vec_env, finished.vec_env):  # the others give the same numbers
+        told = replace(told, vec_env=finished.vec_env)
+    if found := differences(finished.document(), told.document()):
+        raise ValueError(
+            f"{folder.path} holds a finished run with other settings ({'; '.join(found)}), which would stand "
+            "beside the new ones; choose another --out, or delete it"
+        )
 
 
 def write_report(cells: Sequence[Cell], out: Path) -> None:

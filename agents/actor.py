@@ -1,5 +1,6 @@
 """An SB3 policy seen as observation -> npg distribution, with the actor's parameters only."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -113,7 +114,8 @@ def reached_names(module: nn.Module, outputs: tuple[Tensor, ...]) -> set[str]:
 
 def example_observations(policy: ActorCriticPolicy, n: int = 2) -> Any:
     """Return n observations from the policy's space, the same every time, as tensors that it takes."""
-    space = batch_space(policy.observation_space, n)
+    # A copy, since to batch a space is to give it a generator, and the environment may share it.
+    space = batch_space(copy.deepcopy(policy.observation_space), n)
     space.seed(0)
     return obs_as_tensor(moderate(space, space.sample()), policy.device)
 

@@ -20,6 +20,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 import agents.runs.run
 import train
 from agents import ALGORITHMS, TRPO, NonFiniteError
+from agents.runs import seeded_episodes
 from train import Arguments, main
 
 NO_NORMALISERS = "policy_kwargs={normalize_observations: false, normalize_returns: false}"
@@ -103,6 +104,7 @@ def test_normalised_run_keeps_its_statistics(arguments: Arguments) -> None:
         ({"seeds": 0}, "--seeds ≥ 1"),
         ({"algo": ("npg", "npg")}, "different names after --algo, got npg npg"),
         ({"algo": ("npg", "vpg"), "set": (("target_kl=0.1",),)}, "VPG has no setting 'target_kl'"),
+        ({"set": (("npg.target_kl=0.1",),)}, "--set npg.target_kl=0.1 is for npg, and --algo has trpo"),
         ({"algo": ("sb3:ppo",), "set": (("learning_rate=lin_x",),)}, "lin_0.001, got 'lin_x'"),
         ({"geometry": -1}, "--geometry ≥ 0, got 2, 0 and -1"),
         ({"device": "gpu0"}, "cpu, cuda or auto, got 'gpu0'"),
@@ -424,3 +426,51 @@ def test_an_evaluation_with_nan_finishes_no_run(
     folder = arguments.out / "Unmeasured-v0" / "trpo" / "seed-0"
     assert (folder / "model.zip").exists() and not (folder / "evaluation.json").exists()
     assert "in its evaluation" in capsys.readouterr().err
+
+
+def test_a_grid_takes_no_other_run_for_finished(
+    arguments: Arguments, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One with other settings would stand beside the new ones; the grid that a run suggests has its steps."""
+    assert main(arguments) == 0
+    assert " trpo vpg --steps 512.0 --seeds 5 " in capsys.readouterr().out
+    asked = []
+    monkeypatch.setattr(train, "run_grid", lambda cells, jobs: asked.extend(cells) or {})
+    grid = changed(arguments, algo=("trpo", "vpg"), vec_env="workers", checkpoint_every=3)
+    assert main(grid) == 0
+    assert len(asked) == 2
+    for changes, message in (
+        ({"steps": 600}, "n_timesteps: 512 -> 600"),
+        ({"episodes": 3}, "evaluation_episodes: 2 -> 3"),
+        ({"set": ((*SHORT["set"][0], "trpo.target_kl=0.5"),)}, "hyperparameters.target_kl: 0.01 -> 0.5"),
+    ):
+        assert main(changed(grid, **changes)) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_run_is_not_resumed_to_fewer_steps(
+    arguments: Arguments, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has more than that already."""
+    with monkeypatch.context() as patch:
+        stop_with(NonFiniteError("bad"), patch)
+        assert main(changed(arguments, checkpoint_every=1)) == 1
+    folder = arguments.out / "CartPole-v1" / "trpo" / "seed-0"
+    assert main(Arguments(resume=folder, steps=100)) == 2
+    assert "--steps with more goes on" in capsys.readouterr().err
+    assert main(Arguments(resume=folder)) == 0
+
+
+def test_an_environment_of_a_module_runs_to_its_end(arguments: Arguments) -> None:
+    """The summary knows its name."""
+    assert main(changed(arguments, env=("gymnasium.envs:CartPole-v1",))) == 0
+
+
+def test_an_evaluation_that_does_not_end_is_ended(
+    arguments: Arguments, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task without a time limit may never end under a policy; the run says so, and is not finished."""
+    monkeypatch.setattr(seeded_episodes, "LONGEST", 5)
+    assert main(arguments) == 1
+    assert "has lasted 5 steps" in capsys.readouterr().err
+    assert not (arguments.out / "CartPole-v1" / "trpo" / "seed-0" / "evaluation.json").exists()

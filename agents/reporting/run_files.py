@@ -84,7 +84,10 @@ def read_log(path: Path) -> dict[str, np.ndarray]:
                 raise ValueError(f"corrupt: {name} in progress.csv is {row[name]!r}, not a finite number")
     log = {name: np.array([number(row[name]) for row in rows]) for name in rows[0]}
     if np.isfinite(log[RETURN] + log[STEPS] + log[clock]).sum() < 2:
-        raise ValueError(f"corrupt: progress.csv has fewer than two rows with {STEPS}, {RETURN} and {clock}")
+        raise ValueError(
+            f"too short: progress.csv has fewer than two rows with {STEPS}, {RETURN} and {clock}; "
+            "train for more steps"
+        )
     if not np.isfinite(log[STEPS]).all() or (np.diff(log[STEPS]) < 0).any():
         raise ValueError(f"corrupt: {STEPS} in progress.csv is missing in a row, or decreases")
     return log

@@ -27,6 +27,10 @@ from agents.reporting.run_files import (
 
 FILES = ("config.yaml", "progress.csv", "evaluation.json")
 RUN_NAME = re.compile(r"seed-\d+")
+REMEDY = {
+    "unfinished": "repeat the run's command, which makes it afresh",
+    "corrupt": "delete the folder, and repeat the run's command",
+}
 LEFTOVER = re.compile(r"seed-\d+\.unfinished-\d+")
 ABOUT = {"algo", "env", "seed", "versions", "hardware"}  # keys of config.yaml that are no settings
 LEAST_PART = 0.9  # of the budget that a finished run's log covers: some algorithms log only now and then
@@ -157,7 +161,7 @@ def read_run(folder: Path) -> RunRecord:
     for name in FILES:
         if not (folder / name).is_file():
             reason = "unfinished" if name == FILES[-1] else "corrupt"
-            raise ValueError(f"{reason}: there is no {name}; repeat the run's command, which makes it afresh")
+            raise ValueError(f"{reason}: there is no {name}; {REMEDY[reason]}")
     text = read_text(folder / "config.yaml")
     config = read_config(text)
     budget = config.pop("n_timesteps")

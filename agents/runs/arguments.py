@@ -1,5 +1,6 @@
 """The command line of train.py."""
 
+import itertools
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -57,8 +58,10 @@ class Arguments:
     """Resume also where settings, versions or the device are others than the checkpoint's."""
 
     def single(self, algo: str, env: str, seed: int) -> "Arguments":
-        """Return the arguments of one run."""
-        return replace(self, algo=(algo,), env=(env,), seed=seed, seeds=1, jobs=None)
+        """Return the arguments of one run, without settings of others."""
+        own = tuple(tuple(text for text in group if owner_of(text) in (None, algo)) for group in self.set)
+        own = tuple(group for group in own if group)
+        return replace(self, algo=(algo,), env=(env,), seed=seed, seeds=1, jobs=None, set=own)
 
     def check(self) -> None:
         """Check what can be checked without building anything, so that a mistake costs no time.
@@ -83,6 +86,11 @@ class Arguments:
             given = getattr(self, name)
             if len(set(given)) < max(len(given), 1):
                 raise ValueError(f"expected different names after --{name}, got {' '.join(given) or 'none'}")
+        for text in itertools.chain.from_iterable(self.set):
+            if owner_of(text) not in (None, *self.algo):
+                raise ValueError(
+                    f"--set {text} is for {owner_of(text)}, and --algo has {' '.join(self.algo)}"
+                )
         if self.device not in ("auto", "cpu") and not self.device.startswith("cuda"):
             raise ValueError(f"--device must be cpu, cuda or auto, got {self.device!r}")
         if self.device.startswith("cuda") and not torch.cuda.is_available():
@@ -105,3 +113,9 @@ class Arguments:
             for group in groups:
                 words += [option, *map(str, group)]
         return words
+
+
+def owner_of(text: str) -> str | None:
+    """Return the algorithm that algo.name=value is for; None for name=value, which is for all."""
+    owner, dot, _ = text.partition(".")
+    return owner if dot and owner in NAMES else None

@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +20,36 @@ from agents.runs.run_folder import RunFolder
 POLL = 0.5  # seconds
 PATIENCE = 60.0  # seconds that an interrupted run has for saving its model
 LAST_LINES = 3
+
+
+class GridStopped(KeyboardInterrupt):
+    """A grid was asked to end by another signal than Ctrl-C's.
+
+    Attributes:
+        code: the command's exit code, 128 plus the signal's number.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.code = 128 + number
+
+
+@contextmanager
+def heeding(*numbers: int) -> Iterator[None]:
+    """Let signals raise `GridStopped`, so that no run outlives its grid; in the main thread only."""
+
+    def stopped(number: int, _: object) -> None:
+        raise GridStopped(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stopped) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass
@@ -96,7 +128,8 @@ def run_grid(cells: Sequence[Cell], jobs: int) -> dict[str, str]:
         Why runs failed, by label; the others are finished.
 
     Raises:
-        KeyboardInterrupt: after the running ones were asked to save and end; repeat the grid to go on.
+        KeyboardInterrupt: after the running ones were asked to save and end; repeat the grid to go on. For
+            SIGTERM and SIGHUP a `GridStopped`.
     """
     waiting = [cell for cell in cells if not cell.folder.finished]
     if len(waiting) < len(cells):
@@ -107,21 +140,22 @@ def run_grid(cells: Sequence[Cell], jobs: int) -> dict[str, str]:
     done = ended = 0
     count = len(waiting)
     try:
-        while waiting or any(running):
-            for slot, cell in enumerate(running):
-                if cell is None and waiting:
-                    running[slot] = waiting.pop(0)
-                    running[slot].start(slot + 1)  # type: ignore[union-attr]
-                elif cell is not None and cell.process is not None and cell.process.poll() is not None:
-                    running[slot] = None
-                    done += cell.n_timesteps
-                    ended += 1
-                    if (failure := cell.end()) is not None:
-                        failures[cell.label] = failure
-                        total.write(f"failed: {cell.label}: {failure}", file=sys.stderr)
-            total.set_postfix({"ended": f"{ended}/{count}", "failed": len(failures)}, refresh=False)
-            total.update(done + sum(cell.show() for cell in running if cell) - total.n)
-            time.sleep(POLL)
+        with heeding(signal.SIGTERM, signal.SIGHUP):
+            while waiting or any(running):
+                for slot, cell in enumerate(running):
+                    if cell is None and waiting:
+                        running[slot] = waiting.pop(0)
+                        running[slot].start(slot + 1)  # type: ignore[union-attr]
+                    elif cell is not None and cell.process is not None and cell.process.poll() is not None:
+                        running[slot] = None
+                        done += cell.n_timesteps
+                        ended += 1
+                        if (failure := cell.end()) is not None:
+                            failures[cell.label] = failure
+                            total.write(f"failed: {cell.label}: {failure}", file=sys.stderr)
+                total.set_postfix({"ended": f"{ended}/{count}", "failed": len(failures)}, refresh=False)
+                total.update(done + sum(cell.show() for cell in running if cell) - total.n)
+                time.sleep(POLL)
     except KeyboardInterrupt:
         stop([cell for cell in running if cell])
         raise

@@ -1,5 +1,6 @@
 """One run: learn, keep what was learned however that ends, evaluate."""
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from agents.runs.clock import Clock
 from agents.runs.progress import Progress, progress_bar
 from agents.runs.run_folder import RunFolder
 from agents.runs.run_log import RunLog
+from agents.runs.seeded_episodes import check_ends
 from agents.runs.stop_signals import Stopped, StopSignals
 
 ROW = 256  # steps of all environments between two rows of a peer's log, where its rollouts are shorter
@@ -92,7 +94,7 @@ def learn(
         code = 0
     except Stopped as stopped:
         code = stopped.code
-        print(f"\n{stopped}; go on with: python train.py --resume {folder.path}")
+        print(f"\n{stopped}; go on with: {shlex.join(['python', 'train.py', '--resume', str(folder.path)])}")
     except (NonFiniteError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         paths = Checkpoints(folder.checkpoints).paths()
@@ -134,6 +136,7 @@ def evaluate(
 
     Raises:
         Stopped: the run was asked to; evaluate again when it is resumed.
+        EndlessEpisodeError: see `check_ends`.
         NonFiniteError: a return is NaN or infinite; nothing is written, and the run not finished.
     """
     if episodes == 0:
@@ -143,6 +146,7 @@ def evaluate(
 
     def after_step(local: dict[str, Any], _: dict[str, Any]) -> None:
         bar.update(local["episode_counts"].sum() - bar.n)
+        check_ends(local)
         if signals.asked:
             signals.stop()
 

@@ -77,9 +77,11 @@ class RunFolder:
             Where an unfinished run that was in its place lies now, or None.
 
         Raises:
+            FileExistsError: a finished run is there.
             RunInUseError: another command is writing into it.
         """
         self.claim()
+        self.check_free()  # again, since another command may have finished meanwhile
         aside = None
         if any(self.path.iterdir()):
             names = (self.path.with_name(f"{self.path.name}.unfinished-{n}") for n in itertools.count(1))

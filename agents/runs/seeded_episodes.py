@@ -18,6 +18,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from agents.runs.progress import progress_bar
 
+LONGEST = 200_000  # steps of an episode
+
 
 class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     """Starts episode after episode from given seeds.
@@ -104,6 +106,23 @@ def make_env(
     return DummyVecEnv([partial(one, i) for i in range(n_envs)])
 
 
+class EndlessEpisodeError(RuntimeError):
+    """An episode has lasted so long that it may never end."""
+
+
+def check_ends(local: dict[str, Any]) -> None:
+    """Check in a step of SB3's `evaluate_policy`, given its local names, that no episode is endless.
+
+    Raises:
+        EndlessEpisodeError: one has lasted `LONGEST` steps.
+    """
+    if local["current_lengths"].max() >= LONGEST:
+        raise EndlessEpisodeError(
+            f"an episode of the evaluation has lasted {LONGEST} steps: the task has no time limit, and the "
+            "policy may never end it; register it with max_episode_steps, or evaluate no episodes"
+        )
+
+
 def play(
     predictor: PolicyPredictor, env: VecEnv, episodes: int, *, deterministic: bool, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +139,13 @@ def play(
 
     Raises:
         RuntimeError: a return is not finite.
+        EndlessEpisodeError: see `check_ends`.
     """
+
+    def after_step(local: dict[str, Any], _: dict[str, Any]) -> None:
+        bar.update(local["episode_counts"].sum() - bar.n)
+        check_ends(local)
+
     with torch.random.fork_rng(devices=[]), progress_bar(episodes, "evaluation", "episode") as bar:
         torch.manual_seed(seed)
         evaluate_policy(
@@ -128,7 +153,7 @@ def play(
             env,
             episodes,
             deterministic,
-            callback=lambda local, _: bar.update(local["episode_counts"].sum() - bar.n),
+            callback=after_step,
         )
         bar.update(episodes - bar.n)
     # SB3 gives the last environments one episode more where they do not divide, so that the last come first.

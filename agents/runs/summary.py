@@ -1,7 +1,9 @@
 """What a command prints at its end."""
 
+import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -16,10 +18,10 @@ from agents.runs.run_settings import RunSettings
 def print_run(
     settings: RunSettings, folder: RunFolder, steps: int, seconds: float, returns: np.ndarray | None
 ) -> None:
-    """Say what came out of a run, where it lies, and what to try next."""
+    """Say what came out of a run, and where it lies."""
     print(f"\n{settings.algo.upper()} on {settings.env}, seed {settings.seed}")
     if returns is not None:
-        threshold = gym.spec(settings.env).reward_threshold
+        threshold = gym.spec(settings.env.rpartition(":")[2]).reward_threshold
         verdict = ""
         if threshold is not None:
             solved = "solved" if returns.mean() >= threshold else "not yet solved"
@@ -30,12 +32,16 @@ def print_run(
         )
     print(f"  trained  {steps} steps in {seconds:.1f} s, {steps / max(seconds, 1e-9):.0f} steps/s")
     print(f"  files    {folder.path}")
-    print(f"  curves   tensorboard --logdir {folder.path.parent.parent}")
-    out = folder.path.absolute().parent.parent.parent
-    options = f"--env {settings.env}" + ("" if out == Arguments.out.absolute() else f" --out {out}")
-    other = next(name for name in ALGORITHMS if name != settings.algo)
-    print(f"  next     python train.py --algo {settings.algo} {options} --seed {settings.seed + 1}")
-    print(f"           python train.py --algo {settings.algo} {other} {options} --seeds 5")
+    print(f"  curves   {shlex.join(['tensorboard', '--logdir', str(folder.path.parent.parent)])}")
+
+
+def print_next(arguments: Arguments, steps: int) -> None:
+    """Say what to try after one run of so many steps."""
+    (algo,) = arguments.algo
+    other = next(name for name in ALGORITHMS if name != algo)
+    grid = replace(arguments, algo=(algo, other), steps=float(steps), seeds=5)
+    for label, tried in (("next", replace(arguments, seed=arguments.seed + 1)), ("", grid)):
+        print(f"  {label:8} {shlex.join(['python', 'train.py', *tried.command()[2:]])}")
 
 
 def print_grid(cells: Sequence[Cell], failures: Mapping[str, str]) -> None:

@@ -3,6 +3,7 @@
 import csv
 import importlib
 import inspect
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from agents.runs.arguments import Arguments
 from agents.runs.configuration import RUN_KEYS, Configuration
 from agents.runs.contenders import agent_class
 from agents.runs.run_folder import versions
@@ -151,6 +153,9 @@ class TuningResult:
     def __str__(self) -> str:
         assert self.best is not None
         search = self.search
+        following = Arguments(
+            (search.algo,), (search.env_id,), config=search.folder / "best.yaml", out=search.folder.parents[2]
+        )
         lines = [
             f"{search.algo} on {search.env_id}: {self.counts}",
             f"  maximised  {self.objective}",
@@ -162,8 +167,7 @@ class TuningResult:
             *(f"  kept       {name}={read(search.configuration, name)}" for name in search.space.kept),
             *(f"  failed     {n} times: {reason}" for reason, n in self.failures.most_common()),
             f"  files      {search.folder}",
-            f"  next       python train.py --algo {search.algo} --env {search.env_id} "
-            f"--config {search.folder / 'best.yaml'}",
+            f"  next       {shlex.join(['python', 'train.py', *following.command()[2:]])}",
         ]
         return "\n".join(lines)
 

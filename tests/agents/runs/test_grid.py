@@ -58,7 +58,8 @@ def test_a_killed_run_is_a_failure(tmp_path: Path) -> None:
     assert reason.startswith("killed by SIGKILL: it printed nothing")
 
 
-def test_ctrl_c_lets_runs_save(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_let_runs_save(tmp_path: Path, number: int, code: int) -> None:
     """Each running one gets one Ctrl-C, those that wait are never started, and none is left behind."""
     program = f"""
         import sys
@@ -68,8 +69,8 @@ def test_ctrl_c_lets_runs_save(tmp_path: Path) -> None:
         from agents.runs.grid import run_grid
         try:
             run_grid([cell(Path({str(tmp_path)!r}), seed, SAVE_AT_CTRL_C) for seed in range(3)], jobs=2)
-        except KeyboardInterrupt:
-            sys.exit(130)
+        except KeyboardInterrupt as interrupt:
+            sys.exit(getattr(interrupt, "code", 130))
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stderr=subprocess.DEVNULL)
     folders = [tmp_path / "Task-v0" / "npg" / f"seed-{seed}" for seed in range(3)]
@@ -77,8 +78,8 @@ def test_ctrl_c_lets_runs_save(tmp_path: Path) -> None:
     while not all((folder / "started").exists() for folder in folders[:2]):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
-    assert process.wait(60) == 130
+    os.kill(process.pid, number)
+    assert process.wait(60) == code
     assert [(folder / "saved").exists() for folder in folders] == [True, True, False]
     assert not folders[2].exists()
 
@@ -105,3 +106,14 @@ def test_one_folder_has_one_writer(tmp_path: Path) -> None:
     assert second.create() == first.path.with_name("seed-0.unfinished-1")
     with pytest.raises(RunInUseError):
         first.create()
+
+
+def test_a_run_that_finished_meanwhile_is_kept(tmp_path: Path) -> None:
+    """Between a command's first look and its folder's making another one may end."""
+    folder = RunFolder.of(tmp_path, "Task-v0", "npg", 0)
+    folder.check_free()
+    folder.path.mkdir(parents=True)
+    folder.evaluation.write_text("{}")
+    with pytest.raises(FileExistsError, match="already holds a finished run"):
+        folder.create()
+    assert folder.finished and not list(folder.path.parent.glob("*.unfinished-*"))
