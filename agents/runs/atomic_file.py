@@ -1,18 +1,18 @@
 """Files that are whole or not there."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PARTIAL = ".npg-partial"  # ends the names of folders with half-written files, which a crash leaves
+PARTIAL = ".npg-partial-"  # begins the names of half-written files, which a crash leaves
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield where to write a file that takes the place of `path` once it is whole and on disk, and only then.
+
+    That file has the suffix of `path`, and a killed process leaves nothing else.
 
     Args:
         path: of the file; what is there stays as it is where writing fails.
@@ -20,12 +20,15 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it could not be done.
     """
-    with tempfile.TemporaryDirectory(PARTIAL, prefix=f".{path.name}-", dir=path.parent) as folder:
-        temporary = Path(folder) / path.name
+    temporary = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    try:
         yield temporary
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())  # or the new name could outlive a power cut, and the bytes not
         temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     if os.name == "posix":  # a rename is durable once its folder is on disk too
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:
@@ -36,5 +39,5 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what crashes have left of `replacing` in a folder into which nobody else writes now."""
-    for left in folder.glob(f".*{PARTIAL}"):
-        shutil.rmtree(left, ignore_errors=True)
+    for left in folder.glob(f"{PARTIAL}*"):
+        left.unlink(missing_ok=True)

@@ -335,14 +335,15 @@ def test_bytes_are_durable_before_the_name_and_the_name_before_the_return(
     monkeypatch.setattr(os, "replace", recorded_replace)
     write(path, OTHER)
     size = path.stat().st_size
-    assert calls[:2] == [("fsync", "a.ckpt", size), ("replace", "a.ckpt", "a.ckpt")]
+    partial = f"{PARTIAL}{os.getpid()}-a.ckpt"
+    assert calls[:2] == [("fsync", partial, size), ("replace", partial, "a.ckpt")]
     assert [call[:2] for call in calls[2:]] == [("fsync", path.parent.name)]
 
 
 def test_leftovers_are_removed_by_the_next_write(path: Path) -> None:
     """Those of any checkpoint in the folder, and nobody else's files."""
-    for name in (f".a.ckpt-1{PARTIAL}", f".z.ckpt-2{PARTIAL}", "mine.partial", ".hidden", f"mine{PARTIAL}"):
-        (path.parent / name).mkdir()
-        (path.parent / name / "half").write_bytes(b"half")
+    mine = {"mine.partial", ".hidden", f"mine{PARTIAL}"}
+    for name in (f"{PARTIAL}1-a.ckpt", f"{PARTIAL}2-z.ckpt", *mine):
+        (path.parent / name).write_bytes(b"half")
     write(path, OTHER)
-    assert {p.name for p in path.parent.iterdir()} == {"a.ckpt", "mine.partial", ".hidden", f"mine{PARTIAL}"}
+    assert {p.name for p in path.parent.iterdir()} == {"a.ckpt", *mine}
