@@ -323,7 +323,7 @@ def test_algorithms_of_a_grid_get_one_budget(arguments: Arguments, monkeypatch: 
     monkeypatch.setattr(train, "print_grid", lambda *_: None)
     main(changed(arguments, algo=("npg", "vpg"), steps=None, set=()))
     assert [cell.n_timesteps for cell in asked] == [100_000, 100_000]
-    assert all(cell.command[cell.command.index("--steps") + 1] == "100000.0" for cell in asked)
+    assert all(cell.command[cell.command.index("--steps") + 1] == "100000" for cell in asked)
 
 
 def test_a_command_line_says_what_the_arguments_do(arguments: Arguments) -> None:
@@ -433,7 +433,7 @@ def test_a_grid_takes_no_other_run_for_finished(
 ) -> None:
     """One with other settings would stand beside the new ones; the grid that a run suggests has its steps."""
     assert main(arguments) == 0
-    assert " trpo vpg --steps 512.0 --seeds 5 " in capsys.readouterr().out
+    assert " trpo vpg --steps 512 --seeds 5 " in capsys.readouterr().out
     asked = []
     monkeypatch.setattr(train, "run_grid", lambda cells, jobs: asked.extend(cells) or {})
     grid = changed(arguments, algo=("trpo", "vpg"), vec_env="workers", checkpoint_every=3)

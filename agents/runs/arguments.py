@@ -109,6 +109,8 @@ class Arguments:
             if value is True:
                 words.append(option)
                 continue
+            if isinstance(value, float) and value.is_integer():
+                value = int(value)
             groups = value if field.name == "set" else [value if isinstance(value, tuple) else (value,)]
             for group in groups:
                 words += [option, *map(str, group)]
