@@ -86,11 +86,10 @@ def resolve(arguments: Arguments) -> tuple[Configuration, RunFolder]:
     """Return what one run does, and where."""
     (algo,), (env_id,) = arguments.algo, arguments.env
     path = arguments.config or CONFIGS / f"{folder_name(algo)}.yaml"
-    overrides = []
-    for text in itertools.chain.from_iterable(arguments.set):
-        owner = owner_of(text)
-        if owner in (None, algo):
-            overrides.append(text if owner is None else text.partition(".")[2])
+    overrides = [
+        text if owner_of(text) is None else text.partition(".")[2]
+        for text in itertools.chain.from_iterable(arguments.set)
+    ]
     configuration = Configuration.read(path, env_id, agent_class(algo), overrides)
     configuration = configuration.with_run(n_timesteps=arguments.steps, n_envs=arguments.n_envs)
     return configuration, RunFolder.of(arguments.out, env_id, algo, arguments.seed)
@@ -301,7 +300,7 @@ def check_same_task(finished: RunSettings, told: RunSettings, folder: RunFolder)
     told = replace(told, geometry=finished.geometry, checkpoint_every=finished.checkpoint_every)
     if "envpool" not in (told.vec_env, finished.vec_env):  # the others give the same numbers
         told = replace(told, vec_env=finished.vec_env)
-    if found := differences(finished.document(), told.document()):
+    if told != finished and (found := differences(finished.document(), told.document())):
         raise ValueError(
             f"{folder.path} holds a finished run with other settings ({'; '.join(found)}), which would stand "
             "beside the new ones; choose another --out, or delete it"
@@ -318,7 +317,7 @@ def write_report(cells: Sequence[Cell], out: Path) -> None:
     except ImportError:
         print(
             f"\nfor a report: pip install -c constraints.txt -e '.[report]', then "
-            f"python -m agents.report {cells[0].folder.path.parents[2]}"
+            f"{shlex.join(['python', '-m', 'agents.report', str(out.parent)])}"
         )
         return
     report.main(report.Arguments(runs, out))

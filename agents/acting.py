@@ -15,6 +15,12 @@ from npg import Categorical, DiagGaussian
 
 ELEMENTWISE = (nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Identity)
 STANDARD_DISTRIBUTION = (ActorCriticPolicy.get_distribution, MlpPolicy.get_distribution)
+# A forward of the user's own may draw actions in a way of its own. SB3's calls extract_features, which its
+# get_distribution passes over.
+STANDARD = {
+    "forward": (ActorCriticPolicy.forward, MlpPolicy.forward),
+    "extract_features": (ActorCriticPolicy.extract_features,),
+}
 STANDARD_HEAD = ActorCriticPolicy._get_action_dist_from_latent
 
 
@@ -30,8 +36,13 @@ class Acting(Protocol):
         ...
 
 
-def acting(policy: ActorCriticPolicy) -> Acting:
-    """Return the leanest way in which a policy can act."""
+def acting(policy: ActorCriticPolicy) -> Acting | None:
+    """Return the leanest way in which a policy can act; None where its forward has to be called."""
+    known = (
+        getattr(getattr(policy, name), "__func__", None) in methods for name, methods in STANDARD.items()
+    )
+    if policy.use_sde or not all(known):
+        return None
     layers = plain_layers(policy)
     return AnyActing(policy) if layers is None else PlainActing(policy, layers)
 

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-from torch import Tensor, nn
+from torch import nn
+
+from agents.snapshot import Snapshot
 
 
 class AsActed:
@@ -24,7 +25,7 @@ class AsActed:
 
     def keep(self) -> None:
         """Take the present numbers."""
-        self._copies = self._cloned()
+        self._then = Snapshot(self._tensors)
         self._versions = [tensor._version for tensor in self._tensors]
 
     @property
@@ -38,17 +39,9 @@ class AsActed:
         if not self.moved:
             yield
             return
-        now = self._cloned()
-        self._write(self._copies)
+        now = Snapshot(self._tensors)
+        self._then.restore()
         try:
             yield
         finally:
-            self._write(now)
-
-    def _cloned(self) -> list[Tensor]:
-        return [tensor.detach().clone() for tensor in self._tensors]
-
-    @torch.no_grad()
-    def _write(self, values: list[Tensor]) -> None:
-        for tensor, value in zip(self._tensors, values, strict=True):
-            tensor.copy_(value)
+            now.restore()

@@ -9,7 +9,6 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
@@ -18,16 +17,9 @@ from agents.acting import Acting, acting
 from agents.as_acted import AsActed
 from agents.deferred import Deferred
 from agents.finite import NonFiniteError, check_ended, check_finite, kept_statistics
-from agents.policies import MlpPolicy
 from agents.threads import acting_threads, threads
 from agents.trajectories import Step, Trajectories
 
-# A forward of the user's own may draw actions in a way of its own. SB3's calls extract_features, which its
-# get_distribution passes over.
-STANDARD = {
-    "forward": (ActorCriticPolicy.forward, MlpPolicy.forward),
-    "extract_features": (ActorCriticPolicy.extract_features,),
-}
 # How torch says that parameters of a distribution are none: of its distributions, multinomial and normal.
 NO_DISTRIBUTION = ("to satisfy the constraint", "probability tensor", "elements of std")
 
@@ -111,6 +103,7 @@ def collect(
             trajectories.add(Step(last_obs, actions, rewards, starts, values, log_probs, known, cut))
             if acted.moved:
                 trajectories.settle()
+                acted.keep()
             agent._last_obs, agent._last_episode_starts = new_obs, dones
             last_obs = new_obs
     trajectories.write(rollout_buffer)
@@ -124,7 +117,7 @@ def collect(
 
 @torch.no_grad()
 def act(
-    agent: OnPolicyAlgorithm, actor: Acting, acted: AsActed, observations: Any
+    agent: OnPolicyAlgorithm, actor: Acting | None, acted: AsActed, observations: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Return actions, values and log-probabilities at finite observations, and what `actor` knows of them.
 
@@ -135,10 +128,7 @@ def act(
     """
     policy = agent.policy
     try:
-        standard = all(
-            getattr(getattr(policy, name), "__func__", None) in known for name, known in STANDARD.items()
-        )
-        if agent.use_sde or not standard:
+        if actor is None:
             return *policy(observations), None
         actions, known = actor.draw(observations)
     except (ValueError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""What an operation may overwrite, kept until its numbers are known to be finite."""
+"""What may be overwritten, and is to be put back."""
 
 import copy
 from collections.abc import Iterable

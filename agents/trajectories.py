@@ -50,12 +50,12 @@ class Trajectories:
 
     Args:
         policy: the one that acted.
-        actor: how it did.
+        actor: how it did; None if it said all there and then.
         acted: with which numbers.
         gamma: discount factor.
     """
 
-    def __init__(self, policy: ActorCriticPolicy, actor: Acting, acted: AsActed, gamma: float):
+    def __init__(self, policy: ActorCriticPolicy, actor: Acting | None, acted: AsActed, gamma: float):
         self._policy = policy
         self._actor = actor
         self._acted = acted
@@ -83,11 +83,10 @@ class Trajectories:
             self._evaluate()
             self._bootstrap()
         self._settled = len(self._steps)
-        self._acted.keep()
 
     def _evaluate(self) -> None:
         """Work out the values and log-probabilities that nobody has read yet."""
-        waiting = [step for step in self._steps if isinstance(step.values, Deferred)]
+        waiting = [step for step in self._steps[self._settled :] if isinstance(step.values, Deferred)]
         for steps in self._parts(waiting):
             observations = joined([step.observations for step in steps])
             actions = np.concatenate([step.actions for step in steps])
@@ -95,6 +94,7 @@ class Trajectories:
                 actions = actions.reshape(len(actions), -1)
             known = [step.known for step in steps if step.known is not None]
             device = self._policy.device
+            assert self._actor is not None  # it deferred them
             values, log_probs = self._actor.evaluate(
                 obs_as_tensor(observations, device),
                 torch.as_tensor(actions, device=device),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from faults.comparison import differences
-from faults.harness import SHORT, Server, logs_of, run_folder
+from faults.harness import SHORT, Server, Started, logs_of, run_folder
 
 ENV = "Stateful-v0"
 MOST_SECONDS = 10.0
@@ -67,6 +67,16 @@ def test_a_signal_in_any_phase(
     assert differences(folder, whole["dummy"], every_checkpoint=False) == []
 
 
+def in_a_slow_rollout(server: Server, out: Path, vec_env: str, slow: Path, mark: str) -> Started:
+    """Return a run that has come to its fourth rollout, half a second a step."""
+    argv = (*command(vec_env), "--out", out)
+    started = server.start(logs_of(out), *argv, SLOW=str(slow), MARK=mark)
+    assert started.reach("update", 3)
+    slow.touch()
+    assert started.reach("rollout", 4, 0.6)
+    return started
+
+
 @pytest.mark.parametrize("vec_env", [pytest.param("dummy", marks=SLOW), "workers"])
 def test_a_rollout_of_minutes_is_given_up(
     server: Server, whole: dict[str, Path], tmp_path: Path, vec_env: str
@@ -74,11 +84,7 @@ def test_a_rollout_of_minutes_is_given_up(
     """With half a second a step, the run exits from its last checkpoint; no worker is left."""
     out, slow, mark = tmp_path / "runs", tmp_path / "slow", str(tmp_path)
     folder = run_folder(out, "trpo", ENV)
-    argv = (*command(vec_env), "--out", out)
-    started = server.start(logs_of(out), *argv, SLOW=str(slow), MARK=mark)
-    assert started.reach("update", 3)
-    slow.touch()
-    assert started.reach("rollout", 4, 0.6)
+    started = in_a_slow_rollout(server, out, vec_env, slow, mark)
     begun = time.monotonic()
     started.signal(signal.SIGTERM)
     assert started.wait() == 143, started.output
@@ -97,11 +103,7 @@ def test_a_second_signal_ends_it_at_once(
     """By the signal itself, in the middle of a step; the run goes on from its last checkpoint."""
     out, slow, mark = tmp_path / "runs", tmp_path / "slow", str(tmp_path)
     folder = run_folder(out, "trpo", ENV)
-    argv = (*command(vec_env), "--out", out)
-    started = server.start(logs_of(out), *argv, SLOW=str(slow), MARK=mark)
-    assert started.reach("update", 3)
-    slow.touch()
-    assert started.reach("rollout", 4, 0.6)
+    started = in_a_slow_rollout(server, out, vec_env, slow, mark)
     if vec_env == "workers":
         assert len(processes(mark)) >= 3  # the run, the workers' template, and workers
     begun = time.monotonic()
