@@ -154,6 +154,7 @@ def evaluate(
         returns, lengths = evaluate_policy(
             agent, env, episodes, callback=after_step, return_episode_rewards=True
         )
+        bar.update(episodes - bar.n)  # the last one ends after the last look
     finally:
         bar.close()
     if not np.isfinite(returns).all():
