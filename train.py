@@ -36,23 +36,24 @@ import tyro
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from agents import NonFiniteError, report
-from agents.geometry import GeometryCallback
-from agents.runs.arguments import Arguments, owner_of
-from agents.runs.checkpoints import Checkpoints
-from agents.runs.configuration import Configuration
-from agents.runs.contenders import agent_class, build, folder_name, joint_target_kl
-from agents.runs.grid import Cell, GridStopped, run_grid
-from agents.runs.run import evaluate, learn
-from agents.runs.run_folder import RunFolder
-from agents.runs.run_settings import RunSettings, differences
-from agents.runs.seeded_episodes import EndlessEpisodeError
-from agents.runs.stop_signals import INTERRUPTED, Stopped, StopSignals
-from agents.runs.summary import print_grid, print_next, print_run
+from agents import NonFiniteError
 from envs import choose_vec_env, make_vec_env
 from envs.cores import usable_cores
 from envs.factory import environment_spec
-from envs.resuming import Resuming
+from envs.state.resuming import Resuming
+from experiments.algorithms import agent_class, build, folder_name, joint_target_kl
+from experiments.evaluation.seeded_episodes import EndlessEpisodeError
+from experiments.geometry import GeometryCallback
+from experiments.grid import Cell, GridStopped, run_grid
+from experiments.report import command as report
+from experiments.run.checkpoints import Checkpoints
+from experiments.run.run import evaluate, learn
+from experiments.run.run_folder import RunFolder
+from experiments.run.stop_signals import INTERRUPTED, Stopped, StopSignals
+from experiments.settings.arguments import Arguments, owner_of
+from experiments.settings.configuration import Configuration
+from experiments.settings.run_settings import RunSettings, differences
+from experiments.summary import print_grid, print_next, print_run
 
 CONFIGS = Path(__file__).parent / "configs"
 # What a setting that makes no sense raises, here, in SB3 or in a user's policy, before training starts.
@@ -317,7 +318,7 @@ def write_report(cells: Sequence[Cell], out: Path) -> None:
     except ImportError:
         print(
             f"\nfor a report: pip install -c constraints.txt -e '.[report]', then "
-            f"{shlex.join(['python', '-m', 'agents.report', str(out.parent)])}"
+            f"{shlex.join(['python', '-m', 'experiments.report', str(out.parent)])}"
         )
         return
     report.main(report.Arguments(runs, out))
@@ -328,8 +329,8 @@ def tune(arguments: Arguments) -> int:
     if len(arguments.algo) * len(arguments.env) * arguments.seeds > 1:
         raise ValueError("--tune takes one --algo and one --env, and chooses its seeds itself")
     # Not at the top, since Optuna is an extra.
-    from agents.tuning.search import tune as search
-    from agents.tuning.study import Search
+    from experiments.tuning.search import tune as search
+    from experiments.tuning.study import Search
 
     configuration, folder = resolve(arguments)
     settings = settings_of(replace(arguments, vec_env="dummy"), configuration)

@@ -2,8 +2,8 @@
 
 from agents.acktr import ACKTR
 from agents.base import PolicyGradientAgent
-from agents.finite import NonFiniteError
 from agents.npg import NPG
+from agents.rollout.finite import NonFiniteError
 from agents.trpo import TRPO
 from agents.vpg import VPG
 

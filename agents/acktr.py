@@ -10,9 +10,9 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import nn
 
 from agents.base import PolicyGradientAgent
-from agents.batch import Batch
+from agents.critic.kronecker import ValueDistribution, fit_critic_by_kronecker
 from agents.hyperparameters import check_ranges
-from agents.kronecker_critic import ValueDistribution, fit_critic_by_kronecker
+from agents.rollout.batch import Batch
 from npg import (
     KroneckerFisher,
     KroneckerStepper,

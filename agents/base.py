@@ -17,16 +17,16 @@ from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from agents.actor import PolicyActor
-from agents.batch import Batch, standardise
-from agents.critic import fit_critic, fit_critic_by_lbfgs
+from agents.critic.minibatch import fit_critic, fit_critic_by_lbfgs
+from agents.critic.snapshot import Snapshot
 from agents.device import faster_device
 from agents.divergence import MOST_REFUSALS, diagnosis
-from agents.finite import check_finite, kept_statistics
 from agents.hyperparameters import check_actions, check_minibatches, check_ranges, check_spread
-from agents.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, observe
-from agents.rollouts import collect
-from agents.snapshot import Snapshot
+from agents.policy.actor import PolicyActor
+from agents.policy.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, observe
+from agents.rollout.batch import Batch, standardise
+from agents.rollout.collect import collect
+from agents.rollout.finite import check_finite, kept_statistics
 from agents.threads import threads
 from agents.update_log import record_update
 from npg import PolicyStep, Rejection, SurrogateObjective
@@ -168,7 +168,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
-        """Fill the rollout buffer; see `agents.rollouts.collect`."""
+        """Fill the rollout buffer; see `agents.rollout.collect.collect`."""
         completed = collect(self, env, callback, rollout_buffer, n_rollout_steps)
         self.iterations += completed
         return completed

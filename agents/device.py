@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from agents.actor import PolicyActor, example_observations
+from agents.policy.actor import PolicyActor, example_observations
 from npg import ExactFisher
 
 # What an update costs, in products with the Fisher matrix: conjugate gradient's and about as much again.

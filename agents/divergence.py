@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.batch import Batch
-from agents.finite import NonFiniteError
+from agents.rollout.batch import Batch
+from agents.rollout.finite import NonFiniteError
 
 # One bad batch passes by itself: nothing was learned from it, and the next one is another. Ten of them under
 # a policy and a critic that did not move say that what they were drawn from, or the network, gives no others.

@@ -9,8 +9,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from agents.base import PolicyGradientAgent
-from agents.batch import Batch
 from agents.hyperparameters import check_ranges
+from agents.rollout.batch import Batch
 from npg import (
     ExactFisher,
     LevenbergMarquardt,

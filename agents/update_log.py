@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from stable_baselines3.common.utils import explained_variance
 
-from agents.batch import Batch
+from agents.rollout.batch import Batch
 from npg import PolicyStep
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from stable_baselines3.common.utils import update_learning_rate
 from torch import Tensor, nn
 
 from agents.base import PolicyGradientAgent
-from agents.batch import Batch
+from agents.critic.snapshot import Snapshot
 from agents.hyperparameters import check_ranges
-from agents.snapshot import Snapshot
+from agents.rollout.batch import Batch
 from npg import FlatParameters, PolicyStep, Rejection, SurrogateObjective
 
 

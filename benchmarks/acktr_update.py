@@ -23,8 +23,8 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents import ACKTR
-from agents.runs.run_folder import versions
 from envs import make_vec_env
+from experiments.run.run_folder import versions
 
 UPDATES = 40  # a multiple of the refresh intervals
 

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from stable_baselines3.common.distributions import kl_divergence
 from torch import Tensor
 
-from agents.actor import PolicyActor
+from agents.policy.actor import PolicyActor
 from npg import Damped, ExactFisher, SurrogateObjective
 
 DAMPING = 0.1  # sb3-contrib's default, on its KL

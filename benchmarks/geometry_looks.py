@@ -10,10 +10,10 @@ from torch import Tensor
 
 import npg
 from agents import TRPO
-from agents.batch import standardise
-from agents.geometry import GeometryCallback, read
-from agents.runs.configuration import Configuration
+from agents.rollout.batch import standardise
 from envs import make_vec_env
+from experiments.geometry import GeometryCallback, read
+from experiments.settings.configuration import Configuration
 
 ROOT, TASK = Path(__file__).parents[1], "Hopper-v5"
 DAMPINGS = (0.01, 0.1, 1.0)
@@ -62,7 +62,7 @@ class Looks(BaseCallback):
             )
             diagonal = torch.cat([block.diag() for block in blocks.values()])
             self.found[step] = {
-                "spectrum": npg.spectrum(exact, steps=100, probes=8),
+                "spectrum": npg.geometry.spectrum(exact, steps=100, probes=8),
                 "coupling": npg.block_coupling(exact, diagonal, places, probes=64),
             }
             for kind, operator in KINDS.items():

@@ -17,7 +17,7 @@ import tyro
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents import TRPO
-from agents.actor import PolicyActor
+from agents.policy.actor import PolicyActor
 from envs import make_vec_env
 
 

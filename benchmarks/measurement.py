@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from agents.runs.hardware import hardware
-from agents.runs.run_folder import versions
+from experiments.run.hardware import hardware
+from experiments.run.run_folder import versions
 
 PEERS = ("sb3-contrib", "tianshou", "envpool")
 

@@ -41,11 +41,14 @@ FALLBACK = "Ant-v4"  # RL Zoo's MuJoCo defaults: normalised, constructor default
 EVALUATION_EPISODES = 100
 EVALUATION_SEED = 10_000
 PARTS = 100
+PACKAGES = ("gymnasium", "mujoco", "numpy", "rl_zoo3", "sb3-contrib", "stable-baselines3", "torch")
 
 
 def main() -> None:
     """Make every run asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--algo", nargs="+", choices=ZOO_FILES, default=["contrib:trpo"])
     parser.add_argument("--env", nargs="+", default=["Hopper-v5"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
@@ -104,7 +107,15 @@ def train(algo: str, env_id: str, seed: int, steps: int) -> dict[str, Any]:
         "settings": settings,
         "versions": {
             name: version(name)
-            for name in ("gymnasium", "mujoco", "numpy", "rl_zoo3", "sb3-contrib", "stable-baselines3", "torch")
+            for name in (
+                "gymnasium",
+                "mujoco",
+                "numpy",
+                "rl_zoo3",
+                "sb3-contrib",
+                "stable-baselines3",
+                "torch",
+            )
         },
         "cores": os.cpu_count(),
         "seconds": round(seconds, 1),
@@ -165,7 +176,9 @@ class Curve(BaseCallback):
         """Return the mean return of each part of the budget, None where no episode ended."""
         part = np.minimum(np.array(self.steps) * PARTS // self.budget, PARTS - 1)
         returns = np.array(self.returns)
-        return [round(float(returns[part == k].mean()), 2) if (part == k).any() else None for k in range(PARTS)]
+        return [
+            round(float(returns[part == k].mean()), 2) if (part == k).any() else None for k in range(PARTS)
+        ]
 
 
 if __name__ == "__main__":

@@ -28,10 +28,10 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor, nn
 
 from agents import TRPO
-from agents.batch import Batch, standardise
-from agents.runs.configuration import Configuration
-from agents.runs.run_folder import versions
+from agents.rollout.batch import Batch, standardise
 from envs import make_vec_env
+from experiments.run.run_folder import versions
+from experiments.settings.configuration import Configuration
 from npg import (
     BlockDiagonalFisher,
     Damped,

@@ -27,9 +27,9 @@ from stable_baselines3.common.callbacks import EvalCallback, StopTrainingOnRewar
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents import ALGORITHMS, VPG
-from agents.runs.configuration import Configuration
-from agents.runs.run_folder import versions
 from envs import make_vec_env
+from experiments.run.run_folder import versions
+from experiments.settings.configuration import Configuration
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 EVALUATE_EVERY = 1000

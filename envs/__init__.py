@@ -6,14 +6,14 @@ an id is expected, ``gymnasium.make`` and SB3 included.
 
 import gymnasium as gym
 
-from envs.catch import Catch
-from envs.env_pool import EnvPoolVecEnv
 from envs.errors import MissingExtraError, UnknownEnvironmentError
 from envs.factory import VecEnvChoice, choose_vec_env, make_vec_env
-from envs.gaussian_bandit import GaussianBandit
-from envs.gymnasium_vector import GymnasiumVecEnv
-from envs.linear_quadratic import LinearQuadratic
-from envs.two_state_chain import TwoStateChain
+from envs.tasks.catch import Catch
+from envs.tasks.gaussian_bandit import GaussianBandit
+from envs.tasks.linear_quadratic import LinearQuadratic
+from envs.tasks.two_state_chain import TwoStateChain
+from envs.vector.env_pool import EnvPoolVecEnv
+from envs.vector.gymnasium_vector import GymnasiumVecEnv
 
 __all__ = [
     "Catch",
@@ -31,10 +31,10 @@ __all__ = [
 
 # The first two end their own episodes; the others never do, only a time limit cuts them.
 _TASKS: dict[str, tuple[str, int | None]] = {
-    "Catch-v0": ("envs.catch:Catch", None),
-    "GaussianBandit-v0": ("envs.gaussian_bandit:GaussianBandit", None),
-    "LinearQuadratic-v0": ("envs.linear_quadratic:LinearQuadratic", 100),
-    "TwoStateChain-v0": ("envs.two_state_chain:TwoStateChain", 100),
+    "Catch-v0": ("envs.tasks.catch:Catch", None),
+    "GaussianBandit-v0": ("envs.tasks.gaussian_bandit:GaussianBandit", None),
+    "LinearQuadratic-v0": ("envs.tasks.linear_quadratic:LinearQuadratic", 100),
+    "TwoStateChain-v0": ("envs.tasks.two_state_chain:TwoStateChain", 100),
 }
 
 for _env_id, (_entry_point, _max_episode_steps) in _TASKS.items():

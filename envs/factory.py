@@ -17,9 +17,9 @@ from stable_baselines3.common.env_util import make_vec_env as sb3_make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from envs.cores import usable_cores
-from envs.env_pool import EnvPoolVecEnv
 from envs.errors import MissingExtraError, UnknownEnvironmentError
-from envs.workers import WorkerVecEnv
+from envs.vector.env_pool import EnvPoolVecEnv
+from envs.workers.worker_vec_env import WorkerVecEnv
 
 # env_id, n_envs, seed, env_kwargs -> vector environment
 VecEnvBuilder = Callable[[str, int, int | None, dict[str, Any]], VecEnv]

@@ -5,8 +5,6 @@ Needs torch alone: no environments, no files, no logging.
 
 from npg.conjugate_gradient import Solution, Status, conjugate_gradient
 from npg.damping import LevenbergMarquardt
-from npg.diagnostics import Coupling, block_coupling, parameter_covariance, relative_gap, standard_error
-from npg.diagonal import BlockDiagonalFisher, DiagonalFisher
 from npg.distributions import (
     Bernoulli,
     Categorical,
@@ -14,19 +12,27 @@ from npg.distributions import (
     Distribution,
     MultiCategorical,
 )
-from npg.ekfac import EigenvalueCorrectedFisher
-from npg.fisher import EmpiricalFisher, ExactFisher, FiniteDifferenceFisher, SampledFisher
-from npg.hessian import KLHessian, LikelihoodHessian
-from npg.kfac import KroneckerFisher
-from npg.kronecker_step import KroneckerStepper
+from npg.fisher.diagonal import BlockDiagonalFisher, DiagonalFisher
+from npg.fisher.ekfac import EigenvalueCorrectedFisher
+from npg.fisher.exact import EmpiricalFisher, ExactFisher, FiniteDifferenceFisher, SampledFisher
+from npg.fisher.hessian import KLHessian, LikelihoodHessian
+from npg.fisher.kfac import KroneckerFisher
+from npg.fisher.kronecker_step import KroneckerStepper
+from npg.fisher.shrunk import ShrunkFisher
+from npg.geometry.diagnostics import (
+    Coupling,
+    block_coupling,
+    parameter_covariance,
+    relative_gap,
+    standard_error,
+)
+from npg.geometry.spectrum import Estimate, Spectrum, Tridiagonal, lanczos, spectrum
 from npg.line_search import LineSearch, backtrack
 from npg.linear_operator import Damped, InvertibleOperator, LinearOperator, SingularMatrixError
 from npg.objective import Evaluation, SurrogateObjective
 from npg.parameters import FlatParameters
 from npg.policy_step import PolicyStep, Rejection
 from npg.reduction import Reduce
-from npg.shrunk_fisher import ShrunkFisher
-from npg.spectrum import Estimate, Spectrum, Tridiagonal, lanczos, spectrum
 from npg.trust_region import (
     NaturalDirection,
     natural_direction,

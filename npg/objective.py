@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from npg.fisher import evaluate
+from npg.fisher.exact import evaluate
 from npg.parameters import FlatParameters
 from npg.reduction import Reduce, identity
 

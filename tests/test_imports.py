@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("npg", "agents", "envs", "configs")
+PACKAGES = ("npg", "agents", "envs", "experiments", "configs")
 
 
 def sources(package: str) -> list[Path]:
@@ -64,14 +64,15 @@ def test_npg_needs_torch_alone() -> None:
 @pytest.mark.parametrize(
     ("package", "forbidden"),
     [
-        ("npg", {"agents", "envs", "configs", "train"}),
-        ("agents", {"envs", "train"}),
-        ("envs", {"npg", "agents", "train"}),
-        ("configs", {"agents", "envs", "train"}),
+        ("npg", {"agents", "envs", "experiments", "configs", "train"}),
+        ("agents", {"envs", "experiments", "train"}),
+        ("envs", {"npg", "agents", "experiments", "train"}),
+        ("experiments", {"train"}),
+        ("configs", {"agents", "envs", "experiments", "train"}),
     ],
 )
 def test_nothing_imports_upwards(package: str, forbidden: set[str]) -> None:
-    """Allowed is npg <- agents <- train.py; envs stands alone, and agents does not know it."""
+    """Allowed is npg <- agents <- experiments <- train.py, and envs <- experiments."""
     assert not imported(package) & forbidden
 
 

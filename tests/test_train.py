@@ -17,10 +17,10 @@ import yaml
 from episodes import Episodes
 from stable_baselines3.common.callbacks import BaseCallback
 
-import agents.runs.run
+import experiments.run.run
 import train
 from agents import ALGORITHMS, TRPO, NonFiniteError
-from agents.runs import seeded_episodes
+from experiments.evaluation import seeded_episodes
 from train import Arguments, main
 
 NO_NORMALISERS = "policy_kwargs={normalize_observations: false, normalize_returns: false}"
@@ -282,13 +282,13 @@ def test_geometry_is_logged_when_asked_for(arguments: Arguments) -> None:
 def test_progress_is_counted_in_steps(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bar is full at the end, and never beyond."""
     bars = []
-    make = agents.runs.run.Progress
+    make = experiments.run.run.Progress
 
     def spy(*args: object) -> BaseCallback:
         bars.append(make(*args))
         return bars[-1]
 
-    monkeypatch.setattr(agents.runs.run, "Progress", spy)
+    monkeypatch.setattr(experiments.run.run, "Progress", spy)
     main(changed(arguments, steps=500))
     assert bars[0]._bar.n == bars[0]._bar.total == 500
 

@@ -12,7 +12,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
 
 from agents import ACKTR
-from agents.actor import PolicyActor
+from agents.policy.actor import PolicyActor
 from envs import Catch, make_vec_env
 from npg import Categorical, FlatParameters, Rejection
 

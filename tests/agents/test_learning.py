@@ -10,8 +10,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from agents import ACKTR, ALGORITHMS, NPG, TRPO, VPG
 from agents.base import PolicyGradientAgent
-from agents.runs.configuration import Configuration
 from envs import GaussianBandit, LinearQuadratic, make_vec_env
+from experiments.settings.configuration import Configuration
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GAMMA = 0.9

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 import envs
 from envs import MissingExtraError, UnknownEnvironmentError, make_vec_env
 from envs.factory import choose_vec_env, environment_spec
-from envs.workers import WorkerVecEnv
+from envs.workers.worker_vec_env import WorkerVecEnv
 
 
 def rollout(vec_env: VecEnv, steps: int = 5) -> np.ndarray:

@@ -45,7 +45,7 @@ def arm(faults: list[list[Any]]) -> None:
 
 def full_log(row: int) -> None:
     """Let the disk be full when that row is written: /dev/full takes nothing."""
-    from agents.runs.csv_log import CsvLog
+    from experiments.run.csv_log import CsvLog
 
     before(CsvLog, "write", row, lambda log: os.dup2(full(), log._file.fileno()))
 
@@ -63,7 +63,7 @@ def full_events(row: int) -> None:
 
 def full_checkpoint(number: int) -> None:
     """Let the disk be full when that checkpoint's bytes are synced."""
-    from agents.runs import checkpoint_file
+    from experiments.run import checkpoint_file
 
     def fail(_: int) -> None:
         raise OSError(28, "No space left on device")
@@ -90,7 +90,7 @@ def slow_checkpoint(seconds: float) -> None:
 
 def on_checkpoint_sync(work: Callable[[int], None]) -> None:
     """Do something before a checkpoint's bytes are synced, with their descriptor."""
-    from agents.runs import atomic_file
+    from experiments.run import atomic_file
 
     fsync = os.fsync
 
@@ -104,10 +104,10 @@ def on_checkpoint_sync(work: Callable[[int], None]) -> None:
 
 def version(package: str, number: str) -> None:
     """Say that a package has another version."""
-    import agents.runs.run_settings
+    import experiments.settings.run_settings
 
-    versions = agents.runs.run_settings.versions
-    agents.runs.run_settings.versions = lambda: versions() | {package: number}
+    versions = experiments.settings.run_settings.versions
+    experiments.settings.run_settings.versions = lambda: versions() | {package: number}
 
 
 def before(owner: Any, attribute: str, call: int, work: Callable[..., object]) -> None:

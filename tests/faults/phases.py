@@ -50,10 +50,10 @@ class Phases:
         """Let the run in this process tell its phases."""
         import train
         from agents.base import PolicyGradientAgent
-        from agents.runs.checkpointing import Checkpointing
-        from agents.runs.csv_log import CsvLog
-        from agents.runs.run_folder import RunFolder
-        from envs.crew import Crew
+        from envs.workers.worker_pool import Crew
+        from experiments.run.checkpointing import Checkpointing
+        from experiments.run.csv_log import CsvLog
+        from experiments.run.run_folder import RunFolder
 
         phases = cls(Path(path))
         phases._numbers[1] += 1  # of "start"

@@ -19,9 +19,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from agents import ALGORITHMS, TRPO, NonFiniteError
 from agents.base import PolicyGradientAgent
 from agents.divergence import MOST_REFUSALS
-from agents.normalisation import RunningMoments
-from agents.runs.agent_state import take_agent
-from agents.runs.plain_data import to_bytes
+from agents.policy.normalisation import RunningMoments
+from experiments.run.agent_state import take_agent
+from experiments.run.plain_data import to_bytes
 from npg import Categorical, ExactFisher, KroneckerFisher, KroneckerStepper, Rejection, SurrogateObjective
 
 N_ENVS, N_STEPS = 2, 8

@@ -9,9 +9,9 @@ import pytest
 from faults.comparison import differences
 from faults.harness import SHORT, Server, logs_of, run_folder
 
-from agents.runs.checkpoint_file import CorruptCheckpointError
-from agents.runs.checkpoints import Checkpoints, NoValidCheckpointError
-from agents.runs.plain_data import to_bytes
+from experiments.run.checkpoint_file import CorruptCheckpointError
+from experiments.run.checkpoints import Checkpoints, NoValidCheckpointError
+from experiments.run.plain_data import to_bytes
 
 ARGV = ("--algo", "trpo", "--env", "CartPole-v1", "--vec-env", "dummy", *SHORT)
 FEW, MANY = 48, 1000

@@ -10,7 +10,7 @@ import pytest
 from faults.comparison import differences
 from faults.harness import SHORT, Server, logs_of, run_folder
 
-from agents.runs.checkpoints import Checkpoints
+from experiments.run.checkpoints import Checkpoints
 
 ARGV = ("--algo", "npg", "--env", "CartPole-v1", "--vec-env", "dummy", *SHORT)
 

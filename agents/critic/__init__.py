@@ -1,0 +1,1 @@
+"""Fit the value function."""

@@ -1,0 +1,155 @@
+"""SB3's actor-critic policies, with separate feature extractors and normalisers of their own."""
+
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor, nn
+
+from agents.critic.snapshot import Snapshot
+from agents.policy.normalisation import ObservationNormaliser, RunningMoments
+from agents.rollout.batch import Batch
+
+
+class MlpPolicy(ActorCriticPolicy):
+    """An SB3 policy that does not share features between actor and critic unless it is told to.
+
+    What both read, only the policy step may move: a critic on shared features fits them no more. So
+    they are separate by default.
+
+    What normalises observations is frozen during a rollout and its update; what normalises returns changes
+    before the critic's fit, without changing a value. The policy predicts on raw observations, and is saved
+    with all that it needs.
+
+    Arguments not listed are SB3's.
+
+    Args:
+        share_features_extractor: whether actor and critic read one feature extractor.
+        normalize_observations: whether measured observations (boxes, not images) are normalised by
+            their running mean and variance.
+        normalize_returns: whether the critic predicts returns in units of their running deviation.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        *,
+        share_features_extractor: bool = False,
+        normalize_observations: bool = False,
+        normalize_returns: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            share_features_extractor=share_features_extractor,
+            **kwargs,
+        )
+        self.observation_normaliser = (
+            ObservationNormaliser(observation_space) if normalize_observations else None
+        )
+        self.return_moments = RunningMoments() if normalize_returns else None
+        if normalize_returns and isinstance(self.value_net, nn.Linear):
+            # Random first values would enter the first returns, and these the first statistics.
+            nn.init.zeros_(self.value_net.weight)
+            nn.init.zeros_(self.value_net.bias)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | {
+            "share_features_extractor": self.share_features_extractor,
+            "normalize_observations": self.observation_normaliser is not None,
+            "normalize_returns": self.return_moments is not None,
+        }
+
+    def _normalised(self, obs: PyTorchObs) -> PyTorchObs:
+        return obs if self.observation_normaliser is None else self.observation_normaliser(obs)
+
+    def _in_return_units(self, values: Tensor) -> Tensor:
+        if self.return_moments is None:
+            return values
+        return values * self.return_moments.deviation.to(values) + self.return_moments.mean.to(values)
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Return actions, values and log-probabilities at N raw observations."""
+        actions, values, log_prob = super().forward(self._normalised(obs), deterministic)  # type: ignore[arg-type]
+        return actions, self._in_return_units(values), log_prob
+
+    def get_distribution(self, obs: PyTorchObs) -> Distribution:
+        """Return the distribution of actions at N raw observations."""
+        return super().get_distribution(self._normalised(obs))
+
+    def predict_values(self, obs: PyTorchObs) -> Tensor:
+        """Return the values (N, 1) of N raw observations, in units of the return."""
+        return self._in_return_units(super().predict_values(self._normalised(obs)))
+
+    def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return values, log-probabilities and entropy of actions at N raw observations."""
+        values, log_prob, entropy = super().evaluate_actions(self._normalised(obs), actions)
+        return self._in_return_units(values), log_prob, entropy
+
+    def observe(self, observations: PyTorchObs) -> None:
+        """Let the observation normaliser take in N raw observations."""
+        if self.observation_normaliser is not None:
+            self.observation_normaliser.update(observations)
+
+    def written_by_returns(self) -> list[Tensor]:
+        """Return what `observe_returns` writes."""
+        if self.return_moments is None:
+            return []
+        return [*self.return_moments.buffers(), *self.value_net.parameters()]
+
+    @torch.no_grad()
+    def observe_returns(self, returns: Tensor) -> None:
+        """Let the return normaliser take in returns (N,), and keep every value where it was.
+
+        The last layer is rescaled against the new statistics (van Hasselt et al. 2016, "Learning values
+        across many orders of magnitude", eq. 4).
+        """
+        moments = self.return_moments
+        if moments is None:
+            return
+        mean, deviation = moments.mean.clone(), moments.deviation
+        moments.update(returns)
+        if isinstance(self.value_net, nn.Linear):
+            ratio = (deviation / moments.deviation).to(self.value_net.weight)
+            shift = ((mean - moments.mean) / moments.deviation).to(self.value_net.bias)
+            self.value_net.weight.mul_(ratio)
+            self.value_net.bias.mul_(ratio).add_(shift)
+
+
+class CnnPolicy(MlpPolicy):
+    """The same on images, with NatureCNN features."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **{"features_extractor_class": NatureCNN, **kwargs})
+
+
+class MultiInputPolicy(MlpPolicy):
+    """The same on dictionaries of observations."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **{"features_extractor_class": CombinedExtractor, **kwargs})
+
+
+def observe(policy: ActorCriticPolicy, batch: Batch) -> None:
+    """Let the statistics that a policy reads take in a batch, now that its update is over.
+
+    They are its normaliser's and batch norm's; where a number is not finite, all stay as they are.
+    """
+    before = Snapshot(policy.buffers())
+    if isinstance(policy, MlpPolicy):
+        policy.observe(batch.observations)
+    layers = (isinstance(module, nn.modules.batchnorm._BatchNorm) for module in policy.modules())
+    if len(batch) > 1 and any(layers):  # a single state has no variance, and batch norm would raise
+        policy.set_training_mode(True)
+        with torch.no_grad():
+            policy.evaluate_actions(batch.observations, batch.actions)
+    if not before.still_finite():
+        before.restore()

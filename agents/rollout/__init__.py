@@ -1,0 +1,1 @@
+"""Collect trajectories and turn them into a batch."""

@@ -1,0 +1,70 @@
+"""All that one update reads."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from torch import Tensor
+
+from npg.fisher.state_mean import select
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """N transitions as tensors on the agent's device.
+
+    Attributes:
+        observations: a tensor (N, ...), or a dictionary of them.
+        actions: (N,) int64 for Discrete actions, else (N, A).
+        old_log_prob: log-probability of the actions under the policy that took them, (N,), in nats.
+        old_values: the critic's estimates during the rollout, (N,).
+        advantages: (N,).
+        returns: targets of the critic, (N,).
+    """
+
+    observations: Any
+    actions: Tensor
+    old_log_prob: Tensor
+    old_values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    def __len__(self) -> int:
+        return self.returns.shape[0]
+
+    @classmethod
+    def from_buffer(cls, buffer: RolloutBuffer, action_space: spaces.Space) -> "Batch":
+        """Read a full rollout buffer."""
+        samples = next(buffer.get(batch_size=None))
+        actions = samples.actions
+        if isinstance(action_space, spaces.Discrete):
+            actions = actions.long().flatten()  # the buffer keeps them as a column of floats
+        return cls(
+            samples.observations,
+            actions,
+            samples.old_log_prob,
+            samples.old_values,
+            samples.advantages,
+            samples.returns,
+        )
+
+    def select(self, indices: Tensor | slice) -> Any:
+        """Return the observations at the indices."""
+        return select(self.observations, indices)
+
+
+def standardise(advantages: Tensor) -> Tensor:
+    """Return advantages (N,) with mean 0 and standard deviation 1.
+
+    Where they are equal up to rounding they carry no preference: the result is then exactly 0, not
+    rounding noise blown up to unit size.
+    """
+    rounding = torch.finfo(advantages.dtype).eps * advantages.abs().amax()
+    exact = advantages.double()  # where the mean of equal numbers is that number
+    centred = exact - exact.mean()
+    deviation = centred.square().mean().sqrt()
+    if deviation <= rounding:
+        return torch.zeros_like(advantages)
+    return (centred / deviation).to(advantages.dtype)

@@ -1,0 +1,100 @@
+"""What must be finite in a rollout, and what is put back where it is not."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.rollout.trajectories import stacked
+
+# Of VecNormalize; obs_rms is missing where observations are left as they are.
+RUNNING_STATISTICS = ("obs_rms", "ret_rms", "returns")
+
+
+class NonFiniteError(FloatingPointError, ValueError):
+    """A number is NaN or infinite, and the run over; as a ValueError it makes RL Zoo prune a trial."""
+
+
+@contextmanager
+def kept_statistics(agent: OnPolicyAlgorithm) -> Iterator[None]:
+    """Put the statistics of a `VecNormalize` back where a number is not finite, theirs included.
+
+    The episodes that met it are over then: the next `learn` begins new ones.
+
+    Raises:
+        NonFiniteError: a square overflowed in the statistics, which then would turn all that follows into 0.
+    """
+    normaliser = agent.get_vec_normalize_env()
+    state = vars(normaliser) if normaliser else {}
+    before = copy.deepcopy({key: state[key] for key in RUNNING_STATISTICS if key in state})
+    try:
+        yield
+        check_statistics(agent, {key: state[key] for key in before})
+    except NonFiniteError:
+        state.update(before)
+        agent._last_obs = agent._last_original_obs = None
+        raise
+
+
+def check_statistics(agent: OnPolicyAlgorithm, statistics: dict[str, Any]) -> None:
+    """Raise where the running statistics of a `VecNormalize` are not finite.
+
+    Raises:
+        NonFiniteError: naming them and the step.
+    """
+    for name, value in statistics.items():
+        for moments in value.values() if isinstance(value, dict) else (value,):
+            numbers = [moments] if name == "returns" else [moments.mean, moments.var]
+            if not all(np.isfinite(number).all() for number in numbers):
+                raise NonFiniteError(
+                    f"{name} of VecNormalize overflowed before step {agent.num_timesteps}: "
+                    f"{'an observation' if name == 'obs_rms' else 'a reward'} was too large to be squared. "
+                    "No parameter has changed since the last update; check the environment."
+                )
+
+
+def check_ended(
+    agent: OnPolicyAlgorithm, env: VecEnv, dones: np.ndarray, infos: list[dict[str, Any]]
+) -> None:
+    """Raise where an episode's return or last observation, which `new_obs` no longer holds, is not finite.
+
+    Raises:
+        NonFiniteError: naming the environment and the step.
+    """
+    ended = np.flatnonzero(dones).tolist()
+    last = [i for i in ended if infos[i].get("terminal_observation") is not None]
+    if last:
+        observations = stacked([infos[i]["terminal_observation"] for i in last])
+        check_finite(agent, env, "observation", observations, last)
+    told = [i for i in ended if infos[i].get("episode") is not None]
+    if told:
+        returns = np.array([infos[i]["episode"]["r"] for i in told])
+        check_finite(agent, env, "return of an episode", returns, told)
+
+
+def check_finite(
+    agent: OnPolicyAlgorithm, env: VecEnv, what: str, values: Any, indices: list[int] | None = None
+) -> None:
+    """Raise where a value of any environment, or of those at `indices`, shape (n, ...), is NaN or infinite.
+
+    Raises:
+        NonFiniteError: naming the environment and the step.
+    """
+    parts = values if isinstance(values, dict) else {"": values}
+    for key, array in parts.items():
+        finite = np.isfinite(array)
+        if finite.all():
+            continue
+        row = int(np.argwhere(~finite)[0, 0])
+        index = row if indices is None else indices[row]
+        spec = env.get_attr("spec", index)[0]
+        name = spec.id if spec is not None else "an unregistered environment"
+        raise NonFiniteError(
+            f"{name} (environment {index} of {env.num_envs}) met a non-finite {what}"
+            f"{f' {key!r}' if key else ''} at step {agent.num_timesteps}: {array[row]}. No parameter "
+            f"has changed since the last update; check the {'policy' if what == 'action' else 'environment'}."
+        )

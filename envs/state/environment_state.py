@@ -1,0 +1,238 @@
+"""The full state of one environment and its wrappers, to go on from later to the same bits."""
+
+import inspect
+from collections.abc import Iterator
+from operator import attrgetter
+from typing import Any
+
+import gymnasium as gym
+from gymnasium import wrappers
+from gymnasium.envs import classic_control
+from stable_baselines3.common.monitor import Monitor
+
+from envs.state.generator_state import restore_generator, restore_spaces, take_generator, take_spaces
+from envs.state.physics_state import is_physics, restore_physics, take_physics
+from envs.state.plain_data import Plain, from_plain, to_plain
+from envs.tasks.catch import Catch
+from envs.tasks.gaussian_bandit import GaussianBandit
+from envs.tasks.linear_quadratic import LinearQuadratic
+from envs.tasks.two_state_chain import TwoStateChain
+
+State = dict[str, Plain]
+
+# What a step or a reset reads and an earlier one wrote, beside the generator. Subclasses may keep more:
+# only these very classes are known.
+_ENVIRONMENTS: dict[type, tuple[str, ...]] = {
+    classic_control.AcrobotEnv: ("state",),
+    classic_control.CartPoleEnv: ("state", "steps_beyond_terminated"),
+    classic_control.Continuous_MountainCarEnv: ("state",),
+    classic_control.MountainCarEnv: ("state",),
+    classic_control.PendulumEnv: ("state", "last_u"),
+    Catch: ("_ball_row", "_ball_column", "_paddle"),
+    GaussianBandit: (),
+    LinearQuadratic: ("_state",),
+    TwoStateChain: ("_state",),
+}
+_PHYSICS = ("init_qpos", "goal", "goal_pos", "cylinder_pos")  # Pusher writes its first, too
+_CHECKER = ("checked_reset", "checked_step", "checked_render", "close_called", "checked_data_reuse")
+_WRAPPERS: dict[type, tuple[str, ...]] = {
+    Monitor: (
+        "rewards",
+        "needs_reset",
+        "episode_returns",
+        "episode_lengths",
+        "total_steps",
+        "current_reset_info",
+    ),
+    wrappers.Autoreset: ("autoreset",),
+    wrappers.NormalizeObservation: (
+        "obs_rms.mean",
+        "obs_rms.var",
+        "obs_rms.count",
+        "_update_running_mean",
+    ),
+    wrappers.NormalizeReward: (
+        "return_rms.mean",
+        "return_rms.var",
+        "return_rms.count",
+        "discounted_reward",
+        "_update_running_mean",
+    ),
+    wrappers.OrderEnforcing: ("_has_reset",),
+    wrappers.PassiveEnvChecker: _CHECKER,
+    wrappers.TimeAwareObservation: ("timesteps",),
+    wrappers.TimeLimit: ("_elapsed_steps",),
+} | dict.fromkeys(
+    (  # nothing; a function that is handed to one must keep nothing either
+        wrappers.AddRenderObservation,
+        wrappers.ClipAction,
+        wrappers.ClipReward,
+        wrappers.DtypeObservation,
+        wrappers.FilterObservation,
+        wrappers.FlattenObservation,
+        wrappers.GrayscaleObservation,
+        wrappers.RescaleAction,
+        wrappers.RescaleObservation,
+        wrappers.ReshapeObservation,
+        wrappers.ResizeObservation,
+        wrappers.TransformAction,
+        wrappers.TransformObservation,
+        wrappers.TransformReward,
+    ),
+    (),
+)
+
+
+class StateUnavailableError(RuntimeError):
+    """Raised when a state cannot be taken, or not restored here; reset instead."""
+
+
+def take_state(env: gym.Env[Any, Any]) -> State:
+    """Returns all that the next steps and resets of an environment depend on, as plain data.
+
+    Known are Gymnasium's classic control and MuJoCo tasks, this package's tasks, SB3's ``Monitor``, and those
+    of Gymnasium's wrappers that keep little or nothing. **Any other environment or wrapper** can give its
+    own state, by two methods of its class: ``get_state() -> state``, plain data as `to_plain` takes it,
+    and ``set_state(state)``. They care for what this class itself keeps; ``np_random``, the spaces'
+    generators, and what it wraps are cared for here. Settings are not state: what the constructor set is
+    expected to be so again, and what was changed from outside later, by ``set_attr`` say, to be
+    changed again.
+    Times of day are left out, so that equal runs have equal states.
+
+    Args:
+        env: Between two steps.
+
+    Returns:
+        Strings, ints, floats, bools, None and arrays of numbers, in dicts and lists.
+
+    Raises:
+        StateUnavailableError: If an environment or wrapper is not known and lacks the two methods.
+    """
+    return {"layers": [_take_layer(layer) for layer in _layers(env)]}
+
+
+def restore_state(env: gym.Env[Any, Any], state: State) -> None:
+    """Puts an environment, a fresh one say, into a state of `take_state`.
+
+    A ``Monitor`` forgets when past episodes were (``get_episode_times`` is NaN for them), and
+    ``PassiveEnvChecker`` does not repeat its checks of the first step.
+
+    Args:
+        env: Made with the same arguments, by the same versions of packages.
+        state: What `take_state` returned; it is not changed, and shares no memory with the environment.
+
+    Raises:
+        ValueError: If the state is of an environment that is built otherwise. Reset after any error.
+    """
+    layers, kept = list(_layers(env)), state["layers"]
+    names, expected = [kept_layer["class"] for kept_layer in kept], [class_name(layer) for layer in layers]
+    if names != expected:
+        raise ValueError(
+            f"expected a state of {' around '.join(expected)}, got one of {' around '.join(names)}; "
+            "make the environment as it was made when the state was taken."
+        )
+    for layer, kept_layer in zip(layers, kept, strict=True):
+        _restore_layer(layer, kept_layer)
+
+
+def offers_state(thing: object) -> bool:
+    """Returns whether a class has the methods ``get_state()`` and ``set_state(state)``."""
+    get, set_ = getattr(type(thing), "get_state", None), getattr(type(thing), "set_state", None)
+    try:  # the set_state of Gymnasium's MuJoCo tasks takes positions and velocities, and is another
+        inspect.signature(get).bind(thing)  # type: ignore[arg-type]
+        inspect.signature(set_).bind(thing, None)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    return True
+
+
+def class_name(thing: object) -> str:
+    """Returns the full name of a thing's class."""
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+
+
+def _layers(env: gym.Env[Any, Any]) -> Iterator[Any]:
+    """Yields the environment from its outermost wrapper to its core."""
+    while isinstance(env, gym.Wrapper):
+        yield env
+        env = env.env
+    yield env
+
+
+def _take_layer(layer: Any) -> State:
+    try:
+        state: State = {"class": class_name(layer), "spaces": take_spaces(_spaces(layer))}
+        if not isinstance(layer, gym.Wrapper):
+            state["np_random"] = take_generator(layer._np_random)
+            state["np_random_seed"] = to_plain(layer._np_random_seed, "np_random_seed")
+        if offers_state(layer):
+            return {**state, "own": to_plain(layer.get_state(), "get_state()")}
+        if not isinstance(layer, gym.Wrapper) and is_physics(layer):
+            state["physics"] = take_physics(layer)
+        return {**state, "attributes": _take_attributes(layer, _attributes(layer))}
+    except TypeError as error:
+        raise StateUnavailableError(f"expected plain state from {class_name(layer)}: {error}") from error
+
+
+def _restore_layer(layer: Any, state: State) -> None:
+    if "own" in state:
+        layer.set_state(from_plain(state["own"]))
+    else:
+        names = _attributes(layer)
+        for name, value in state["attributes"].items():
+            if name not in names:
+                raise ValueError(f"expected attributes {names} of {class_name(layer)}, got {name!r}.")
+            owner, _, attribute = name.rpartition(".")
+            setattr(attrgetter(owner)(layer) if owner else layer, attribute, from_plain(value))
+    if "physics" in state:
+        restore_physics(layer, state["physics"])
+    if isinstance(layer, Monitor):
+        layer.episode_times = [float("nan")] * len(layer.episode_returns)
+    if isinstance(layer, wrappers.PassiveEnvChecker):
+        layer._previous_data = (None, {})  # whose place the next step's data cannot be in
+    # The generators last: the environment's own method may have drawn or reset.
+    if not isinstance(layer, gym.Wrapper):
+        layer._np_random = restore_generator(layer._np_random, state["np_random"])
+        layer._np_random_seed = from_plain(state["np_random_seed"])
+    restore_spaces(_spaces(layer), state["spaces"])
+
+
+def _take_attributes(layer: Any, names: tuple[str, ...]) -> State:
+    """Returns the attributes that there are; before the first reset some are not."""
+    return {name: to_plain(attrgetter(name)(layer), name) for name in names if _has(layer, name)}
+
+
+def _has(layer: Any, name: str) -> bool:
+    return hasattr(layer, name.partition(".")[0])
+
+
+def _attributes(layer: Any) -> tuple[str, ...]:
+    """Returns the names of what a known class keeps.
+
+    Raises:
+        StateUnavailableError: If the class is unknown.
+    """
+    if not isinstance(layer, gym.Wrapper) and is_physics(layer):
+        return _PHYSICS
+    if isinstance(layer, Monitor) and layer.results_writer is not None:
+        raise StateUnavailableError(
+            "expected a Monitor without a file, got one that writes its episodes to "
+            f"{layer.results_writer.file_handler.name}, which a restored state could not rewind; "
+            "pass filename=None."
+        )
+    known = _WRAPPERS if isinstance(layer, gym.Wrapper) else _ENVIRONMENTS
+    if type(layer) not in known:
+        noun = "a wrapper" if known is _WRAPPERS else "an environment"
+        raise StateUnavailableError(
+            f"expected {noun} whose state can be taken, got {class_name(layer)}: what it keeps from step to "
+            "step is not known here. Give its class the methods get_state() and set_state(state), or leave "
+            "it out, to resume without a reset."
+        )
+    return known[type(layer)]
+
+
+def _spaces(layer: Any) -> tuple[Any, Any]:
+    """Returns a layer's own spaces; a wrapper may have none, and show those of what it wraps."""
+    if isinstance(layer, gym.Wrapper):
+        return layer._action_space, layer._observation_space
+    return getattr(layer, "action_space", None), getattr(layer, "observation_space", None)

@@ -1,0 +1,1 @@
+"""Four small tasks whose answers are known in closed form."""

@@ -1,0 +1,192 @@
+"""Any vector environment of Gymnasium as one of SB3."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from numpy.typing import NDArray
+from stable_baselines3.common.env_util import is_wrapped
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+from envs.observations import copied, replace_rows, row, rows_of
+from envs.vector.episode_statistics import EpisodeStatistics
+from envs.vector.partial_reset import PartialReset, partial_reset_of
+
+Info = dict[str, Any]
+
+
+class GymnasiumVecEnv(VecEnv):
+    """A Gymnasium ``VectorEnv`` in any autoreset mode, with SB3's semantics.
+
+    A step returns one transition of every environment; where an episode ends, the observation is the
+    first of the next, and the last stands in ``infos[i]["terminal_observation"]``. The three modes
+    give the same bits:
+
+    - SAME_STEP resets so by itself;
+    - DISABLED is told to reset the ended environments, by ``options["reset_mask"]``;
+    - NEXT_STEP, Gymnasium's default, would spend a whole step on the reset, and hand over a transition
+      that ignored its action. It is told to reset before that, see `partial_reset_of`.
+
+    Episodes are counted as SB3's ``Monitor`` does, so that none is needed (`env_is_wrapped` says that
+    there is one). Infos are Gymnasium's, one dict for each environment with the keys it has; those of
+    a reset are in ``reset_infos``. Rewards are float32, as those of SB3's ``DummyVecEnv``.
+    """
+
+    def __init__(
+        self, vector_env: VectorEnv[Any, Any, Any], *, partial_reset: PartialReset | None = None
+    ) -> None:
+        """Wraps the vector environment, which is used up: do not step it elsewhere.
+
+        Args:
+            vector_env: What ``gymnasium.make_vec`` returns, say.
+            partial_reset: For a NEXT_STEP environment that this package does not know how to reset in
+                part: takes it and a mask (n,), resets the environments under the mask and no others,
+                and returns all observations (n, ...) and the infos.
+
+        Raises:
+            ValueError: If the vector environment does not tell its autoreset mode, or if it is
+                NEXT_STEP and cannot be reset in part.
+        """
+        mode = vector_env.metadata.get("autoreset_mode")
+        if not isinstance(mode, AutoresetMode):
+            raise ValueError(
+                f"expected metadata['autoreset_mode'] to be a gymnasium.vector.AutoresetMode, got {mode!r} "
+                f"from {vector_env}; set it to what the environment does when an episode ends."
+            )
+        self.vector_env = vector_env
+        self._actions: Any = None
+        self._partial_reset: PartialReset | None = None
+        if mode is not AutoresetMode.SAME_STEP:
+            self._partial_reset = partial_reset or partial_reset_of(vector_env)
+        self._statistics = EpisodeStatistics(vector_env.num_envs)
+        super().__init__(
+            vector_env.num_envs, vector_env.single_observation_space, vector_env.single_action_space
+        )
+
+    def reset(self) -> VecEnvObs:
+        """Starts new episodes everywhere; after `seed`, environment i with ``seed + i``.
+
+        Raises:
+            ValueError: If `set_options` gave the environments different options.
+        """
+        if any(options != self._options[0] for options in self._options):
+            raise ValueError("expected equal reset options, got several; a VectorEnv takes one for all.")
+        # Gymnasium's own convention for an int is SB3's too; natively vectorised environments take no list.
+        observations, infos = self.vector_env.reset(seed=self._seeds[0], options=self._options[0] or None)
+        self._reset_seeds()
+        self._reset_options()
+        self._statistics.restart()
+        self.reset_infos = _split(infos, self.num_envs)
+        return copied(observations)
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Keeps the actions for `step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Steps, and resets where an episode has ended."""
+        observations, rewards, terminated, truncated, infos = self.vector_env.step(self._actions)
+        observations = copied(observations)
+        dones, counted = self._statistics.step(
+            np.asarray(rewards), np.asarray(terminated), np.asarray(truncated)
+        )
+        split = _split(infos, self.num_envs, leave_out=("final_obs", "final_info"))
+        if dones.any():
+            ended = np.flatnonzero(dones).tolist()
+            if self._partial_reset is None:
+                last = infos["final_obs"]
+                final = _split(infos.get("final_info", {}), self.num_envs)
+                for i in ended:
+                    counted[i]["terminal_observation"] = copied(last[i])
+                    self.reset_infos[i], split[i] = split[i], final[i]
+            else:
+                for i in ended:
+                    counted[i]["terminal_observation"] = row(observations, i)
+                first, reset_infos = self._partial_reset(self.vector_env, dones)
+                replace_rows(observations, dones, rows_of(first, dones))
+                begun = _split(reset_infos, self.num_envs)
+                for i in ended:
+                    self.reset_infos[i] = begun[i]
+        for info, more in zip(split, counted, strict=True):
+            info.update(more)
+        return observations, np.asarray(rewards, dtype=np.float32), dones, split
+
+    def close(self) -> None:
+        """Closes the vector environment."""
+        self.vector_env.close()
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """Returns an attribute of single environments, or of a natively vectorised one for each index."""
+        if hasattr(self.vector_env, "get_attr"):
+            values = self.vector_env.get_attr(attr_name)
+        else:
+            values = [getattr(self.vector_env, attr_name)] * self.num_envs
+        return [values[i] for i in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Sets an attribute of single environments.
+
+        Raises:
+            NotImplementedError: If the environment is natively vectorised, and has no single ones.
+        """
+        if not hasattr(self.vector_env, "set_attr"):
+            raise NotImplementedError(f"{self.vector_env} cannot set {attr_name!r}; set it before wrapping.")
+        chosen = set(self._get_indices(indices))
+        old = [None] * self.num_envs if len(chosen) == self.num_envs else self.get_attr(attr_name)
+        self.vector_env.set_attr(attr_name, [value if i in chosen else old[i] for i in range(self.num_envs)])
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Calls a method of single environments.
+
+        Raises:
+            NotImplementedError: If the vector environment has no single ones, or cannot call some alone.
+        """
+        chosen = list(self._get_indices(indices))
+        inner = self.vector_env.unwrapped
+        if isinstance(inner, SyncVectorEnv):
+            methods = [inner.envs[i].get_wrapper_attr(method_name) for i in chosen]
+            return [method(*method_args, **method_kwargs) for method in methods]
+        if hasattr(self.vector_env, "call") and chosen == list(range(self.num_envs)):
+            return list(self.vector_env.call(method_name, *method_args, **method_kwargs))
+        raise NotImplementedError(
+            f"{self.vector_env} cannot call {method_name!r} of environments {chosen}; use SyncVectorEnv."
+        )
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+        """Returns whether environments are wrapped so; True for ``Monitor``, whose work is done here."""
+        inner = self.vector_env.unwrapped
+        envs = inner.envs if isinstance(inner, SyncVectorEnv) else None
+        return [
+            wrapper_class is Monitor or (envs is not None and is_wrapped(envs[i], wrapper_class))
+            for i in self._get_indices(indices)
+        ]
+
+    def get_images(self) -> list[NDArray[np.uint8] | None]:
+        """Returns a frame of each environment."""
+        frames: Any = self.vector_env.render()
+        return [None] * self.num_envs if frames is None else list(frames)
+
+
+def _split(infos: Info, n_envs: int, leave_out: Iterable[str] = ()) -> list[Info]:
+    """Returns one dict for each environment, with the keys that it has.
+
+    Gymnasium's infos hold for each key an array (n,), or a dict alike, and under ``_key`` a mask (n,)
+    of who has it.
+    """
+    split: list[Info] = [{} for _ in range(n_envs)]
+    for key, values in infos.items():
+        if key in leave_out or (key.startswith("_") and key[1:] in infos):
+            continue
+        mask = infos.get(f"_{key}")
+        holders = range(n_envs) if mask is None else np.flatnonzero(mask)
+        if isinstance(values, dict):
+            values = _split(values, n_envs)
+        for i in holders:
+            split[i][key] = values[i]
+    return split

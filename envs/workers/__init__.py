@@ -1,0 +1,1 @@
+"""A vector environment whose environments run in worker processes."""

@@ -1,0 +1,1 @@
+"""Everything between a command and an agent: runs, grids, searches, evaluation, reports."""

@@ -1,0 +1,86 @@
+"""Every algorithm that a comparison can hold: ours, and SB3's and sb3-contrib's beside them."""
+
+import copy
+import importlib
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+from gymnasium import spaces
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents import ALGORITHMS
+from agents.hyperparameters import nearest
+from experiments.settings.configuration import Configuration
+
+PEERS: dict[str, type[OnPolicyAlgorithm] | None] = {
+    "sb3:ppo": PPO,
+    "sb3:a2c": A2C,
+    "contrib:trpo": None,  # sb3-contrib is an extra, looked for when it is asked for
+}
+NAMES = (*ALGORITHMS, *PEERS)
+
+
+def agent_class(name: str) -> type[OnPolicyAlgorithm]:
+    """Return the class that a name stands for.
+
+    Raises:
+        ValueError: there is no such name.
+        ImportError: it stands for a class of sb3-contrib, which is not installed.
+    """
+    if name in ALGORITHMS:
+        return ALGORITHMS[name]
+    if name not in PEERS:
+        raise ValueError(f"unknown algorithm {name!r}{nearest(name, NAMES)}")
+    if (peer := PEERS[name]) is not None:
+        return peer
+    try:
+        return cast(type[OnPolicyAlgorithm], importlib.import_module("sb3_contrib").TRPO)
+    except ImportError:
+        raise ImportError(
+            f"{name} needs sb3-contrib; install it with: pip install -c constraints.txt sb3-contrib"
+        ) from None
+
+
+def folder_name(name: str) -> str:
+    """Return a name as files and folders have it: "sb3:ppo" is sb3-ppo there."""
+    return name.replace(":", "-")
+
+
+def build(
+    name: str, configuration: Configuration, env: VecEnv, *, seed: int, device: str
+) -> OnPolicyAlgorithm:
+    """Return the algorithm that a configuration describes, untrained."""
+    given = copy.deepcopy(dict(configuration.hyperparameters))  # A2C writes into its policy_kwargs
+    options = {key: with_schedule(value) for key, value in given.items()}
+    return agent_class(name)(configuration.policy, env, seed=seed, device=device, **options)
+
+
+def with_schedule(value: Any) -> Any:
+    """Return RL Zoo's "lin_0.001" as a schedule that falls from 0.001 to 0; anything else as it is.
+
+    Raises:
+        ValueError: what follows lin_ is no number.
+    """
+    if not (isinstance(value, str) and value.startswith("lin_")):
+        return value
+    try:
+        return LinearSchedule(float(value.removeprefix("lin_")), 0.0, 1.0)
+    except ValueError:
+        raise ValueError(f"expected a schedule such as lin_0.001, got {value!r}") from None
+
+
+def joint_target_kl(name: str, hyperparameters: Mapping[str, Any], actions: spaces.Space) -> float | None:
+    """Return the bound on the KL, joint over action dimensions, in nats; None where there is none.
+
+    sb3-contrib's is averaged over the dimensions of a `Box` or a `MultiBinary` space.
+    """
+    bound = hyperparameters.get("target_kl")
+    if name.startswith("sb3:") or not isinstance(bound, int | float):
+        return None
+    if name == "contrib:trpo" and isinstance(actions, spaces.Box | spaces.MultiBinary):
+        bound *= math.prod(actions.shape)
+    return float(bound)

@@ -1,0 +1,1 @@
+"""Play seeded episodes with a trained agent."""

@@ -1,0 +1,169 @@
+"""Episodes that start from given seeds, played by a policy."""
+
+import importlib
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import PolicyPredictor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from experiments.progress import progress_bar
+
+LONGEST = 200_000  # steps of an episode
+
+
+class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
+    """Starts episode after episode from given seeds.
+
+    Args:
+        env: any.
+        first: seed.
+        stride: from one seed to the next.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], first: int, stride: int):
+        super().__init__(env)
+        self._seeds = count(first, stride)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        """Begin the next episode, whatever the caller's seed."""
+        return self.env.reset(seed=next(self._seeds), options=options)
+
+
+class Explorer:
+    """A policy with gSDE whose noise changes as often as in training; SB3's `predict` never changes it.
+
+    Args:
+        policy: with gSDE.
+        interval: steps for which the noise stays.
+    """
+
+    def __init__(self, policy: ActorCriticPolicy, interval: int):
+        self._policy, self._interval, self._steps = policy, interval, 0
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        """Return SB3's prediction."""
+        if self._steps % self._interval == 0:
+            self._policy.reset_noise(len(episode_start))
+        self._steps += 1
+        return self._policy.predict(observation, state, episode_start, deterministic)
+
+
+def find_environment(env_id: str, modules: tuple[str, ...]) -> EnvSpec:
+    """Return a registered environment, after the import of those modules and of no other.
+
+    Args:
+        env_id: perhaps of Gymnasium's form "module:Name-v0", whose module is not imported.
+        modules: that register environments.
+
+    Raises:
+        ImportError: a module cannot be imported.
+        ValueError: there is no such environment.
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ImportError(f"--import {module} failed: {error}") from error
+    module, _, name = env_id.rpartition(":")
+    if name not in gym.registry:
+        remedy = f"--import {module}, if you trust it" if module else "--import envs for this project's own"
+        raise ValueError(
+            f"expected the run's environment to be registered, got {name!r}, which is not; "
+            f"name the module that registers it: {remedy}"
+        )
+    return gym.registry[name]
+
+
+def make_env(
+    spec: EnvSpec, seed: int, n_envs: int, wrap: Callable[[gym.Env], gym.Env] | None = None, **kwargs: Any
+) -> VecEnv:
+    """Return environments in this process; what `play` deals out as episode k starts from seed + k.
+
+    Args:
+        spec: of one environment.
+        seed: of the first episode.
+        n_envs: how many.
+        wrap: around every environment, if anything.
+        kwargs: of `gymnasium.make`.
+    """
+
+    def one(i: int) -> gym.Env:
+        env = gym.make(spec, **kwargs)
+        return Monitor(SeededEpisodes(wrap(env) if wrap else env, seed + n_envs - 1 - i, n_envs))
+
+    return DummyVecEnv([partial(one, i) for i in range(n_envs)])
+
+
+class EndlessEpisodeError(RuntimeError):
+    """An episode has lasted so long that it may never end."""
+
+
+def check_ends(local: dict[str, Any]) -> None:
+    """Check in a step of SB3's `evaluate_policy`, given its local names, that no episode is endless.
+
+    Raises:
+        EndlessEpisodeError: one has lasted `LONGEST` steps.
+    """
+    if local["current_lengths"].max() >= LONGEST:
+        raise EndlessEpisodeError(
+            f"an episode of the evaluation has lasted {LONGEST} steps: the task has no time limit, and the "
+            "policy may never end it; register it with max_episode_steps, or evaluate no episodes"
+        )
+
+
+def play(
+    predictor: PolicyPredictor, env: VecEnv, episodes: int, *, deterministic: bool, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return returns and lengths of episodes, both (episodes,) in the order of their seeds.
+
+    Every environment plays its share to the end, so that short episodes, which end first, count no more.
+
+    Args:
+        predictor: of actions, such as a policy.
+        env: of `make_env`, perhaps under a normaliser of observations.
+        episodes: how many, no fewer than environments.
+        deterministic: whether the most likely actions are taken.
+        seed: of the first episode, and of the actions' generator.
+
+    Raises:
+        RuntimeError: a return is not finite.
+        EndlessEpisodeError: see `check_ends`.
+    """
+
+    def after_step(local: dict[str, Any], _: dict[str, Any]) -> None:
+        bar.update(local["episode_counts"].sum() - bar.n)
+        check_ends(local)
+
+    with torch.random.fork_rng(devices=[]), progress_bar(episodes, "evaluation", "episode") as bar:
+        torch.manual_seed(seed)
+        evaluate_policy(
+            predictor,
+            env,
+            episodes,
+            deterministic,
+            callback=after_step,
+        )
+        bar.update(episodes - bar.n)
+    # SB3 gives the last environments one episode more where they do not divide, so that the last come first.
+    dealt = [(env.num_envs - 1 - k % env.num_envs, k // env.num_envs) for k in range(episodes)]
+    per_env = [env.env_method(name) for name in ("get_episode_rewards", "get_episode_lengths")]
+    returns, lengths = (np.array([of_env[i][j] for i, j in dealt]) for of_env in per_env)
+    if not np.isfinite(returns).all():
+        k = int(np.isfinite(returns).argmin())
+        raise RuntimeError(
+            f"expected finite returns, got {returns[k]} in the episode of seed {seed + k}: the environment "
+            "gave such a reward; run it with another --seed, or mend the environment"
+        )
+    return returns, lengths

@@ -1,0 +1,219 @@
+"""Write a trained policy as an ONNX file, for machines without PyTorch.
+
+    python -m experiments.export runs/CartPole-v1/trpo/seed-0         # writes model.onnx beside model.zip
+    python -m experiments.export model.zip --algo trpo --normaliser vecnormalize.pkl --out policy.onnx
+
+The file maps raw observations to the environment's deterministic actions, as `predict` does: normaliser,
+image scaling and action bounds are inside. It is written only if onnxruntime reproduces `predict`.
+
+    session = onnxruntime.InferenceSession("model.onnx")
+    (actions,) = session.run(None, {"observation": observations})   # (N, *shape), in the space's dtype
+
+A Dict observation has one input for each key. Images are channel first, as the policy takes them.
+Model and normaliser are pickles: load only what you trust.
+"""
+
+import logging
+import pickle
+import sys
+import warnings
+import zipfile
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from gymnasium import spaces
+from gymnasium.vector.utils import batch_space
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor, nn
+
+from agents import ALGORITHMS
+from agents.hyperparameters import nearest
+from agents.policy.actor import unvalidated
+from experiments.run.atomic_file import replacing
+from experiments.settings import plain_yaml
+
+OBSERVATION, ACTION = "observation", "action"
+TOLERANCE = 1e-5
+LARGEST = 1e3  # of a random observation: some bounds are the largest float, where networks overflow
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Write a trained policy as an ONNX file."""
+
+    path: tyro.conf.Positional[Path]
+    """A run folder, or a saved model."""
+    out: Path | None = None
+    """The file to write; the model's name with .onnx by default."""
+    normaliser: Path | None = None
+    """A saved VecNormalize; vecnormalize.pkl beside the model by default."""
+    algo: str | None = None
+    """What trained the model; what the run's config.yaml says by default."""
+    force: bool = False
+    """Replace an existing file."""
+
+
+class Predictor(nn.Module):
+    """What `predict` does between raw observations and actions, in tensors."""
+
+    def __init__(self, policy: Any, normaliser: VecNormalize | None):
+        super().__init__()
+        self.policy = policy
+        self.moments: dict[str, tuple[Tensor, Tensor]] = {}
+        tensor = partial(torch.as_tensor, device=policy.device)
+        if normaliser is not None and normaliser.norm_obs:
+            self.clip = float(normaliser.clip_obs)
+            for key, moment in as_parts(normaliser.obs_rms).items():
+                # float64, as in VecNormalize: a mean far from 0 would cost float32 its digits.
+                self.moments[key] = tensor(moment.mean), tensor(np.sqrt(moment.var + normaliser.epsilon))
+        if isinstance(policy.action_space, spaces.Box):
+            self.low, self.high = tensor(policy.action_space.low), tensor(policy.action_space.high)
+
+    def forward(self, parts: dict[str, Tensor]) -> Tensor:
+        """Return deterministic actions (N, *shape) at N raw observations."""
+        for key, (mean, deviation) in self.moments.items():
+            part = (parts[key].double() - mean) / deviation
+            parts = parts | {key: part.clamp(-self.clip, self.clip).float()}
+        actions: Tensor = self.policy._predict(as_space(self.policy.observation_space, parts), True)
+        actions = actions.reshape((-1, *self.policy.action_space.shape))
+        if not isinstance(self.policy.action_space, spaces.Box):
+            return actions
+        if self.policy.squash_output:
+            return self.low + 0.5 * (actions + 1.0) * (self.high - self.low)
+        return torch.minimum(torch.maximum(actions, self.low), self.high)
+
+
+def as_parts(value: Any) -> dict[str, Any]:
+    """Return what belongs to an observation by the names of the file's inputs."""
+    return value if isinstance(value, dict) else {OBSERVATION: value}
+
+
+def as_space(space: spaces.Space, parts: dict[str, Any]) -> Any:
+    """Return parts as the space has them: a dict, or the one part itself."""
+    return parts if isinstance(space, spaces.Dict) else parts[OBSERVATION]
+
+
+def export_onnx(model: OnPolicyAlgorithm, path: str | Path, normaliser: VecNormalize | None = None) -> None:
+    """Write a model's deterministic policy as one ONNX file, over any file that is there.
+
+    Args:
+        model: with an actor-critic policy.
+        path: of the file.
+        normaliser: of the model's observations; by default that of its own environment, if any.
+
+    Raises:
+        ImportError: the extra `onnx` is not installed.
+        ValueError: the normaliser is for other observations, or a part of them is called "action".
+        RuntimeError: PyTorch cannot trace the policy, or the result disagrees with `predict`.
+    """
+    try:
+        runtime: Any = [import_module(name) for name in ("onnx", "onnxscript", "onnxruntime")][-1]
+    except ImportError as error:
+        raise ImportError(f'{error}; pip install -c constraints.txt -e ".[onnx]"') from error
+    normaliser = normaliser or model.get_vec_normalize_env()
+    shape = model.observation_space.shape
+    if normaliser is not None and normaliser.observation_space.shape != shape:
+        raise ValueError(f"the normaliser is for {normaliser.observation_space}, not for shape {shape}")
+    example: Any = obs_as_tensor(random_observations(model, normaliser, 3), model.device)
+    if ACTION in example:
+        raise ValueError(f"the file's output is called {ACTION!r}; rename that part of the observation")
+    with warnings.catch_warnings(), unvalidated(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter deprecates parts of itself; `verify` is the judge
+        program: Any = torch.onnx.export(
+            Predictor(model.policy, normaliser).eval(),
+            kwargs={"parts": example},
+            dynamic_shapes={"parts": {name: {0: torch.export.Dim("batch")} for name in example}},
+            input_names=list(example),
+            output_names=[ACTION],
+            verbose=False,
+        )
+    graph = program.model_proto
+    for node in graph.graph.node:
+        node.ClearField("metadata_props")  # stack traces, with the paths of this machine
+    session = runtime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    for n in (1, 64):
+        verify(model, normaliser, session, n)
+    with replacing(Path(path)) as temporary:
+        temporary.write_bytes(graph.SerializeToString())
+
+
+def verify(model: OnPolicyAlgorithm, normaliser: VecNormalize | None, session: Any, n: int) -> None:
+    """Raise RuntimeError unless a session of onnxruntime acts as `predict` on n random observations."""
+    raw = random_observations(model, normaliser, n)
+    given = as_space(model.observation_space, raw)
+    given = given if normaliser is None else normaliser.normalize_obs(given)
+    expected, _ = model.predict(given, deterministic=True)
+    (actions,) = session.run(None, raw)
+    agree = (actions.dtype, actions.shape) == (expected.dtype, expected.shape)
+    if agree and not isinstance(model.action_space, spaces.Box):
+        # Of two choices that are equally likely up to rounding, either is the policy's.
+        policy: Any = model.policy
+        choices = policy.get_distribution(obs_as_tensor(given, model.device))
+        for_action = (choices.log_prob(obs_as_tensor(a, model.device)) for a in (actions, expected))
+        actions, expected = (log_prob.numpy(force=True) for log_prob in for_action)
+    if not (agree and np.allclose(actions, expected, rtol=TOLERANCE, atol=TOLERANCE)):
+        raise RuntimeError("onnxruntime and the policy disagree on random observations; nothing is written")
+
+
+def random_observations(model: OnPolicyAlgorithm, normaliser: VecNormalize | None, n: int) -> dict[str, Any]:
+    """Return n raw observations, spread as the normaliser expects them; the same for the same n."""
+    space: Any = batch_space(model.observation_space, n)
+    space.seed(n)
+    sample = as_parts(space.sample())
+    bounded = {key: part.clip(-LARGEST, LARGEST).astype(part.dtype) for key, part in sample.items()}
+    raw = as_space(model.observation_space, bounded)
+    raw = raw if normaliser is None else normaliser.unnormalize_obs(raw)
+    return {key: part.astype(sample[key].dtype) for key, part in as_parts(raw).items()}
+
+
+def find_run(arguments: Arguments) -> tuple[Path, str, VecNormalize | None]:
+    """Return the model's file, its algorithm, and its normaliser if it has one; errors name the remedy."""
+    model = arguments.path / "model.zip" if arguments.path.is_dir() else arguments.path
+    if not zipfile.is_zipfile(model):
+        raise FileNotFoundError(f"{arguments.path} is no run folder with a model.zip, and no saved model")
+    path = model.with_name("config.yaml")
+    config = plain_yaml.read(path) if path.is_file() else {}
+    algo = arguments.algo or config.get("algo", "")
+    if algo not in ALGORITHMS:
+        problem = f"unknown algorithm {algo!r}" if algo else f"no config.yaml is beside {model}; add --algo"
+        raise ValueError(f"{problem}{nearest(algo, ALGORITHMS)}")
+    path = arguments.normaliser or model.with_name("vecnormalize.pkl")
+    if not (path.is_file() or arguments.normaliser or config.get("normalize")):
+        return model, algo, None
+    try:
+        normaliser = pickle.loads(path.read_bytes())
+    except (OSError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"cannot read {path} ({error}); name the run's VecNormalize by --normaliser"
+        ) from None
+    if not isinstance(normaliser, VecNormalize):
+        raise ValueError(f"{path} holds no VecNormalize; name the run's by --normaliser")
+    return model, algo, normaliser
+
+
+def main(arguments: Arguments) -> int:
+    """Export, and return the exit code."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of every package that it misses
+    try:
+        path, algo, normaliser = find_run(arguments)
+        out = arguments.out or path.with_suffix(".onnx")
+        if out.exists() and not arguments.force:
+            raise FileExistsError(f"{out} exists; add --force to replace it, or choose another --out")
+        export_onnx(ALGORITHMS[algo].load(path, device="cpu"), out, normaliser)
+    except (ValueError, ImportError, OSError, RuntimeError, AssertionError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {out}, which agrees with the policy on random observations")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Arguments, description=__doc__)))

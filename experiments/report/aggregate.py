@@ -1,0 +1,92 @@
+"""The algorithms over several tasks, in scores normalised by stated references."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from experiments.report.curves import Curve
+from experiments.report.references import Reference
+from experiments.report.statistics import (
+    Interval,
+    bootstrap_interval,
+    improvement_interval,
+    optimality_gap,
+    profile_interval,
+)
+from experiments.report.task_comparison import STATISTICS, Pair, Task
+
+PROFILE_POINTS = 201
+
+
+@dataclass(frozen=True, eq=False)
+class Aggregate:
+    """All algorithms over all tasks, of normalised training returns.
+
+    Attributes:
+        environments: the tasks, at least two.
+        scores: by algorithm and statistic, the names of `STATISTICS` and "optimality gap".
+        profiles: performance profiles by algorithm, over the normalised score.
+        pairs: probabilities of improvement, averaged over tasks.
+    """
+
+    environments: tuple[str, ...]
+    scores: Mapping[str, Mapping[str, Interval]]
+    profiles: Mapping[str, Curve]
+    pairs: tuple[Pair, ...]
+
+
+def make_aggregate(
+    tasks: Sequence[Task], references: Mapping[str, Reference], generator: np.random.Generator
+) -> tuple[Aggregate | None, list[str]]:
+    """Average over the tasks that have a reference, the algorithms that have all of them."""
+    if len(tasks) < 2:
+        return None, []
+    notes = []
+    if missing := [task.environment for task in tasks if task.environment not in references]:
+        notes.append(
+            f"No reference score for {', '.join(missing)}: left out of what is averaged over tasks. "
+            "Add one, with its source, to configs/references.yaml."
+        )
+    used = [task for task in tasks if task.environment in references]
+    found = {entry.algorithm for task in used for entry in task.entries}
+    everywhere = {name for name in found if all(name in {e.algorithm for e in task.entries} for task in used)}
+    if partly := sorted(found - everywhere):
+        notes.append(
+            f"{', '.join(partly)} {'has' if len(partly) == 1 else 'have'} no run on some of these tasks: "
+            "left out of what is averaged over tasks."
+        )
+    if len(used) < 2 or not everywhere:
+        notes.append(
+            "Nothing is averaged over tasks: that takes two with a reference and a common algorithm."
+        )
+        return None, notes
+    raw = {
+        name: [entry.scores["training"] for task in used for entry in task.entries if entry.algorithm == name]
+        for name in everywhere
+    }
+    normalised = {
+        name: [references[task.environment].normalise(x) for task, x in zip(used, strata, strict=True)]
+        for name, strata in raw.items()
+    }
+    statistics = STATISTICS | {"optimality gap": optimality_gap}
+    scores = {
+        name: {
+            key: bootstrap_interval(statistic, strata, generator=generator)
+            for key, statistic in statistics.items()
+        }
+        for name, strata in sorted(normalised.items())
+    }
+    ranked = sorted(scores, key=lambda name: -scores[name]["IQM"].estimate)
+    lowest, highest = (
+        f(np.concatenate([s for x in normalised.values() for s in x])) for f in (np.min, np.max)
+    )
+    grid = np.linspace(min(0.0, lowest), max(1.0, highest), PROFILE_POINTS)
+    profiles = {name: Curve.of(grid, profile_interval(normalised[name], grid)) for name in ranked}
+    pairs = tuple(
+        Pair(first, second, {"training": improvement_interval(raw[first], raw[second])})
+        for first, second in combinations(ranked, 2)
+    )
+    environments = tuple(task.environment for task in used)
+    return Aggregate(environments, {name: scores[name] for name in ranked}, profiles, pairs), notes

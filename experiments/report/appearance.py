@@ -1,0 +1,134 @@
+"""How algorithms and numbers look, everywhere in a report."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from experiments.report.statistics import Interval
+
+# The colours of Okabe and Ito (2008), "Color universal design", told apart by the colour-blind too, each with
+# dashes of its own, in matplotlib's words, for grey prints.
+STYLES = (
+    ("#0072b2", "-"),
+    ("#d55e00", (0, (5, 1.5))),
+    ("#000000", (0, (1, 1))),
+    ("#009e73", (0, (5, 1.5, 1, 1.5))),
+    ("#cc79a7", (0, (8, 2))),
+    ("#e69f00", (0, (3, 1.5, 1, 1.5, 1, 1.5))),
+    ("#56b4e9", (0, (2.5, 1.5))),
+)
+NOTHING = "\N{EN DASH}"  # stands where there is no number
+USUAL = ("npg", "trpo", "vpg", "acktr", "sb3:ppo", "sb3:a2c", "contrib:trpo")  # in the order of the styles
+
+
+@dataclass(frozen=True)
+class Style:
+    """The look of one algorithm.
+
+    Attributes:
+        label: its name for the reader.
+        colour: "#rrggbb".
+        dashes: matplotlib's line style.
+    """
+
+    label: str
+    colour: str
+    dashes: Any
+
+    @property
+    def plotly_dash(self) -> str:
+        """The dashes in plotly's words, for lines two pixels wide."""
+        return "solid" if self.dashes == "-" else ",".join(f"{2 * length:g}px" for length in self.dashes[1])
+
+    def shade(self, opacity: float) -> str:
+        """Return the colour as CSS's rgba."""
+        red, green, blue = (int(self.colour[i : i + 2], 16) for i in (1, 3, 5))
+        return f"rgba({red},{green},{blue},{opacity:g})"
+
+
+def styles(algorithms: Iterable[str]) -> dict[str, Style]:
+    """Return every algorithm's style: usual ones always look the same, others take what is left."""
+    others = [name for name in algorithms if name not in USUAL]
+    free = [place for place, name in enumerate(USUAL) if name not in set(algorithms)]
+    free += [place for place in range(len(USUAL)) if place not in free]
+    places = {name: place for place, name in enumerate(USUAL)}
+    places |= {name: free[k % len(free)] for k, name in enumerate(others)}
+    return {name: Style(label(name), *STYLES[places[name]]) for name in sorted(algorithms)}
+
+
+def label(algorithm: str) -> str:
+    """Return an algorithm's name for the reader: NPG, but sb3:ppo."""
+    return algorithm if ":" in algorithm else algorithm.upper()
+
+
+def number(value: float) -> str:
+    """Return a number with about three digits, as one writes it in a text."""
+    if math.isnan(value):
+        return NOTHING
+    size = abs(value)
+    text = f"{value:.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}"
+    if size >= 10_000:
+        text = f"{value:,.0f}".replace(",", "\u202f")
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def interval(value: Interval, write: Any = number) -> str:
+    """Return "estimate [low, high]", or the estimate alone where the bounds are unknown."""
+    if math.isnan(value.low):
+        return f"{write(value.estimate)}"
+    return f"{write(value.estimate)} [{write(value.low)}, {write(value.high)}]"
+
+
+def probability(value: Interval) -> str:
+    """Return a probability with its interval, two decimals each."""
+    return interval(value, lambda p: f"{p:.2f}")
+
+
+def steps(value: float) -> str:
+    """Return a number of environment steps, such as "12.5k" or "not reached"."""
+    if math.isinf(value):
+        return "not reached"
+    for unit, name in ((1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.3g}{name}"
+    return f"{value:.0f}"
+
+
+def decade_ticks(low: float, high: float, power: str) -> dict[float, str]:
+    """Return the ticks of a logarithmic axis by their places, with 2 and 5 between decades if it is short.
+
+    Args:
+        low: end of the axis.
+        high: its other end.
+        power: how "10 to the {}" is written, for what is too small or too large for plain digits.
+    """
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    leads = (1, 2, 5) if high < 10**3.5 * low else (1,)
+    ticks = {}
+    for exponent, lead in product(exponents, leads):
+        place = lead * 10.0**exponent
+        name = f"{'' if lead == 1 else f'{lead}·'}{power.format(exponent)}"
+        if low <= place <= high:
+            ticks[place] = f"{place:g}" if -3 <= exponent <= 3 else name
+    return ticks
+
+
+def enumeration(items: Iterable[str], word: str = "and") -> str:
+    """Return "a", "a and b", or "a, b and c", or with another word."""
+    *most, last = items
+    return f"{', '.join(most)} {word} {last}" if most else last
+
+
+def differing(values: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    """Return the names whose values differ between the owners that have them, and those that agree.
+
+    Args:
+        values: named values by owner.
+    """
+    names = list(dict.fromkeys(name for owned in values.values() for name in owned))
+    differs = [
+        name for name in names if len({str(owned.get(name, NOTHING)) for owned in values.values()}) > 1
+    ]
+    return differs, [name for name in names if name not in differs]

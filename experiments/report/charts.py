@@ -1,0 +1,177 @@
+"""A comparison's interactive plots, as pieces of HTML."""
+
+import html
+
+import numpy as np
+
+try:
+    import plotly.graph_objects as go  # type: ignore[import-untyped]
+    import plotly.io  # type: ignore[import-untyped]
+except ImportError as error:
+    raise ImportError(
+        'the report needs plotly; install it with: pip install -c constraints.txt -e ".[report]"'
+    ) from error
+
+from experiments.report.aggregate import Aggregate
+from experiments.report.appearance import Style, decade_ticks
+from experiments.report.curves import GEOMETRY, Curve
+from experiments.report.task_comparison import Task
+
+BAND = 0.14  # opacity
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+GRID = "#e6e8eb"
+CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+
+
+class Charts:
+    """Makes the plots of one page, each with an id of its own.
+
+    Args:
+        look: every algorithm's style.
+    """
+
+    def __init__(self, look: dict[str, Style]):
+        self._look = look
+        self._count = 0
+
+    def learning_curves(self, task: Task, over: str) -> str:
+        """Return the training return over "steps" or "seconds"."""
+        figure = self._curves({e.algorithm: e.curves[over] for e in task.by_name if over in e.curves})
+        if over == "steps" and task.threshold is not None:
+            figure.add_hline(
+                task.threshold,
+                line={"color": "#8a9099", "width": 1, "dash": "dot"},
+                annotation={"text": "threshold", "font": {"size": 11, "color": "#6a7078"}},
+                annotation_position="top left",
+            )
+        title = "environment steps" if over == "steps" else "training time [s]"
+        figure.update_xaxes(title_text=title, rangemode="tozero")
+        figure.update_yaxes(title_text="training return")
+        return self._html(figure, f"Training return over {title}, {task.environment}")
+
+    def geometry(self, task: Task, name: str) -> str:
+        """Return one of the metrics of `GEOMETRY` over environment steps; empty if nothing logs it."""
+        curves = {e.algorithm: e.curves[name] for e in task.by_name if name in e.curves}
+        if not curves:
+            return ""
+        figure = self._curves(curves)
+        figure.update_xaxes(title_text="environment steps", rangemode="tozero")
+        if GEOMETRY[name].logarithmic:
+            values = np.concatenate([curve.estimate for curve in curves.values()])
+            ticks = decade_ticks(float(values.min()) / 10, float(values.max()) * 10, "10<sup>{}</sup>")
+            figure.update_yaxes(type="log", tickvals=list(ticks), ticktext=list(ticks.values()))
+        return self._html(figure, f"{GEOMETRY[name].title}, {task.environment}", height=300)
+
+    def profile(self, aggregate: Aggregate) -> str:
+        """Return the performance profiles."""
+        figure = self._curves(dict(sorted(aggregate.profiles.items())))
+        figure.update_xaxes(title_text="normalised return τ")
+        figure.update_yaxes(title_text="fraction of runs above τ", range=[-0.02, 1.02])
+        return self._html(figure, "Performance profiles")
+
+    def scores(self, task: Task) -> str:
+        """Return the final training returns: every seed, and the IQM with its interval."""
+        figure = go.Figure()
+        for entry in reversed(task.entries):
+            style, found = self._look[entry.algorithm], entry.aggregates["training"]["IQM"]
+            spread = None
+            if np.isfinite(found.low):
+                spread = {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [found.high - found.estimate],
+                    "arrayminus": [found.estimate - found.low],
+                    "thickness": 2.5,
+                    "width": 0,
+                }
+            group = {"legendgroup": entry.algorithm, "name": style.label, "showlegend": False}
+            seeds = [f"seed {record.seed}" for record in entry.group.records]
+            returns = entry.scores["training"]
+            figure.add_scatter(
+                x=returns,
+                y=[style.label] * len(returns),
+                text=seeds,
+                mode="markers",
+                hovertemplate="%{text}: %{x:.4g}<extra>%{y}</extra>",
+                marker={"symbol": "line-ns-open", "size": 13, "color": style.shade(0.6)},
+                **group,
+            )
+            figure.add_scatter(
+                x=[found.estimate],
+                y=[style.label],
+                mode="markers",
+                hovertemplate="IQM %{x:.4g}<extra>%{y}</extra>",
+                marker={"size": 10, "color": style.colour},
+                error_x=spread,
+                **group,
+            )
+        figure.update_xaxes(title_text="training return")
+        figure.update_yaxes(showgrid=False)
+        return self._html(
+            figure, f"Final training returns, {task.environment}", height=120 + 38 * len(task.entries)
+        )
+
+    def _curves(self, curves: dict[str, Curve]) -> go.Figure:
+        figure = go.Figure()
+        for algorithm, curve in curves.items():
+            style = self._look[algorithm]
+            group = {"legendgroup": algorithm, "name": style.label}
+            x = rounded(curve.x)
+            known = np.isfinite(curve.low)
+            if known.any():
+                figure.add_scatter(
+                    x=np.concatenate([x[known], x[known][::-1]]),
+                    y=rounded(np.concatenate([curve.high[known], curve.low[known][::-1]])),
+                    fill="toself",
+                    fillcolor=style.shade(BAND),
+                    line={"width": 0},
+                    mode="lines",
+                    hoverinfo="skip",
+                    showlegend=False,
+                    **group,
+                )
+            figure.add_scatter(
+                x=x,
+                y=rounded(curve.estimate),
+                customdata=np.stack([rounded(curve.low), rounded(curve.high)], axis=-1)
+                if known.any()
+                else None,
+                mode="lines",
+                line={"color": style.colour, "width": 2, "dash": style.plotly_dash},
+                hovertemplate="%{y:.4g}"
+                + (" [%{customdata[0]:.4g}, %{customdata[1]:.4g}]" if known.any() else ""),
+                showlegend=True,
+                **group,
+            )
+        return figure
+
+    def _html(self, figure: go.Figure, description: str, height: int = 360) -> str:
+        self._count += 1
+        figure.update_layout(
+            template="plotly_white",
+            height=height,
+            margin={"l": 62, "r": 16, "t": 36, "b": 48},
+            font={"family": FONT, "size": 12.5, "color": "#2b2f36"},
+            legend={"orientation": "h", "yanchor": "bottom", "y": 1.01, "xanchor": "left", "x": 0},
+            hovermode="x unified" if any(trace.mode == "lines" for trace in figure.data) else "closest",
+            hoverlabel={"font": {"size": 12}},
+        )
+        figure.update_xaxes(
+            gridcolor=GRID, zeroline=False, linecolor="#9aa1ab", ticks="outside", tickcolor=GRID
+        )
+        figure.update_yaxes(gridcolor=GRID, zeroline=False, automargin=True)
+        plot = plotly.io.to_html(
+            figure,
+            config=CONFIG,
+            include_plotlyjs=False,
+            full_html=False,
+            div_id=f"plot-{self._count}",
+            default_width="100%",
+            default_height=f"{height}px",
+        )
+        return f'<div class="chart" role="img" aria-label="{html.escape(description)}">{plot}</div>'
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """Return values with six significant digits, which a screen cannot tell from all of them."""
+    return np.array([float(f"{value:.6g}") for value in values])

@@ -1,0 +1,155 @@
+"""Compare runs: honest statistics and one report.
+
+    python -m experiments.report runs                         # every run below it; writes runs/report/
+    python -m experiments.report runs/Hopper-v5 --threshold 2000 --out hopper
+    python -m experiments.report runs --threshold Pendulum-v1=-200 Hopper-v5=2000
+
+Writes report.html (one file that opens offline), figures as PNG and SVG, and the numbers as CSV: runs,
+aggregates, improvement (probabilities) and curves. A path is a run folder, or any folder above some.
+What is left out is named with its reason. Reading executes nothing that lies in a run folder.
+"""
+
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from experiments.report.appearance import NOTHING, interval, label, probability, steps
+from experiments.report.comparison import Comparison, compare
+from experiments.report.findings import findings
+from experiments.report.references import read_references
+from experiments.report.run_record import RunRecord, find_runs
+from experiments.report.tables import write_tables
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Compare runs: honest statistics and one report."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders, or folders above them."""
+    out: Path | None = None
+    """Where the report is written; <first path>/report by default."""
+    threshold: tuple[str, ...] = ()
+    """The return that counts as solved, for the steps to it: a number for one task, or task=number each. By
+    default Gymnasium's own, where a task has one."""
+    seed: int = 0
+    """Of the bootstrap."""
+
+
+def main(arguments: Arguments) -> int:
+    """Write the report and return the exit code."""
+    try:
+        # Not at the top: --help, and messages about paths, need no plotting library.
+        records, left_out = find_runs(arguments.runs)
+        from experiments.report.figures import write_figures
+        from experiments.report.report_page import write_page
+
+        if arguments.seed < 0:
+            raise ValueError(f"expected --seed ≥ 0, got {arguments.seed}")
+        comparison = compare(
+            records,
+            left_out,
+            thresholds=find_thresholds(arguments.threshold, records),
+            references=read_references(),
+            generator=np.random.default_rng(arguments.seed),
+            progress=partial(shown, what="algorithm and task"),
+        )
+        out = arguments.out or arguments.runs[0] / "report"
+        out.mkdir(parents=True, exist_ok=True)
+        write_tables(comparison, out)
+        write_figures(comparison, out, partial(shown, what="figure"))
+        write_page(comparison, out / "report.html", seed=arguments.seed)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print_summary(comparison)
+    print(f"\nreport   {out / 'report.html'}\nbeside it: figures as PNG and SVG, numbers as CSV")
+    return 0
+
+
+def find_thresholds(texts: Sequence[str], records: Iterable[RunRecord]) -> dict[str, float]:
+    """Return the return that counts as solved by environment: the given one, else Gymnasium's.
+
+    Raises:
+        ValueError: a text is neither a number nor task=number, names no task of the runs, or a lone
+            number stands for several tasks.
+    """
+    environments = sorted({record.environment for record in records})
+    # Looked up only, as gymnasium.spec would import a module that an id names.
+    specs = {name: gymnasium.registry.get(name) for name in environments}
+    thresholds = {
+        name: float(spec.reward_threshold)
+        for name, spec in specs.items()
+        if spec is not None and spec.reward_threshold is not None
+    }
+    for text in texts:
+        name, equals, value = text.rpartition("=")
+        if not equals and len(environments) > 1:
+            raise ValueError(
+                f"--threshold {text} could be for any of {', '.join(environments)}; give "
+                f"--threshold {environments[0]}={text}"
+            )
+        name = name if equals else environments[0]
+        if name not in environments:
+            raise ValueError(
+                f"--threshold names {name!r}, of which there is no run; expected {', '.join(environments)}"
+            )
+        try:
+            thresholds[name] = float(value)
+        except ValueError:
+            thresholds[name] = math.nan
+        if not math.isfinite(thresholds[name]):
+            raise ValueError(f"--threshold expects a number, or task=number, got {text!r}")
+    return thresholds
+
+
+def shown(work: Iterable[Any], what: str) -> Iterable[Any]:
+    """Return pieces of work behind a progress bar, which waits a second before it shows itself."""
+    return tqdm(work, desc=f"each {what}", unit="", delay=1.0, leave=False)
+
+
+def print_summary(comparison: Comparison) -> None:
+    """Print a short table, what it means, and what to mind."""
+    for task in comparison.tasks:
+        print(f"\n{task.environment}, {steps(task.budget)} steps: IQM with its 95 % interval")
+        rows = [("", "seeds", "training return", "evaluation", "P(beats the next)")]
+        for entry, following in zip(task.entries, [*task.entries[1:], None], strict=True):
+            evaluation = entry.aggregates.get("evaluation")
+            chance = next(
+                (
+                    probability(pair.probabilities["training"])
+                    for pair in task.pairs
+                    if following and (pair.first, pair.second) == (entry.algorithm, following.algorithm)
+                ),
+                "",
+            )
+            rows.append(
+                (
+                    label(entry.algorithm),
+                    str(len(entry.group.records)),
+                    interval(entry.aggregates["training"]["IQM"]),
+                    interval(evaluation["IQM"]) if evaluation else NOTHING,
+                    chance,
+                )
+            )
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            print(
+                "  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+            )
+    print()
+    for where, text in findings(comparison).items():
+        print(f"{where}: {text}")
+    for note in comparison.notes:
+        print(f"note: {note}")
+    for item in comparison.left_out:
+        print(f"left out: {item.path}: {item.reason}")

@@ -1,0 +1,140 @@
+"""What runs logged on the way, averaged over seeds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from experiments.report.pooling import Group
+from experiments.report.run_files import RETURN, STEPS
+from experiments.report.run_record import RunRecord
+from experiments.report.statistics import Interval, bootstrap_interval, iqm
+
+POINTS = 200
+RESAMPLES = 500  # of a curve: 200 intervals, which the eye compares
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Something that updates log.
+
+    Attributes:
+        title: of its plot.
+        columns: where it is logged, the first that a run has.
+        logarithmic: whether it spans decades. Its curve is then that of its logarithm, turned back.
+        meaning: a sentence for the reader.
+        limits: the values that are possible, beyond which no band is drawn.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    logarithmic: bool
+    meaning: str
+    limits: tuple[float, float] = (-np.inf, np.inf)
+
+
+GEOMETRY = {
+    "kl": Metric(
+        "KL(old ‖ new) [nats]",
+        ("npg/kl", "train/kl_divergence_loss", "train/approx_kl"),
+        True,
+        "How far an update moved the policy, joint over action dimensions, mean over states.",
+    ),
+    "step_length": Metric(
+        "step length ‖d‖", ("npg/step_length",), True, "How far it moved in the space of parameters."
+    ),
+    "cosine": Metric(
+        "cosine of g and the step",
+        ("npg/cosine",),
+        False,
+        "How far the metric turned the gradient g: the step is along F⁻¹g for NPG, TRPO and ACKTR, and along "
+        "Adam's direction for VPG; 1 is no turn.",
+        limits=(-1.0, 1.0),
+    ),
+    "cg_residual": Metric(
+        "CG residual ‖b - Ax‖ / ‖b‖",
+        ("npg/cg_residual",),
+        True,
+        "How exactly conjugate gradient solved for F⁻¹g.",
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A line with its 95 % band, (points,) each; the band is nan of one run."""
+
+    x: np.ndarray
+    estimate: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def of(cls, x: np.ndarray, interval: Interval) -> "Curve":
+        """Return an interval at every x."""
+        return cls(x, interval.estimate, interval.low, interval.high)
+
+
+def learning_curve(
+    group: Group, *, over_seconds: bool = False, generator: np.random.Generator
+) -> Curve | None:
+    """Return the IQM of the training return over environment steps, or over seconds of training.
+
+    None where runs have no range in common, as short ones that whole seconds put into one point.
+    """
+    curves = [record.series(RETURN, record.clock if over_seconds else STEPS) for record in group.records]
+    return averaged(curves, generator)
+
+
+def geometry_curve(group: Group, name: str, *, generator: np.random.Generator) -> Curve | None:
+    """Return the IQM of a metric over environment steps; None where no run, or no common step, has it."""
+    metric = GEOMETRY[name]
+    curves = []
+    for record in group.records:
+        steps, values = metric_series(record, name)
+        if metric.logarithmic:  # a refused step has length 0, and no logarithm
+            steps, values = steps[values > 0], np.log10(values[values > 0])
+        if steps.size > 1:
+            curves.append((steps, values))
+    curve = averaged(curves, generator) if curves else None
+    if curve is None:
+        return None
+    if metric.logarithmic:
+        return Curve(curve.x, 10**curve.estimate, 10**curve.low, 10**curve.high)
+    return replace(curve, low=np.clip(curve.low, *metric.limits), high=np.clip(curve.high, *metric.limits))
+
+
+def metric_series(record: RunRecord, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return steps and values of a metric, empty where the run does not log it.
+
+    The KL of sb3-contrib's TRPO is turned into the joint one; where its factor is not known it is not shown.
+    """
+    column = metric_column(record, name)
+    steps, values = record.series(column) if column else (np.empty(0), np.empty(0))
+    if name == "kl" and record.algorithm == "contrib:trpo":
+        factor = joint_factor(record)
+        return (steps, values * factor) if factor is not None else (np.empty(0), np.empty(0))
+    return steps, values
+
+
+def metric_column(record: RunRecord, name: str) -> str | None:
+    """Return the column in which a run has a metric, None if it has none."""
+    return next((c for c in GEOMETRY[name].columns if record.series(c)[0].size), None)
+
+
+def joint_factor(record: RunRecord) -> float | None:
+    """Return the joint KL over the logged one, which sb3-contrib averages over action dimensions."""
+    joint, own = (record.settings.get(key) for key in ("target_kl_joint", "target_kl"))
+    if isinstance(joint, int | float) and isinstance(own, int | float) and own > 0:
+        return joint / own
+    return None
+
+
+def averaged(curves: Sequence[tuple[np.ndarray, np.ndarray]], generator: np.random.Generator) -> Curve | None:
+    """Return the IQM of curves, on a grid over the range that all of them have; None without one."""
+    start, end = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+    if start >= end:
+        return None
+    grid = np.linspace(start, end, POINTS)
+    values = np.stack([np.interp(grid, x, y) for x, y in curves], axis=-1)
+    return Curve.of(grid, bootstrap_interval(iqm, [values], generator=generator, resamples=RESAMPLES))

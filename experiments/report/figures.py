@@ -1,0 +1,203 @@
+"""A comparison's figures, fit for a paper: 3.3 or 6.8 inches wide, letters of 8 points."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+try:
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.figure import (
+        Figure,
+    )  # not pyplot, which would keep every figure, and choose a window system
+    from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
+except ImportError as error:
+    raise ImportError(
+        'figures need matplotlib; install it with: pip install -c constraints.txt -e ".[report]"'
+    ) from error
+
+from experiments.report.appearance import Style, decade_ticks, styles
+from experiments.report.comparison import Comparison
+from experiments.report.curves import GEOMETRY, Curve
+from experiments.report.task_comparison import Task
+
+COLUMN, PAGE = 3.3, 6.8  # inches
+DOTS_PER_INCH = 200
+LOOK: Any = {
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.fontsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.4,
+    "svg.hashsalt": "npg-toolkit",  # the same numbers give the same file
+}
+
+
+def write_figures(
+    comparison: Comparison, out: Path, progress: Callable[[Iterable[Any]], Iterable[Any]] = iter
+) -> list[Path]:
+    """Write every figure as PNG and SVG into a folder, and return their paths.
+
+    Args:
+        comparison: what they show.
+        out: the folder.
+        progress: wraps the figures while they are drawn.
+    """
+    paths = []
+    with matplotlib.rc_context(LOOK):
+        for name, figure in progress(figures(comparison)):
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # where everything lies is settled, and slow to find again
+            for kind in ("png", "svg"):
+                paths.append(out / f"{name}.{kind}")
+                metadata = {"Date": None} if kind == "svg" else None
+                figure.savefig(paths[-1], dpi=DOTS_PER_INCH, metadata=metadata)
+    return paths
+
+
+def figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
+    """Yield the figures by their names."""
+    look = styles(comparison.algorithms)
+    yield "learning_curves", learning_curves(comparison, look, "steps")
+    if any("seconds" in entry.curves for task in comparison.tasks for entry in task.entries):
+        yield "learning_curves_wall_clock", learning_curves(comparison, look, "seconds")
+    yield "scores", scores(comparison, look)
+    if comparison.aggregate is not None:
+        yield "performance_profile", profile(comparison, look)
+    for task in comparison.tasks:
+        if any(name in entry.curves for entry in task.entries for name in GEOMETRY):
+            yield f"geometry_{file_name(task.environment)}", geometry(task, look)
+
+
+def file_name(environment: str) -> str:
+    """Return an environment's id as a file can have it."""
+    return environment.replace("/", "-").replace(":", "-")
+
+
+def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure with so many axes, of one column's width each or up to three a page."""
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    width = COLUMN if count == 1 else PAGE
+    figure = Figure(figsize=(width, rows * height + 0.25), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for unused in grid[count:]:
+        unused.remove()
+    return figure, list(grid[:count])
+
+
+def legend(figure: Figure, axes: list[Axes]) -> None:
+    """Put one legend for all axes below them."""
+    handles = {name: line for ax in axes for line, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+    if "threshold" in handles:  # drawn first, to lie below; named last
+        handles["threshold"] = handles.pop("threshold")
+    rows = -(-len(handles) // (3 if figure.get_figwidth() < PAGE else 7))
+    columns = -(-len(handles) // rows)
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        handlelength=2.8,
+        columnspacing=1.4,
+    )
+
+
+def draw(ax: Axes, curve: Curve, style: Style) -> None:
+    """Draw a line with its band."""
+    if np.isfinite(curve.low).any():
+        ax.fill_between(curve.x, curve.low, curve.high, color=style.colour, alpha=0.13, linewidth=0)
+    ax.plot(curve.x, curve.estimate, color=style.colour, linestyle=style.dashes, label=style.label)
+
+
+def learning_curves(comparison: Comparison, look: dict[str, Style], over: str) -> Figure:
+    """Draw the training return over environment steps or seconds, one panel a task."""
+    figure, axes = panels(len(comparison.tasks), 2.1)
+    for ax, task in zip(axes, comparison.tasks, strict=True):
+        if over == "steps" and task.threshold is not None:
+            ax.axhline(task.threshold, color="#888888", linewidth=0.8, label="threshold")
+        for entry in task.by_name:
+            if over in entry.curves:
+                draw(ax, entry.curves[over], look[entry.algorithm])
+        ax.set(title=task.environment, xlabel="environment steps" if over == "steps" else "training time [s]")
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.set_xlim(left=0)
+        if over == "steps":
+            ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes[0].set_ylabel("training return")
+    legend(figure, axes)
+    return figure
+
+
+def scores(comparison: Comparison, look: dict[str, Style]) -> Figure:
+    """Draw the IQM of the training return with its interval, and every seed, one panel a task."""
+    most = max(len(task.entries) for task in comparison.tasks)
+    figure, axes = panels(len(comparison.tasks), 0.75 + 0.22 * most)
+    for ax, task in zip(axes, comparison.tasks, strict=True):
+        for row, entry in enumerate(reversed(task.entries)):
+            style, found = look[entry.algorithm], entry.aggregates["training"]["IQM"]
+            seeds = entry.scores["training"]
+            ax.plot(seeds, np.full(len(seeds), row), "|", color=style.colour, alpha=0.55, markersize=7)
+            if np.isfinite(found.low):
+                ax.plot([found.low, found.high], [row, row], color=style.colour, linewidth=1.8)
+            ax.plot(found.estimate, row, "o", color=style.colour, markersize=4.5)
+        names = [look[entry.algorithm].label for entry in reversed(task.entries)]
+        ax.set_yticks(range(len(names)), names)
+        ax.set_ylim(-0.6, len(names) - 0.4)
+        ax.grid(axis="y", visible=False)
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.set(title=task.environment, xlabel="training return")
+    return figure
+
+
+def profile(comparison: Comparison, look: dict[str, Style]) -> Figure:
+    """Draw the performance profiles."""
+    assert comparison.aggregate is not None
+    figure, axes = panels(1, 2.2)
+    for name, curve in sorted(comparison.aggregate.profiles.items()):
+        draw(axes[0], curve, look[name])
+    axes[0].set(xlabel="normalised return τ", ylabel="fraction of runs above τ", ylim=(-0.02, 1.02))
+    legend(figure, axes)
+    return figure
+
+
+def geometry(task: Task, look: dict[str, Style]) -> Figure:
+    """Draw what updates did, one panel a metric."""
+    names = [name for name in GEOMETRY if any(name in entry.curves for entry in task.entries)]
+    columns = min(len(names), 2)
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(PAGE if columns > 1 else COLUMN, 1.75 * rows + 0.45), layout="constrained")
+    grid = list(figure.subplots(rows, columns, squeeze=False, sharex=True).ravel())
+    for unused in grid[len(names) :]:
+        unused.remove()
+    for ax, name in zip(grid, names, strict=False):
+        for entry in task.by_name:
+            if name in entry.curves:
+                draw(ax, entry.curves[name], look[entry.algorithm])
+        ax.set_title(GEOMETRY[name].title)
+        if GEOMETRY[name].logarithmic:
+            ax.set_yscale("log")
+            ticks = decade_ticks(ax.get_ylim()[0], ax.get_ylim()[1], "$10^{{{}}}$")
+            ax.set_yticks(list(ticks), list(ticks.values()))
+            ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.set_xlim(left=0)
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    for ax in grid[: len(names)][-columns:]:
+        ax.set_xlabel("environment steps")
+        ax.tick_params(labelbottom=True)
+    figure.suptitle(task.environment, fontsize=9)
+    legend(figure, grid[: len(names)])
+    return figure

@@ -1,0 +1,123 @@
+"""What a comparison says, in plain sentences, no stronger than its intervals."""
+
+import numpy as np
+
+from experiments.report.aggregate import Aggregate
+from experiments.report.appearance import enumeration, interval, label, number, probability, steps
+from experiments.report.comparison import Comparison
+from experiments.report.statistics import Interval
+from experiments.report.task_comparison import Entry, Pair, Task
+
+
+def findings(comparison: Comparison) -> dict[str, str]:
+    """Return the summary: a paragraph a task by its name, and one over all tasks."""
+    paragraphs = {
+        task.environment: " ".join(filter(None, [who_is_ahead(task), who_is_faster(task)]))
+        for task in comparison.tasks
+    }
+    if comparison.aggregate is not None:
+        paragraphs["All tasks"] = over_all_tasks(comparison.aggregate)
+    return paragraphs
+
+
+def who_is_ahead(task: Task) -> str:
+    """Return which algorithm has the highest return, and how sure that is."""
+    best = task.entries[0]
+    score = score_of(best)
+    where = f"After {steps(task.budget)} steps"
+    if not task.pairs:
+        return f"{where} {label(best.algorithm)} alone was run: {score}."
+    pairs = [pair for pair in task.pairs if pair.first == best.algorithm]
+    clear = [pair for pair in pairs if surely(pair.probabilities["training"])]
+    open_ = [pair for pair in pairs if pair not in clear]
+    if not open_:
+        return (
+            f"{where} {label(best.algorithm)} is ahead: {score}. One of its runs beats a run of "
+            f"{chances(clear, 'with probability')}."
+        )
+    text = (
+        f"{where} no algorithm is clearly ahead of all others. {label(best.algorithm)} has the highest "
+        f"return, {score}, but the probability that one of its runs beats a run of {chances(open_, 'is')}: "
+        f"{'that interval contains' if len(open_) == 1 else 'those intervals contain'} 0.5."
+    )
+    if clear:
+        text += f" It does beat a run of {chances(clear, 'with probability')}."
+    return text
+
+
+def who_is_faster(task: Task) -> str:
+    """Return which algorithms need fewer steps than others to the threshold."""
+    if task.threshold is None:
+        return ""
+    goal = f"a return of {number(task.threshold)}"
+    reached = {e.algorithm: np.isfinite(e.scores["steps_to_threshold"]).sum() for e in task.entries}
+    if not any(reached.values()):
+        return f"No run reaches {goal}."
+    sentences = []
+    for entry in task.entries:
+        slower: dict[str, list[str]] = {}
+        for pair in task.pairs:
+            found = pair.probabilities.get("steps_to_threshold")
+            if found is None or entry.algorithm not in (pair.first, pair.second):
+                continue
+            turned = found if pair.first == entry.algorithm else complement(found)
+            if surely(turned):
+                other = pair.second if pair.first == entry.algorithm else pair.first
+                slower.setdefault(probability(turned), []).append(label(other))
+        if slower:
+            texts = [f"{enumeration(names)} (probability {chance})" for chance, names in slower.items()]
+            sentences.append(
+                f"{label(entry.algorithm)} needs fewer steps to {goal} than {', than '.join(texts)}."
+            )
+    if not sentences and task.pairs:
+        sentences.append(f"No two algorithms clearly differ in the steps that they need to {goal}.")
+    counts = (
+        f"{label(entry.algorithm)} {reached[entry.algorithm]} of {len(entry.group.records)}"
+        for entry in task.entries
+    )
+    return " ".join([*sentences, f"Seeds that reach it: {enumeration(counts)}."])
+
+
+def over_all_tasks(aggregate: Aggregate) -> str:
+    """Return which algorithm has the highest normalised return."""
+    best, *others = aggregate.scores
+    text = (
+        f"Over {enumeration(aggregate.environments)} together, {label(best)} has the highest normalised "
+        f"return, IQM {interval(aggregate.scores[best]['IQM'])}"
+    )
+    if not others:
+        return f"{text}."
+    pairs = [pair for pair in aggregate.pairs if pair.first == best]
+    text += f". Averaged over tasks, one of its runs beats a run of {chances(pairs, 'with probability')}"
+    unclear = [label(pair.second) for pair in pairs if not surely(pair.probabilities["training"])]
+    if unclear:
+        text += f", which is no clear lead over {enumeration(unclear)}"
+    return f"{text}."
+
+
+def score_of(entry: Entry) -> str:
+    """Return an algorithm's training return in words."""
+    found = entry.aggregates["training"]["IQM"]
+    count = len(entry.group.records)
+    if count == 1:
+        return f"{number(found.estimate)} (one seed, so without an interval)"
+    return f"{interval(found)} (IQM of {count} seeds, 95 % interval)"
+
+
+def chances(pairs: list[Pair], verb: str) -> str:
+    """Return "NPG or VPG is 0.9 [0.6, 1.0]; a run of TRPO is 0.8 [0.5, 0.9]", equal chances together."""
+    names: dict[str, list[str]] = {}
+    for pair in pairs:
+        names.setdefault(probability(pair.probabilities["training"]), []).append(label(pair.second))
+    texts = [f"{enumeration(found, 'or')} {verb} {chance}" for chance, found in names.items()]
+    return "; a run of ".join(texts)
+
+
+def surely(chance: Interval) -> bool:
+    """Whether a probability of improvement lies above one half, its interval included."""
+    return bool(chance.low > 0.5)
+
+
+def complement(chance: Interval) -> Interval:
+    """Return the probability of the contrary."""
+    return Interval(1 - chance.estimate, 1 - chance.high, 1 - chance.low)

@@ -1,0 +1,148 @@
+"""The algorithms on one task: scores, aggregates over seeds, each against each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from experiments.report.curves import GEOMETRY, Curve, geometry_curve, learning_curve
+from experiments.report.pooling import Group
+from experiments.report.run_files import RETURN
+from experiments.report.run_record import RunRecord
+from experiments.report.statistics import (
+    Interval,
+    area_under_curve,
+    bootstrap_interval,
+    improvement_interval,
+    iqm,
+    mean,
+    median,
+    steps_to_threshold,
+)
+
+STATISTICS = {"IQM": iqm, "mean": mean, "median": median}
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One algorithm on one task.
+
+    Attributes:
+        group: its runs.
+        scores: one number a run, (runs,) each: "training", "evaluation" (empty without one), "area",
+            "steps_to_threshold" (inf: never; not there without a threshold) and "seconds".
+        aggregates: of all but steps to threshold, by score and then by the names of `STATISTICS`.
+        curves: "steps" and "seconds", over which the learning curves run, and the names of `GEOMETRY`;
+            those that no run has are not there.
+    """
+
+    group: Group
+    scores: Mapping[str, np.ndarray]
+    aggregates: Mapping[str, Mapping[str, Interval]]
+    curves: Mapping[str, Curve]
+
+    @property
+    def algorithm(self) -> str:
+        """Its name."""
+        return self.group.algorithm
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """The probability that a run of one algorithm is better than one of another, ties counting half.
+
+    Attributes:
+        first: the one with the higher IQM of the training return.
+        second: the other.
+        probabilities: by score; "steps_to_threshold" is the probability of needing fewer. A score that
+            cannot be compared is not there.
+    """
+
+    first: str
+    second: str
+    probabilities: Mapping[str, Interval]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """All algorithms on one task.
+
+    Attributes:
+        environment: Gymnasium's id.
+        budget: the steps at which returns are compared, the smallest of all runs.
+        threshold: the return that counts as solved, None where nobody says.
+        entries: by falling IQM of the training return.
+        pairs: all of them, in the entries' order.
+    """
+
+    environment: str
+    budget: int
+    threshold: float | None
+    entries: tuple[Entry, ...]
+    pairs: tuple[Pair, ...]
+
+    @property
+    def by_name(self) -> list[Entry]:
+        """The entries by their algorithms' names: plots have one order everywhere."""
+        return sorted(self.entries, key=lambda entry: entry.algorithm)
+
+
+def make_entry(group: Group, budget: int, threshold: float | None, generator: np.random.Generator) -> Entry:
+    """Work out one algorithm on one task."""
+    rows = [row_scores(record, budget, threshold) for record in group.records]
+    scores = {name: np.array([row[name] for row in rows if name in row]) for name in (*rows[0], "evaluation")}
+    if len(scores["evaluation"]) < len(rows):  # a part of the runs would stand for all
+        scores["evaluation"] = np.empty(0)
+    aggregates = {
+        score: {
+            name: bootstrap_interval(statistic, [scores[score]], generator=generator)
+            for name, statistic in STATISTICS.items()
+        }
+        for score in ("training", "evaluation", "area", "seconds")
+        if scores[score].size
+    }
+    curves = {
+        "steps": learning_curve(group, generator=generator),
+        "seconds": learning_curve(group, over_seconds=True, generator=generator),
+        **{name: geometry_curve(group, name, generator=generator) for name in GEOMETRY},
+    }
+    return Entry(group, scores, aggregates, {name: curve for name, curve in curves.items() if curve})
+
+
+def row_scores(record: RunRecord, budget: int, threshold: float | None) -> dict[str, float]:
+    """Return one run's scores at the budget: the row at which training for so many steps would have ended."""
+    steps, returns = record.series(RETURN)
+    at = min(int(np.searchsorted(steps, budget)), len(steps) - 1)
+    seconds = record.series(record.clock)
+    scores = {
+        "training": float(returns[at]),
+        "area": area_under_curve(steps[: at + 1], returns[: at + 1]),
+        "seconds": float(np.interp(steps[at], *seconds)),
+    }
+    if threshold is not None:
+        scores["steps_to_threshold"] = steps_to_threshold(steps[: at + 1], returns[: at + 1], threshold)
+    if record.evaluation.size:
+        scores["evaluation"] = float(record.evaluation.mean())
+    return scores
+
+
+def make_task(environment: str, budget: int, threshold: float | None, entries: list[Entry]) -> Task:
+    """Rank the algorithms on one task, and compare each with each."""
+    ranked = sorted(entries, key=lambda entry: -entry.aggregates["training"]["IQM"].estimate)
+    pairs = tuple(make_pair(first, second, budget) for first, second in combinations(ranked, 2))
+    return Task(environment, budget, threshold, tuple(ranked), pairs)
+
+
+def make_pair(first: Entry, second: Entry, budget: int) -> Pair:
+    """Compare two algorithms on one task."""
+    x, y = first.scores, second.scores
+    found = {"training": improvement_interval([x["training"]], [y["training"]])}
+    # An evaluation is made at the end of a run, and says nothing about an earlier one.
+    if x["evaluation"].size and y["evaluation"].size and first.group.budget == second.group.budget:
+        found["evaluation"] = improvement_interval([x["evaluation"]], [y["evaluation"]])
+    if "steps_to_threshold" in x:
+        ours, theirs = (np.minimum(s["steps_to_threshold"], 2.0 * budget) for s in (x, y))  # never: the most
+        if min(ours.min(), theirs.min()) < 2.0 * budget:
+            found["steps_to_threshold"] = improvement_interval([-ours], [-theirs])
+    return Pair(first.algorithm, second.algorithm, found)

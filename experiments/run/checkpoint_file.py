@@ -1,0 +1,117 @@
+"""A file of tensors and plain data: complete or refused, and never code."""
+
+import hashlib
+import os
+import shutil
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from experiments.run.atomic_file import remove_leftovers, replacing
+from experiments.run.plain_data import from_bytes, to_bytes
+
+MAGIC = b"NPG-CKPT"
+VERSION = 1
+HEADER = struct.Struct("<8sIQ32s")  # magic, version, bytes of the payload, their SHA-256
+
+
+class CheckpointWriteError(OSError):
+    """A checkpoint could not be written; those before it are as they were."""
+
+
+class CorruptCheckpointError(ValueError):
+    """A file is no complete, unchanged checkpoint.
+
+    Attributes:
+        path: of the file.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"{path} is no valid checkpoint: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+def write(path: Path, content: Any) -> None:
+    """Write content such that the path holds, at every moment and after any crash, an old or the new whole.
+
+    Equal content makes equal bytes. One process writes into a folder at a time: half-written files that
+    earlier ones left there are removed.
+
+    Args:
+        path: of the file; its folder is made where there is none.
+        content: tensors, arrays and plain data; `experiments.run.plain_data.to_bytes` says which.
+
+    Raises:
+        NonFiniteError: a number is NaN or infinite; says where in the content.
+        TypeError: something is neither; says where in the content.
+        CheckpointWriteError: the disk is full, the folder read-only, …; whatever was at the path still is.
+    """
+    path = Path(path)
+    payload = to_bytes(content)
+    header = HEADER.pack(MAGIC, VERSION, len(payload), hashlib.sha256(payload).digest())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            file.writelines((header, payload))
+    except OSError as error:
+        free = "an unknown number"
+        with suppress(OSError):
+            free = str(shutil.disk_usage(path.parent).free)
+        raise CheckpointWriteError(
+            f"cannot write {path}: {error.strerror or error}; it needs {len(header) + len(payload)} bytes, "
+            f"and {free} are free in {path.parent}; earlier checkpoints are as they were"
+        ) from error
+
+
+def read(path: Path) -> Any:
+    """Return the content of a checkpoint, or nothing at all.
+
+    Whoever made the file, none of its code runs: it is read by safetensors and as JSON.
+
+    Raises:
+        CorruptCheckpointError: the file is missing, incomplete, changed, or made by something else.
+    """
+    path = Path(path)
+    payload = read_payload(path)
+    try:
+        return from_bytes(payload)
+    except ValueError as error:
+        raise CorruptCheckpointError(path, f"its checksum fits its bytes, but {error}") from error
+
+
+def read_payload(path: Path) -> bytes:
+    """Return the bytes after the header, which say that they are those that were written.
+
+    Raises:
+        CorruptCheckpointError: they are not.
+    """
+    try:
+        if not path.is_file():  # nor is a pipe opened, which could wait forever
+            raise CorruptCheckpointError(path, "there is no such file")
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            header = file.read(HEADER.size)
+            if not header:
+                raise CorruptCheckpointError(path, "it is empty")
+            if not (header.startswith(MAGIC) or MAGIC.startswith(header)):
+                raise CorruptCheckpointError(path, f"it begins with {header[: len(MAGIC)]!r}, not {MAGIC!r}")
+            if len(header) < HEADER.size:
+                raise CorruptCheckpointError(path, f"it ends after {size} bytes, within the header")
+            _, version, length, digest = HEADER.unpack(header)
+            if version != VERSION:
+                raise CorruptCheckpointError(path, f"it has format {version}; this version reads {VERSION}")
+            # Before anything of that length is asked for.
+            if size != HEADER.size + length:
+                raise CorruptCheckpointError(
+                    path, f"it has {size} bytes; {HEADER.size + length} were written"
+                )
+            payload = file.read(length)
+    except OSError as error:
+        raise CorruptCheckpointError(path, f"it cannot be read: {error.strerror or error}") from error
+    if hashlib.sha256(payload).digest() != digest:
+        raise CorruptCheckpointError(path, "its checksum differs: bytes were changed after it was written")
+    return payload

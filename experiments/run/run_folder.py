@@ -1,0 +1,175 @@
+"""The folder that one run writes."""
+
+import fcntl
+import itertools
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from experiments.algorithms import folder_name
+from experiments.evaluation.stored_model import load_normaliser, save_normaliser
+from experiments.run.atomic_file import replacing
+from experiments.settings import plain_yaml
+
+PACKAGES = ("npg-toolkit", "torch", "gymnasium", "stable-baselines3", "sb3-contrib", "numpy", "mujoco")
+
+
+class RunInUseError(FileExistsError):
+    """Another command is writing into the run folder."""
+
+
+class RunFolder:
+    """`<out>/<env>/<algo>/seed-<n>/`, with everything that one run leaves behind.
+
+    config.yaml, progress.csv and TensorBoard events, checkpoints/, model.zip, vecnormalize.pkl where
+    observations are normalised, and last evaluation.json, which says that the run is finished.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = self.path / "config.yaml"
+        self.checkpoints = self.path / "checkpoints"
+        self.progress = self.path / "progress.csv"
+        self.model = self.path / "model.zip"
+        self.normaliser = self.path / "vecnormalize.pkl"  # as SB3 reads it
+        self.statistics = self.path / "vecnormalize.npz"  # the same as plain numbers
+        self.evaluation = self.path / "evaluation.json"
+        self._lock: int | None = None
+
+    @classmethod
+    def of(cls, out: Path, env_id: str, algo: str, seed: int) -> "RunFolder":
+        """Return the folder that a run of these has."""
+        return cls(out / env_id / folder_name(algo) / f"seed-{seed}")
+
+    @property
+    def finished(self) -> bool:
+        """Whether a run ended here as it should."""
+        return self.evaluation.exists()
+
+    def check_free(self) -> None:
+        """Check that no finished run is here.
+
+        Raises:
+            FileExistsError: one is, or the place is taken by something else.
+        """
+        if self.finished:
+            raise FileExistsError(
+                f"{self.path} already holds a finished run; choose another --seed or --out, or delete it"
+            )
+        for place in (self.path, *self.path.parents):
+            if place.exists() and not place.is_dir():
+                raise FileExistsError(f"{place} is a file; choose another --out")
+
+    def create(self) -> Path | None:
+        """Make the folder, and keep other commands out of it until this process ends.
+
+        Returns:
+            Where an unfinished run that was in its place lies now, or None.
+
+        Raises:
+            FileExistsError: a finished run is there.
+            RunInUseError: another command is writing into it.
+        """
+        self.claim()
+        self.check_free()  # again, since another command may have finished meanwhile
+        aside = None
+        if any(self.path.iterdir()):
+            names = (self.path.with_name(f"{self.path.name}.unfinished-{n}") for n in itertools.count(1))
+            aside = self.path.rename(next(name for name in names if not name.exists()))
+            self.claim()
+        self.checkpoints.mkdir(parents=True)
+        return aside
+
+    def claim(self) -> None:
+        """Keep other commands out of the folder until this process ends.
+
+        Raises:
+            RunInUseError: another command is writing into it.
+        """
+        self.close()
+        self.path.mkdir(parents=True, exist_ok=True)
+        # A lock on the folder itself: it leaves no file behind, and ends with the process however that dies.
+        self._lock = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise RunInUseError(
+                f"another command is writing into {self.path}; wait for it, or choose another --seed or --out"
+            ) from None
+
+    def close(self) -> None:
+        """Let other commands in."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def save(self, agent: OnPolicyAlgorithm) -> None:
+        """Write model.zip, and the statistics of `VecNormalize` beside it where the agent has one."""
+        with replacing(self.model) as temporary:
+            agent.save(temporary)
+        if (normaliser := agent.get_vec_normalize_env()) is not None:
+            with replacing(self.normaliser) as temporary:
+                normaliser.save(str(temporary))
+            save_normaliser(normaliser, self.statistics)
+
+    def normalised(self, env: VecEnv) -> VecEnv:
+        """Return environments with the statistics that lie here, no longer moving; as they are if none do."""
+        if not self.statistics.exists():
+            return env
+        normalised = load_normaliser(self.statistics, env)
+        normalised.training = normalised.norm_reward = False
+        return normalised
+
+    def write_config(self, document: Mapping[str, Any]) -> None:
+        """Write config.yaml: every setting, and the versions that the run is made with."""
+        with replacing(self.config) as temporary:
+            temporary.write_text(yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True))
+
+    def read_config(self) -> dict[str, Any]:
+        """Return what config.yaml holds.
+
+        Raises:
+            ValueError: there is none, or it is damaged.
+        """
+        try:
+            return plain_yaml.read(self.config)
+        except OSError as error:
+            raise ValueError(
+                f"expected a run folder such as runs/CartPole-v1/trpo/seed-0, got {self.path}: {error}"
+            ) from None
+
+    def write_evaluation(self, result: dict[str, Any]) -> None:
+        """Write evaluation.json, and so declare the run finished."""
+        with replacing(self.evaluation) as temporary:
+            temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+
+    def read_evaluation(self) -> dict[str, Any]:
+        """Return what evaluation.json holds; empty for an unfinished run."""
+        if not self.finished:
+            return {}
+        return dict(json.loads(self.evaluation.read_text()))
+
+
+def versions() -> dict[str, str]:
+    """Return what produces a run: Python, packages, and the commit of this checkout if it is one."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    with suppress(OSError, subprocess.CalledProcessError):  # installed without its repository
+        found["commit"] = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    return found

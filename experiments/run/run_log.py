@@ -1,0 +1,63 @@
+"""The two logs of a run, progress.csv and TensorBoard's events, which a resumed run continues."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
+
+from experiments.run.atomic_file import remove_leftovers
+from experiments.run.csv_log import CsvLog, rewind
+from experiments.run.run_folder import RunFolder
+
+EVENTS = "events.out.tfevents.*"
+
+
+class RunLog:
+    """Writes both logs, and knows where they stand.
+
+    Args:
+        folder: of the run.
+        position: of an earlier log that is to be continued, as `position` returned it; what came later
+            goes, as the run makes it again.
+
+    Raises:
+        ValueError: the files have less than the position says.
+    """
+
+    def __init__(self, folder: RunFolder, position: dict[str, Any] | None = None):
+        self._folder = folder.path
+        if position is not None:
+            self._check_events(position["events"])
+            rewind(folder.progress, position["csv"])
+            remove_leftovers(self._folder)
+            self._rewind_events(position["events"])
+        self._csv = CsvLog(folder.progress)
+        self._events = TensorBoardOutputFormat(str(self._folder))
+        self.logger = Logger(str(self._folder), [self._csv, self._events])
+
+    def position(self) -> dict[str, Any]:
+        """Return where the logs stand, once that is safe on the disk."""
+        self._events.writer.flush()
+        sizes = {}
+        for path in self._folder.glob(EVENTS):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            sizes[path.name] = path.stat().st_size
+        return {"csv": self._csv.position(), "events": sizes}
+
+    def _check_events(self, sizes: dict[str, int]) -> None:
+        for name, size in sizes.items():
+            path = self._folder / Path(name).name
+            there = path.stat().st_size if path.exists() else 0
+            if there < size:
+                raise ValueError(
+                    f"expected {size} bytes in {path}, which the checkpoint counts on, got {there}"
+                )
+
+    def _rewind_events(self, sizes: dict[str, int]) -> None:
+        for path in self._folder.glob(EVENTS):
+            if path.name not in sizes:
+                path.unlink()
+        for name, size in sizes.items():
+            os.truncate(self._folder / Path(name).name, size)

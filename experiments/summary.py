@@ -1,0 +1,60 @@
+"""What a command prints at its end."""
+
+import shlex
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import gymnasium as gym
+import numpy as np
+
+from agents import ALGORITHMS
+from experiments.grid import Cell
+from experiments.run.run_folder import RunFolder
+from experiments.settings.arguments import Arguments
+from experiments.settings.run_settings import RunSettings
+
+
+def print_run(
+    settings: RunSettings, folder: RunFolder, steps: int, seconds: float, returns: np.ndarray | None
+) -> None:
+    """Say what came out of a run, and where it lies."""
+    print(f"\n{settings.algo.upper()} on {settings.env}, seed {settings.seed}")
+    if returns is not None:
+        threshold = gym.spec(settings.env.rpartition(":")[2]).reward_threshold
+        verdict = ""
+        if threshold is not None:
+            solved = "solved" if returns.mean() >= threshold else "not yet solved"
+            verdict = f" ({solved}: the task asks for {threshold:g})"
+        print(
+            f"  return   {returns.mean():.1f} ± {returns.std():.1f} "
+            f"over {len(returns)} deterministic episodes{verdict}"
+        )
+    print(f"  trained  {steps} steps in {seconds:.1f} s, {steps / max(seconds, 1e-9):.0f} steps/s")
+    print(f"  files    {folder.path}")
+    print(f"  curves   {shlex.join(['tensorboard', '--logdir', str(folder.path.parent.parent)])}")
+
+
+def print_next(arguments: Arguments, steps: int) -> None:
+    """Say what to try after one run of so many steps."""
+    (algo,) = arguments.algo
+    other = next(name for name in ALGORITHMS if name != algo)
+    grid = replace(arguments, algo=(algo, other), steps=float(steps), seeds=5)
+    for label, tried in (("next", replace(arguments, seed=arguments.seed + 1)), ("", grid)):
+        print(f"  {label:8} {shlex.join(['python', 'train.py', *tried.command()[2:]])}")
+
+
+def print_grid(cells: Sequence[Cell], failures: Mapping[str, str]) -> None:
+    """Say what came out of a grid: mean evaluation returns, and the runs that failed."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for cell in cells:
+        path = cell.folder.path
+        key = (path.parent.parent.name, path.parent.name)
+        evaluation = cell.folder.read_evaluation()
+        mean = evaluation.get("mean_return")
+        found[key].append("failed" if not evaluation else "-" if mean is None else f"{mean:.1f}")
+    print("\nmean return of the evaluation, a number a seed")
+    for (env_id, algo), values in found.items():
+        print(f"  {env_id:20} {algo:14} {'  '.join(values)}")
+    for label, reason in failures.items():
+        print(f"failed: {label}: {reason}")

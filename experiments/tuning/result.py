@@ -1,0 +1,197 @@
+"""What a search over settings found: a summary, and the files beside the study."""
+
+import csv
+import importlib
+import inspect
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+
+import yaml
+
+from experiments.algorithms import agent_class
+from experiments.run.run_folder import versions
+from experiments.settings.arguments import Arguments
+from experiments.settings.configuration import RUN_KEYS, Configuration
+from experiments.tuning.search_space import read
+from experiments.tuning.study import DEFAULT, FAILURE, FrozenTrial, Search, TrialState, value
+from experiments.tuning.training_return import EPISODES
+
+FAILED, INTERRUPTED = "failed", "interrupted"
+
+
+@dataclass(frozen=True)
+class TuningResult:
+    """A study's trials, read.
+
+    Attributes:
+        search: that made them.
+        trials: of the study.
+        importances: of the axes, as shares; empty where unknown.
+    """
+
+    search: Search
+    trials: Sequence[FrozenTrial]
+    importances: Mapping[str, float]
+
+    @property
+    def complete(self) -> list[FrozenTrial]:
+        """The trials that were trained to the end."""
+        return [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
+
+    @cached_property
+    def best(self) -> FrozenTrial | None:
+        """The complete trial with the highest return; the default, and then the earliest, among equals."""
+        return max(
+            self.complete,
+            key=lambda trial: (trial.value, trial.user_attrs.get(DEFAULT, False), -trial.number),
+            default=None,
+        )
+
+    @cached_property
+    def default(self) -> FrozenTrial | None:
+        """The trial of the settings that the search began with, if it is complete."""
+        return next((trial for trial in self.complete if trial.user_attrs.get(DEFAULT)), None)
+
+    @property
+    def configuration(self) -> Configuration:
+        """The best trial's settings; those that the search began with where there is none."""
+        search = self.search
+        return search.configuration if self.best is None else search.space.configuration(self.best.params)
+
+    @property
+    def failures(self) -> Counter[str]:
+        """Why trials failed by their settings, and how many."""
+        return Counter(trial.user_attrs[FAILURE] for trial in self.trials if outcome(trial) == FAILED)
+
+    @property
+    def counts(self) -> str:
+        """How the trials ended, in words."""
+        outcomes = Counter(map(outcome, self.trials))
+        order = ("complete", "pruned", FAILED, INTERRUPTED)
+        return ", ".join(f"{outcomes[name]} {name}" for name in order if outcomes[name])
+
+    @property
+    def objective(self) -> str:
+        """What was maximised, in words."""
+        steps = self.search.configuration.n_timesteps
+        return (
+            f"mean return of the last {EPISODES} training episodes at {steps} steps, "
+            f"over tuning seeds {', '.join(map(str, self.search.seeds))}"
+        )
+
+    def write(self) -> None:
+        """Write trials.csv and, where a trial has a value, best.yaml and history.png."""
+        self._write_trials(self.search.folder / "trials.csv")
+        if self.best is not None:
+            (self.search.folder / "best.yaml").write_text(self.section())
+            self._draw(self.search.folder / "history.png")
+
+    def section(self) -> str:
+        """Return the best settings as a file of configs/, which `train.py --config` reads."""
+        assert self.best is not None
+        search, configuration = self.search, self.configuration
+        made_with = ", ".join(f"{package} {version}" for package, version in versions().items())
+        lines = [
+            f"{search.algo} on {search.env_id}: trial {self.best.number} of {search.folder / 'study.db'} "
+            f"({self.counts}).",
+            f"Return {in_words(self.best)}, and {in_words(self.default)} with the settings it began with:",
+            f"{self.objective}.",
+            "The best of many trials is an optimistic number: report runs with other seeds.",
+            f"Made with {made_with}.",
+        ]
+        searched = {setting.name.partition(".")[0] for setting in search.space.settings}
+        parameters = inspect.signature(agent_class(search.algo)).parameters
+        section = {name: getattr(configuration, name) for name in RUN_KEYS} | {
+            name: option
+            for name, option in configuration.hyperparameters.items()
+            if name in searched or option != parameters[name].default
+        }
+        text = yaml.safe_dump({search.env_id: section}, sort_keys=False, allow_unicode=True)
+        return "".join(f"# {line}\n" for line in lines) + text
+
+    def _write_trials(self, path: Path) -> None:
+        axes = [setting.axis for setting in self.search.space.settings]
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["trial", "outcome", "return", "default", "seconds", "failure", *axes])
+            for trial in self.trials:
+                writer.writerow(
+                    [
+                        trial.number,
+                        outcome(trial),
+                        trial.value if trial.state == TrialState.COMPLETE else "",
+                        trial.user_attrs.get(DEFAULT, False),
+                        f"{trial.duration.total_seconds():.2f}" if trial.duration else "",
+                        trial.user_attrs.get(FAILURE, ""),
+                        *(trial.params.get(axis, "") for axis in axes),
+                    ]
+                )
+
+    def _draw(self, path: Path) -> None:
+        """Draw return over trials; without matplotlib, nothing."""
+        try:
+            figure = importlib.import_module("matplotlib.figure").Figure(figsize=(7, 4), layout="constrained")
+        except ImportError:
+            return
+        numbers = [trial.number for trial in self.complete]
+        values = [value(trial) for trial in self.complete]
+        axes = figure.subplots()
+        axes.plot(numbers, values, "o", color="C0", alpha=0.6, label="a trial")
+        axes.step(numbers, list(accumulate(values, max)), where="post", color="C1", label="best so far")
+        if self.default is not None:
+            axes.axhline(value(self.default), color="0.4", linestyle="--", label="settings it began with")
+        title = f"{self.search.algo} on {self.search.env_id}"
+        axes.set(xlabel="trial", ylabel="training return", title=title)
+        axes.legend()
+        figure.savefig(path, dpi=150)
+
+    def __str__(self) -> str:
+        assert self.best is not None
+        search = self.search
+        following = Arguments(
+            (search.algo,), (search.env_id,), config=search.folder / "best.yaml", out=search.folder.parents[2]
+        )
+        lines = [
+            f"{search.algo} on {search.env_id}: {self.counts}",
+            f"  maximised  {self.objective}",
+            f"  best       {in_words(self.best)}, trial {self.best.number}",
+            f"  default    {in_words(self.default)}",
+            "",
+            *(f"  {line}" for line in self._table()),
+            "",
+            *(f"  kept       {name}={read(search.configuration, name)}" for name in search.space.kept),
+            *(f"  failed     {n} times: {reason}" for reason, n in self.failures.most_common()),
+            f"  files      {search.folder}",
+            f"  next       {shlex.join(['python', 'train.py', *following.command()[2:]])}",
+        ]
+        return "\n".join(lines)
+
+    def _table(self) -> list[str]:
+        """Return a line for each setting, with a star where the best is not the default."""
+        rows = [("setting", "searched", "default", "best", "importance")]
+        for setting in self.search.space.settings:
+            default, best = (read(c, setting.name) for c in (self.search.configuration, self.configuration))
+            extent = str(setting) if setting.axis == setting.name else f"{setting.axis}: {setting}"
+            share = self.importances.get(setting.axis)
+            importance = "" if share is None else f"{share:.0%}"
+            star = "" if best == default else " *"
+            rows.append((setting.name, extent, str(default), f"{best}{star}", importance))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def outcome(trial: FrozenTrial) -> str:
+    """Return how a trial ended: by its settings, by an interrupt, or not yet."""
+    if trial.state == TrialState.FAIL:
+        return FAILED if FAILURE in trial.user_attrs else INTERRUPTED
+    return str(trial.state.name.lower())
+
+
+def in_words(trial: FrozenTrial | None) -> str:
+    """Return a trial's value as text."""
+    return "no value" if trial is None else f"{value(trial):.6g}"

@@ -1,0 +1,1 @@
+"""Fisher matrices of a policy as linear operators."""

@@ -1,0 +1,103 @@
+"""EKFAC: K-FAC's eigenvectors with eigenvalues of their own.
+
+K-FAC's block A ⊗ G has the eigenvectors U = U_A ⊗ U_G and products of eigenvalues. In that basis the true
+block has the diagonal
+
+    S = E[(Uᵀ vec(g āᵀ))²],
+
+and no other diagonal is nearer to it in the Frobenius norm, K-FAC's among them. George et al. 2018, "Fast
+approximate natural gradient descent in a Kronecker-factored eigenbasis".
+"""
+
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from npg.fisher.blocks import BlockDiagonal
+from npg.fisher.diagonal import NUMBERS_AT_A_TIME
+from npg.fisher.kfac import KroneckerFisher, check_finite
+from npg.fisher.kronecker import RotatedDiagonal
+from npg.linear_operator import InvertibleOperator
+from npg.reduction import Reduce, identity
+
+
+class EigenvalueCorrectedFisher(InvertibleOperator):
+    """K-FAC with corrected eigenvalues; its damping is exact, F + λI.
+
+    It sends the states through the actor twice, once for the basis and once for its scales. Arguments,
+    errors and what becomes of modules that are no layer: see `KroneckerFisher`.
+
+    Attributes:
+        kronecker: the Kronecker-factored matrix whose basis this is.
+    """
+
+    def __init__(
+        self,
+        actor: nn.Module,
+        observations: Any,
+        *,
+        samples: int | None = None,
+        generator: Generator | None = None,
+        micro_batch_size: int | None = None,
+        reduce: Reduce = identity,
+    ):
+        self.kronecker = KroneckerFisher(
+            actor,
+            observations,
+            samples=samples,
+            generator=generator,
+            micro_batch_size=micro_batch_size,
+            reduce=reduce,
+        )
+        kronecker = self.kronecker
+        self.size, self.dtype, self.device = kronecker.size, kronecker.dtype, kronecker.device
+        bases = {
+            name: [torch.linalg.eigh(factor).eigenvectors for factor in kronecker.averages[name]]
+            for name in kronecker.layers
+        }
+        scales = {name: self._zeros(bases[name]) for name in bases}
+        states = 0
+        for through in kronecker.passes(observations):
+            states += through.states
+            for name, (input_basis, output_basis) in bases.items():
+                for gradients in through.gradients:
+                    if name in gradients:
+                        columns = through.inputs[name] @ input_basis
+                        scales[name] += _sum_of_squares(gradients[name] @ output_basis, columns)
+        scales = {name: reduce(total / states) for name, total in scales.items()}
+        check_finite({name: (scale,) for name, scale in scales.items()})
+        corrected = {
+            name: RotatedDiagonal(bases[name][0], bases[name][1], scales[name], split_bias=layer.split_bias)
+            for name, layer in kronecker.layers.items()
+        }
+        self._operator = BlockDiagonal(
+            [corrected.get(name, block) for name, block in kronecker.blocks().items()]
+        )
+
+    def _zeros(self, bases: list[Tensor]) -> Tensor:
+        inputs, outputs = bases
+        return torch.zeros(len(outputs), len(inputs), dtype=self.dtype, device=self.device)
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """Return the product with v."""
+        return self._operator.matvec(vector)
+
+    def damped(self, damping: float) -> BlockDiagonal:
+        """Return F + λI, exactly."""
+        return self._operator.damped(damping)
+
+    def inverse(self, damping: float = 0.0) -> BlockDiagonal:
+        """Return (F + λI)⁻¹, exactly."""
+        return self._operator.inverse(damping)
+
+
+def _sum_of_squares(rows: Tensor, columns: Tensor) -> Tensor:
+    """Return Σ_n (Σ_t g_t ā_tᵀ)², elementwise, (O, D'), of g (n, T, O) and ā (n, T, D')."""
+    if rows.shape[1] == 1:  # the square of an outer product is that of the squares
+        return rows[:, 0].square().T @ columns[:, 0].square()
+    total = torch.zeros_like(rows[0].T @ columns[0])
+    states = max(1, NUMBERS_AT_A_TIME // total.numel())
+    for some_rows, some_columns in zip(torch.split(rows, states), torch.split(columns, states), strict=True):
+        total += (some_rows.mT @ some_columns).square().sum(0)
+    return total

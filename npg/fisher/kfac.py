@@ -1,0 +1,297 @@
+"""K-FAC: the Fisher matrix as one Kronecker product a layer, with running averages.
+
+A linear layer s = W ā, with ā its inputs and a 1 for the bias, has the gradient g āᵀ, g being that at s. Its
+block of the Fisher matrix is E[āāᵀ ⊗ ggᵀ], which K-FAC takes for
+
+    A ⊗ G,   A = E[āāᵀ],   G = E[ggᵀ],
+
+as if inputs and gradients were independent. A convolution sums over T positions: A = E[Σ_t ā_t ā_tᵀ] and
+G = E[Σ_t g_t g_tᵀ] / T. Martens & Grosse 2015, "Optimizing neural networks with Kronecker-factored
+approximate curvature"; Grosse & Martens 2016, "A Kronecker-factored approximate Fisher matrix for convolution
+layers".
+"""
+
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from npg.fisher.blocks import BlockDiagonal, Dense, Diagonal
+from npg.fisher.diagonal import root_scores
+from npg.fisher.exact import metric_sum
+from npg.fisher.jacobian import Jacobian
+from npg.fisher.kronecker import Kronecker
+from npg.fisher.layers import Layer, Pass, check_owners, pass_through
+from npg.fisher.state_mean import check_micro_batch_size, micro_batches
+from npg.linear_operator import InvertibleOperator
+from npg.parameters import FlatParameters
+from npg.reduction import Reduce, identity
+
+# Parameters that belong to no layer, such as a log standard deviation, get an exact block up to this size.
+LARGEST_EXACT_BLOCK = 64
+
+Averages = dict[str, tuple[Tensor, ...]]
+
+
+class KroneckerFisher(InvertibleOperator):
+    """The Fisher matrix, block-diagonal in the modules, with A ⊗ G for a layer.
+
+    Linear and Conv2d layers are Kronecker-factored. A few parameters outside any layer, such as a log
+    standard deviation, have their exact block. Any other module has the diagonal of its block, and a warning
+    says so. It is exact for a policy of one linear layer whose metric is the same in every state.
+
+    Args:
+        actor: a module whose forward maps observations to an npg distribution, in evaluation mode.
+        observations: what `actor` takes, N states; None to give the first statistics by `update`.
+        samples: random signs a state that weigh its root scores, one pass backward each, unbiased; None
+            for all of them, without noise.
+        generator: source of the signs, on the policy's device; torch's global one by default.
+        micro_batch_size: states sent through the actor at a time; None for all of them.
+        reduce: maps a local mean to the mean over all processes.
+
+    Attributes:
+        parameters: the actor's, as the flat vector has them.
+        averages: {module's name: (A, G), (block,) or (diagonal,)}, empty before the first statistics.
+
+    Raises:
+        ValueError: there is no state, no trainable parameter reaches the distribution, a layer or a
+            parameter is used twice, or an argument is out of range.
+        TypeError: the actor does not return an npg distribution, or is of half precision.
+        FloatingPointError: a statistic is not finite.
+    """
+
+    def __init__(
+        self,
+        actor: nn.Module,
+        observations: Any = None,
+        *,
+        samples: int | None = None,
+        generator: Generator | None = None,
+        micro_batch_size: int | None = None,
+        reduce: Reduce = identity,
+    ):
+        check_owners(actor)
+        check_micro_batch_size(micro_batch_size)
+        if samples is not None and samples < 1:
+            raise ValueError(
+                f"samples must be at least 1 random sign a state, or None for all; got {samples}"
+            )
+        self._actor = actor
+        self._samples = samples
+        self._generator = generator
+        self._micro_batch_size = micro_batch_size
+        self._reduce = reduce
+        self.parameters = FlatParameters(actor)
+        self.size, self.dtype, self.device = self.parameters.space
+        if self.dtype in (torch.float16, torch.bfloat16):
+            raise TypeError(f"K-FAC needs parameters of float32 or float64, got {self.dtype}")
+        self._sort_modules()
+        self.averages: Averages = {}
+        if observations is not None:
+            self.update(observations)
+
+    def _sort_modules(self) -> None:
+        """Decide of every module with parameters which kind of block it gets."""
+        self.layers: dict[str, Layer] = {}
+        self._exact: dict[str, FlatParameters] = {}
+        self._diagonal: dict[str, FlatParameters] = {}
+        for name in self.parameters.by_module():
+            module, own = self._actor.get_submodule(name), self.parameters.of_module(name)
+            layer = Layer.of(module, [parameter.rpartition(".")[2] for parameter in own.names])
+            is_layer = module is not self._actor and not any(True for _ in module.children())
+            if layer is not None:
+                self.layers[name] = layer
+            elif not is_layer and own.size <= LARGEST_EXACT_BLOCK:
+                self._exact[name] = own
+            else:
+                self._diagonal[name] = own
+        if self._diagonal:
+            kinds = {name: type(self._actor.get_submodule(name)).__name__ for name in self._diagonal}
+            listed = ", ".join(
+                f"{' and '.join(self._diagonal[name].names)} ({kind})" for name, kind in kinds.items()
+            )
+            warnings.warn(
+                f"no Kronecker factors are known for {listed}: a diagonal block stands in",
+                UserWarning,
+                stacklevel=_level_of_caller(),
+            )
+
+    def update(self, observations: Any, *, decay: float = 0.0) -> None:
+        """Take the statistics of more states into the running averages, all of them or none.
+
+        Args:
+            observations: N states.
+            decay: weight of the averages so far, in [0, 1); the first statistics are taken as they are.
+
+        Raises:
+            FloatingPointError: a statistic is not finite; nothing was changed.
+            ValueError: see the class.
+        """
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be in [0, 1), got {decay}")
+        new = self._statistics(observations)
+        for name, olds in self.averages.items():
+            new[name] = tuple(torch._foreach_lerp(list(olds), list(new[name]), 1 - decay))
+        check_finite(new)
+        self.averages = new
+
+    def _statistics(self, observations: Any) -> Averages:
+        """Return what the averages would be if these were the only states."""
+        sums: dict[str, list[Tensor]] = {}
+        states = 0
+        for through in self.passes(observations):
+            for name, values in self._sums(through).items():
+                if name in sums:
+                    torch._foreach_add_(sums[name], values)
+                else:
+                    sums[name] = values
+            states += through.states
+        if self._diagonal and self._samples is None:
+            sums |= self._exact_diagonals(observations)
+        return {name: tuple(self._reduce(total / states) for total in sums[name]) for name in self._shapes()}
+
+    def passes(self, observations: Any) -> Iterator[Pass]:
+        """Yield passes through the layers, one a micro-batch."""
+        size = self._micro_batch_size
+        for part in (observations,) if size is None else micro_batches(observations, size):
+            yield pass_through(
+                self._actor,
+                self.layers,
+                {} if self._samples is None else self._tensors_with_a_diagonal(),
+                part,
+                samples=self._samples,
+                generator=self._generator,
+            )
+
+    def _sums(self, through: Pass) -> dict[str, list[Tensor]]:
+        """Return what one pass adds to each layer's factors and to each exact block."""
+        sums = {}
+        for name, layer in self.layers.items():
+            sums[name] = [torch.zeros(n, n, dtype=self.dtype, device=self.device) for n in layer.shape]
+            inputs, outputs = sums[name]
+            if name in through.inputs:  # else the policy does not depend on it
+                columns = through.inputs[name].flatten(0, 1)
+                inputs.addmm_(columns.T, columns)
+            for gradients in through.gradients:
+                if name in gradients:
+                    rows = gradients[name].flatten(0, 1)
+                    outputs.addmm_(rows.T, rows, alpha=through.states / len(rows))
+        for name, own in self._diagonal.items() if self._samples is not None else ():
+            # The signs of different states do not correlate: of the squared sum, the squares remain.
+            drawn = [own.flatten([total.get(key) for key in own.names]) for total in through.totals]
+            sums[name] = [torch.stack(drawn).square().sum(0)]
+        for name, own in self._exact.items():
+            jacobian = Jacobian(through.policy.coordinates, own.tensors)
+            product = metric_sum(jacobian, through.policy, own).product
+            units = torch.eye(own.size, dtype=self.dtype, device=self.device)
+            sums[name] = [torch.stack([product(unit) for unit in units])]
+        return sums
+
+    def _tensors_with_a_diagonal(self) -> dict[str, Tensor]:
+        return {name: p for own in self._diagonal.values() for name, p in own.named().items()}
+
+    def _exact_diagonals(self, observations: Any) -> dict[str, list[Tensor]]:
+        """Return the diagonal of every module without a rule, summed over the states."""
+        tensors = self._tensors_with_a_diagonal()
+        squares = {name: torch.zeros_like(p) for name, p in tensors.items()}
+        for rows in root_scores(self._actor, observations, tensors, self._micro_batch_size):
+            for square, row in zip(squares.values(), rows, strict=True):
+                square += row.square().sum((0, 1))
+        return {
+            name: [own.flatten([squares[key] for key in own.names])] for name, own in self._diagonal.items()
+        }
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """Return the product with the averages as they are."""
+        return self._operator().matvec(vector)
+
+    def damped(self, damping: float) -> BlockDiagonal:
+        """Return the matrix that `inverse(damping)` inverts: factored Tikhonov damping in every layer."""
+        return self._operator().damped(damping)
+
+    def inverse(self, damping: float = 0.0) -> BlockDiagonal:
+        """Return the inverse of `damped(damping)`, of the averages as they are."""
+        return self._operator().inverse(damping)
+
+    def _operator(self) -> BlockDiagonal:
+        return BlockDiagonal(list(self.blocks().values()))
+
+    def blocks(self) -> dict[str, InvertibleOperator]:
+        """Return {module's name: its block} of the averages as they are, in the order of the flat vector.
+
+        Raises:
+            ValueError: there are no statistics yet.
+        """
+        if not self.averages:
+            raise ValueError("there are no Fisher statistics yet; call update(observations) first")
+        return {name: self._block(name, *values) for name, values in self.averages.items()}
+
+    def _block(self, name: str, *values: Tensor) -> InvertibleOperator:
+        if name in self.layers:
+            inputs, outputs = values
+            return Kronecker(inputs, outputs, split_bias=self.layers[name].split_bias)
+        return Dense(*values) if name in self._exact else Diagonal(*values)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the averages as a flat dictionary of tensors."""
+        return {
+            f"{name}/{i}": value for name, values in self.averages.items() for i, value in enumerate(values)
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor], strict: bool = True) -> None:
+        """Put back what `state_dict` returned.
+
+        Raises:
+            ValueError: it belongs to another policy; nothing was changed.
+        """
+        shapes = self._shapes()
+        expected = {f"{name}/{i}": shape for name, own in shapes.items() for i, shape in enumerate(own)}
+        given = {key: tuple(value.shape) for key, value in state.items()}
+        if given and given != expected:
+            wrong = sorted(set(given.items()) ^ set(expected.items()))
+            raise ValueError(f"these statistics belong to another policy: they differ in {wrong}")
+        values = {key: value.to(self.device, self.dtype, copy=True) for key, value in state.items()}
+        self.averages = {
+            name: tuple(values[f"{name}/{i}"] for i in range(len(own)))
+            for name, own in shapes.items()
+            if given
+        }
+
+    def _shapes(self) -> dict[str, list[tuple[int, ...]]]:
+        shapes: dict[str, list[tuple[int, ...]]] = {}
+        for name in self.parameters.by_module():
+            if name in self.layers:
+                shapes[name] = [(n, n) for n in self.layers[name].shape]
+            elif name in self._exact:
+                shapes[name] = [(self._exact[name].size, self._exact[name].size)]
+            else:
+                shapes[name] = [(self._diagonal[name].size,)]
+        return shapes
+
+
+def _level_of_caller() -> int:
+    """Return the `stacklevel` that points out of this package, from wherever in it the call came."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("npg."):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def check_finite(averages: Averages) -> None:
+    """Check statistics before they are taken in.
+
+    Raises:
+        FloatingPointError: naming the modules whose are not finite.
+    """
+    tensors = [value for values in averages.values() for value in values]
+    if not tensors or bool(torch.stack(torch._foreach_norm(tensors)).isfinite().all()):
+        return  # one question to the device; the others only where the answer is no
+    bad = [name for name, values in averages.items() if not all(bool(v.isfinite().all()) for v in values)]
+    if bad:
+        raise FloatingPointError(
+            f"the Fisher statistics of {', '.join(name or 'the policy' for name in bad)} are not finite; "
+            "the running averages stay as they were"
+        )

@@ -1,0 +1,131 @@
+"""Fisher blocks of one layer, on its part of the flat vector: weight (O, D) and then bias (O,).
+
+Seen as a matrix V (O, D'), whose last column is the bias where there are both, the product of A ⊗ G with V
+is G V A. A (D', D') belongs to the layer's inputs, G (O, O) to the gradients at its outputs.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from npg.fisher.blocks import inverse_of, shifted
+from npg.linear_operator import InvertibleOperator, SingularMatrixError, check_damping
+
+
+class Kronecker(InvertibleOperator):
+    """The block A ⊗ G.
+
+    Args:
+        inputs: A, (D', D').
+        outputs: G, (O, O).
+        split_bias: whether the last column of A is a bias that follows the weight in the vector.
+    """
+
+    def __init__(self, inputs: Tensor, outputs: Tensor, *, split_bias: bool):
+        self.inputs = inputs
+        self.outputs = outputs
+        self.split_bias = split_bias
+        self.size = len(inputs) * len(outputs)
+        self.dtype, self.device = inputs.dtype, inputs.device
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """Return G V A, flat."""
+        matrix = as_matrix(vector, len(self.outputs), self.split_bias)
+        return as_vector(self.outputs @ matrix @ self.inputs, self.split_bias)
+
+    def damped(self, damping: float) -> "Kronecker":
+        """Return (A + π√λ I) ⊗ (G + √λ/π I), factored Tikhonov damping.
+
+        It is A ⊗ G + λI up to cross terms that π balances, π² = (tr A / dim A) / (tr G / dim G) (Martens &
+        Grosse 2015, section 6.3).
+
+        Raises:
+            ValueError: the damping is negative or not finite.
+        """
+        on_inputs, on_outputs = self._shares(damping)
+        return Kronecker(
+            shifted(self.inputs, on_inputs), shifted(self.outputs, on_outputs), split_bias=self.split_bias
+        )
+
+    def inverse(self, damping: float = 0.0) -> "Kronecker":
+        """Return the inverse of `damped(λ)`: that of A, Kronecker that of G."""
+        on_inputs, on_outputs = self._shares(damping)
+        try:
+            return Kronecker(
+                inverse_of(self.inputs, on_inputs),
+                inverse_of(self.outputs, on_outputs),
+                split_bias=self.split_bias,
+            )
+        except SingularMatrixError:
+            raise SingularMatrixError.at(
+                f"a Kronecker factor of {len(self.inputs)} inputs or {len(self.outputs)} outputs", damping
+            ) from None
+
+    def _shares(self, damping: float) -> tuple[float, float]:
+        """Return what λ adds to A and to G: π√λ and √λ/π."""
+        check_damping(damping)
+        balance = balance_of(self.inputs, self.outputs)
+        return balance * math.sqrt(damping), math.sqrt(damping) / balance
+
+
+class RotatedDiagonal(InvertibleOperator):
+    """The block U diag(S) Uᵀ in the basis U = U_A ⊗ U_G.
+
+    Args:
+        input_basis: U_A, (D', D'), its columns orthonormal.
+        output_basis: U_G, (O, O), its columns orthonormal.
+        scales: S, (O, D').
+        split_bias: see `Kronecker`.
+    """
+
+    def __init__(self, input_basis: Tensor, output_basis: Tensor, scales: Tensor, *, split_bias: bool):
+        self.input_basis = input_basis
+        self.output_basis = output_basis
+        self.scales = scales
+        self.split_bias = split_bias
+        self.size = scales.numel()
+        self.dtype, self.device = scales.dtype, scales.device
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """Return U (S ⊙ (Uᵀ v)), flat."""
+        matrix = as_matrix(vector, len(self.output_basis), self.split_bias)
+        rotated = self.output_basis.T @ matrix @ self.input_basis
+        back = self.output_basis @ (self.scales * rotated) @ self.input_basis.T
+        return as_vector(back, self.split_bias)
+
+    def damped(self, damping: float) -> "RotatedDiagonal":
+        """Return U diag(S + λ) Uᵀ, which is the matrix plus λI since U is orthogonal."""
+        check_damping(damping)
+        return RotatedDiagonal(
+            self.input_basis, self.output_basis, self.scales + damping, split_bias=self.split_bias
+        )
+
+    def inverse(self, damping: float = 0.0) -> "RotatedDiagonal":
+        """Return the inverse of `damped(λ)`."""
+        damped = self.damped(damping).scales
+        if not bool((damped > torch.finfo(self.dtype).eps * damped.abs().amax()).all()):
+            raise SingularMatrixError.at("a rotated diagonal", damping)
+        return RotatedDiagonal(self.input_basis, self.output_basis, 1 / damped, split_bias=self.split_bias)
+
+
+def balance_of(inputs: Tensor, outputs: Tensor) -> float:
+    """Return π, the square root of the ratio of the factors' mean eigenvalues; 1 where that is 0 or ∞."""
+    means = torch.stack([inputs.diagonal().mean(), outputs.diagonal().mean()])
+    mean_input, mean_output = means.tolist()
+    ratio = mean_input / mean_output if mean_output > 0 else 0.0
+    return math.sqrt(ratio) if 0 < ratio < math.inf else 1.0
+
+
+def as_matrix(vector: Tensor, rows: int, split_bias: bool) -> Tensor:
+    """Return a layer's part of the flat vector as V (O, D')."""
+    if not split_bias:
+        return vector.view(rows, -1)
+    return torch.cat([vector[:-rows].view(rows, -1), vector[-rows:].unsqueeze(1)], 1)
+
+
+def as_vector(matrix: Tensor, split_bias: bool) -> Tensor:
+    """Return V (O, D') as a layer's part of the flat vector."""
+    if not split_bias:
+        return matrix.reshape(-1)
+    return torch.cat([matrix[:, :-1].reshape(-1), matrix[:, -1]])

@@ -1,0 +1,131 @@
+"""The step of ACKTR: a closed-form natural direction, a capped length, momentum."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from npg.fisher.kfac import KroneckerFisher
+from npg.linear_operator import LinearOperator, SingularMatrixError, check_damping
+from npg.trust_region import DAMPING_GROWTH
+
+# Keys of a saved state.
+FACTORS, INVERTED, VELOCITY, UPDATES = "factors", "inverted", "velocity", "updates"
+
+
+class KroneckerStepper:
+    """Makes displacements of gradients, with a Kronecker-factored Fisher matrix that runs along.
+
+        x = F_λ⁻¹ g,   α = min(η, sqrt(2δ / xᵀF_λx)),   d = μ d_last + (1 − μ) α x
+
+    with F_λ the damped matrix. Elsewhere in npg damping shapes the direction alone, and the exact F gives the
+    length; here it also makes up for what the factors miss, which along x is more than half of the KL
+    (docs/fisher.md). A displacement is a mean over past α x, each inside the ellipsoid ½ dᵀF_λd ≤ δ of its
+    time: by convexity it stays there while F_λ does. Wu et al. 2017, "Scalable trust-region method for deep
+    reinforcement learning using Kronecker-factored approximation", section 3.
+
+    Args:
+        fisher: F, still without statistics.
+        damping: λ > 0.
+        decay: weight of F's averages so far when new statistics enter, in [0, 1).
+        momentum: μ, in [0, 1).
+        factor_interval: updates from one refresh of the factors to the next.
+        inverse_interval: updates from one refresh of their inverses to the next.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        fisher: KroneckerFisher,
+        *,
+        damping: float,
+        decay: float = 0.95,
+        momentum: float = 0.9,
+        factor_interval: int = 1,
+        inverse_interval: int = 1,
+    ):
+        check_damping(damping)
+        if not (0 <= decay < 1 and 0 <= momentum < 1):
+            raise ValueError(f"decay and momentum must be in [0, 1), got {decay} and {momentum}")
+        if min(factor_interval, inverse_interval) < 1:
+            raise ValueError(f"intervals must be at least 1, got {factor_interval} and {inverse_interval}")
+        self.fisher = fisher
+        self.damping = damping
+        self.decay = decay
+        self.momentum = momentum
+        self.factor_interval = factor_interval
+        self.inverse_interval = inverse_interval
+        self.velocity = torch.zeros(fisher.size, dtype=fisher.dtype, device=fisher.device)
+        self.updates = 0
+        self._inverted: dict[str, Tensor] = {}
+        self._inverse: LinearOperator | None = None
+
+    def observe(self, observations: Any) -> None:
+        """Refresh factors and inverses from the states of this update, as far as their intervals ask.
+
+        Raises:
+            FloatingPointError: a statistic is not finite; nothing was changed.
+            SingularMatrixError: a factor has no inverse, not even with its damping raised tenfold.
+        """
+        if self.updates % self.factor_interval == 0:
+            self.fisher.update(observations, decay=self.decay)
+        if self._inverse is None or self.updates % self.inverse_interval == 0:
+            self._invert()
+        self.updates += 1
+
+    def _invert(self) -> None:
+        try:
+            self._inverse = self.fisher.inverse(self.damping)
+        except SingularMatrixError:
+            self._inverse = self.fisher.inverse(DAMPING_GROWTH * self.damping)
+        self._inverted = self.fisher.state_dict()
+
+    def displacement(self, gradient: Tensor, *, step_size: float, target_kl: float) -> Tensor:
+        """Return d (P,) for an ascent along g (P,), not yet taken.
+
+        Args:
+            gradient: g.
+            step_size: η.
+            target_kl: δ in nats.
+
+        Raises:
+            ValueError: nothing was observed yet.
+        """
+        if self._inverse is None:
+            raise ValueError("there is no Fisher matrix yet; call observe(observations) first")
+        x = self._inverse @ gradient
+        curvature = float(x @ gradient)  # xᵀF_λx, since F_λx = g; zero only with g, or where it underflows
+        length = min(step_size, math.sqrt(2 * target_kl / curvature)) if curvature > 0 else step_size
+        return self.momentum * self.velocity + (1 - self.momentum) * length * x
+
+    def keep(self, displacement: Tensor) -> None:
+        """Remember a displacement (P,) that was taken, for the momentum of the next."""
+        self.velocity = displacement
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the next displacement depends on, as tensors and a count."""
+        return {
+            FACTORS: self.fisher.state_dict(),
+            INVERTED: self._inverted,
+            VELOCITY: self.velocity,
+            UPDATES: self.updates,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Put back what `state_dict` returned.
+
+        Raises:
+            ValueError: it belongs to another policy.
+        """
+        self.fisher.load_state_dict(state[INVERTED])
+        if state[INVERTED]:
+            self._invert()
+        else:
+            self._inverse, self._inverted = None, {}
+        self.fisher.load_state_dict(state[FACTORS])
+        self.velocity = state[VELOCITY].to(self.velocity, copy=True)
+        self.updates = state[UPDATES]

@@ -1,0 +1,114 @@
+"""The exact Fisher matrix of a few states, shrunk towards K-FAC's of all."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from npg.fisher.blocks import BlockDiagonal
+from npg.fisher.diagonal import root_scores
+from npg.fisher.kfac import KroneckerFisher
+from npg.fisher.low_rank import LowRankUpdate
+from npg.fisher.state_mean import count_states, select
+from npg.linear_operator import InvertibleOperator
+from npg.parameters import FlatParameters
+
+
+class ShrunkFisher(InvertibleOperator):
+    """The matrix (1 − ρ) F_m + ρ K.
+
+    F_m is the exact Fisher matrix of m of the N states, evenly strided, and K the `KroneckerFisher` of all N.
+    F_m does most of the work: it is exact along what its states are sensitive to, with what couples one layer
+    to another, of which K knows nothing. But its rank is at most mC, with C the number of the
+    distribution's coordinates, and K speaks for all that is left. Early in training F_m alone (ρ → 0) serves
+    as well or better; later, when m states show less of F, K saves up to a quarter of the iterations
+    (`benchmarks/preconditioning.py`). The sum has one inverse, by Woodbury's identity.
+
+    It is made to precondition conjugate gradient, not to be near F in a norm: ρ = 0.02 and m = 128 were
+    chosen for iterations on policies of Hopper-v5 at damping 10⁻². It saves products with F, and time only
+    where these are dear: at 2048 states and 5000 parameters a solve on a CPU, building included, takes about
+    as long as without it. With ρ = 1 it is K-FAC itself; with m = N it goes to F as ρ goes to 0.
+
+    Shrinkage towards a structured target: Ledoit & Wolf 2004, "A well-conditioned estimator for
+    large-dimensional covariance matrices". A sub-sampled Fisher matrix inverted by Woodbury's identity, with
+    a multiple of the identity in the place of K: Ren & Goldfarb 2019, "Efficient subsampled Gauss-Newton and
+    natural gradient methods for training neural networks".
+
+    It holds up to mC·P numbers, and its inverse as many again, twice as many while it is made: 8 MB in
+    float32 for a Gaussian of 3 dimensions with 5000 parameters, but 3.5 GB for NatureCNN's 1.7 million with 4
+    discrete actions, where a smaller m is the remedy. Building takes C passes backward over all the
+    states, and C over m states one at a time under `torch.func.vmap`, which the actor has to bear.
+
+    There is no `reduce`: the inverse needs the root scores themselves, and those of other processes are not
+    known here. Every process has its own matrix.
+
+    Args:
+        actor: a module whose forward maps observations to an npg distribution, in evaluation mode.
+        observations: what `actor` takes, N states: tensors, or tuples, lists and dictionaries of them.
+        states: m; all of the N where it is larger.
+        shrinkage: ρ, in (0, 1].
+        micro_batch_size: states sent through the actor at a time, for either part; None for as many as
+            `KroneckerFisher` and `root_scores` choose.
+
+    Raises:
+        ValueError: there is no state, no trainable parameter reaches the distribution, a layer or a
+            parameter is used twice, or an argument is out of range.
+        TypeError: the actor does not return an npg distribution, is of half precision, or cannot run under
+            vmap; or the observations hold something that is no tensor.
+        FloatingPointError: a statistic is not finite.
+    """
+
+    def __init__(
+        self,
+        actor: nn.Module,
+        observations: Any,
+        *,
+        states: int = 128,
+        shrinkage: float = 0.02,
+        micro_batch_size: int | None = None,
+    ):
+        if states < 1:
+            raise ValueError(f"states must be at least 1 with an exact Fisher matrix, got {states}")
+        if not 0 < shrinkage <= 1:
+            raise ValueError(f"shrinkage must be in (0, 1], the weight of K-FAC; got {shrinkage}")
+        kronecker = KroneckerFisher(actor, observations, micro_batch_size=micro_batch_size)
+        self.size, self.dtype, self.device = kronecker.size, kronecker.dtype, kronecker.device
+        # A block's scale is in the first of its statistics. Factored damping of ρA ⊗ G by λ is ρ times that
+        # of A ⊗ G by λ/ρ, since its balance π moves with it.
+        kronecker.averages = {
+            name: (shrinkage * first, *rest) for name, (first, *rest) in kronecker.averages.items()
+        }
+        few = select(observations, _strided(count_states(observations), states))
+        rows = _rows(actor, few, micro_batch_size)
+        self._operator = LowRankUpdate(
+            BlockDiagonal(list(kronecker.blocks().values())), rows.mul_(math.sqrt(1 - shrinkage))
+        )
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """Return (1 − ρ) F_m v + ρ K v."""
+        return self._operator.matvec(vector)
+
+    def damped(self, damping: float) -> LowRankUpdate:
+        """Return (1 − ρ) F_m + ρ K', K' being K damped its own way by λ/ρ: about λI is added."""
+        return self._operator.damped(damping)
+
+    def inverse(self, damping: float = 0.0) -> LowRankUpdate:
+        """Return the inverse of `damped(λ)`; see `LowRankUpdate` for its accuracy."""
+        return self._operator.inverse(damping)
+
+
+def _strided(states: int, most: int) -> Tensor:
+    """Return the indices of at most so many of the states, evenly strided."""
+    m = min(states, most)
+    return torch.arange(m) * states // m
+
+
+def _rows(actor: nn.Module, observations: Any, micro_batch_size: int | None) -> Tensor:
+    """Return R, (mC, P) or fewer rows, with RᵀR the mean of the states' exact Fisher matrices."""
+    parameters = FlatParameters(actor).named()
+    parts = root_scores(actor, observations, parameters, micro_batch_size)
+    rows = torch.cat([torch.cat([row.flatten(2) for row in part], -1) for part in parts])
+    # A root score that no state changes, as those of a log standard deviation, is its own mean: one row.
+    same = (rows == rows[0]).all(-1).all(0)
+    return torch.cat([rows[:, ~same].flatten(0, 1) / math.sqrt(len(rows)), rows[0, same]])

@@ -1,0 +1,1 @@
+"""Spectra and comparisons of curvature matrices."""

@@ -1,0 +1,112 @@
+"""The critic's fit by K-FAC."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor
+
+from agents.critic.kronecker import ValueDistribution, fit_critic_by_kronecker
+from agents.policy.actor import PolicyActor
+from agents.policy.policies import MlpPolicy
+from agents.rollout.batch import Batch
+from npg import KroneckerFisher, KroneckerStepper
+
+FULL = {"epochs": 1, "batch_size": 64, "step_size": 1.0, "target_kl": 1e6}
+
+
+def make(
+    returns: Tensor, *, layers: list[int], damping: float = 0.1, momentum: float = 0.0
+) -> tuple[ActorCriticPolicy, ValueDistribution, KroneckerStepper, Batch]:
+    """Return a policy whose critic has these hidden layers, with a batch to fit."""
+    torch.manual_seed(0)
+    box = spaces.Box(-1, 1, (2,))
+    policy = ActorCriticPolicy(box, box, lambda _: 1.0, net_arch={"pi": [8], "vf": layers})
+    torch.nn.init.zeros_(policy.value_net.weight)
+    observations = torch.randn(len(returns), 2, generator=torch.Generator().manual_seed(1))
+    critic = ValueDistribution(policy, PolicyActor(policy).critic_parameters())
+    stepper = KroneckerStepper(KroneckerFisher(critic), damping=damping, momentum=momentum)
+    values = policy.predict_values(observations).detach().flatten()
+    return policy, critic, stepper, Batch(observations, observations, values, values, returns, returns)
+
+
+def returns_of(n: int, seed: int = 2) -> Tensor:
+    """Return n returns that are no linear function of anything."""
+    return 3 + torch.randn(n, generator=torch.Generator().manual_seed(seed)).square()
+
+
+def test_one_step_of_a_linear_critic_is_least_squares() -> None:
+    """Without damping or cap, the Gauss-Newton step of a linear model solves the regression."""
+    policy, critic, stepper, batch = make(returns_of(64), layers=[], damping=1e-10)
+    fit_critic_by_kronecker(critic, stepper, batch, **FULL)
+    design = torch.cat([batch.observations, torch.ones(64, 1)], 1)
+    expected = design @ torch.linalg.lstsq(design, batch.returns.unsqueeze(1)).solution
+    torch.testing.assert_close(policy.predict_values(batch.observations), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_trust_region_is_in_units_of_the_error() -> None:
+    """With δ nats, values move by sqrt(2δ) root mean squared errors."""
+    policy, critic, stepper, batch = make(returns_of(64), layers=[], damping=1e-10)
+    fit_critic_by_kronecker(critic, stepper, batch, **FULL | {"target_kl": 0.02})
+    moved = policy.predict_values(batch.observations).flatten() - batch.old_values
+    error = (batch.returns - batch.old_values).square().mean().sqrt()
+    assert float(moved.square().mean().sqrt()) == pytest.approx(0.2 * float(error), rel=1e-3)
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e3])
+def test_a_normalised_critic_does_not_see_the_unit_of_the_reward(unit: float) -> None:
+    """Under `normalize_returns`, returns in another unit are predicted in that unit, damping and all."""
+    predictions = []
+    for scale in (1.0, unit):
+        torch.manual_seed(0)
+        box = spaces.Box(-1, 1, (2,))
+        policy = MlpPolicy(box, box, lambda _: 1.0, normalize_returns=True)
+        observations = torch.randn(64, 2, generator=torch.Generator().manual_seed(1))
+        returns = scale * returns_of(64)
+        policy.observe_returns(returns)
+        values = policy.predict_values(observations).detach().flatten()
+        critic = ValueDistribution(policy, PolicyActor(policy).critic_parameters())
+        stepper = KroneckerStepper(KroneckerFisher(critic), damping=0.1)
+        batch = Batch(observations, observations, values, values, returns, returns)
+        fit_critic_by_kronecker(critic, stepper, batch, **FULL | {"epochs": 20, "target_kl": 0.1})
+        predictions.append(policy.predict_values(observations).detach())
+    assert float((predictions[0] - predictions[0].mean()).abs().amax()) > 0.05
+    torch.testing.assert_close(predictions[1], unit * predictions[0], rtol=1e-3, atol=1e-3 * unit)
+
+
+def test_only_the_critic_moves_and_its_error_falls(parameters: Callable) -> None:
+    """The actor is bitwise unchanged; minibatches and momentum fit a network."""
+    policy, critic, stepper, batch = make(returns_of(64), layers=[16], momentum=0.5)
+    actor = PolicyActor(policy)
+    before = parameters(actor)
+    options = {"batch_size": 16, "step_size": 1.0, "target_kl": 0.1}
+    first = fit_critic_by_kronecker(critic, stepper, batch, epochs=1, **options)
+    last = fit_critic_by_kronecker(critic, stepper, batch, epochs=30, **options)
+    assert torch.equal(parameters(actor), before)
+    assert 0 < last < 0.5 * first
+    assert stepper.velocity.any()
+
+
+def test_bad_numbers_move_nothing(parameters: Callable) -> None:
+    """NaN returns or observations: no step, no statistic, no momentum, and NaN as the loss."""
+    for field in ("returns", "observations"):
+        policy, critic, stepper, batch = make(returns_of(8), layers=[4])
+        getattr(batch, field)[3] = math.nan
+        before = parameters(policy)
+        assert math.isnan(fit_critic_by_kronecker(critic, stepper, batch, **FULL))
+        assert torch.equal(parameters(policy), before)
+        assert not stepper.velocity.any()
+        assert not stepper.fisher.averages
+
+
+def test_nothing_to_do(parameters: Callable) -> None:
+    """A perfect critic stays, with a loss of 0; without an epoch there is no loss."""
+    policy, critic, stepper, batch = make(torch.zeros(8), layers=[4])
+    torch.nn.init.zeros_(policy.value_net.bias)
+    before = parameters(policy)
+    assert fit_critic_by_kronecker(critic, stepper, batch, **FULL) == 0
+    assert math.isnan(fit_critic_by_kronecker(critic, stepper, batch, **FULL | {"epochs": 0}))
+    assert torch.equal(parameters(policy), before)

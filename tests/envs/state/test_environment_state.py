@@ -1,0 +1,428 @@
+"""The state of one environment: what goes on from it equals what was never interrupted, to the bit."""
+
+import io
+import json
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces, wrappers
+from gymnasium.envs.classic_control import CartPoleEnv
+from stable_baselines3.common.monitor import Monitor
+
+import envs  # noqa: F401 - registers the small tasks
+from envs.state.environment_state import StateUnavailableError, restore_state, take_state
+from envs.state.plain_data import from_plain, to_plain
+
+CLASSIC = ["Acrobot-v1", "CartPole-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1"]
+OURS = ["Catch-v0", "GaussianBandit-v0", "LinearQuadratic-v0", "TwoStateChain-v0"]
+ROBOTS = ["Ant", "HalfCheetah", "Hopper", "Humanoid", "HumanoidStandup", "InvertedDoublePendulum"]
+ROBOTS += ["InvertedPendulum", "Pusher", "Reacher", "Swimmer", "Walker2d"]
+TASKS = [
+    *CLASSIC,
+    *OURS,
+    *(pytest.param(f"{robot}-v5", marks=pytest.mark.mujoco) for robot in ROBOTS),
+    *(
+        pytest.param(task, marks=[pytest.mark.mujoco, pytest.mark.filterwarnings("ignore:.*out of date")])
+        for task in ("Ant-v4", "Humanoid-v4", "Reacher-v4")
+    ),
+]
+LIMIT = 20
+
+
+def bits(value: Any) -> Any:
+    """Returns a value such that == compares types, shapes and bits."""
+    if isinstance(value, dict):
+        return {key: bits(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value), [bits(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return type(value), value.dtype, value.shape, value.tobytes()
+    return type(value), repr(value)
+
+
+def through_file(state: Any) -> Any:
+    """Returns what a file gives back: torch's tensors under ``weights_only``, and no objects."""
+
+    def exchange(value: Any, old: type, new: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: exchange(item, old, new) for key, item in value.items()}
+        if isinstance(value, list):
+            return [exchange(item, old, new) for item in value]
+        return new(value) if isinstance(value, old) else value
+
+    file = io.BytesIO()
+    torch.save(exchange(state, np.ndarray, torch.from_numpy), file)
+    file.seek(0)
+    return exchange(torch.load(file, weights_only=True), torch.Tensor, torch.Tensor.numpy)
+
+
+def advance(env: gym.Env, actions: list[Any]) -> list[Any]:
+    """Returns what the steps give, and the resets after the ends of episodes."""
+    seen = []
+    for action in actions:
+        *result, info = env.step(action)
+        info.get("episode", {}).pop("t", None)
+        seen.append((*result, info))
+        if result[2] or result[3]:
+            seen.append(env.reset())
+    return seen
+
+
+def actions_for(env: gym.Env, n: int) -> list[Any]:
+    """Returns actions to take; the environment's own space keeps out of it."""
+    space = spaces.Discrete(env.action_space.n) if hasattr(env.action_space, "n") else None
+    space = space or spaces.Box(env.action_space.low, env.action_space.high, dtype=env.action_space.dtype)
+    space.seed(7)
+    return [space.sample() for _ in range(n)]
+
+
+def make(task: str, **kwargs: Any) -> gym.Env:
+    """Returns a task with a short time limit, counted by SB3."""
+    return Monitor(gym.make(task, max_episode_steps=LIMIT, **kwargs))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_goes_on_to_the_same_bits(task: str) -> None:
+    """From a reset, mid-episode, just before and at a truncation, past further ends, to equal states."""
+    env = make(task)
+    env.reset(seed=3)
+    env.action_space.seed(4)
+    actions = actions_for(env, 3 * LIMIT)
+    states = {}
+    seen: dict[int, list[Any]] = {}
+    for start in range(3 * LIMIT):
+        if start in (0, 1, 7, LIMIT - 1, LIMIT, LIMIT + 3):
+            states[start] = through_file(take_state(env))
+        seen[start] = advance(env, [actions[start]])
+    for start, state in states.items():
+        other = make(task)
+        other.reset(seed=99)
+        advance(other, actions[:2])
+        restore_state(other, state)
+        for step in range(start, 3 * LIMIT):
+            assert bits(advance(other, [actions[step]])) == bits(seen[step]), f"step {step} from {start}"
+        assert bits(take_state(other)) == bits(take_state(env))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_leaves_out_nothing_that_an_episode_changes(task: str) -> None:
+    """Every attribute of every layer that steps and resets write is in the state, or known not to matter."""
+    others = {"_np_random", "_np_random_seed"}  # kept beside the attributes
+    others |= {"data", "model", "mujoco_renderer"}  # the simulation, kept as physics
+    others |= {"env", "_cached_spec", "_action_space", "_observation_space"}
+    others |= {"episode_times", "_previous_data"}  # see restore_state
+    env = make(task)
+
+    def values() -> list[dict[str, str]]:
+        layer, found = env, []
+        while True:
+            found.append({name: repr(value) for name, value in vars(layer).items() if name not in others})
+            if not isinstance(layer, gym.Wrapper):
+                return found
+            layer = layer.env
+
+    before = values()
+    env.reset(seed=0)
+    advance(env, actions_for(env, 2 * LIMIT + 3))
+    kept = [layer["attributes"] for layer in take_state(env)["layers"]]
+    for old, new, names in zip(before, values(), kept, strict=True):
+        assert {name for name in new if new[name] != old.get(name)} <= set(names)
+
+
+def test_is_plain_finite_and_fits_json() -> None:
+    """Strings, numbers, bools, None and finite arrays, in dicts with str keys and lists, and nothing else."""
+    env = make("Pendulum-v1")
+    env.reset(seed=0)
+    advance(env, actions_for(env, LIMIT + 2))
+
+    def to_json(value: Any) -> Any:
+        assert isinstance(value, np.ndarray) and np.isfinite(value).all()
+        return value.tolist()
+
+    text = json.dumps(take_state(env), default=to_json, allow_nan=False)
+    assert json.loads(text)["layers"][-1]["class"].endswith("PendulumEnv")
+
+
+def test_is_a_snapshot_that_can_be_restored_again() -> None:
+    """Neither the environment's steps nor a restored one's change it."""
+    env = make("LinearQuadratic-v0")
+    env.reset(seed=0)
+    state = take_state(env)
+    before = bits(state)
+    actions = actions_for(env, 30)
+    seen = bits(advance(env, actions))
+    for _ in range(2):
+        restore_state(env, state)
+        assert bits(advance(env, actions)) == seen
+    assert bits(state) == before
+
+
+def test_equal_runs_have_equal_states() -> None:
+    """No time of day is in it."""
+    states = []
+    for _ in range(2):
+        env = make("CartPole-v1")
+        env.reset(seed=0)
+        advance(env, actions_for(env, 50))
+        states.append(bits(take_state(env)))
+    assert states[0] == states[1]
+
+
+def test_before_the_first_reset() -> None:
+    """A restored environment still wants its reset, and then draws as an unseeded one would have."""
+    env, other = make("Pendulum-v1"), make("Pendulum-v1")
+    _ = env.unwrapped.np_random
+    restore_state(other, through_file(take_state(env)))
+    with pytest.raises(RuntimeError, match="needs reset"):
+        other.step(np.zeros(1, np.float32))
+    assert bits(env.reset()) == bits(other.reset())
+
+
+def test_the_passive_checker_goes_on_after_a_reset() -> None:
+    """Its first step after a restored reset compares with data that is not there, and does not mind."""
+    env = gym.make("CartPole-v1")
+    env.reset(seed=0)
+    other = gym.make("CartPole-v1")
+    restore_state(other, take_state(env))
+    assert bits(other.step(1)) == bits(env.step(1))
+
+
+def normalised(env: gym.Env) -> gym.Env:
+    """Returns an environment in many of Gymnasium's wrappers."""
+    env = wrappers.ClipAction(wrappers.RescaleAction(env, -1, 1))
+    env = wrappers.TimeAwareObservation(wrappers.FlattenObservation(env))
+    env = wrappers.NormalizeReward(wrappers.NormalizeObservation(env))
+    return Monitor(wrappers.TransformReward(env, lambda reward: 2 * reward))
+
+
+def test_wrappers_keep_their_moments_and_times() -> None:
+    """Normalisation and time-aware observations go on to the same bits."""
+    env, other = (normalised(gym.make("Pendulum-v1", max_episode_steps=LIMIT)) for _ in range(2))
+    env.reset(seed=0)
+    actions = list(np.random.default_rng(0).normal(size=(70, 1)).astype(np.float32))
+    advance(env, actions[:27])
+    restore_state(other, through_file(take_state(env)))
+    assert bits(advance(other, actions[27:])) == bits(advance(env, actions[27:]))
+
+
+class Walk(gym.Env):
+    """A random walk on a dict, which tells its state itself; its action space draws too."""
+
+    def __init__(self) -> None:
+        self.observation_space = spaces.Dict({"place": spaces.Box(-9, 9, (2,)), "coin": spaces.Discrete(9)})
+        self.action_space = spaces.Discrete(2)
+        self.place = (np.float32(0), 0.0)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Stay, and make a new generator of another kind."""
+        super().reset(seed=seed)
+        if seed is not None:
+            self.np_random = np.random.Generator(np.random.Philox(seed))
+            self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> Any:
+        """Walk."""
+        self.place = (self.place[0] + np.float32(self.np_random.normal()), self.place[1] + 0.1)
+        return self.observation_space.sample(), float(self.place[0] * self.place[1]), False, False, {}
+
+    def get_state(self) -> Any:
+        """Tell the place."""
+        return {"place": self.place}
+
+    def set_state(self, state: Any) -> None:
+        """Go there, carelessly drawing on the way."""
+        self.reset()
+        self.np_random.normal()
+        self.place = state["place"]
+
+
+class Momentum(gym.Wrapper):
+    """Adds up rewards, and tells so."""
+
+    total = 0.0
+
+    def step(self, action: Any) -> Any:
+        """Add."""
+        observation, reward, *rest = self.env.step(action)
+        self.total += reward
+        return observation, self.total, *rest
+
+    def get_state(self) -> Any:
+        """Tell the sum."""
+        return self.total
+
+    def set_state(self, state: Any) -> None:
+        """Set the sum."""
+        self.total = state
+
+
+def test_classes_may_tell_their_state_themselves() -> None:
+    """By get_state and set_state, with tuples and NumPy's scalars; all generators are cared for."""
+    env, other = (wrappers.TimeLimit(Momentum(Walk()), LIMIT) for _ in range(2))
+    env.reset(seed=5)
+    env.action_space.seed(6)
+    advance(env, [0] * 7)
+    restore_state(other, through_file(take_state(env)))
+    assert bits(advance(other, [0] * 50)) == bits(advance(env, [0] * 50))
+    samples = [[each.action_space.sample() for _ in range(30)] for each in (env, other)]
+    assert samples[0] == samples[1]
+
+
+def test_unknown_classes_are_refused_by_name() -> None:
+    """Environments, subclasses of known ones, and wrappers; none is taken for stateless."""
+
+    class Slippery(CartPoleEnv):
+        pass
+
+    class Silent(gym.Wrapper):
+        pass
+
+    cartpole = gym.make("CartPole-v1")
+    for env, name in (
+        (gym.make("CliffWalking-v1"), "CliffWalkingEnv"),
+        (Slippery(), "Slippery"),
+        (wrappers.TimeLimit(Silent(cartpole), 5), "Silent"),
+        (wrappers.RecordEpisodeStatistics(cartpole), "RecordEpisodeStatistics"),
+        (wrappers.FrameStackObservation(cartpole, 2), "FrameStackObservation"),
+    ):
+        with pytest.raises(StateUnavailableError, match=rf"{name}.*get_state\(\) and set_state\(state\)"):
+            take_state(env)
+
+
+@pytest.mark.mujoco
+def test_a_mujoco_subclass_has_another_set_state() -> None:
+    """Gymnasium's set_state(qpos, qvel) is not taken for ours, even where a get_state comes beside it."""
+    from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
+
+    class Hopper(HopperEnv):
+        def get_state(self) -> Any:
+            return self.data.qpos.copy()
+
+    with pytest.raises(StateUnavailableError, match="Hopper"):
+        take_state(Hopper())
+
+
+def test_what_is_not_plain_is_refused_with_its_place(tmp_path: Any) -> None:
+    """An object in a state, a legacy generator, and a file that a state cannot rewind."""
+
+    class Odd(Walk):
+        def get_state(self) -> Any:
+            return {"walk": [1, object()]}
+
+    with pytest.raises(StateUnavailableError, match=r"Odd.*get_state\(\)\['walk'\]\[1\].*object"):
+        take_state(Odd())
+    legacy = Walk()
+    legacy._np_random = np.random.RandomState(0)
+    with pytest.raises(StateUnavailableError, match=r"Walk.*numpy.random.Generator"):
+        take_state(legacy)
+    with (
+        Monitor(CartPoleEnv(), str(tmp_path / "log")) as monitor,
+        pytest.raises(StateUnavailableError, match=r"log\.monitor\.csv.*filename=None"),
+    ):
+        take_state(monitor)
+
+
+def test_a_state_of_another_build_is_refused() -> None:
+    """Other wrappers, another task, attributes that are not the class's own."""
+    env = gym.make("CartPole-v1")
+    env.reset(seed=0)
+    state = take_state(env)
+    with pytest.raises(ValueError, match=r"TimeLimit.*PendulumEnv, got.*CartPoleEnv"):
+        restore_state(gym.make("Pendulum-v1"), state)
+    with pytest.raises(ValueError, match="expected a state of"):
+        restore_state(gym.make("CartPole-v1", disable_env_checker=True), state)
+    state["layers"][-1]["attributes"]["step"] = 0
+    with pytest.raises(ValueError, match="'step'"):
+        restore_state(gym.make("CartPole-v1"), state)
+
+
+@pytest.mark.mujoco
+def test_physics_of_another_model_is_refused() -> None:
+    """Sizes are checked before MuJoCo sees a number, and names are MuJoCo's own."""
+    env = gym.make("Hopper-v5")
+    env.reset(seed=0)
+    for change in (
+        lambda physics: physics.update(integration=physics["integration"][1:]),
+        lambda physics: physics["derived"].update(xpos=np.zeros((99, 3))),
+        lambda physics: physics["derived"].update(model=np.zeros(1)),
+        lambda physics: physics["derived"].pop("cvel"),
+    ):
+        state = take_state(env)
+        change(state["layers"][-1]["physics"])
+        with pytest.raises(ValueError, match="numbers of physics"):
+            restore_state(env, state)
+
+
+@pytest.mark.mujoco
+def test_physics_is_kept_as_the_last_substep_left_it() -> None:
+    """Positions in the world lag behind the joints by a substep; MuJoCo's forward would move them on."""
+    import mujoco
+
+    env, other = gym.make("Ant-v5"), gym.make("Ant-v5")
+    env.reset(seed=0)
+    advance(env, actions_for(env, 5))
+    restore_state(other, through_file(take_state(env)))
+    left = env.unwrapped.data.xpos.copy()
+    assert np.array_equal(other.unwrapped.data.xpos, left)
+    mujoco.mj_forward(env.unwrapped.model, env.unwrapped.data)
+    assert not np.array_equal(env.unwrapped.data.xpos, left)
+
+
+@pytest.mark.mujoco
+def test_physics_with_sleeping_bodies_is_refused() -> None:
+    """MuJoCo's integration state does not tell who sleeps."""
+    mujoco = pytest.importorskip("mujoco")
+    if not hasattr(mujoco.mjtEnableBit, "mjENBL_SLEEP"):
+        pytest.skip("this MuJoCo lets none sleep")
+    env = gym.make("Hopper-v5")
+    env.unwrapped.model.opt.enableflags |= int(mujoco.mjtEnableBit.mjENBL_SLEEP)
+    with pytest.raises(StateUnavailableError, match="sleep"):
+        take_state(env)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        2**127 + 1,
+        0.1,
+        "text",
+        np.float32(0.1),
+        np.int64(3),
+        np.bool(True),
+        np.array(1.5),
+        np.arange(6, dtype=np.uint32).reshape(2, 3)[:, ::2],
+        (1, (np.float32(2), [3.0, {"a": (), "b": {}}])),
+    ],
+)
+def test_plain_data_keeps_types_and_bits(value: Any) -> None:
+    """Scalars of NumPy, tuples, views and large integers come back from a file as they were."""
+    assert bits(from_plain(through_file(to_plain(value)))) == bits(value)
+
+
+@pytest.mark.parametrize("value", [{1: 2}, {"(tuple)": []}, np.array(["a"]), np.array([None]), {1}, 1j])
+def test_plain_data_refuses_the_rest(value: Any) -> None:
+    """Objects, texts in arrays, other keys, and keys that stand for something else."""
+    with pytest.raises(TypeError, match="expected x to be plain data"):
+        to_plain(value, "x")
+
+
+@pytest.mark.parametrize("kind", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
+def test_every_generator_of_numpy_goes_on(kind: str) -> None:
+    """Into an environment with another kind, and in place where the kind is the same."""
+    env, other = Walk(), Walk()
+    env.np_random = np.random.Generator(getattr(np.random, kind)(3))
+    env.np_random.integers(9, dtype=np.uint8, size=3)
+    state = through_file(take_state(env))
+    expected = bits(env.np_random.normal(size=5))
+    for _ in range(2):
+        restore_state(other, state)
+        held = other.np_random
+        assert bits(held.normal(size=5)) == expected
+        restore_state(other, state)
+        assert other.np_random is held

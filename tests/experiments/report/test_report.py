@@ -1,0 +1,241 @@
+"""The report: files, numbers, refusals, and the page in a browser."""
+
+import contextlib
+import csv
+import io
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from run_folders import write_run
+
+from experiments.report.command import Arguments, find_thresholds, main
+from experiments.report.comparison import compare
+from experiments.report.references import read_references
+from experiments.report.run_record import find_runs
+from experiments.report.tables import write_tables
+
+pytest.importorskip("plotly")
+pytest.importorskip("jinja2")
+pytest.importorskip("matplotlib")
+
+GEOMETRY = {"npg/kl": [0.01, 0.02, 0.01], "npg/step_length": [0.1, 0.2, 0.1], "npg/cosine": [0.5, 0.6, 0.7]}
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+def write_grid(root: Path, tasks: tuple[str, ...] = ("CartPole-v1", "Acrobot-v1"), **options: Any) -> None:
+    """Write three seeds of two algorithms on every task; only one of them solves linear systems."""
+    for env in tasks:
+        for k, algo in enumerate(("npg", "vpg")):
+            residual = {"npg/cg_residual": [1e-6, 1e-5, 1e-6]} if algo == "npg" else {}
+            for seed in range(3):
+                returns = (0.0, 10.0 * seed, 100.0 - 20 * k - seed)
+                write_run(root, algo, seed, env=env, returns=returns, metrics=GEOMETRY | residual, **options)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a report on runs whose settings and paths are hostile, and what was printed."""
+    root = tmp_path_factory.mktemp("runs") / "<img src=x onerror=alert(3)>"
+    write_grid(root, hyperparameters={"policy_kwargs": {"net_arch": HOSTILE}}, versions={"torch": HOSTILE})
+    (write_run(root, "trpo") / "evaluation.json").unlink()
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(Arguments((root,))) == 0
+    return root / "report", printed.getvalue()
+
+
+def test_one_command_writes_page_figures_and_numbers(made: tuple[Path, str]) -> None:
+    """Everything is in one folder below the runs, and does not count as a run the next time."""
+    out, printed = made
+    names = {path.name for path in out.iterdir()}
+    figures = ["learning_curves", "learning_curves_wall_clock", "scores", "performance_profile"]
+    figures += ["geometry_CartPole-v1", "geometry_Acrobot-v1"]
+    assert names == {
+        "report.html",
+        *(f"{name}.{kind}" for name in figures for kind in ("png", "svg")),
+        *(f"{name}.csv" for name in ("runs", "aggregates", "improvement", "curves")),
+    }
+    assert all(path.stat().st_size for path in out.iterdir())
+    assert "NPG  3      99.0 [" in printed and str(out / "report.html") in printed
+    assert "fewer than 5 seeds (npg 3, vpg 3)" in printed
+    assert len(find_runs([out.parent])[0]) == 12
+
+
+def test_what_is_left_out_is_printed_and_in_the_page(made: tuple[Path, str]) -> None:
+    """The report goes on without an unfinished run, and names it."""
+    out, printed = made
+    for text in (printed, (out / "report.html").read_text()):
+        assert "trpo/seed-0" in text and "unfinished: there is no evaluation.json" in text
+
+
+def test_numbers_are_those_of_the_runs_and_the_seed_repeats_them(tmp_path: Path) -> None:
+    """The CSV files hold what a reader would compute by hand, and the same bytes a second time."""
+    write_grid(tmp_path / "runs")
+    records, left_out = find_runs([tmp_path / "runs"])
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        comparison = compare(
+            records,
+            left_out,
+            thresholds={"CartPole-v1": 90.0},
+            references=read_references(),
+            generator=np.random.default_rng(0),
+        )
+        write_tables(comparison, tmp_path / name)
+    tables = {path.stem: list(csv.DictReader(path.open())) for path in (tmp_path / "a").iterdir()}
+    for name in tables:
+        assert (tmp_path / "a" / f"{name}.csv").read_bytes() == (tmp_path / "b" / f"{name}.csv").read_bytes()
+    assert len(tables["runs"]) == 12
+    row = only(tables["runs"], environment="CartPole-v1", algorithm="npg", seed="2")
+    assert (row["training"], row["evaluation"], row["steps_to_threshold"]) == ("98.0", "50.0", "3000.0")
+    assert float(row["area"]) == pytest.approx((0 + 20) / 4 + (20 + 98) / 4)
+    owner = {"environment": "CartPole-v1", "algorithm": "vpg"}
+    row = only(tables["aggregates"], **owner, score="training", statistic="mean")
+    assert float(row["estimate"]) == pytest.approx(79) and float(row["low"]) < 79 < float(row["high"])
+    pair = {"environment": "CartPole-v1", "first": "npg", "second": "vpg"}
+    assert float(only(tables["improvement"], **pair, score="steps_to_threshold")["estimate"]) == 1
+    points = [row for row in tables["curves"] if owner.items() <= row.items() and row["curve"] == "steps"]
+    assert (float(points[-1]["x"]), float(points[-1]["estimate"])) == (3000, pytest.approx(79))
+
+
+def only(rows: list[dict[str, str]], **cells: str) -> dict[str, str]:
+    """Return the one row with these cells."""
+    (row,) = [row for row in rows if cells.items() <= row.items()]
+    return row
+
+
+def test_bad_input_is_refused_with_the_fix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing usable, and options that make no sense, end with exit code 2 and a sentence."""
+    assert main(Arguments((tmp_path,))) == 2
+    assert "expected folders of finished runs" in capsys.readouterr().err
+    assert main(Arguments((tmp_path / "missing",))) == 2
+    assert "there is no such folder" in capsys.readouterr().err
+    write_grid(tmp_path)
+    assert main(Arguments((tmp_path,), threshold=("90",))) == 2
+    assert "give --threshold Acrobot-v1=90" in capsys.readouterr().err
+    assert main(Arguments((tmp_path,), seed=-1)) == 2
+    assert "expected --seed ≥ 0, got -1" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main(Arguments((tmp_path,), out=tmp_path / "file")) == 2
+    assert "file" in capsys.readouterr().err
+
+
+def test_thresholds_are_given_or_gymnasiums(tmp_path: Path) -> None:
+    """A lone number serves a lone task; a task without a threshold has none."""
+    for env in ("CartPole-v1", "Pendulum-v1"):
+        write_run(tmp_path, env=env)
+    both, one = find_runs([tmp_path])[0], find_runs([tmp_path / "Pendulum-v1"])[0]
+    assert find_thresholds((), both) == {"CartPole-v1": 475}
+    assert find_thresholds(("Pendulum-v1=-200",), both) == {"CartPole-v1": 475, "Pendulum-v1": -200}
+    assert find_thresholds(("-200",), one) == {"Pendulum-v1": -200}
+    with pytest.raises(ValueError, match="names 'Hopper-v5', of which there is no run"):
+        find_thresholds(("Hopper-v5=1",), both)
+    for text in ("high", "Pendulum-v1=nan"):
+        with pytest.raises(ValueError, match="expects a number, or task=number"):
+            find_thresholds((text,), one)
+
+
+@pytest.mark.parametrize("library", ["matplotlib", "plotly.graph_objects", "jinja2"])
+def test_a_missing_library_is_named_with_its_extra(
+    tmp_path: Path, library: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message has the command that installs it."""
+    write_run(tmp_path)
+    for name in ("experiments.report.figures", "experiments.report.charts", "experiments.report.report_page"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, library, None)
+    assert main(Arguments((tmp_path,))) == 2
+    error = capsys.readouterr().err
+    assert library.partition(".")[0] in error and 'pip install -c constraints.txt -e ".[report]"' in error
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium")
+    with playwright.sync_playwright() as engine:
+        opened = engine.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def page(browser: Any, made: tuple[Path, str]) -> Iterator[Any]:
+    """The report, offline: whatever the tests do, it neither asks for anything nor complains."""
+    address = (made[0] / "report.html").as_uri()
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
+    opened = context.new_page()
+    requests, complaints = [], []
+    opened.on("request", lambda request: requests.append(request.url))
+    opened.on("console", lambda message: complaints.append(message.text))
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+    opened.goto(address)
+    opened.wait_for_timeout(300)
+    yield opened
+    assert requests == [address]
+    assert complaints == []
+    context.close()
+
+
+def test_page_renders_every_plot(page: Any) -> None:
+    """Curves over steps and time, scores and four metrics a task, and the profile, each with its lines."""
+    plots = page.locator(".plotly-graph-div")
+    assert plots.count() == 2 * 7 + 1
+    for plot in plots.all():
+        assert plot.locator("svg .scatterlayer .trace").count() >= 2
+        box, frame = plot.locator("svg").first.bounding_box(), plot.bounding_box()
+        assert box["width"] <= frame["width"] + 1 and box["height"] <= frame["height"] + 1
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_page_fits_its_window(page: Any, width: int) -> None:
+    """Nothing runs out of the window sideways, and no two sections or plots lie on each other."""
+    page.set_viewport_size({"width": width, "height": 900})
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    boxes = [plot.bounding_box() for plot in page.locator(".chart").all()]
+    page.set_viewport_size({"width": 1280, "height": 900})
+    for k, a in enumerate(boxes):
+        assert a["x"] >= 0 and a["x"] + a["width"] <= width
+        for b in boxes[:k]:
+            apart_x = a["x"] + a["width"] <= b["x"] + 0.5 or b["x"] + b["width"] <= a["x"] + 0.5
+            apart_y = a["y"] + a["height"] <= b["y"] + 0.5 or b["y"] + b["height"] <= a["y"] + 0.5
+            assert apart_x or apart_y
+
+
+def test_legend_toggles_a_line_with_its_band(page: Any) -> None:
+    """A click hides both, a second one brings both back, and the other algorithm stays."""
+    plot = page.locator(".plotly-graph-div").nth(1)
+    hidden = "plot => plot.data.filter(t => t.visible === 'legendonly').map(t => t.legendgroup)"
+    drawn = plot.locator(".scatterlayer .trace")
+    before = drawn.count()
+    assert before == 4 and plot.evaluate(hidden) == []
+    for expected in (["npg", "npg"], []):
+        plot.locator(".legendtoggle").first.click()
+        page.wait_for_timeout(600)  # plotly waits for a second click before it acts
+        assert plot.evaluate(hidden) == expected
+        assert drawn.count() == before - len(expected)
+
+
+def test_page_shows_hostile_names_as_text(page: Any) -> None:
+    """Settings, versions and paths of a stranger's folder are text, and nothing in them runs."""
+    assert page.locator("img").count() == 0
+    for text in ("</script><script>alert(1)</script>", "<img src=x onerror=alert(3)>"):
+        assert page.get_by_text(text).count()
+
+
+def test_page_says_first_who_is_ahead(page: Any) -> None:
+    """The summary stands above all plots and has the probability with its interval."""
+    summary = page.locator("#summary")
+    assert "CartPole-v1. After 3k steps" in summary.inner_text()
+    assert "probability 1.00 [" in summary.inner_text()
+    assert summary.bounding_box()["y"] < page.locator(".chart").first.bounding_box()["y"]

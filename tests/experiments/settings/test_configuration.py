@@ -1,0 +1,89 @@
+"""Settings of a run: files, sections, overrides."""
+
+from pathlib import Path
+
+import pytest
+
+from agents import ALGORITHMS, NPG
+from agents.base import PolicyGradientAgent
+from envs import make_vec_env
+from experiments.settings.configuration import Configuration, parse_override
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+TASKS = [
+    *("CartPole-v1", "Acrobot-v1", "MountainCarContinuous-v0", "Pendulum-v1", "LunarLander-v3"),
+    *("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5", "Swimmer-v5", "Ant-v5", "default"),
+]
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_shipped_sections_build_an_agent(algo: str, task: str) -> None:
+    """Every shipped section has only known names and values in range, and whole minibatches."""
+    configuration = Configuration.read(CONFIGS / f"{algo}.yaml", task, ALGORITHMS[algo])
+    env = make_vec_env("CartPole-v1", configuration.n_envs)
+    agent = ALGORITHMS[algo](configuration.policy, env, **configuration.hyperparameters)
+    assert isinstance(agent, PolicyGradientAgent)
+    states = agent.n_steps * configuration.n_envs
+    assert states % (agent.batch_size or states) == 0
+
+
+def write(folder: Path, text: str) -> Path:
+    """Write a configuration file."""
+    path = folder / "npg.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_section_wins_over_constructor_and_override_over_section(tmp_path: Path) -> None:
+    """Every hyper-parameter is resolved, from the most specific place."""
+    path = write(tmp_path, "A-v0: {n_timesteps: 1e3, gamma: 0.9, target_kl: 0.5}\n".replace("1e3", "1000"))
+    found = Configuration.read(path, "A-v0", NPG, ["target_kl=1e-3", "n_envs=4"])
+    assert found.n_timesteps == 1000 and found.n_envs == 4 and found.policy == "MlpPolicy"
+    assert found.hyperparameters["gamma"] == 0.9
+    assert found.hyperparameters["target_kl"] == 1e-3
+    assert found.hyperparameters["cg_max_steps"] == 15
+    assert "seed" not in found.hyperparameters
+
+
+def test_default_section_serves_the_others(tmp_path: Path) -> None:
+    """An environment without a section takes `default`, as it stands."""
+    path = write(tmp_path, "default: {n_timesteps: 7}\nA-v0: {n_timesteps: 8}\n")
+    assert Configuration.read(path, "B-v0", NPG).n_timesteps == 7
+    assert Configuration.read(path, "A-v0", NPG).n_timesteps == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("A-v0: {n_timesteps: 1, gama: 1}", "no setting 'gama'; did you mean 'gamma'"),
+        ("B-v0: {n_timesteps: 1}", "neither a section 'A-v0' nor one called 'default'"),
+        ("A-v0: {gamma: 1}", "lacks n_timesteps"),
+        ("A-v0: {n_timesteps: 1.5}", "n_timesteps must be an integer"),
+        ("A-v0: {n_timesteps: 1, normalize: 2}", "normalize must be true or false, got 2"),
+        ("A-v0: {n_timesteps: 1, policy_kwargs: 'dict()'}", "policy_kwargs must be a mapping"),
+        ("A-v0: [1, 2", "not valid YAML"),
+        ("- 1", "must map environment ids to settings"),
+        ("", "must map environment ids to settings"),
+    ],
+)
+def test_bad_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    """The error says what is wrong with which file."""
+    with pytest.raises(ValueError, match=message):
+        Configuration.read(write(tmp_path, text), "A-v0", NPG)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a=1", 1),
+        ("a=1e-3", 1e-3),
+        ("a=true", True),
+        ("a=null", None),
+        ("a=word", "word"),
+        ("a={net_arch: [8]}", {"net_arch": [8]}),
+    ],
+)
+def test_override_values_are_yaml(text: str, value: object) -> None:
+    """Numbers, booleans, words and mappings; 1e-3 is a number although YAML 1.1 has it a word."""
+    assert parse_override(text) == ("a", value)

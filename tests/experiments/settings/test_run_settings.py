@@ -1,0 +1,46 @@
+"""What a run was told: kept whole, and compared by name."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+import train
+from experiments.settings.arguments import Arguments
+from experiments.settings.run_settings import RunSettings, differences
+
+
+def settings(**changes: object) -> RunSettings:
+    """Return a resolved run."""
+    arguments = Arguments(device="cpu", vec_env="dummy", **changes)
+    return train.settings_of(arguments, train.resolve(arguments)[0])
+
+
+def test_a_document_gives_the_settings_back(tmp_path: Path) -> None:
+    """Through YAML, and with what stands beside them."""
+    told = settings()
+    document = yaml.safe_load(yaml.safe_dump(told.document(target_kl_joint=0.01)))
+    assert document["target_kl_joint"] == 0.01 and {"hardware", "versions"} <= document.keys()
+    assert RunSettings.from_document(document) == told
+
+
+def test_a_document_that_lacks_something_is_refused() -> None:
+    """What is missing is named."""
+    document = settings().document()
+    del document["seed"], document["n_envs"]
+    with pytest.raises(ValueError, match="lacks seed, n_envs"):
+        RunSettings.from_document(document)
+
+
+def test_differences_are_named_and_the_machine_is_none() -> None:
+    """Nested settings by their path; another processor gives no other settings."""
+    before, now = settings().document(), settings(seed=3, set=(("target_kl=0.5",),)).document()
+    now["hardware"] = {"cpu": "another"}
+    now["versions"] = {**before["versions"], "torch": "9"}
+    torch = before["versions"]["torch"]
+    assert differences(before, before) == []
+    assert differences(before, now) == [
+        "hyperparameters.target_kl: 0.01 -> 0.5",
+        "seed: 0 -> 3",
+        f"versions.torch: {torch} -> 9",
+    ]

@@ -1,0 +1,271 @@
+"""An exported policy acts as `predict` does."""
+
+import logging
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from episodes import Episodes
+from gymnasium import spaces
+from gymnasium.vector.utils import batch_space
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from agents import TRPO, VPG
+from experiments import export
+from experiments.export import Arguments, export_onnx, main
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+CHOICE = spaces.Discrete(3)
+BOX = spaces.Box(np.float32([-0.5, -1.0]), np.float32([0.25, 2.0]))
+ACTIONS = {
+    "box": BOX,
+    "matrix": spaces.Box(-0.3, 0.2, (2, 2), np.float32),
+    "discrete": CHOICE,
+    "multi_discrete": spaces.MultiDiscrete([2, 3]),
+    "multi_binary": spaces.MultiBinary(3),
+}
+OBSERVATIONS = {
+    "float64": spaces.Box(-np.inf, np.inf, (2, 2), np.float64),
+    "largest_bounds": spaces.Box(-3.4e38, 3.4e38, (3,), np.float32),
+    "image": spaces.Box(0, 255, (2, 36, 36), np.uint8),
+    "discrete": spaces.Discrete(4),
+    "multi_discrete": spaces.MultiDiscrete([2, 3]),
+    "multi_binary": spaces.MultiBinary(3),
+    "dict": spaces.Dict(
+        {"z vector": VECTOR, "image": spaces.Box(0, 255, (36, 36, 1), np.uint8), "choice": spaces.Discrete(3)}
+    ),
+    "dict_of_one": spaces.Dict({"observation": VECTOR}),
+}
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line's choice of log level stays inside a test."""
+    monkeypatch.setattr(logging.getLogger("torch.onnx"), "level", logging.ERROR)
+
+
+def make_env(observations: spaces.Space, actions: spaces.Space) -> Episodes:
+    """Return an environment that is never stepped."""
+    env = Episodes([1.0], action_space=actions)
+    env.observation_space = observations
+    return env
+
+
+def make_model(env: object, agent_class: type = TRPO, scale: float = 0.5, **policy_kwargs: object) -> TRPO:
+    """Return an agent with weights at random, large enough to leave the action bounds now and then."""
+    space = env.observation_space
+    image = len(space.shape or ()) == 3
+    policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "CnnPolicy" if image else "MlpPolicy"
+    use_sde = policy_kwargs.pop("use_sde", False)
+    arguments = {"n_steps": 64, "batch_size": 64, "seed": 0, "device": "cpu", "use_sde": use_sde}
+    model = agent_class(policy, env, policy_kwargs=policy_kwargs, **arguments)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.policy.action_net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    return model
+
+
+def sample(space: spaces.Space, n: int, seed: int = 11) -> object:
+    """Return n observations, within what a float32 network can take."""
+    batch = batch_space(space, n)
+    batch.seed(seed)
+    drawn = batch.sample()
+    return np.clip(drawn, -5, 5) if isinstance(drawn, np.ndarray) and drawn.dtype.kind == "f" else drawn
+
+
+def run(path: Path, observations: object) -> np.ndarray:
+    """Return the file's actions."""
+    session = onnxruntime.InferenceSession(path)
+    given = observations if isinstance(observations, dict) else {"observation": observations}
+    (actions,) = session.run(["action"], given)
+    return actions
+
+
+def check(path: Path, model: TRPO, normaliser: VecNormalize | None = None) -> None:
+    """Compare the file with predict, at batches of 1 and 7."""
+    for n in (1, 7):
+        raw = sample(model.observation_space, n)
+        given = raw if normaliser is None else normaliser.normalize_obs(raw)
+        expected, _ = model.predict(given, deterministic=True)
+        actions = run(path, raw)
+        assert (actions.dtype, actions.shape) == (expected.dtype, expected.shape)
+        np.testing.assert_allclose(actions, expected, rtol=1e-5, atol=1e-5)
+    assert len(np.unique(expected.reshape(n, -1), axis=0)) > 1, "the actions should depend on observations"
+
+
+@pytest.mark.parametrize("actions", ACTIONS)
+def test_every_action_space(actions: str, tmp_path: Path) -> None:
+    """The file gives predict's actions, of its type and shape, within the bounds."""
+    model = make_model(make_env(VECTOR, ACTIONS[actions]))
+    export_onnx(model, tmp_path / "policy.onnx")
+    check(tmp_path / "policy.onnx", model)
+    assert all(ACTIONS[actions].contains(a) for a in run(tmp_path / "policy.onnx", sample(VECTOR, 7))) or (
+        actions == "multi_binary"  # which SB3 gives as float32
+    )
+
+
+@pytest.mark.parametrize("observations", OBSERVATIONS)
+def test_every_observation_space(observations: str, tmp_path: Path) -> None:
+    """The file takes raw observations in the space's own type, one input for each part."""
+    model = make_model(make_env(OBSERVATIONS[observations], BOX), scale=2.0)
+    export_onnx(model, tmp_path / "policy.onnx")
+    check(tmp_path / "policy.onnx", model)
+
+
+@pytest.mark.parametrize("squash", [False, True])
+def test_gsde(squash: bool, tmp_path: Path) -> None:
+    """The noise stays out, and squashed actions are scaled to bounds that are not -1 and 1."""
+    env = make_env(VECTOR, spaces.Box(np.float32([-3.0, 0.0]), np.float32([5.0, 0.5])))
+    model = make_model(env, use_sde=True, squash_output=squash)
+    export_onnx(model, tmp_path / "policy.onnx")
+    check(tmp_path / "policy.onnx", model)
+
+
+def normalised(observations: spaces.Space, **settings: object) -> VecNormalize:
+    """Return an environment whose statistics are far from 0 and 1."""
+    env = VecNormalize(DummyVecEnv([lambda: make_env(observations, BOX)]), clip_obs=1.5, **settings)
+    rng = np.random.default_rng(0)
+    for moments in env.obs_rms.values() if isinstance(env.obs_rms, dict) else (env.obs_rms,):
+        moments.update(rng.normal(3.0, 2.0, (100, *moments.mean.shape)))
+    return env
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_vecnormalize(given: bool, tmp_path: Path) -> None:
+    """Statistics and clipping are in the file, by argument or because the model's environment has them."""
+    env = normalised(VECTOR)
+    model = make_model(env)
+    export_onnx(model, tmp_path / "policy.onnx", env if given else None)
+    check(tmp_path / "policy.onnx", model, env)
+
+
+def test_vecnormalize_of_some_keys(tmp_path: Path) -> None:
+    """Only the keys that VecNormalize normalises are normalised."""
+    env = normalised(OBSERVATIONS["dict"], norm_obs_keys=["z vector"])
+    model = make_model(env)
+    export_onnx(model, tmp_path / "policy.onnx")
+    check(tmp_path / "policy.onnx", model, env)
+
+
+def test_policys_own_normaliser(tmp_path: Path) -> None:
+    """A policy that normalises raw observations itself does so in the file."""
+    model = make_model(make_env(VECTOR, BOX), normalize_observations=True)
+    model.policy.observe(3.0 + 2.0 * torch.randn(100, 3, generator=torch.Generator().manual_seed(0)))
+    export_onnx(model, tmp_path / "policy.onnx")
+    check(tmp_path / "policy.onnx", model)
+
+
+def test_model_is_as_before(tmp_path: Path) -> None:
+    """An export changes no parameter and can be repeated, and the file names no path of this machine."""
+    model = make_model(make_env(VECTOR, BOX)).learn(64)
+    before = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    contents = []
+    for _ in range(2):
+        export_onnx(model, tmp_path / "policy.onnx")
+        contents.append((tmp_path / "policy.onnx").read_bytes())
+    assert all(torch.equal(before[name], value) for name, value in model.policy.state_dict().items())
+    assert contents[0] == contents[1]
+    assert str(Path(export.__file__).parent).encode() not in contents[0]
+    model.learn(64)
+
+
+def test_disagreement_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph that differs from predict is refused, and an older file stays as it is."""
+    forward = export.Predictor.forward
+    for space, change in ((BOX, 1e-3), (CHOICE, 1)):
+        model = make_model(make_env(VECTOR, space))
+        (tmp_path / "policy.onnx").write_bytes(b"old")
+        wrong = lambda self, parts, change=change: (forward(self, parts) + change) % 2  # noqa: E731
+        monkeypatch.setattr(export.Predictor, "forward", wrong)
+        with pytest.raises(RuntimeError, match="disagree"):
+            export_onnx(model, tmp_path / "policy.onnx")
+        assert (tmp_path / "policy.onnx").read_bytes() == b"old"
+
+
+def test_ties_are_no_disagreement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two equally likely choices the file may take the other one."""
+    model = make_model(make_env(VECTOR, spaces.Discrete(2)), scale=0.0)
+    forward = export.Predictor.forward
+    monkeypatch.setattr(export.Predictor, "forward", lambda self, parts: 1 - forward(self, parts))
+    export_onnx(model, tmp_path / "policy.onnx")
+    assert (run(tmp_path / "policy.onnx", sample(VECTOR, 7)) == 1).all()
+
+
+def test_mistakes_of_callers(tmp_path: Path) -> None:
+    """A normaliser for other observations and a part called like the output are refused by name."""
+    with pytest.raises(ValueError, match="the normaliser is for"):
+        export_onnx(
+            make_model(make_env(VECTOR, BOX)), tmp_path / "x.onnx", normalised(OBSERVATIONS["float64"])
+        )
+    with pytest.raises(ValueError, match="rename that part"):
+        export_onnx(make_model(make_env(spaces.Dict({"action": VECTOR}), BOX)), tmp_path / "x.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without onnxruntime, the error says what to install."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match=r'pip install -c constraints.txt -e "\.\[onnx\]"'):
+        export_onnx(make_model(make_env(VECTOR, BOX)), tmp_path / "x.onnx")
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """A run that used VecNormalize, as train.py leaves it."""
+    (tmp_path / "run").mkdir()
+    env = normalised(VECTOR)
+    make_model(env, VPG).save(tmp_path / "run" / "model.zip")
+    env.save(str(tmp_path / "run" / "vecnormalize.pkl"))
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump({"algo": "vpg", "normalize": True}))
+    return tmp_path / "run"
+
+
+def test_command_exports_a_run(run_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    """A run folder gives model.onnx with the run's normaliser; again only with --force."""
+    env = normalised(VECTOR)
+    model = VPG.load(run_folder / "model.zip", device="cpu")
+    assert main(Arguments(run_folder)) == 0
+    check(run_folder / "model.onnx", model, env)
+    assert main(Arguments(run_folder)) == 2
+    assert "--force" in capsys.readouterr().err
+    assert main(Arguments(run_folder, force=True)) == 0
+
+
+def test_command_exports_a_model(run_folder: Path, tmp_path: Path) -> None:
+    """A saved model elsewhere needs its algorithm and its normaliser by name."""
+    (run_folder / "model.zip").rename(tmp_path / "final.zip")
+    (run_folder / "vecnormalize.pkl").rename(tmp_path / "statistics.pkl")
+    arguments = Arguments(tmp_path / "final.zip", tmp_path / "out.onnx", tmp_path / "statistics.pkl", "vpg")
+    assert main(arguments) == 0
+    check(tmp_path / "out.onnx", VPG.load(tmp_path / "final.zip", device="cpu"), normalised(VECTOR))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda run: (run / "model.zip").unlink(), "no run folder"),
+        (lambda run: (run / "model.zip").write_text("no zip"), "no run folder"),
+        (lambda run: (run / "config.yaml").unlink(), "add --algo"),
+        (lambda run: (run / "config.yaml").write_text("algo: vgp"), "did you mean 'vpg'"),
+        (lambda run: (run / "vecnormalize.pkl").unlink(), "--normaliser"),
+        (lambda run: (run / "vecnormalize.pkl").write_bytes(b"junk"), "cannot read"),
+        (lambda run: (run / "vecnormalize.pkl").write_bytes(pickle.dumps({})), "no VecNormalize"),
+    ],
+)
+def test_command_names_the_mistake(
+    change: object, message: str, run_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A wrong path, run or normaliser ends with exit code 2, one line, and no file."""
+    change(run_folder)
+    assert main(Arguments(run_folder)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+    assert not (run_folder / "model.onnx").exists()
