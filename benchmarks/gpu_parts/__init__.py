@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/gpu.py`, one function each that fills a `Part`."""
