@@ -21,9 +21,9 @@ def synchronise(device: torch.device) -> None:
 
 
 def release_memory(device: torch.device) -> None:
-    """Free what earlier work left on the device."""
-    gc.collect()
+    """Free what earlier work left on a CUDA device."""
     if device.type == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()
 
 

@@ -28,6 +28,8 @@ def measure_updates(part: Part) -> None:
     """Measure one update of every agent, then train every agent twice."""
     if part.device.type != "cuda":
         part.note("no CUDA device: peak memory is unknown and no synchronisation is counted")
+    elif not counts_a_known_one(part.device):
+        part.fail("torch did not report a known synchronisation; the counts below are too low")
     algorithms = list(ALGORITHMS)
     for position, algo in enumerate(algorithms):
         if part.out_of_time(", ".join(algorithms[position:])):
@@ -89,6 +91,14 @@ def count_synchronisations(counts: Counter[str]) -> Iterator[None]:
         finally:
             if cuda:
                 torch.cuda.set_sync_debug_mode("default")
+
+
+def counts_a_known_one(device: torch.device) -> bool:
+    """Return whether reading a number from the GPU is counted."""
+    number, counts = torch.ones(1, device=device), Counter[str]()
+    with count_synchronisations(counts):
+        number.item()
+    return counts.total() > 0
 
 
 def line_of_ours(frame: FrameType | None) -> str:
