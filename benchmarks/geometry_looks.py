@@ -13,7 +13,8 @@ from agents import TRPO
 from agents.rollout.batch import standardise
 from envs import make_vec_env
 from experiments.geometry import GeometryCallback, read
-from experiments.settings.configuration import Configuration
+from experiments.settings.arguments import Arguments as Train
+from experiments.settings.configuration import resolve
 
 ROOT, TASK = Path(__file__).parents[1], "Hopper-v5"
 DAMPINGS = (0.01, 0.1, 1.0)
@@ -83,7 +84,7 @@ def block_of(operator: npg.LinearOperator, place: slice) -> Tensor:
 
 def measure(steps: int, seed: int, folder: Path) -> None:
     """Train, and write what was measured."""
-    run = Configuration.read(ROOT / "configs" / "trpo.yaml", TASK, TRPO)
+    run = resolve(Train(env=(TASK,)))
     env = make_vec_env(TASK, run.n_envs, seed=seed)
     agent = TRPO(run.policy, env, seed=seed, device="cpu", **run.hyperparameters)
     agent.set_logger(configure(str(folder), ["csv"]))

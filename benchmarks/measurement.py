@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from experiments.run.hardware import hardware
-from experiments.run.run_folder import versions
+from experiments.run.provenance import hardware, versions
 
 PEERS = ("sb3-contrib", "tianshou", "envpool")
 

@@ -30,8 +30,9 @@ from torch import Tensor, nn
 from agents import TRPO
 from agents.rollout.batch import Batch, standardise
 from envs import make_vec_env
-from experiments.run.run_folder import versions
-from experiments.settings.configuration import Configuration
+from experiments.run.provenance import versions
+from experiments.settings.arguments import Arguments as Train
+from experiments.settings.configuration import resolve
 from npg import (
     BlockDiagonalFisher,
     Damped,
@@ -47,7 +48,6 @@ from npg import (
     conjugate_gradient,
 )
 
-CONFIG = Path(__file__).parents[1] / "configs" / "trpo.yaml"
 PRECONDITIONERS: dict[str, Callable[..., InvertibleOperator] | None] = {
     "none": None,
     "diagonal": DiagonalFisher,
@@ -124,7 +124,7 @@ def measure(policy: Any, batch: Batch, dtype: torch.dtype, arguments: Arguments)
 def main(arguments: Arguments) -> None:
     """Train, count, and print a table."""
     torch.set_num_threads(1)
-    configuration = Configuration.read(CONFIG, arguments.env, TRPO)
+    configuration = resolve(Train(env=(arguments.env,)))
     rows: list[dict[str, Any]] = []
     print(
         f"{'seed':>4} {'steps':>8} {'return':>7} {'dtype':>8}" + "".join(f"{n:>9}" for n in PRECONDITIONERS)

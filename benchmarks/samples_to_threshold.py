@@ -26,12 +26,12 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import EvalCallback, StopTrainingOnRewardThreshold
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from agents import ALGORITHMS, VPG
+from agents import ALGORITHMS
 from envs import make_vec_env
-from experiments.run.run_folder import versions
-from experiments.settings.configuration import Configuration
+from experiments.run.provenance import versions
+from experiments.settings.arguments import Arguments as Train
+from experiments.settings.configuration import resolve
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 EVALUATE_EVERY = 1000
 STEP_LENGTHS: dict[str, dict[str, list[float]]] = {
     "vpg": {"learning_rate": [0.003, 0.01, 0.03]},
@@ -62,9 +62,7 @@ class Arguments:
 def samples(arguments: Arguments, algo: str, setting: dict[str, Any], seed: int) -> int:
     """Return the samples that one run needs."""
     torch.set_num_threads(1)
-    ours = Configuration.read(
-        CONFIGS / f"{algo if algo in ALGORITHMS else 'vpg'}.yaml", arguments.env, ALGORITHMS.get(algo, VPG)
-    )
+    ours = resolve(Train(algo=(algo if algo in ALGORITHMS else "vpg",), env=(arguments.env,)))
     env = make_vec_env(arguments.env, ours.n_envs, seed=seed)
     check = EvalCallback(
         make_vec_env(arguments.env, 10, seed=10_000 + seed),

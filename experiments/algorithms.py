@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents import ALGORITHMS
 from agents.hyperparameters import nearest
-from experiments.settings.configuration import Configuration
+from experiments.settings.run_settings import RunSettings
 
 PEERS: dict[str, type[OnPolicyAlgorithm] | None] = {
     "sb3:ppo": PPO,
@@ -50,13 +50,12 @@ def folder_name(name: str) -> str:
     return name.replace(":", "-")
 
 
-def build(
-    name: str, configuration: Configuration, env: VecEnv, *, seed: int, device: str
-) -> OnPolicyAlgorithm:
-    """Return the algorithm that a configuration describes, untrained."""
-    given = copy.deepcopy(dict(configuration.hyperparameters))  # A2C writes into its policy_kwargs
+def build(settings: RunSettings, env: VecEnv) -> OnPolicyAlgorithm:
+    """Return the untrained agent that settings describe; its constructor checks the hyper-parameters."""
+    given = copy.deepcopy(dict(settings.hyperparameters))  # A2C writes into its policy_kwargs
     options = {key: with_schedule(value) for key, value in given.items()}
-    return agent_class(name)(configuration.policy, env, seed=seed, device=device, **options)
+    chosen = agent_class(settings.algo)
+    return chosen(settings.policy, env, seed=settings.seed, device=settings.device, **options)
 
 
 def with_schedule(value: Any) -> Any:

@@ -141,8 +141,8 @@ def export_onnx(model: OnPolicyAlgorithm, path: str | Path, normaliser: VecNorma
     session = runtime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     for n in (1, 64):
         verify(model, normaliser, session, n)
-    with replacing(Path(path)) as temporary:
-        temporary.write_bytes(graph.SerializeToString())
+    with replacing(Path(path)) as file:
+        file.write(graph.SerializeToString())
 
 
 def verify(model: OnPolicyAlgorithm, normaliser: VecNormalize | None, session: Any, n: int) -> None:

@@ -1,6 +1,5 @@
 """Many runs, several at a time, each a process of its own."""
 
-import csv
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from experiments.progress import progress_bar
+from experiments.run.csv_log import last_row
 from experiments.run.run_folder import RunFolder
 
 POLL = 0.5  # seconds
@@ -78,7 +78,8 @@ class Cell:
     def start(self, position: int) -> None:
         """Start the process, apart from the terminal's Ctrl-C, which is the grid's to pass on."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        path = os.pathsep.join(place or os.getcwd() for place in sys.path)  # the same packages as here
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 self.command,
@@ -183,15 +184,3 @@ def stop(cells: Sequence[Cell]) -> None:
             if cell.bar is not None:
                 cell.bar.close()
             cell.log.unlink(missing_ok=True)
-
-
-def last_row(path: Path) -> dict[str, str]:
-    """Return the last row of a CSV file that is being written; empty where there is none yet."""
-    try:
-        with path.open(newline="") as file:
-            row: dict[str, str] = {}
-            for row in csv.DictReader(file):  # noqa: B007  # the last is wanted
-                pass
-            return row
-    except (OSError, csv.Error):
-        return {}

@@ -4,9 +4,9 @@ import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
 from agents import ALGORITHMS
 from experiments.grid import Cell
@@ -16,19 +16,19 @@ from experiments.settings.run_settings import RunSettings
 
 
 def print_run(
-    settings: RunSettings, folder: RunFolder, steps: int, seconds: float, returns: np.ndarray | None
+    settings: RunSettings, folder: RunFolder, steps: int, seconds: float, evaluation: Mapping[str, Any]
 ) -> None:
-    """Say what came out of a run, and where it lies."""
+    """Print the result of a run, and where its files are."""
     print(f"\n{settings.algo.upper()} on {settings.env}, seed {settings.seed}")
-    if returns is not None:
+    if evaluation:
         threshold = gym.spec(settings.env.rpartition(":")[2]).reward_threshold
         verdict = ""
         if threshold is not None:
-            solved = "solved" if returns.mean() >= threshold else "not yet solved"
+            solved = "solved" if evaluation["mean_return"] >= threshold else "not yet solved"
             verdict = f" ({solved}: the task asks for {threshold:g})"
         print(
-            f"  return   {returns.mean():.1f} ± {returns.std():.1f} "
-            f"over {len(returns)} deterministic episodes{verdict}"
+            f"  return   {evaluation['mean_return']:.1f} ± {evaluation['std_return']:.1f} "
+            f"over {evaluation['episodes']} deterministic episodes{verdict}"
         )
     print(f"  trained  {steps} steps in {seconds:.1f} s, {steps / max(seconds, 1e-9):.0f} steps/s")
     print(f"  files    {folder.path}")
@@ -41,7 +41,7 @@ def print_next(arguments: Arguments, steps: int) -> None:
     other = next(name for name in ALGORITHMS if name != algo)
     grid = replace(arguments, algo=(algo, other), steps=float(steps), seeds=5)
     for label, tried in (("next", replace(arguments, seed=arguments.seed + 1)), ("", grid)):
-        print(f"  {label:8} {shlex.join(['python', 'train.py', *tried.command()[2:]])}")
+        print(f"  {label:8} {tried}")
 
 
 def print_grid(cells: Sequence[Cell], failures: Mapping[str, str]) -> None:

@@ -15,17 +15,16 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents import ACKTR, ALGORITHMS
 from agents.base import PolicyGradientAgent
 from agents.hyperparameters import names_of, nearest
+from experiments.settings.config_file import config_file
 
 if TYPE_CHECKING:
     from optuna import Trial
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 VERBS = ("train", "enjoy")
 
 # What a search varies, by argument of the constructor. The names and codes inside a trial are those that RL
@@ -93,7 +92,7 @@ def defaults(verb: str, arguments: Sequence[str]) -> list[str]:
     algo = parser.parse_known_args(arguments)[0].algo
     if algo not in ALGORITHMS:
         return []
-    place = ["-conf", str(CONFIGS / f"{algo}.yaml")] if verb == "train" else ["-f", "logs"]
+    place = ["-conf", str(config_file(f"{algo}.yaml"))] if verb == "train" else ["-f", "logs"]
     return [*place, "--num-threads", "1"]  # with networks this small, more threads only wait for each other
 
 

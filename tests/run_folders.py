@@ -8,6 +8,18 @@ from typing import Any
 
 import yaml
 
+# Every key of a config.yaml but an algorithm's, a task's and a policy's.
+CONFIG = {
+    "seed": 0,
+    "device": "cpu",
+    "vec_env": "dummy",
+    "evaluation_episodes": 100,
+    "geometry": 0,
+    "checkpoint_every": 10,
+    "n_timesteps": 1000,
+    "n_envs": 1,
+}
+
 
 def write_run(
     root: Path,

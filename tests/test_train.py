@@ -12,16 +12,19 @@ import gymnasium as gym
 import numpy as np
 import pandas as pd
 import pytest
-import tyro
 import yaml
 from episodes import Episodes
 from stable_baselines3.common.callbacks import BaseCallback
 
-import experiments.run.run
-import train
 from agents import ALGORITHMS, TRPO, NonFiniteError
+from experiments import command, grid_command
+from experiments.algorithms import build
 from experiments.evaluation import seeded_episodes
-from train import Arguments, main
+from experiments.run import learn
+from experiments.settings.arguments import Arguments
+from experiments.settings.config_file import config_file
+from experiments.settings.configuration import resolve
+from experiments.train import main, make_env
 
 NO_NORMALISERS = "policy_kwargs={normalize_observations: false, normalize_returns: false}"
 SHORT = {"steps": 512, "episodes": 2, "set": (("n_steps=32", "n_critic_updates=1", "batch_size=64"),)}
@@ -36,6 +39,23 @@ def arguments(tmp_path: Path) -> Arguments:
 def changed(arguments: Arguments, **changes: object) -> Arguments:
     """Return the arguments with other values."""
     return Arguments(**{**vars(arguments), **changes})
+
+
+@pytest.mark.parametrize(
+    ("algo", "env", "settings"),
+    [("trpo", "CartPole-v1", ()), ("sb3:a2c", "Pendulum-v1", ("normalize=true",))],
+)
+def test_evaluate_reproduces_the_evaluation_at_the_end(
+    arguments: Arguments, algo: str, env: str, settings: tuple[str, ...]
+) -> None:
+    """evaluation.json is what `npg evaluate RUN` writes, all of it."""
+    given = (("n_steps=32",), settings) if settings else SHORT["set"]
+    assert main(changed(arguments, algo=(algo,), env=(env,), seed=3, episodes=5, set=given)) == 0
+    folder = arguments.out / env / algo.replace(":", "-") / "seed-3"
+    assert command.main(["evaluate", str(folder)]) == 0
+    written = json.loads((folder / "evaluation.json").read_text())
+    assert json.loads((folder / "evaluate.json").read_text()) == written
+    assert written["seed"] == 10_003 and len(written["returns"]) == 5 and written["steps"] == 512
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
@@ -100,13 +120,13 @@ def test_normalised_run_keeps_its_statistics(arguments: Arguments) -> None:
         ({"steps": 0}, "n_timesteps must be an integer ≥ 1, got 0"),
         ({"n_envs": 0}, "n_envs must be an integer ≥ 1, got 0"),
         ({"vec_env": "dumy"}, "dummy"),
-        ({"seed": -1}, "--seed ≥ 0"),
+        ({"seed": -1}, "seed must be an integer ≥ 0, got -1"),
         ({"seeds": 0}, "--seeds ≥ 1"),
         ({"algo": ("npg", "npg")}, "different names after --algo, got npg npg"),
         ({"algo": ("npg", "vpg"), "set": (("target_kl=0.1",),)}, "VPG has no setting 'target_kl'"),
         ({"set": (("npg.target_kl=0.1",),)}, "--set npg.target_kl=0.1 is for npg, and --algo has trpo"),
         ({"algo": ("sb3:ppo",), "set": (("learning_rate=lin_x",),)}, "lin_0.001, got 'lin_x'"),
-        ({"geometry": -1}, "--geometry ≥ 0, got 2, 0 and -1"),
+        ({"geometry": -1}, "geometry must be an integer ≥ 0, got -1"),
         ({"device": "gpu0"}, "cpu, cuda or auto, got 'gpu0'"),
         ({"config": Path("nowhere.yaml")}, "nowhere.yaml"),
     ],
@@ -133,7 +153,7 @@ def test_unsupported_observations_are_named(arguments: Arguments, capsys: pytest
 )
 def test_set_may_be_repeated(words: list[str]) -> None:
     """Neither form loses a setting."""
-    arguments = tyro.cli(Arguments, args=words)
+    arguments = Arguments.parse(words)
     given = [text for group in arguments.set for text in group]
     assert given == (["a=1"] if "--seed" in words else ["a=1", "b=2"])
     assert arguments.seed == (3 if "--seed" in words else 0)
@@ -282,13 +302,13 @@ def test_geometry_is_logged_when_asked_for(arguments: Arguments) -> None:
 def test_progress_is_counted_in_steps(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bar is full at the end, and never beyond."""
     bars = []
-    make = experiments.run.run.Progress
+    make = learn.Progress
 
     def spy(*args: object) -> BaseCallback:
         bars.append(make(*args))
         return bars[-1]
 
-    monkeypatch.setattr(experiments.run.run, "Progress", spy)
+    monkeypatch.setattr(learn, "Progress", spy)
     main(changed(arguments, steps=500))
     assert bars[0]._bar.n == bars[0]._bar.total == 500
 
@@ -319,8 +339,8 @@ def test_a_grid_makes_every_run_and_keeps_finished_ones(
 def test_algorithms_of_a_grid_get_one_budget(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where configurations differ, all get the most of any: VPG has 1e5 steps for CartPole-v1, NPG 6e4."""
     asked = []
-    monkeypatch.setattr(train, "run_grid", lambda cells, jobs: asked.extend(cells) or {})
-    monkeypatch.setattr(train, "print_grid", lambda *_: None)
+    monkeypatch.setattr(grid_command, "run_grid", lambda cells, jobs: asked.extend(cells) or {})
+    monkeypatch.setattr(grid_command, "print_grid", lambda *_: None)
     main(changed(arguments, algo=("npg", "vpg"), steps=None, set=()))
     assert [cell.n_timesteps for cell in asked] == [100_000, 100_000]
     assert all(cell.command[cell.command.index("--steps") + 1] == "100000" for cell in asked)
@@ -329,7 +349,7 @@ def test_algorithms_of_a_grid_get_one_budget(arguments: Arguments, monkeypatch: 
 def test_a_command_line_says_what_the_arguments_do(arguments: Arguments) -> None:
     """The runs of a grid are started by command lines; none loses a setting."""
     given = changed(arguments, algo=("npg", "contrib:trpo"), set=(("a=1", "b=2"), ("c=[1, 2]",)), geometry=3)
-    assert tyro.cli(Arguments, args=given.command()[2:]) == given
+    assert Arguments.parse(given.words()) == given
 
 
 def test_contrib_trpos_joint_bound_is_in_the_config(arguments: Arguments) -> None:
@@ -347,12 +367,11 @@ def test_contrib_trpos_joint_bound_is_in_the_config(arguments: Arguments) -> Non
 @pytest.mark.parametrize("algo", ["sb3:ppo", "sb3:a2c", "contrib:trpo"])
 def test_every_section_of_a_peer_builds(arguments: Arguments, algo: str) -> None:
     """Names and values of a peer's configuration are those its constructor takes."""
-    path = train.CONFIGS / f"{algo.replace(':', '-')}.yaml"
+    path = config_file(f"{algo.replace(':', '-')}.yaml")
     for env_id in ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCar-v0"):
         single = arguments.single(algo, env_id, 0)
-        configuration, _ = train.resolve(replace(single, set=(), steps=None))
-        settings = replace(train.settings_of(single, configuration), vec_env="dummy")
-        train.build(algo, configuration, train.make_env(settings), seed=0, device="cpu")
+        settings = replace(resolve(replace(single, set=(), steps=None)), vec_env="dummy")
+        build(settings, make_env(settings))
     assert set(yaml.safe_load(path.read_text())) >= {"default", "CartPole-v1"}
 
 
@@ -363,9 +382,9 @@ def test_a_grid_with_one_job_resumes_what_is_unfinished(
     with monkeypatch.context() as patch:
         stop_with(NonFiniteError("bad"), patch)
         assert main(arguments) == 1
-    command = train.command_of(changed(arguments, steps=512.0))
-    assert command[2:] == ["--resume", str(arguments.out / "CartPole-v1" / "trpo" / "seed-0")]
-    assert train.command_of(changed(arguments, vec_env="subproc"))[2] != "--resume"
+    command = grid_command.command_of(changed(arguments, steps=512.0))
+    assert command[-2:] == ["--resume", str(arguments.out / "CartPole-v1" / "trpo" / "seed-0")]
+    assert "--resume" not in grid_command.command_of(changed(arguments, vec_env="subproc"))
 
 
 @pytest.mark.parametrize("path", [".", "seed-0", "trpo/seed-0"])
@@ -435,7 +454,7 @@ def test_a_grid_takes_no_other_run_for_finished(
     assert main(arguments) == 0
     assert " trpo vpg --steps 512 --seeds 5 " in capsys.readouterr().out
     asked = []
-    monkeypatch.setattr(train, "run_grid", lambda cells, jobs: asked.extend(cells) or {})
+    monkeypatch.setattr(grid_command, "run_grid", lambda cells, jobs: asked.extend(cells) or {})
     grid = changed(arguments, algo=("trpo", "vpg"), vec_env="workers", checkpoint_every=3)
     assert main(grid) == 0
     assert len(asked) == 2

@@ -106,25 +106,18 @@ def make_env(
     return DummyVecEnv([partial(one, i) for i in range(n_envs)])
 
 
-class EndlessEpisodeError(RuntimeError):
-    """An episode has lasted so long that it may never end."""
-
-
-def check_ends(local: dict[str, Any]) -> None:
-    """Check in a step of SB3's `evaluate_policy`, given its local names, that no episode is endless.
-
-    Raises:
-        EndlessEpisodeError: one has lasted `LONGEST` steps.
-    """
-    if local["current_lengths"].max() >= LONGEST:
-        raise EndlessEpisodeError(
-            f"an episode of the evaluation has lasted {LONGEST} steps: the task has no time limit, and the "
-            "policy may never end it; register it with max_episode_steps, or evaluate no episodes"
-        )
+class EvaluationError(RuntimeError):
+    """An episode may never end, or its return is NaN or infinite."""
 
 
 def play(
-    predictor: PolicyPredictor, env: VecEnv, episodes: int, *, deterministic: bool, seed: int
+    predictor: PolicyPredictor,
+    env: VecEnv,
+    episodes: int,
+    *,
+    deterministic: bool,
+    seed: int,
+    after_step: Callable[[], None] = lambda: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return returns and lengths of episodes, both (episodes,) in the order of their seeds.
 
@@ -136,25 +129,24 @@ def play(
         episodes: how many, no fewer than environments.
         deterministic: whether the most likely actions are taken.
         seed: of the first episode, and of the actions' generator.
+        after_step: called after every step; may raise to end the evaluation.
 
     Raises:
-        RuntimeError: a return is not finite.
-        EndlessEpisodeError: see `check_ends`.
+        EvaluationError: a return is not finite, or an episode has lasted `LONGEST` steps.
     """
 
-    def after_step(local: dict[str, Any], _: dict[str, Any]) -> None:
+    def check_step(local: dict[str, Any], _: dict[str, Any]) -> None:
         bar.update(local["episode_counts"].sum() - bar.n)
-        check_ends(local)
+        if local["current_lengths"].max() >= LONGEST:
+            raise EvaluationError(
+                f"an episode has lasted {LONGEST} steps: the task has no time limit, and the policy may "
+                "never end it; register it with max_episode_steps, or evaluate no episodes"
+            )
+        after_step()
 
     with torch.random.fork_rng(devices=[]), progress_bar(episodes, "evaluation", "episode") as bar:
         torch.manual_seed(seed)
-        evaluate_policy(
-            predictor,
-            env,
-            episodes,
-            deterministic,
-            callback=after_step,
-        )
+        evaluate_policy(predictor, env, episodes, deterministic, callback=check_step)
         bar.update(episodes - bar.n)
     # SB3 gives the last environments one episode more where they do not divide, so that the last come first.
     dealt = [(env.num_envs - 1 - k % env.num_envs, k // env.num_envs) for k in range(episodes)]
@@ -162,8 +154,8 @@ def play(
     returns, lengths = (np.array([of_env[i][j] for i, j in dealt]) for of_env in per_env)
     if not np.isfinite(returns).all():
         k = int(np.isfinite(returns).argmin())
-        raise RuntimeError(
+        raise EvaluationError(
             f"expected finite returns, got {returns[k]} in the episode of seed {seed + k}: the environment "
-            "gave such a reward; run it with another --seed, or mend the environment"
+            "gave such a reward; run it with another --seed, or fix the environment"
         )
     return returns, lengths

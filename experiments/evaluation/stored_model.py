@@ -23,63 +23,35 @@ from torch import Tensor
 
 from agents.hyperparameters import nearest
 from experiments.algorithms import agent_class
-from experiments.run.atomic_file import replacing
-from experiments.settings import plain_yaml
+from experiments.run.atomic_file import UnsafeFileError, reading, replacing
+from experiments.settings.run_settings import RunSettings
 
-EXPECTED = {"algo": str, "env": str, "policy": str, "normalize": bool, "hyperparameters": dict}
 SWITCHES = ("training", "norm_obs", "norm_reward")
 NUMBERS = ("clip_obs", "clip_reward", "gamma", "epsilon")
 UNFINISHED = "{} is missing: the run is unfinished; train it to its end, or name another run"
 SHOWN = 3  # tensors that an error names
 
 
-def read_config(run_folder: Path) -> dict[str, Any]:
-    """Return a run's config.yaml, with what it takes to load its policy checked.
-
-    Raises:
-        FileNotFoundError: this is no run folder.
-        ValueError: the file makes no sense.
-    """
-    path = run_folder / "config.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"expected a run folder such as runs/CartPole-v1/trpo/seed-0, got {run_folder}, "
-            "which has no config.yaml"
-        )
-    config = plain_yaml.read(path)
-    for name, kind in EXPECTED.items():
-        if not isinstance(value := config.get(name), kind):
-            raise ValueError(
-                f"{path} must have {name}, a {kind.__name__}, got {type(value).__name__}; train again"
-            )
-    options, use_sde = (config["hyperparameters"].get(name) for name in ("policy_kwargs", "use_sde"))
-    if not (isinstance(options, dict | None) and isinstance(use_sde, bool | None)):
-        raise ValueError(
-            f"{path}: policy_kwargs must be a mapping, got {type(options).__name__}, "
-            f"and use_sde true or false, got {type(use_sde).__name__}"
-        )
-    return config
-
-
-def load_policy(run_folder: Path, env: VecEnv) -> ActorCriticPolicy:
+def load_policy(settings: RunSettings, path: Path, env: VecEnv) -> ActorCriticPolicy:
     """Return the policy that a run has trained, on the CPU; it predicts as SB3's own `load` does.
 
     Args:
-        run_folder: with config.yaml and model.zip.
+        settings: of the run.
+        path: of its model.zip.
         env: whose spaces the policy is for; under its VecNormalize, if the run has one.
 
     Raises:
-        FileNotFoundError: this is no run folder, or it has no model yet.
+        FileNotFoundError: the run has no model yet.
         ImportError: the algorithm is sb3-contrib's, which is not installed.
-        ValueError: a file is corrupt, or not for this environment.
+        ValueError: the file is corrupt, or not for these settings or this environment.
     """
-    config, path, model = read_config(run_folder), run_folder / "config.yaml", run_folder / "model.zip"
-    algorithm, name = agent_class(config["algo"]), config["policy"]
+    algorithm, name = agent_class(settings.algo), settings.policy
     if name not in algorithm.policy_aliases:
         raise ValueError(
-            f"{path} names no policy of {config['algo']}{nearest(name, algorithm.policy_aliases)}"
+            f"config.yaml beside {path} names no policy of {settings.algo}"
+            f"{nearest(name, algorithm.policy_aliases)}"
         )
-    state, hyperparameters = read_state(model), config["hyperparameters"]
+    state, hyperparameters = read_state(path), settings.hyperparameters
     build: Any = algorithm.policy_aliases[name]
     seen = algorithm._wrap_env(env)  # images channel first, as the algorithm itself sees them
     try:
@@ -93,10 +65,10 @@ def load_policy(run_folder: Path, env: VecEnv) -> ActorCriticPolicy:
             )
     except Exception as error:  # what a network makes of wrong options can be any
         raise ValueError(
-            f"{path}: {name} with these policy_kwargs cannot be built for "
+            f"config.yaml beside {path}: {name} with these policy_kwargs cannot be built for "
             f"{seen.observation_space} ({type(error).__name__}: {error})"
         ) from error
-    check_state(state, policy.state_dict(), model, config["env"])
+    check_state(state, policy.state_dict(), path, settings.env)
     policy.load_state_dict(state)
     policy.set_training_mode(False)
     return policy
@@ -109,12 +81,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
         FileNotFoundError: there is no such file.
         ValueError: it holds no policy, or not tensors alone.
     """
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(UNFINISHED.format(path))
     try:
-        with zipfile.ZipFile(path) as archive:
+        with reading(path) as file, zipfile.ZipFile(file) as archive:
             stored = archive.read("policy.pth")
         state = torch.load(io.BytesIO(stored), map_location="cpu", weights_only=True)
+    except UnsafeFileError:
+        raise
     except Exception as error:  # damaged bytes raise what they like, in zipfile as in torch
         raise ValueError(
             f"{path} is corrupt, or not a model that SB3 has saved: expected a zip file whose policy.pth "
@@ -160,7 +134,7 @@ def save_normaliser(normaliser: VecNormalize, path: Path) -> None:
     arrays: dict[str, Any] = {"settings": np.array(json.dumps(settings))}
     for name, moments in all_moments(normaliser).items():
         arrays |= {f"{name}_{part}": np.float64(getattr(moments, part)) for part in ("mean", "var", "count")}
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with replacing(path) as file:
         np.savez(file, **arrays)
 
 
@@ -171,13 +145,15 @@ def load_normaliser(path: Path, venv: VecEnv) -> VecNormalize:
         FileNotFoundError: there is no such file.
         ValueError: it is corrupt, or not for these observations.
     """
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(missing_normaliser(path))
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with reading(path) as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: np.asarray(archive[name]) for name in archive.files}
         settings = json.loads(str(arrays.pop("settings")))
         check_settings(settings)
+    except UnsafeFileError:
+        raise
     except Exception as error:  # as in `read_state`
         raise ValueError(
             f"{path} is corrupt, or not a normaliser that train.py has saved ({first_sentence(error)}). "

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-REFERENCES = Path(__file__).parents[2] / "configs" / "references.yaml"
+from experiments.settings.config_file import config_file
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,13 @@ class Reference:
         return (returns - self.random) / (self.reference - self.random)
 
 
-def read_references(path: Path = REFERENCES) -> dict[str, Reference]:
+def read_references(path: Path | None = None) -> dict[str, Reference]:
     """Read the references of all tasks that have one.
 
     Raises:
         ValueError: an entry lacks a number or its source, or both numbers are one.
     """
+    path = path or config_file("references.yaml")
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
     return {name: read_reference(entry, f"{path} ({name})") for name, entry in document.items()}
 

@@ -3,6 +3,7 @@
 import ast
 import inspect
 from collections import defaultdict, deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ def restore_noise(agent: OnPolicyAlgorithm, state: dict[str, Any]) -> None:
         setattr(agent.policy.action_dist, name, value.to(agent.device))
 
 
-def take_callbacks(callbacks: list[BaseCallback]) -> list[dict[str, int]]:
+def take_callbacks(callbacks: Sequence[BaseCallback]) -> list[dict[str, int]]:
     """Return the counters of callbacks: every attribute that is a whole number and no setting."""
     return [
         {
@@ -95,7 +96,7 @@ def take_callbacks(callbacks: list[BaseCallback]) -> list[dict[str, int]]:
     ]
 
 
-def restore_callbacks(callbacks: list[BaseCallback], states: list[dict[str, int]]) -> None:
+def restore_callbacks(callbacks: Sequence[BaseCallback], states: list[dict[str, int]]) -> None:
     """Put back what `take_callbacks` returned; where there are other callbacks now, they begin anew."""
     if len(callbacks) == len(states):
         for callback, state in zip(callbacks, states, strict=True):

@@ -1,29 +1,39 @@
-"""Files that are whole or not there."""
+"""The files of a run folder, which may come from a stranger: one way to write them, one to read them."""
 
 import os
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 PARTIAL = ".npg-partial-"  # begins the names of half-written files, which a crash leaves
+MOST = 4 * 2**30  # bytes of a file that is read
+MOST_TEXT = 64 * 2**20
+# Neither follow a link nor wait for the other end of a pipe; Windows has no such flags.
+CAUTIOUS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+class UnsafeFileError(OSError):
+    """A file of a run folder is a link, a pipe, a device, or too large."""
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield where to write a file that takes the place of `path` once it is whole and on disk, and only then.
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write atomically: after a crash, `path` holds either the previous file or the new one.
 
-    That file has the suffix of `path`, and a killed process leaves nothing else.
-
-    Args:
-        path: of the file; what is there stays as it is where writing fails.
+    Yields a file of a fresh, random name, which ends like that of `path` and is the file's `name`. A link at
+    `path` is replaced, not followed.
 
     Raises:
-        OSError: it could not be done.
+        OSError: it could not be done; `path` is unchanged.
     """
-    temporary = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{PARTIAL}{secrets.token_hex(8)}-{path.name}")
     try:
-        yield temporary
-        with temporary.open("r+b") as file:
+        with temporary.open("x+b") as file:  # exclusively: an existing file or link is an error
+            yield file
+            file.flush()
             os.fsync(file.fileno())  # or the new name could outlive a power cut, and the bytes not
         temporary.replace(path)
     finally:
@@ -35,6 +45,43 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def reading(path: Path, most: int = MOST) -> BinaryIO:
+    """Open a regular file for reading.
+
+    Args:
+        path: of the file.
+        most: bytes that it may have.
+
+    Raises:
+        UnsafeFileError: it is a link, no regular file, or larger.
+        OSError: it cannot be opened.
+    """
+    if path.is_symlink():
+        raise UnsafeFileError(f"{path} is a link; put a copy of the file in its place")
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | CAUTIOUS))  # noqa: SIM115
+    try:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise UnsafeFileError(f"{path} is no regular file; delete it, or repeat the run")
+        if about.st_size > most:
+            raise UnsafeFileError(f"{path} has {about.st_size} bytes, more than {most}; repeat the run")
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a small file, in UTF-8.
+
+    Raises:
+        OSError: see `reading`.
+        ValueError: it is no text.
+    """
+    with reading(path, MOST_TEXT) as file:
+        return file.read().decode()
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from experiments.run.atomic_file import remove_leftovers, replacing
+from experiments.run.atomic_file import reading, remove_leftovers, replacing
 from experiments.run.plain_data import from_bytes, to_bytes
 
 MAGIC = b"NPG-CKPT"
@@ -55,7 +55,7 @@ def write(path: Path, content: Any) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent)
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with replacing(path) as file:
             file.writelines((header, payload))
     except OSError as error:
         free = "an unknown number"
@@ -90,9 +90,9 @@ def read_payload(path: Path) -> bytes:
         CorruptCheckpointError: they are not.
     """
     try:
-        if not path.is_file():  # nor is a pipe opened, which could wait forever
+        if not path.is_file():
             raise CorruptCheckpointError(path, "there is no such file")
-        with open(path, "rb") as file:
+        with reading(path) as file:
             size = os.fstat(file.fileno()).st_size
             header = file.read(HEADER.size)
             if not header:

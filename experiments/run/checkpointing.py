@@ -1,15 +1,15 @@
 """Checkpoints while an agent learns, and what they hold."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import safe_mean
-from stable_baselines3.common.vec_env import VecEnv
 
+from envs.state.resuming import Resuming
 from experiments.run.agent_state import (
     restore_agent,
     restore_callbacks,
@@ -25,16 +25,6 @@ from experiments.run.run_log import RunLog
 from experiments.run.stop_signals import StopSignals
 
 
-class EnvironmentStates(Protocol):
-    """Takes and restores the states of vector environments; `envs.state.resuming.Resuming` does."""
-
-    def take(self, vec_env: VecEnv, /) -> Any:
-        """Return the state as plain data."""
-
-    def restore(self, vec_env: VecEnv, state: Any, /) -> Any:
-        """Put it back; return None, or the observations of new episodes where that could not be done."""
-
-
 class Checkpointing(BaseCallback):
     """Saves a checkpoint at every k-th update, at the end, and when the run is asked to stop.
 
@@ -48,7 +38,6 @@ class Checkpointing(BaseCallback):
         clock: whose seconds it carries.
         every: k.
         signals: that ask the run to stop.
-        envs: takes the environments' state.
         counted: callbacks whose counters it carries.
     """
 
@@ -63,8 +52,7 @@ class Checkpointing(BaseCallback):
         clock: Clock,
         every: int,
         signals: StopSignals,
-        envs: EnvironmentStates,
-        counted: list[BaseCallback],
+        counted: Sequence[BaseCallback],
     ):
         super().__init__()
         self._checkpoints = checkpoints
@@ -73,7 +61,7 @@ class Checkpointing(BaseCallback):
         self._clock = clock
         self._every = every
         self._signals = signals
-        self._envs = envs
+        self._envs = Resuming()
         self._counted = counted
         self.updates = 0
         self._resumed: Mapping[str, Any] | None = None
@@ -84,12 +72,12 @@ class Checkpointing(BaseCallback):
         if asked or self.updates % self._every == 0:
             self.save()
         if asked:
-            self._signals.stop()
+            self._signals.check()
         self.updates += 1
 
     def _on_step(self) -> bool:
         if self._signals.overdue:  # the last checkpoint has everything but this rollout
-            self._signals.stop()
+            self._signals.check()
         return True
 
     def _on_training_end(self) -> None:
@@ -136,12 +124,7 @@ class Checkpointing(BaseCallback):
             self._resumed = None
 
 
-def restore(
-    agent: OnPolicyAlgorithm,
-    envs: EnvironmentStates,
-    counted: list[BaseCallback],
-    content: Mapping[str, Any],
-) -> int:
+def restore(agent: OnPolicyAlgorithm, counted: Sequence[BaseCallback], content: Mapping[str, Any]) -> int:
     """Put agent, environments and callbacks to where a checkpoint has them; no file is touched.
 
     Returns:
@@ -152,7 +135,7 @@ def restore(
     """
     assert agent.env is not None
     try:
-        observations = envs.restore(agent.env, content["envs"])
+        observations = Resuming().restore(agent.env, content["envs"])
         restore_agent(agent, content["agent"])
         restore_callbacks(counted, content["callbacks"])
         restore_logged(Logger(None, []), content["agent"])  # whether it can be, while no file is touched

@@ -8,7 +8,7 @@ from typing import Any
 
 from stable_baselines3.common.logger import KVWriter, filter_excluded_keys
 
-from experiments.run.atomic_file import replacing
+from experiments.run.atomic_file import read_text, replacing
 
 PICTURES = "csv"  # SB3's name of this format, by which what it cannot hold is excluded
 
@@ -26,10 +26,9 @@ class CsvLog(KVWriter):
         self.path = path
         self.columns: list[str] = []
         self.rows = 0
-        if path.exists():
-            table = read_table(path)
-            write_table(path, table)  # without half a line at its end
-            self.columns, self.rows = (table[0] if table else []), max(len(table) - 1, 0)
+        table = read_table(path) if path.exists() else []
+        write_table(path, table)  # without half a line at its end, and no link
+        self.columns, self.rows = (table[0] if table else []), max(len(table) - 1, 0)
         self._file = path.open("a", newline="")
 
     def write(
@@ -89,12 +88,23 @@ def rewind(path: Path, position: dict[str, int]) -> None:
 
 def read_table(path: Path) -> list[list[str]]:
     """Return all lines that are whole, the header first."""
-    text = path.read_text()
+    text = read_text(path)
     whole = text[: text.rfind("\n") + 1]  # a crash may have cut the last one short
     return list(csv.reader(io.StringIO(whole)))
 
 
 def write_table(path: Path, table: list[list[str]]) -> None:
     """Write the file anew; a crash on the way leaves the old one."""
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(table)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(table)
+    with replacing(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def last_row(path: Path) -> dict[str, str]:
+    """Return the last row of a log that is being written; empty if there is none yet."""
+    try:
+        header, *_, last = read_table(path)
+    except (OSError, ValueError, csv.Error):
+        return {}
+    return dict(zip(header, last, strict=False))

@@ -4,24 +4,21 @@ import fcntl
 import itertools
 import json
 import os
-import platform
-import subprocess
+import pickle
 from collections.abc import Mapping
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import yaml
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from experiments.algorithms import folder_name
-from experiments.evaluation.stored_model import load_normaliser, save_normaliser
-from experiments.run.atomic_file import replacing
+from experiments.evaluation.stored_model import load_normaliser, load_policy, save_normaliser
+from experiments.run.atomic_file import UnsafeFileError, read_text, replacing
 from experiments.settings import plain_yaml
-
-PACKAGES = ("npg-toolkit", "torch", "gymnasium", "stable-baselines3", "sb3-contrib", "numpy", "mujoco")
+from experiments.settings.run_settings import RunSettings
 
 
 class RunInUseError(FileExistsError):
@@ -95,9 +92,12 @@ class RunFolder:
 
         Raises:
             RunInUseError: another command is writing into it.
+            UnsafeFileError: checkpoints/ is a link, which could lead anywhere.
         """
         self.close()
         self.path.mkdir(parents=True, exist_ok=True)
+        if self.checkpoints.is_symlink():
+            raise UnsafeFileError(f"{self.checkpoints} is a link; put a copy of the folder in its place")
         # A lock on the folder itself: it leaves no file behind, and ends with the process however that dies.
         self._lock = os.open(self.path, os.O_RDONLY)
         try:
@@ -115,61 +115,71 @@ class RunFolder:
             self._lock = None
 
     def save(self, agent: OnPolicyAlgorithm) -> None:
-        """Write model.zip, and the statistics of `VecNormalize` beside it where the agent has one."""
-        with replacing(self.model) as temporary:
-            agent.save(temporary)
+        """Write model.zip, and the statistics of `VecNormalize` beside it if the agent has one."""
+        with replacing(self.model) as file:
+            agent.save(file)  # type: ignore[arg-type]  # it is a BufferedRandom
         if (normaliser := agent.get_vec_normalize_env()) is not None:
-            with replacing(self.normaliser) as temporary:
-                normaliser.save(str(temporary))
+            with replacing(self.normaliser) as file:
+                pickle.dump(normaliser, file)
             save_normaliser(normaliser, self.statistics)
 
-    def normalised(self, env: VecEnv) -> VecEnv:
-        """Return environments with the statistics that lie here, no longer moving; as they are if none do."""
-        if not self.statistics.exists():
+    def normalised(self, settings: RunSettings, env: VecEnv) -> VecEnv:
+        """Return environments under the run's `VecNormalize`, if it has one, with constant statistics.
+
+        Raises:
+            FileNotFoundError, ValueError: the statistics are missing, corrupt, or for another environment.
+        """
+        if not settings.normalize:
             return env
         normalised = load_normaliser(self.statistics, env)
         normalised.training = normalised.norm_reward = False
         return normalised
 
+    def load_policy(self, settings: RunSettings, env: VecEnv) -> ActorCriticPolicy:
+        """Return the trained policy; see `experiments.evaluation.stored_model.load_policy`."""
+        return load_policy(settings, self.model, env)
+
     def write_config(self, document: Mapping[str, Any]) -> None:
         """Write config.yaml: every setting, and the versions that the run is made with."""
-        with replacing(self.config) as temporary:
-            temporary.write_text(yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True))
+        with replacing(self.config) as file:
+            file.write(yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True).encode())
 
-    def read_config(self) -> dict[str, Any]:
-        """Return what config.yaml holds.
+    def read_settings(self) -> RunSettings:
+        """Return the settings in config.yaml.
 
         Raises:
-            ValueError: there is none, or it is damaged.
+            ValueError: this is no run folder, or config.yaml is damaged.
         """
-        try:
-            return plain_yaml.read(self.config)
-        except OSError as error:
+        if not self.config.exists():
             raise ValueError(
-                f"expected a run folder such as runs/CartPole-v1/trpo/seed-0, got {self.path}: {error}"
-            ) from None
+                f"expected a run folder such as runs/CartPole-v1/trpo/seed-0, got {self.path}, "
+                "which has no config.yaml"
+            )
+        document = plain_yaml.read(self.config)
+        try:
+            return RunSettings.from_document(document)
+        except ValueError as error:
+            raise ValueError(f"{self.config} is damaged: {error}; restore it, or train again") from None
 
-    def write_evaluation(self, result: dict[str, Any]) -> None:
+    def write_evaluation(self, result: Mapping[str, Any]) -> None:
         """Write evaluation.json, and so declare the run finished."""
-        with replacing(self.evaluation) as temporary:
-            temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+        write_json(self.evaluation, result)
 
     def read_evaluation(self) -> dict[str, Any]:
-        """Return what evaluation.json holds; empty for an unfinished run."""
+        """Return what evaluation.json holds; empty for an unfinished run.
+
+        Raises:
+            OSError, ValueError: it cannot be read, or holds no mapping in JSON.
+        """
         if not self.finished:
             return {}
-        return dict(json.loads(self.evaluation.read_text()))
-
-
-def versions() -> dict[str, str]:
-    """Return what produces a run: Python, packages, and the commit of this checkout if it is one."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
         try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    with suppress(OSError, subprocess.CalledProcessError):  # installed without its repository
-        found["commit"] = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    return found
+            return {**json.loads(read_text(self.evaluation))}
+        except (RecursionError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.evaluation} is damaged: {error}; evaluate again") from None
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a mapping as JSON."""
+    with replacing(path) as file:
+        file.write((json.dumps(document, indent=2, allow_nan=False) + "\n").encode())

@@ -58,11 +58,11 @@ class StopSignals:
         """Whether there was one so long ago that waiting for the rollout's end has to end."""
         return self.asked and time.monotonic() - self._since > GRACE
 
-    def stop(self) -> None:
-        """End the run.
+    def check(self) -> None:
+        """End the run if there was a signal.
 
         Raises:
-            Stopped: always; call it where `asked`.
+            Stopped: there was.
         """
-        assert self._signal is not None
-        raise Stopped(128 + self._signal)
+        if self._signal is not None:
+            raise Stopped(128 + self._signal)

@@ -1,61 +1,109 @@
-"""The command line of train.py."""
+"""The command line of `npg train` and train.py. Nothing here imports torch, so that --help is quick."""
 
 import itertools
+import shlex
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-import torch
 import tyro
 
-from agents.hyperparameters import nearest
-from experiments.algorithms import NAMES
 from experiments.settings.tuning_seeds import check_reported
-
-SCRIPT = Path(__file__).parents[2] / "train.py"
 
 
 @dataclass(frozen=True)
-class Arguments:
-    """Train agents on Gymnasium tasks."""
+class Task:
+    """Choose the algorithms and the tasks. Several of either, or several seeds, make a grid of runs."""
 
     algo: tuple[str, ...] = ("trpo",)
-    """vpg, npg, trpo, acktr; to compare with: sb3:ppo, sb3:a2c, contrib:trpo. Several make a grid."""
+    """Train these algorithms: vpg, npg, trpo, acktr; to compare with: sb3:ppo, sb3:a2c, contrib:trpo."""
     env: tuple[str, ...] = ("CartPole-v1",)
-    """Gymnasium environments."""
+    """Train on these Gymnasium environments."""
     steps: float | None = None
-    """Environment steps; the configuration's by default, in a grid the most of any algorithm's."""
+    """Train for this many environment steps. The default is the configuration's; in a grid, the most of any
+    algorithm's."""
     seed: int = 0
-    """Of policy, environments and sampling; the first, with --seeds."""
+    """Seed policy, environments and sampling with this number; with --seeds, it is the first one."""
     seeds: int = 1
-    """How many seeds, counted from --seed."""
-    jobs: int | None = None
-    """Runs at a time, in a grid; the number of cores by default."""
+    """Make a run for each of this many seeds, counted from --seed."""
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """Choose other hyper-parameters than those of configs/<algo>.yaml, or search for some."""
+
     config: Path | None = None
-    """A YAML file in RL Zoo's format, in place of configs/<algo>.yaml."""
+    """Read this YAML file in RL Zoo's format in place of configs/<algo>.yaml."""
     set: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
-    """Settings to change, name=value each, or algo.name=value; repeatable."""
-    out: Path = Path("runs")
-    """Where run folders are made."""
-    device: str = "auto"
-    """cpu, cuda, or auto."""
+    """Change settings: name=value each, or algo.name=value for one algorithm of a grid. Repeatable."""
     n_envs: int | None = None
-    """Environments side by side; the configuration's by default."""
-    vec_env: str = "auto"
-    """How they run: dummy (in this process), workers (one process a core), subproc (one each), envpool, or
-    auto, which times a step and takes the faster of the first two; dummy where runs share the cores."""
-    episodes: int = 100
-    """Of the final deterministic evaluation; 0 for none."""
-    geometry: int = 0
-    """Updates from one look at the Fisher matrix to the next, logged under npg/geometry; 0 for none."""
-    checkpoint_every: int = 10
-    """Updates from one checkpoint to the next."""
+    """Step this many environments side by side. The default is the configuration's."""
     tune: int | None = None
-    """Trials of a search for settings, in all."""
+    """Search for hyper-parameters until the study has this many trials."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Choose where a run is written, and how it is computed."""
+
+    out: Path = Path("runs")
+    """Write run folders into this folder."""
+    jobs: int | None = None
+    """Make this many runs of a grid at a time. The default is the number of cores."""
+    device: str = "auto"
+    """Compute on cpu, on cuda, or on what is available with auto."""
+    vec_env: str = "auto"
+    """Step the environments by dummy (in this process), workers (one process per core), subproc (one process
+    each) or envpool. With auto, a step is timed and the faster of the first two taken; where runs share the
+    cores, dummy."""
+
+
+@dataclass(frozen=True)
+class Records:
+    """Choose what a run evaluates and records."""
+
+    episodes: int = 100
+    """Evaluate the trained agent on this many deterministic episodes; 0 for none."""
+    geometry: int = 0
+    """Log spectrum and condition of the Fisher matrix under npg/geometry every so many updates; 0 for
+    never."""
+    checkpoint_every: int = 10
+    """Save a checkpoint every so many updates."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Resume a run from its newest checkpoint. All settings come from the run; only --steps may be added."""
+
     resume: Path | None = None
-    """The folder of a run that goes on from its last checkpoint, with the settings that it has."""
+    """Resume the run in this folder."""
     allow_changes: bool = False
-    """Resume also where settings, versions or the device are others than the checkpoint's."""
+    """Resume even if settings, versions or the device differ from the checkpoint's."""
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """The groups of options, as --help shows them."""
+
+    task: Task
+    hyperparameters: Hyperparameters
+    execution: Execution
+    records: Records
+    resuming: Resume
+
+
+@dataclass(frozen=True)
+class Arguments(Resume, Records, Execution, Hyperparameters, Task):
+    """Train agents on Gymnasium tasks."""
+
+    @classmethod
+    def parse(
+        cls, words: list[str] | None = None, *, prog: str = "npg train", description: str = ""
+    ) -> "Arguments":
+        """Read a command line; exit with code 2 and a message if it makes no sense."""
+        plain = (tyro.conf.OmitArgPrefixes,)
+        groups = tyro.cli(Grouped, args=words, prog=prog, description=description, config=plain)
+        return cls(**{name: value for group in vars(groups).values() for name, value in vars(group).items()})
 
     def single(self, algo: str, env: str, seed: int) -> "Arguments":
         """Return the arguments of one run, without settings of others."""
@@ -64,23 +112,15 @@ class Arguments:
         return replace(self, algo=(algo,), env=(env,), seed=seed, seeds=1, jobs=None, set=own)
 
     def check(self) -> None:
-        """Check what can be checked without building anything, so that a mistake costs no time.
+        """Check what concerns the command alone; `RunSettings` checks what concerns a run.
 
         Raises:
             ValueError: an argument makes no sense.
         """
-        for algo in self.algo:
-            if algo not in NAMES:
-                raise ValueError(f"unknown algorithm {algo!r}{nearest(algo, NAMES)}")
-        if min(self.episodes, self.seed, self.geometry) < 0:
-            raise ValueError(
-                f"expected --episodes ≥ 0, --seed ≥ 0 and --geometry ≥ 0, "
-                f"got {self.episodes}, {self.seed} and {self.geometry}"
-            )
-        least = {name: getattr(self, name) for name in ("seeds", "jobs", "checkpoint_every", "tune")}
-        for name, value in least.items():
+        for name in ("seeds", "jobs", "tune"):
+            value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"expected --{name.replace('_', '-')} ≥ 1, got {value}")
+                raise ValueError(f"expected --{name} ≥ 1, got {value}")
         check_reported([self.seed + self.seeds - 1])
         for name in ("algo", "env"):
             given = getattr(self, name)
@@ -91,16 +131,10 @@ class Arguments:
                 raise ValueError(
                     f"--set {text} is for {owner_of(text)}, and --algo has {' '.join(self.algo)}"
                 )
-        if self.device not in ("auto", "cpu") and not self.device.startswith("cuda"):
-            raise ValueError(f"--device must be cpu, cuda or auto, got {self.device!r}")
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(
-                f"--device {self.device} needs a CUDA device, and torch sees none; use --device cpu"
-            )
 
-    def command(self) -> list[str]:
-        """Return the command line that says this."""
-        words = [sys.executable, str(SCRIPT)]
+    def words(self) -> list[str]:
+        """Return the options that say this."""
+        words = []
         for field in fields(self):
             value = getattr(self, field.name)
             if value == field.default:
@@ -116,8 +150,18 @@ class Arguments:
                 words += [option, *map(str, group)]
         return words
 
+    def command(self) -> list[str]:
+        """Return the command of a process that does this with the Python and the packages of this one."""
+        # -P, or folders of the current directory would shadow our packages.
+        return [sys.executable, "-P", "-m", "experiments.command", "train", *self.words()]
+
+    def __str__(self) -> str:
+        """Return the command line for a user to type, in the form in which this process was started."""
+        program = ["npg", "train"] if Path(sys.argv[0]).stem == "npg" else ["python", "train.py"]
+        return shlex.join([*program, *self.words()])
+
 
 def owner_of(text: str) -> str | None:
     """Return the algorithm that algo.name=value is for; None for name=value, which is for all."""
-    owner, dot, _ = text.partition(".")
-    return owner if dot and owner in NAMES else None
+    owner, dot, _ = text.partition("=")[0].rpartition(".")
+    return owner if dot else None

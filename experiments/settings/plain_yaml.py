@@ -5,6 +5,8 @@ from typing import Any
 
 import yaml
 
+from experiments.run.atomic_file import MOST_TEXT, reading
+
 MOST_ALIASES = 20  # a few are YAML's way to write a list twice; many nested ones unfold without end
 
 
@@ -15,7 +17,8 @@ def read(path: Path) -> dict[str, Any]:
         OSError: the file cannot be read.
         ValueError: it holds anything else; names the file.
     """
-    return parse(path.read_bytes(), path)
+    with reading(path, MOST_TEXT) as file:
+        return parse(file.read(), path)
 
 
 def parse(content: str | bytes, source: object) -> dict[str, Any]:

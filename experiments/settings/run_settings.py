@@ -1,30 +1,38 @@
-"""All that one run was told, as config.yaml keeps it."""
+"""The settings of one run, as config.yaml keeps them."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_type_hints
 
-from experiments.run.hardware import hardware
-from experiments.run.run_folder import versions
-from experiments.settings.configuration import Configuration
+from experiments.run.provenance import hardware, versions
 
 NOT_COMPARED = ("hardware",)
+LARGEST = 2**53  # of an integer setting
+LEAST = {"seed": 0, "evaluation_episodes": 0, "geometry": 0}
+LEAST |= {"checkpoint_every": 1, "n_timesteps": 1, "n_envs": 1}
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """One run, fully resolved.
+    """One run, fully resolved; checked when it is made, whether from a command line or from a file.
 
     Attributes:
         algo: a name of `experiments.algorithms`.
         env: a Gymnasium id.
         seed: of policy, environments and sampling.
-        device: cpu or cuda, as found; not auto.
-        vec_env: a kind of `envs.make_vec_env`; not auto.
+        device: cpu or cuda, or auto before the agent is built.
+        vec_env: a kind of `envs.make_vec_env`, or auto before the environments are built.
         evaluation_episodes: at the end.
-        geometry: updates from one look at the Fisher matrix to the next; 0 for none.
-        checkpoint_every: updates from one checkpoint to the next.
-        configuration: the rest.
+        geometry: updates between two analyses of the Fisher matrix; 0 for none.
+        checkpoint_every: updates between two checkpoints.
+        n_timesteps: steps of all environments together.
+        policy: SB3's name of the policy.
+        n_envs: environments that run side by side.
+        normalize: whether `VecNormalize` normalises observations and rewards.
+        hyperparameters: every argument of the agent's constructor that is not plumbing.
+
+    Raises:
+        ValueError: a value has another type, or is out of range. Ranges of hyper-parameters are the agent's.
     """
 
     algo: str
@@ -35,30 +43,55 @@ class RunSettings:
     evaluation_episodes: int
     geometry: int
     checkpoint_every: int
-    configuration: Configuration
+    n_timesteps: int
+    policy: str
+    n_envs: int
+    normalize: bool
+    hyperparameters: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if name in LEAST:
+                if type(value) is not int or not LEAST[name] <= value <= LARGEST:
+                    raise ValueError(f"{name} must be an integer ≥ {LEAST[name]}, got {value!r:.60}")
+            elif kind is bool and not isinstance(value, bool):
+                raise ValueError(f"{name} must be true or false, got {value!r:.60}")
+            elif kind is str and not isinstance(value, str):
+                raise ValueError(f"{name} must be a name, got {value!r:.60}")
+        if self.device not in ("auto", "cpu") and not self.device.startswith("cuda"):
+            raise ValueError(f"--device must be cpu, cuda or auto, got {self.device!r:.60}")
+        options = self.hyperparameters
+        if not isinstance(options, Mapping):
+            raise ValueError(f"hyperparameters must be a mapping, got {options!r:.60}")
+        kwargs, use_sde = options.get("policy_kwargs"), options.get("use_sde", False)
+        if not isinstance(kwargs, dict | None):
+            raise ValueError(
+                f"policy_kwargs must be a mapping such as {{net_arch: [64, 64]}}, got {kwargs!r:.60}"
+            )
+        if not isinstance(use_sde, bool):
+            raise ValueError(f"use_sde must be true or false, got {use_sde!r:.60}")
+        if self.normalize and kwargs and kwargs.get("normalize_observations"):
+            raise ValueError(
+                "normalize (VecNormalize) and policy_kwargs.normalize_observations (its own) are both on; "
+                "add --set 'policy_kwargs={normalize_observations: false, normalize_returns: false}'"
+            )
 
     def document(self, **besides: Any) -> dict[str, Any]:
         """Return config.yaml's content: the settings, what else is given, the machine and the versions."""
-        settings = {field.name: getattr(self, field.name) for field in fields(self)}
-        configuration = asdict(settings.pop("configuration"))
-        configuration["hyperparameters"] = dict(configuration["hyperparameters"])
-        return settings | besides | configuration | {"hardware": hardware(), "versions": versions()}
+        return asdict(self) | besides | {"hardware": hardware(), "versions": versions()}
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "RunSettings":
         """Return the settings that `document` returned.
 
         Raises:
-            ValueError: a name is missing.
+            ValueError: a name is missing, or a value is invalid.
         """
-        own = [field.name for field in fields(cls) if field.name != "configuration"]
-        rest = [field.name for field in fields(Configuration)]
-        if missing := [name for name in (*own, *rest) if name not in document]:
-            raise ValueError(
-                f"expected a config.yaml that train.py has written; it lacks {', '.join(missing)}"
-            )
-        configuration = Configuration(**{name: document[name] for name in rest})
-        return cls(configuration=configuration, **{name: document[name] for name in own})
+        names = [field.name for field in fields(cls)]
+        if missing := [name for name in names if name not in document]:
+            raise ValueError(f"expected the settings of a run; it lacks {', '.join(missing)}")
+        return cls(**{name: document[name] for name in names})
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], place: str = "") -> list[str]:

@@ -3,7 +3,6 @@
 import csv
 import importlib
 import inspect
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,10 @@ from pathlib import Path
 import yaml
 
 from experiments.algorithms import agent_class
-from experiments.run.run_folder import versions
+from experiments.run.provenance import versions
 from experiments.settings.arguments import Arguments
-from experiments.settings.configuration import RUN_KEYS, Configuration
+from experiments.settings.configuration import RUN_KEYS
+from experiments.settings.run_settings import RunSettings
 from experiments.tuning.search_space import read
 from experiments.tuning.study import DEFAULT, FAILURE, FrozenTrial, Search, TrialState, value
 from experiments.tuning.training_return import EPISODES
@@ -58,7 +58,7 @@ class TuningResult:
         return next((trial for trial in self.complete if trial.user_attrs.get(DEFAULT)), None)
 
     @property
-    def configuration(self) -> Configuration:
+    def configuration(self) -> RunSettings:
         """The best trial's settings; those that the search began with where there is none."""
         search = self.search
         return search.configuration if self.best is None else search.space.configuration(self.best.params)
@@ -154,7 +154,10 @@ class TuningResult:
         assert self.best is not None
         search = self.search
         following = Arguments(
-            (search.algo,), (search.env_id,), config=search.folder / "best.yaml", out=search.folder.parents[2]
+            algo=(search.algo,),
+            env=(search.env_id,),
+            config=search.folder / "best.yaml",
+            out=search.folder.parents[2],
         )
         lines = [
             f"{search.algo} on {search.env_id}: {self.counts}",
@@ -167,7 +170,7 @@ class TuningResult:
             *(f"  kept       {name}={read(search.configuration, name)}" for name in search.space.kept),
             *(f"  failed     {n} times: {reason}" for reason, n in self.failures.most_common()),
             f"  files      {search.folder}",
-            f"  next       {shlex.join(['python', 'train.py', *following.command()[2:]])}",
+            f"  next       {following}",
         ]
         return "\n".join(lines)
 

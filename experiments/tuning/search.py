@@ -12,10 +12,10 @@ time. With one job, a search that was ended and goes on draws what it would have
 """
 
 import contextlib
-import copy
 import multiprocessing
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -135,9 +135,7 @@ def training_return(search: Search, trial: optuna.Trial) -> float:
     for seed in search.seeds:
         env = search.make_env(configuration, seed)
         try:
-            # SB3's A2C writes into the policy_kwargs that it is given.
-            own = copy.deepcopy(configuration)
-            agent = build(search.algo, own, env, seed=seed, device=search.device)
+            agent = build(replace(configuration, seed=seed, device=search.device), env)
             first, last = len(returns) * REPORTS, len(search.seeds) * REPORTS
             callback = TrainingReturn(configuration.n_timesteps, Reporter(trial, first, last))
             agent.learn(configuration.n_timesteps, callback)

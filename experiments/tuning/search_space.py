@@ -7,7 +7,8 @@ from typing import Any
 
 from agents.hyperparameters import nearest
 from experiments.algorithms import NAMES, PEERS
-from experiments.settings.configuration import RUN_KEYS, Configuration
+from experiments.settings.configuration import RUN_KEYS
+from experiments.settings.run_settings import RunSettings
 from experiments.tuning.search_setting import Choice, Range, Setting, Suggests
 
 UPDATES = 10  # that a budget must hold; with fewer a rollout's length is not worth a trial
@@ -63,12 +64,12 @@ class SearchSpace:
         kept: names of the algorithm's settings that stay as they are in the base.
     """
 
-    base: Configuration
+    base: RunSettings
     settings: tuple[Setting, ...]
     kept: tuple[str, ...]
 
     @classmethod
-    def of(cls, algo: str, base: Configuration) -> "SearchSpace":
+    def of(cls, algo: str, base: RunSettings) -> "SearchSpace":
         """Return an algorithm's space around a configuration.
 
         Raises:
@@ -95,11 +96,11 @@ class SearchSpace:
         """Where the base lies."""
         return {s.axis: s.coordinate(read(self.base, s.name)) for s in self.settings}
 
-    def suggest(self, trial: Suggests) -> Configuration:
+    def suggest(self, trial: Suggests) -> RunSettings:
         """Draw a configuration."""
         return self.configuration({s.axis: s.suggest(trial) for s in self.settings})
 
-    def configuration(self, coordinates: Mapping[str, Any]) -> Configuration:
+    def configuration(self, coordinates: Mapping[str, Any]) -> RunSettings:
         """Return the configuration at coordinates; at the base's, exactly the base."""
         if coordinates == self.base_coordinates:
             return self.base
@@ -111,7 +112,7 @@ class SearchSpace:
         return {s.axis: str(s) for s in self.settings}
 
 
-def normalisation(algo: str, base: Configuration) -> Iterable[Setting]:
+def normalisation(algo: str, base: RunSettings) -> Iterable[Setting]:
     """Return the switch of the observations' normaliser, the policy's own or `VecNormalize`."""
     if base.policy != "MlpPolicy":  # images have none, and of dictionaries VecNormalize takes boxes only
         return ()
@@ -119,7 +120,7 @@ def normalisation(algo: str, base: Configuration) -> Iterable[Setting]:
     return (Choice(name, (False, True)),)
 
 
-def trimmed(setting: Setting, base: Configuration) -> Setting:
+def trimmed(setting: Setting, base: RunSettings) -> Setting:
     """Return the setting without rollouts so long that the budget has no more than a few updates."""
     if setting.name != "n_steps" or isinstance(setting, Range):
         return setting
@@ -127,7 +128,7 @@ def trimmed(setting: Setting, base: Configuration) -> Setting:
     return replace(setting, values=tuple(n for n in setting.values if n <= longest))
 
 
-def read(configuration: Configuration, name: str) -> Any:
+def read(configuration: RunSettings, name: str) -> Any:
     """Return a setting by its name."""
     if name in RUN_KEYS:
         return getattr(configuration, name)
@@ -137,7 +138,7 @@ def read(configuration: Configuration, name: str) -> Any:
     return configuration.hyperparameters[name]
 
 
-def with_values(configuration: Configuration, values: Mapping[str, Any]) -> Configuration:
+def with_values(configuration: RunSettings, values: Mapping[str, Any]) -> RunSettings:
     """Return a copy with other settings."""
     run = {name: value for name, value in values.items() if name in RUN_KEYS}
     hyperparameters = dict(configuration.hyperparameters)
@@ -150,7 +151,7 @@ def with_values(configuration: Configuration, values: Mapping[str, Any]) -> Conf
     return replace(configuration, **run, hyperparameters=hyperparameters)
 
 
-def with_whole_minibatches(configuration: Configuration) -> Configuration:
+def with_whole_minibatches(configuration: RunSettings) -> RunSettings:
     """Return a copy whose batch_size divides a rollout's states: the divisor nearest in ratio."""
     options = configuration.hyperparameters
     batch_size = options.get("batch_size")

@@ -5,13 +5,14 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.vec_env import VecEnv
 
-from experiments.settings.configuration import Configuration
+from experiments.settings.configuration import RUN_KEYS
+from experiments.settings.run_settings import RunSettings
 from experiments.settings.tuning_seeds import RESERVED, TUNING_SEEDS
 from experiments.tuning.search_space import SearchSpace
 
@@ -55,8 +56,8 @@ class Search:
 
     algo: str
     env_id: str
-    configuration: Configuration
-    make_env: Callable[[Configuration, int], VecEnv]
+    configuration: RunSettings
+    make_env: Callable[[RunSettings, int], VecEnv]
     folder: Path
     seeds: tuple[int, ...] = TUNING_SEEDS
     device: str = "auto"
@@ -69,11 +70,10 @@ class Search:
     @property
     def identity(self) -> dict[str, Any]:
         """What has to stay the same for trials to be comparable."""
-        settings = asdict(self.configuration)
+        settings = {name: getattr(self.configuration, name) for name in RUN_KEYS}
         ranges = {f"range of {axis}": extent for axis, extent in self.space.described().items()}
-        hyperparameters = settings.pop("hyperparameters")
         run = {"algo": self.algo, "env": self.env_id, "seeds": self.seeds}
-        return {**run, **settings, **hyperparameters, **ranges}
+        return {**run, **settings, **self.configuration.hyperparameters, **ranges}
 
     def check(self) -> None:
         """Check the seeds, and that there is a space around the configuration.

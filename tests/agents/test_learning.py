@@ -1,7 +1,5 @@
 """Learning: real tasks reach real returns, and tasks with a known answer reach that."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -11,9 +9,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 from agents import ACKTR, ALGORITHMS, NPG, TRPO, VPG
 from agents.base import PolicyGradientAgent
 from envs import GaussianBandit, LinearQuadratic, make_vec_env
-from experiments.settings.configuration import Configuration
+from experiments.settings.arguments import Arguments
+from experiments.settings.configuration import resolve
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 GAMMA = 0.9
 
 
@@ -84,7 +82,7 @@ def test_cartpole_is_solved(algorithm: type[PolicyGradientAgent]) -> None:
 @pytest.mark.parametrize(("algo", "threshold"), [("trpo", 1500), ("npg", 1000), ("acktr", 1000)])
 def test_hopper_learns(algo: str, threshold: float) -> None:
     """With the shipped settings, the training return passes its threshold within 3e5 steps."""
-    shipped = Configuration.read(CONFIGS / f"{algo}.yaml", "Hopper-v5", ALGORITHMS[algo])
+    shipped = resolve(Arguments(algo=(algo,), env=("Hopper-v5",)))
     env = make_vec_env("Hopper-v5", shipped.n_envs, seed=0)
     agent = ALGORITHMS[algo](shipped.policy, env, seed=0, device="cpu", **shipped.hyperparameters)
     agent.learn(300_000, log_interval=None)

@@ -13,15 +13,17 @@ import pytest
 import torch
 import yaml
 from episodes import Episodes
+from run_folders import CONFIG
 from scipy.stats import trim_mean
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from experiments import evaluate
 from experiments.algorithms import agent_class
 from experiments.evaluate import Arguments, main
-from experiments.evaluation import video
+from experiments.evaluation import protocol, video
 from experiments.evaluation.seeded_episodes import Explorer, make_env, play
-from experiments.evaluation.stored_model import load_policy, save_normaliser
+from experiments.evaluation.stored_model import save_normaliser
+from experiments.run.run_folder import RunFolder
 
 SEED = 10_000
 
@@ -40,7 +42,8 @@ def write_run(run: Path, env_id: str, normalize: bool = False, scale: float = 10
     if isinstance(env, VecNormalize):
         save_normaliser(env, run / "vecnormalize.npz")
     config = {"algo": "trpo", "env": env_id, "policy": "MlpPolicy", "normalize": normalize}
-    (run / "config.yaml").write_text(yaml.safe_dump({**config, "hyperparameters": hyperparameters}))
+    config = CONFIG | config | {"hyperparameters": hyperparameters}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
     return run
 
 
@@ -54,6 +57,12 @@ def cartpole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pendulum(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on Pendulum-v1 under VecNormalize."""
     return write_run(tmp_path_factory.mktemp("runs") / "pendulum", "Pendulum-v1", normalize=True)
+
+
+def load_policy(run: Path, env: VecEnv) -> Any:
+    """Load a run's policy."""
+    folder = RunFolder(run)
+    return folder.load_policy(folder.read_settings(), env)
 
 
 def written(run: Path, out: Path, **options: Any) -> dict[str, Any]:
@@ -247,7 +256,7 @@ def test_interrupt(cartpole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "play", interrupt)
+    monkeypatch.setattr(protocol, "play", interrupt)
     assert main(Arguments(cartpole)) == evaluate.INTERRUPTED
 
 
@@ -276,7 +285,16 @@ def test_video_of_hopper(tmp_path: Path) -> None:
     run = write_run(
         tmp_path / "hopper", "Hopper-v5", scale=0.0
     )  # falls in six steps: frames take long without a GPU
-    command = [sys.executable, "-m", "experiments.evaluate", str(run), "--episodes", "2", "--video"]
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.command",
+        "evaluate",
+        str(run),
+        "--episodes",
+        "2",
+        "--video",
+    ]
     environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
     ended = subprocess.run(
         command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[2]
@@ -339,7 +357,7 @@ def test_missing_ffmpeg(
 ) -> None:
     """Without the extra the command ends before it plays, and says what to install."""
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    monkeypatch.setattr(evaluate, "play", None)
+    monkeypatch.setattr(protocol, "play", None)
     assert main(Arguments(cartpole, video=True)) == 2
     assert 'pip install -c constraints.txt "imageio[ffmpeg]"' in capsys.readouterr().err
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.grid import Cell, last_row, run_grid
+from experiments.grid import Cell, run_grid
+from experiments.run.csv_log import last_row
 from experiments.run.run_folder import RunFolder, RunInUseError
 
 FINISH = """

@@ -13,7 +13,8 @@ import yaml
 
 from agents import ALGORITHMS
 from agents.hyperparameters import names_of
-from experiments.zoo import CONFIGS, SEARCH, SEARCH_OF, defaults, main
+from experiments.settings.config_file import config_file
+from experiments.zoo import SEARCH, SEARCH_OF, defaults, main
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,14 +42,14 @@ def zoo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["train", "--algo", "npg"], ["-conf", str(CONFIGS / "npg.yaml"), "--num-threads", "1"]),
+        (["train", "--algo", "npg"], ["-conf", str(config_file("npg.yaml")), "--num-threads", "1"]),
         (
             ["train", "--env", "A-v0", "--algo=vpg"],
-            ["-conf", str(CONFIGS / "vpg.yaml"), "--num-threads", "1"],
+            ["-conf", str(config_file("vpg.yaml")), "--num-threads", "1"],
         ),
         (
             ["train", "--algo", "trpo", "-conf", "my.yml"],
-            ["-conf", str(CONFIGS / "trpo.yaml"), "--num-threads", "1"],
+            ["-conf", str(config_file("trpo.yaml")), "--num-threads", "1"],
         ),
         (["enjoy", "--algo", "npg", "--no-render"], ["-f", "logs", "--num-threads", "1"]),
         (["train", "--algo", "ppo"], []),
@@ -76,7 +77,7 @@ def test_every_agent_is_registered(zoo: ModuleType) -> None:
 def test_every_agent_has_a_configuration() -> None:
     """RL Zoo needs `default` for environments that have no section, and n_timesteps in each section."""
     for algo in ALGORITHMS:
-        sections = yaml.safe_load((CONFIGS / f"{algo}.yaml").read_text())
+        sections = yaml.safe_load(config_file(f"{algo}.yaml").read_text())
         assert "default" in sections
         assert all("n_timesteps" in section for section in sections.values())
 
@@ -150,6 +151,7 @@ def test_sampled_hyperparameters_are_the_constructors(tmp_path: Path, algo: str)
     script = f"""
 import optuna
 from agents import ALGORITHMS
+from experiments.settings.config_file import config_file
 from experiments.zoo import register
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 register()

@@ -56,7 +56,7 @@ class Server:
         self,
         folder: Path,
         *argv: object,
-        module: str = "train",
+        command: str = "train",
         faults: Sequence[Sequence[Any]] = (),
         **environ: str,
     ) -> "Started":
@@ -65,7 +65,7 @@ class Server:
         Args:
             folder: for what the test keeps, beside the run's own.
             argv: the command line.
-            module: whose command it is.
+            command: of `npg`.
             faults: see `faults.injection`.
             environ: variables of the environment.
         """
@@ -75,7 +75,7 @@ class Server:
         words = [str(word) for word in argv]
         watched = Phases(phases)
         pid = self.ask(
-            module=module,
+            command=command,
             argv=words,
             faults=faults,
             environ=environ,

@@ -48,9 +48,9 @@ class Phases:
     @classmethod
     def watch(cls, path: str) -> Self:
         """Let the run in this process tell its phases."""
-        import train
         from agents.base import PolicyGradientAgent
         from envs.workers.worker_pool import Crew
+        from experiments import train
         from experiments.run.checkpointing import Checkpointing
         from experiments.run.csv_log import CsvLog
         from experiments.run.run_folder import RunFolder

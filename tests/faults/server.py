@@ -3,14 +3,13 @@
     PYTHONPATH=.:tests python -m faults.server
 
 A run then begins in milliseconds in place of the seconds that its imports take, which makes hundreds of
-kills affordable. Requests and replies are JSON, one a line: {"module", "argv", "faults", "environ", "output",
-"phases"} starts a run and is answered by its process id; {"wait": pid, "seconds": s} by its exit code, or
-null where it runs on.
+kills affordable. Requests and replies are JSON, one a line: {"command", "argv", "faults", "environ",
+"output", "phases"} starts a run and is answered by its process id; {"wait": pid, "seconds": s} by its exit
+code, or null where it runs on.
 """
 
 import atexit
 import gc
-import importlib
 import json
 import os
 import sys
@@ -20,11 +19,12 @@ from contextlib import suppress
 from typing import Any
 
 import torch._dynamo  # noqa: F401  # the first optimizer imports it, in a second and a half
-import tyro
 from faults.injection import arm
 from faults.phases import Phases
 
-import train  # noqa: F401
+import experiments.evaluate
+import experiments.train  # noqa: F401
+from experiments.command import main
 
 with suppress(ImportError):
     import gymnasium.envs.mujoco.hopper_v5  # noqa: F401
@@ -43,7 +43,7 @@ def serve() -> None:
 
 
 def run(request: dict[str, Any]) -> int:
-    """Do what `python train.py ARGV` or another module's command does, with faults; return the exit code."""
+    """Do what `python train.py ARGV` or another command does, with faults; return the exit code."""
     output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     null = os.open(os.devnull, os.O_RDONLY)
     for descriptor, source in ((0, null), (1, output), (2, output)):
@@ -54,8 +54,7 @@ def run(request: dict[str, Any]) -> int:
         Phases.watch(request["phases"])
     arm(request["faults"])
     try:
-        module = importlib.import_module(request["module"])
-        return module.main(tyro.cli(module.Arguments, args=request["argv"]))
+        return main([request["command"], *request["argv"]])
     except Exception:
         traceback.print_exc()
         return 1

@@ -141,14 +141,14 @@ def test_resuming_runs_none_of_it(server: Server, crafted: tuple[Path, Path]) ->
     assert not canary.exists()
 
 
-@pytest.mark.parametrize("module", ["experiments.evaluate", "experiments.report.command"])
-def test_looking_at_it_runs_none_of_it(server: Server, crafted: tuple[Path, Path], module: str) -> None:
-    """`python -m experiments.evaluate` and `python -m experiments.report`."""
+@pytest.mark.parametrize("command", ["evaluate", "report"])
+def test_looking_at_it_runs_none_of_it(server: Server, crafted: tuple[Path, Path], command: str) -> None:
+    """`npg evaluate` and `npg report`."""
     folder, canary = crafted
-    if module == "experiments.report.command":
+    if command == "report":
         pytest.importorskip("jinja2")
         pytest.importorskip("plotly")
-    started = server.run(logs_of(folder), folder, module=module)
+    started = server.run(logs_of(folder), folder, command=command)
     assert "Traceback" not in started.output
     assert not canary.exists()
 

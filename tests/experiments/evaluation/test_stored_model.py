@@ -13,12 +13,14 @@ import pytest
 import torch
 import yaml
 from gymnasium import spaces
+from run_folders import CONFIG
 from spaces_env import OBSERVATIONS, SpacesEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 import envs  # noqa: F401 (registers Catch-v0)
 from experiments.algorithms import agent_class
-from experiments.evaluation.stored_model import load_normaliser, load_policy, save_normaliser
+from experiments.evaluation.stored_model import load_normaliser, save_normaliser
+from experiments.run.run_folder import RunFolder
 
 OWN = {"policy_kwargs": {"normalize_observations": True, "normalize_returns": True}}
 SMALL = {"policy_kwargs": {"net_arch": [8]}}
@@ -32,6 +34,12 @@ CASES = {
     "a2c": ("sb3:a2c", "Pendulum-v1", "MlpPolicy", {}),
     "contrib": ("contrib:trpo", "CartPole-v1", "MlpPolicy", SMALL),
 }  # fmt: skip
+
+
+def load_policy(run: Path, env: VecEnv) -> Any:
+    """Load a run's policy as `npg evaluate` does."""
+    folder = RunFolder(run)
+    return folder.load_policy(folder.read_settings(), env)
 
 
 def vec_env(env_id: str = "CartPole-v1") -> VecEnv:
@@ -55,7 +63,8 @@ def write_run(
     run.mkdir(parents=True, exist_ok=True)
     agent.save(run / "model.zip")
     config = {"algo": algo, "env": env_id, "seed": 0, "policy": policy, "normalize": False}
-    (run / "config.yaml").write_text(yaml.safe_dump({**config, "hyperparameters": hyperparameters}))
+    config = CONFIG | config | {"hyperparameters": hyperparameters}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
     return run
 
 
@@ -254,9 +263,9 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "doubles": (lambda run: change_state(run, saved({"w": 1.0})), "map names to tensors"),
     "algorithm": (lambda run: change_config(run, algo="trop"), "'trop'; did you mean 'trpo'"),
     "policy": (lambda run: change_config(run, policy="os.system"), "names no policy of trpo"),
-    "options": (lambda run: change_options(run, "x"), "must be a mapping, got str"),
+    "options": (lambda run: change_options(run, "x"), "policy_kwargs must be a mapping such as .*, got 'x'"),
     "net": (lambda run: change_options(run, {"nets": 3}), "cannot be built"),
-    "lost setting": (lambda run: change_config(run, algo=None), "must have algo, a str"),
+    "lost setting": (lambda run: change_config(run, algo=None), "algo must be a name, got None"),
     "empty config": (lambda run: (run / "config.yaml").write_text(""), "must map names to settings"),
     "binary config": (lambda run: (run / "config.yaml").write_bytes(b"\xff\x00"), "not plain YAML"),
     "deep config": (lambda run: (run / "config.yaml").write_text("[" * 5000), "not plain YAML"),

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from agents import ALGORITHMS, NPG
+from agents import ALGORITHMS
 from agents.base import PolicyGradientAgent
 from envs import make_vec_env
-from experiments.settings.configuration import Configuration, parse_override
+from experiments.settings.arguments import Arguments
+from experiments.settings.configuration import parse_override, resolve
+from experiments.settings.run_settings import RunSettings
 
-CONFIGS = Path(__file__).parents[3] / "configs"
 TASKS = [
     *("CartPole-v1", "Acrobot-v1", "MountainCarContinuous-v0", "Pendulum-v1", "LunarLander-v3"),
     *("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5", "Swimmer-v5", "Ant-v5", "default"),
@@ -20,7 +21,7 @@ TASKS = [
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_shipped_sections_build_an_agent(algo: str, task: str) -> None:
     """Every shipped section has only known names and values in range, and whole minibatches."""
-    configuration = Configuration.read(CONFIGS / f"{algo}.yaml", task, ALGORITHMS[algo])
+    configuration = resolve(Arguments(algo=(algo,), env=(task,)))
     env = make_vec_env("CartPole-v1", configuration.n_envs)
     agent = ALGORITHMS[algo](configuration.policy, env, **configuration.hyperparameters)
     assert isinstance(agent, PolicyGradientAgent)
@@ -35,10 +36,15 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
+def read(path: Path, env_id: str, *overrides: str) -> RunSettings:
+    """Resolve NPG's settings from a file."""
+    return resolve(Arguments(algo=("npg",), env=(env_id,), config=path, set=(overrides,)))
+
+
 def test_section_wins_over_constructor_and_override_over_section(tmp_path: Path) -> None:
     """Every hyper-parameter is resolved, from the most specific place."""
     path = write(tmp_path, "A-v0: {n_timesteps: 1e3, gamma: 0.9, target_kl: 0.5}\n".replace("1e3", "1000"))
-    found = Configuration.read(path, "A-v0", NPG, ["target_kl=1e-3", "n_envs=4"])
+    found = read(path, "A-v0", "target_kl=1e-3", "n_envs=4")
     assert found.n_timesteps == 1000 and found.n_envs == 4 and found.policy == "MlpPolicy"
     assert found.hyperparameters["gamma"] == 0.9
     assert found.hyperparameters["target_kl"] == 1e-3
@@ -49,8 +55,8 @@ def test_section_wins_over_constructor_and_override_over_section(tmp_path: Path)
 def test_default_section_serves_the_others(tmp_path: Path) -> None:
     """An environment without a section takes `default`, as it stands."""
     path = write(tmp_path, "default: {n_timesteps: 7}\nA-v0: {n_timesteps: 8}\n")
-    assert Configuration.read(path, "B-v0", NPG).n_timesteps == 7
-    assert Configuration.read(path, "A-v0", NPG).n_timesteps == 8
+    assert read(path, "B-v0").n_timesteps == 7
+    assert read(path, "A-v0").n_timesteps == 8
 
 
 @pytest.mark.parametrize(
@@ -70,7 +76,7 @@ def test_default_section_serves_the_others(tmp_path: Path) -> None:
 def test_bad_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     """The error says what is wrong with which file."""
     with pytest.raises(ValueError, match=message):
-        Configuration.read(write(tmp_path, text), "A-v0", NPG)
+        read(write(tmp_path, text), "A-v0")
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-import train
 from experiments.settings.arguments import Arguments
+from experiments.settings.configuration import resolve
 from experiments.settings.run_settings import RunSettings, differences
 
 
 def settings(**changes: object) -> RunSettings:
     """Return a resolved run."""
-    arguments = Arguments(device="cpu", vec_env="dummy", **changes)
-    return train.settings_of(arguments, train.resolve(arguments)[0])
+    return resolve(Arguments(device="cpu", vec_env="dummy", **changes))
 
 
 def test_a_document_gives_the_settings_back(tmp_path: Path) -> None:

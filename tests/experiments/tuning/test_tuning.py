@@ -1,6 +1,5 @@
 """The search for settings: its spaces, its study on disk, and what it leaves behind."""
 
-import copy
 import csv
 import importlib
 import multiprocessing
@@ -23,8 +22,10 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from agents.rollout.collect import NonFiniteError
-from experiments.algorithms import NAMES, agent_class, build, folder_name
-from experiments.settings.configuration import Configuration
+from experiments.algorithms import NAMES, build
+from experiments.settings.arguments import Arguments
+from experiments.settings.configuration import resolve
+from experiments.settings.run_settings import RunSettings
 from experiments.settings.tuning_seeds import check_reported
 from experiments.tuning import search as tuning
 from experiments.tuning.search import tune
@@ -40,21 +41,19 @@ from experiments.tuning.study import (
 )
 from experiments.tuning.training_return import REPORTS, Reporter, TrainingReturn
 
-CONFIGS = Path(__file__).parents[3] / "configs"
 OPTIONS = {"n_steps": 16, "n_critic_updates": 1}
 TRIED = {optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED}
 
 
-def make_env(configuration: Configuration, seed: int) -> VecEnv:
+def make_env(configuration: RunSettings, seed: int) -> VecEnv:
     """Build the training environments as train.py does."""
     env = make_vec_env("CartPole-v1", configuration.n_envs, seed=seed)
     return VecNormalize(env, gamma=read(configuration, "gamma")) if configuration.normalize else env
 
 
-def configuration_of(algo: str = "vpg", env_id: str = "CartPole-v1") -> Configuration:
+def configuration_of(algo: str = "vpg", env_id: str = "CartPole-v1") -> RunSettings:
     """Read the shipped settings."""
-    path = CONFIGS / f"{folder_name(algo)}.yaml"
-    return Configuration.read(path, env_id, agent_class(algo))
+    return resolve(Arguments(algo=(algo,), env=(env_id,)))
 
 
 @pytest.fixture
@@ -116,14 +115,14 @@ def test_every_sample_builds_an_agent_and_survives_yaml(
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             wrapped = normalised if configuration.normalize else env
-            agent = build(algo, copy.deepcopy(configuration), wrapped, seed=0, device="cpu")
+            agent = build(replace(configuration, device="cpu"), wrapped)
         assert agent.n_steps == read(configuration, "n_steps")
         frozen = study.tell(trial, 0.0)
         assert space.configuration(frozen.params) == configuration
         if number % 5 == 0:
             path = tmp_path / "best.yaml"
             path.write_text(tuning.TuningResult(search, [frozen], {}).section())
-            assert Configuration.read(path, env_id, agent_class(algo)) == configuration
+            assert resolve(Arguments(algo=(algo,), env=(env_id,), config=path)) == configuration
         seen.add(str(configuration))
     assert len(seen) == 30
 
@@ -218,7 +217,7 @@ def test_objective_is_the_mean_of_the_last_training_returns(search: Search) -> N
     expected = []
     for seed in TUNING_SEEDS:
         env = make_env(search.configuration, seed)
-        agent = build("vpg", search.configuration, env, seed=seed, device="cpu")
+        agent = build(replace(search.configuration, seed=seed, device="cpu"), env)
         agent.learn(search.configuration.n_timesteps)
         assert agent.num_timesteps == search.configuration.n_timesteps
         monitors = [np.asarray(returns) for returns in env.env_method("get_episode_rewards")]
@@ -228,7 +227,7 @@ def test_objective_is_the_mean_of_the_last_training_returns(search: Search) -> N
     assert result.default.value == pytest.approx(np.mean(expected), rel=1e-6)
     assert result.best.value >= result.default.value
     path = search.folder / "best.yaml"
-    assert Configuration.read(path, search.env_id, agent_class("vpg")) == result.configuration
+    assert resolve(Arguments(algo=("vpg",), env=(search.env_id,), config=path)) == result.configuration
     comment = path.read_text()
     for part in ("1000000, 1001000", "study.db", "3 complete", f"{result.best.value:.6g}", "torch"):
         assert part in comment
@@ -243,7 +242,7 @@ def test_objective_is_the_mean_of_the_last_training_returns(search: Search) -> N
 def test_training_ends_at_the_budget() -> None:
     """A rollout longer than the budget gets no more steps, and reports come at tenths of it."""
     base = with_values(replace(configuration_of("sb3:a2c"), n_envs=3), {"n_steps": 1000})
-    agent = build("sb3:a2c", base, make_vec_env("CartPole-v1", 3, seed=0), seed=0, device="cpu")
+    agent = build(replace(base, device="cpu"), make_vec_env("CartPole-v1", 3, seed=0))
     reports: list[int] = []
     callback = TrainingReturn(600, lambda mean, step: reports.append(step))
     agent.learn(600, callback)
@@ -268,7 +267,7 @@ def test_what_sb3_writes_into_its_options_stays_out_of_the_search(search: Search
     result = tune(peer, 1)
     assert result.configuration == base and base.hyperparameters["policy_kwargs"] == {"log_std_init": -2}
     path = search.folder / "best.yaml"
-    assert Configuration.read(path, search.env_id, agent_class("sb3:a2c")) == base
+    assert resolve(Arguments(algo=("sb3:a2c",), env=(search.env_id,), config=path)) == base
     assert len(tune(peer, 1).trials) == 1
 
 
@@ -353,7 +352,7 @@ def test_failed_trials_are_named_and_the_search_goes_on(search: Search) -> None:
     """NaN rewards and refused settings fail the trial with their reason; the others train."""
     calls: list[int] = []
 
-    def faulty(configuration: Configuration, seed: int) -> VecEnv:
+    def faulty(configuration: RunSettings, seed: int) -> VecEnv:
         calls.append(seed)
         if len(calls) == 1:
             return make_vec_env(lambda: Episodes([float("nan")]), configuration.n_envs, seed=seed)

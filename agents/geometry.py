@@ -1,0 +1,3 @@
+"""Moved to `experiments.geometry`."""
+
+raise ImportError("agents.geometry is now experiments.geometry")

@@ -1,0 +1,5 @@
+"""Moved to `experiments.zoo`."""
+
+from agents.moved import moved
+
+moved(__name__, "zoo")

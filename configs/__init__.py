@@ -1,0 +1,1 @@
+"""Settings of every algorithm by task; installed as `experiments.configs`."""

@@ -1,0 +1,123 @@
+"""The evaluation of a trained run: the same at the end of training and by `npg evaluate`."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.type_aliases import PolicyPredictor
+from stable_baselines3.common.vec_env import VecEnv
+
+from experiments.evaluation.seeded_episodes import Explorer, make_env, play
+from experiments.evaluation.video import Filmed, Video, stride
+from experiments.report.statistics import bootstrap_interval, iqm
+from experiments.run.atomic_file import replacing
+from experiments.run.provenance import versions
+from experiments.run.run_folder import RunFolder
+from experiments.settings.run_settings import RunSettings
+
+MOST_ENVS = 16
+LEVEL = 0.95
+EPISODES_FILMED = 3
+FIRST_SEED = 10_000  # is added to the run's seed, so that evaluation episodes are none of the training's
+
+
+def evaluate(
+    folder: RunFolder,
+    settings: RunSettings,
+    spec: EnvSpec,
+    *,
+    episodes: int,
+    seed: int | None = None,
+    deterministic: bool = True,
+    after_step: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Return what evaluation.json holds: the numbers of episodes that the policy in model.zip plays.
+
+    Args:
+        folder: of the run.
+        settings: of the run.
+        spec: of the environment.
+        episodes: how many; episode k starts from seed + k.
+        seed: `FIRST_SEED` plus the run's by default.
+        deterministic: whether the most likely actions are taken.
+        after_step: called after every step; may raise to end the evaluation.
+
+    Raises:
+        EvaluationError: see `play`.
+        OSError, ValueError: a file of the run is missing, corrupt, or for another environment.
+    """
+    seed = FIRST_SEED + settings.seed if seed is None else seed
+    env = make_env(spec, seed, min(episodes, MOST_ENVS))
+    try:
+        predictor, env = load(folder, settings, env, deterministic)
+        returns, lengths = play(
+            predictor, env, episodes, deterministic=deterministic, seed=seed, after_step=after_step
+        )
+    finally:
+        env.close()
+    return {
+        "algo": settings.algo,
+        "env": spec.id,
+        "episodes": episodes,
+        "deterministic": deterministic,
+        "seed": seed,
+        "interval_level": LEVEL,
+        **summarise(returns, lengths, seed),
+        "returns": returns.tolist(),
+        "lengths": lengths.tolist(),
+        "versions": versions(),
+    }
+
+
+def load(
+    folder: RunFolder, settings: RunSettings, env: VecEnv, deterministic: bool
+) -> tuple[PolicyPredictor, VecEnv]:
+    """Return what predicts in a run, and environments under the run's normaliser."""
+    env = folder.normalised(settings, env)
+    policy = folder.load_policy(settings, env)
+    if deterministic or not policy.use_sde:
+        return policy, env
+    steps = [settings.hyperparameters.get(name) for name in ("sde_sample_freq", "n_steps")]
+    intervals = [n for n in steps if isinstance(n, int) and n > 0]
+    return Explorer(policy, intervals[0] if intervals else 1), env
+
+
+def summarise(returns: np.ndarray, lengths: np.ndarray, seed: int) -> dict[str, Any]:
+    """Return mean, deviation, quantiles and an interval of returns and of lengths."""
+    result: dict[str, Any] = {}
+    for name, values in (("return", returns), ("length", lengths)):
+        interval = bootstrap_interval(iqm, [values], generator=np.random.default_rng(seed), level=LEVEL)
+        bounds = [float(bound) if np.isfinite(bound) else None for bound in (interval.low, interval.high)]
+        result |= {
+            f"mean_{name}": float(np.mean(values)),
+            f"std_{name}": float(np.std(values)),
+            f"iqm_{name}": float(interval.estimate),
+            f"iqm_{name}_interval": bounds,
+            f"median_{name}": float(np.median(values)),
+            f"min_{name}": float(np.min(values)),
+            f"max_{name}": float(np.max(values)),
+        }
+    return result
+
+
+def film(
+    folder: RunFolder, settings: RunSettings, spec: EnvSpec, result: dict[str, Any], fps: float, path: Path
+) -> tuple[int, float]:
+    """Write the first episodes of an evaluation as an MP4; return how many, and frames per second."""
+    deterministic, seed = result["deterministic"], result["seed"]
+    episodes, every = min(EPISODES_FILMED, result["episodes"]), stride(fps)
+    with replacing(path) as file:
+        video = Video(Path(file.name), fps / every)
+        wrap: Callable[[gym.Env], gym.Env] = partial(Filmed, video=video, episodes=episodes, every=every)
+        env = make_env(spec, seed, 1, wrap, render_mode="rgb_array")
+        try:
+            predictor, env = load(folder, settings, env, deterministic)
+            play(predictor, env, episodes, deterministic=deterministic, seed=seed)
+        finally:
+            video.close()
+            env.close()
+    return episodes, fps / every

@@ -1,0 +1,102 @@
+"""A comparison: every run of a grid, then a report of them."""
+
+import importlib
+import itertools
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from envs.cores import usable_cores
+from experiments.grid import Cell, GridStopped, run_grid
+from experiments.report import command as report
+from experiments.run.run_folder import RunFolder
+from experiments.run.stop_signals import INTERRUPTED
+from experiments.settings.arguments import Arguments
+from experiments.settings.configuration import resolve
+from experiments.settings.run_settings import RunSettings, differences
+from experiments.summary import print_grid
+
+
+def compare(arguments: Arguments) -> int:
+    """Make all runs of a grid, and a report of them."""
+    # Each run takes one core.
+    jobs = arguments.jobs or len(usable_cores())
+    if arguments.vec_env == "auto" and jobs > 1:
+        arguments = replace(arguments, vec_env="dummy")
+    cells = []
+    for env_id in arguments.env:
+        singles = [arguments.single(algo, env_id, arguments.seed) for algo in arguments.algo]
+        # One budget for all, so that the comparison is fair.
+        steps = max(resolve(single).n_timesteps for single in singles)
+        print(f"{env_id}: {steps} steps a run")
+        for single, k in itertools.product(singles, range(arguments.seeds)):
+            single = replace(single, seed=arguments.seed + k, steps=float(steps))
+            label = f"{single.algo[0]} {env_id} seed {single.seed}"
+            cells.append(Cell(label, command_of(single), folder_of(single), steps))
+    try:
+        failures = run_grid(cells, min(jobs, len(cells)))
+    except KeyboardInterrupt as interrupt:
+        print("repeat the command to go on: finished runs are kept")
+        return interrupt.code if isinstance(interrupt, GridStopped) else INTERRUPTED
+    print_grid(cells, failures)
+    write_report(cells, arguments.out / "report")
+    return 1 if failures else 0
+
+
+def folder_of(single: Arguments) -> RunFolder:
+    """Return the folder of one run."""
+    return RunFolder.of(single.out, single.env[0], single.algo[0], single.seed)
+
+
+def command_of(single: Arguments) -> list[str]:
+    """Return the command that makes one run, or resumes it if it was begun with the same settings.
+
+    Raises:
+        ValueError: a finished run with other settings is in its place.
+    """
+    requested, folder = resolve(single), folder_of(single)
+    if folder.finished or any(folder.checkpoints.glob("*.ckpt")):
+        try:
+            begun = folder.read_settings()
+        except ValueError:  # a damaged config.yaml: begin anew
+            return single.command()
+        requested = replace(requested, device=begun.device)
+        if requested.vec_env == "auto":
+            requested = replace(requested, vec_env=begun.vec_env)
+        if folder.finished:
+            check_same_task(begun, requested, folder)
+        elif requested == begun:
+            trusted = single.env if ":" in begun.env else Arguments.env
+            return Arguments(resume=folder.path, env=trusted).command()
+    return single.command()
+
+
+def check_same_task(finished: RunSettings, requested: RunSettings, folder: RunFolder) -> None:
+    """Check that a finished run is the one that a grid requests; what it recorded need not be the same.
+
+    Raises:
+        ValueError: it learnt or was evaluated with other settings.
+    """
+    requested = replace(requested, geometry=finished.geometry, checkpoint_every=finished.checkpoint_every)
+    if "envpool" not in (requested.vec_env, finished.vec_env):  # the others give the same numbers
+        requested = replace(requested, vec_env=finished.vec_env)
+    if requested != finished and (found := differences(finished.document(), requested.document())):
+        raise ValueError(
+            f"{folder.path} holds a finished run with other settings ({'; '.join(found)}), which would stand "
+            "beside the new ones; choose another --out, or delete it"
+        )
+
+
+def write_report(cells: Sequence[Cell], out: Path) -> None:
+    """Write the report on all finished runs of a grid, or say how to."""
+    runs = tuple(cell.folder.path for cell in cells if cell.folder.finished)
+    if not runs:
+        return
+    try:
+        importlib.import_module("plotly")
+    except ImportError:
+        install = "pip install -c constraints.txt -e '.[report]'"
+        print(f"\nfor a report: {install}, then {shlex.join(['npg', 'report', str(out.parent)])}")
+        return
+    report.main(report.Arguments(runs, out))

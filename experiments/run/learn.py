@@ -1,0 +1,115 @@
+"""Train an agent with logs and checkpoints, and save the model however that ends."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from agents.base import PolicyGradientAgent
+from agents.rollout.finite import NonFiniteError
+from experiments.geometry import GeometryCallback
+from experiments.progress import Progress
+from experiments.run.checkpointing import Checkpointing, restore
+from experiments.run.checkpoints import Checkpoints
+from experiments.run.clock import Clock
+from experiments.run.run_folder import RunFolder
+from experiments.run.run_log import RunLog
+from experiments.run.stop_signals import Stopped, StopSignals
+from experiments.settings.arguments import Arguments
+from experiments.settings.run_settings import RunSettings
+
+ROW = 256  # steps of all environments between two rows of a peer's log, where its rollouts are shorter
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How learning ended.
+
+    Attributes:
+        code: the command's exit code; 0 is a finished run.
+        seconds: spent learning, over all parts of a resumed run.
+    """
+
+    code: int
+    seconds: float
+
+
+def learn(
+    agent: OnPolicyAlgorithm,
+    settings: RunSettings,
+    document: Mapping[str, Any],
+    folder: RunFolder,
+    signals: StopSignals,
+    content: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Learn, and save the model however that ends.
+
+    Args:
+        agent: untrained, on fresh environments.
+        settings: of the run.
+        document: what config.yaml and checkpoints hold of them.
+        folder: of the run.
+        signals: that ask the run to stop.
+        content: of the checkpoint from which the run resumes.
+
+    Raises:
+        ValueError: the content does not fit; the folder is as it was.
+    """
+    callbacks = [GeometryCallback(settings.geometry)] if settings.geometry else []
+    episodes_cut = restore(agent, callbacks, content) if content is not None else 0
+    log = RunLog(folder, content["log"] if content else None)
+    agent.set_logger(log.logger)
+    clock = Clock(content["seconds"] if content else 0.0)
+    progress = Progress(settings.n_timesteps, f"{settings.algo} on {settings.env}")
+    checkpointing = Checkpointing(
+        Checkpoints(folder.checkpoints),
+        run=document,
+        log=log,
+        clock=clock,
+        every=settings.checkpoint_every,
+        signals=signals,
+        counted=callbacks,
+    )
+    if content is not None:
+        folder.evaluation.unlink(missing_ok=True)
+        folder.write_config(document)
+        checkpointing.resume(content, log.logger, episodes_cut)
+    code = 1
+    try:
+        agent.learn(
+            max(settings.n_timesteps - agent.num_timesteps, 0),
+            [checkpointing, progress, clock, *callbacks],
+            log_interval=log_interval(agent),
+            reset_num_timesteps=content is None,
+        )
+        code = 0
+    except Stopped as stopped:
+        code = stopped.code
+        print(f"\n{stopped}; go on with: {Arguments(resume=folder.path)}")
+    except (NonFiniteError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        paths = Checkpoints(folder.checkpoints).paths()
+        print(f"The last good checkpoint is {paths[0] if paths else 'none'}.", file=sys.stderr)
+    finally:
+        seconds = clock.seconds
+        progress.close()
+        # A full disk fails at these again.
+        for path, save in (
+            (folder.progress, log.logger.close),
+            (folder.model, lambda: folder.save(agent)),
+        ):
+            try:
+                save()
+            except OSError as error:
+                code = code or 1
+                print(f"error: {path} could not be written: {error}", file=sys.stderr)
+    return Outcome(code, seconds)
+
+
+def log_interval(agent: OnPolicyAlgorithm) -> int:
+    """Return the updates per row of the log: one for ours, as many as make `ROW` steps for SB3's A2C."""
+    if isinstance(agent, PolicyGradientAgent):
+        return 1
+    return max(ROW // (agent.n_steps * agent.n_envs), 1)

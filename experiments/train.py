@@ -1,0 +1,216 @@
+"""One run: train an agent and evaluate it, from the start or from a checkpoint."""
+
+import sys
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from envs import choose_vec_env, make_vec_env
+from envs.cores import usable_cores
+from envs.factory import environment_spec
+from experiments.algorithms import build, folder_name, joint_target_kl
+from experiments.evaluation import protocol
+from experiments.evaluation.seeded_episodes import EvaluationError
+from experiments.grid_command import compare
+from experiments.run.checkpoints import Checkpoints
+from experiments.run.learn import learn
+from experiments.run.run_folder import RunFolder
+from experiments.run.stop_signals import INTERRUPTED, Stopped, StopSignals
+from experiments.settings.arguments import Arguments
+from experiments.settings.configuration import resolve, whole
+from experiments.settings.run_settings import RunSettings, differences
+from experiments.summary import print_next, print_run
+
+# What invalid settings raise, here, in SB3 or in a user's policy, before training starts.
+SETUP_ERRORS = (ValueError, TypeError, AssertionError, ImportError, OSError, NotImplementedError)
+
+
+def main(arguments: Arguments) -> int:
+    """Do what a command line of `npg train` says, and return the exit code."""
+    # Networks this small gain little from more, and lose much where other programs keep the cores busy.
+    torch.set_num_threads(1)
+    try:
+        arguments.check()
+        if arguments.resume is not None:
+            return resume(arguments)
+        for env_id in arguments.env:
+            environment_spec(env_id)
+        if arguments.tune is not None:
+            return tune(arguments)
+        if len(arguments.algo) * len(arguments.env) * arguments.seeds > 1:
+            return compare(arguments)
+        return run(arguments)
+    except SETUP_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def run(arguments: Arguments) -> int:
+    """Make one run."""
+    settings = resolve(arguments)
+    folder = RunFolder.of(arguments.out, settings.env, settings.algo, settings.seed)
+    folder.check_free()
+    if settings.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"--device {settings.device} needs a CUDA device, and torch sees none; use --device cpu"
+        )
+    if settings.vec_env == "auto":
+        choice = choose_vec_env(settings.env, settings.n_envs)
+        print(f"vec_env: {choice}")
+        settings = replace(settings, vec_env=choice.vec_env)
+    with closing(folder), closing(make_env(settings)) as env:
+        agent = build(settings, env)
+        settings = replace(settings, device=str(agent.device))
+        if (aside := folder.create()) is not None:
+            print(f"an unfinished run was in the way; it is now {aside}")
+        document = describe(settings, agent)
+        folder.write_config(document)
+        code = execute(settings, document, folder, agent)
+    print_next(arguments, settings.n_timesteps)
+    return code
+
+
+def resume(arguments: Arguments) -> int:
+    """Resume a run from its newest valid checkpoint.
+
+    Raises:
+        ValueError: another option was given, the run is finished or without a checkpoint, or its settings or
+            versions have changed.
+    """
+    assert arguments.resume is not None
+    given = replace(arguments, resume=None, allow_changes=False, steps=None, env=Arguments.env)
+    if given != Arguments():
+        raise ValueError("--resume takes its settings from the run; give it only --steps and --allow-changes")
+    folder = RunFolder(arguments.resume)
+    settings = folder.read_settings()
+    if ":" in settings.env and arguments.env != (settings.env,):
+        raise ValueError(
+            f"{folder.config} names a module that would be imported, {settings.env}; if you trust it, "
+            f"add --env {settings.env}"
+        )
+    environment_spec(settings.env)
+    if arguments.steps is not None:
+        settings = replace(settings, n_timesteps=whole(arguments.steps))
+    with closing(folder):
+        folder.claim()
+        path, content = newest_checkpoint(folder, settings, extend=arguments.steps is not None)
+        step = content["agent"]["moving"]["num_timesteps"]
+        with closing(make_env(settings, step)) as env:
+            agent = build(settings, env)
+            document = describe(settings, agent)
+            changes = differences(content["run"], document)
+            if arguments.steps is not None:  # that they differ is what was requested
+                changes = [change for change in changes if not change.startswith("n_timesteps:")]
+            if changes and not arguments.allow_changes:
+                raise ValueError(
+                    f"{path} was made with other settings or versions, and resuming would not give the same "
+                    f"run: {'; '.join(changes)}. Restore them, or add --allow-changes"
+                )
+            for change in changes:
+                print(f"changed: {change}")
+            print(f"going on from {path}")
+            return execute(settings, document, folder, agent, content)
+
+
+def newest_checkpoint(
+    folder: RunFolder, settings: RunSettings, *, extend: bool
+) -> tuple[Path, dict[str, Any]]:
+    """Return path and content of the newest valid checkpoint, if there are steps or an evaluation left to do.
+
+    Raises:
+        ValueError: there is none, or nothing to do.
+    """
+    checkpoints = Checkpoints(folder.checkpoints)
+    path, content = checkpoints.newest_valid()
+    for error in checkpoints.refused:
+        print(f"passed over: {error}", file=sys.stderr)
+    try:
+        step, _ = content["agent"]["moving"]["num_timesteps"], content["run"]
+    except (KeyError, TypeError, IndexError):
+        raise ValueError(f"{path} is a file of this format, but no checkpoint of train.py") from None
+    if step >= settings.n_timesteps and (folder.finished or extend):
+        made = "is finished, with" if folder.finished else "has made"
+        raise ValueError(f"{folder.path} {made} {step} steps; --steps with more goes on")
+    return path, content
+
+
+def describe(settings: RunSettings, agent: OnPolicyAlgorithm) -> dict[str, Any]:
+    """Return what config.yaml and checkpoints hold of a run."""
+    joint = joint_target_kl(settings.algo, settings.hyperparameters, agent.action_space)
+    return settings.document(**({} if joint is None else {"target_kl_joint": joint}))
+
+
+def execute(
+    settings: RunSettings,
+    document: dict[str, Any],
+    folder: RunFolder,
+    agent: OnPolicyAlgorithm,
+    content: dict[str, Any] | None = None,
+) -> int:
+    """Learn and evaluate, from the start or from a checkpoint's content; return the exit code."""
+    result: dict[str, Any] = {}
+    with StopSignals() as signals:
+        outcome = learn(agent, settings, document, folder, signals, content)
+        code = outcome.code
+        if code == 0:
+            try:
+                result = evaluate(settings, folder, agent.num_timesteps, signals)
+            except Stopped as stopped:
+                code = stopped.code
+                print(f"\n{stopped}; the evaluation is made by: {Arguments(resume=folder.path)}")
+            except EvaluationError as error:
+                code = 1
+                print(f"error: {folder.path} is not finished: in its evaluation, {error}", file=sys.stderr)
+            except OSError as error:
+                code = 1
+                print(f"error: {folder.evaluation} could not be written: {error}", file=sys.stderr)
+    print_run(settings, folder, agent.num_timesteps, outcome.seconds, result)
+    return code
+
+
+def evaluate(settings: RunSettings, folder: RunFolder, steps: int, signals: StopSignals) -> dict[str, Any]:
+    """Write evaluation.json, which declares the run finished; return the result, empty without episodes."""
+    episodes, result = settings.evaluation_episodes, {}
+    if episodes:
+        spec = environment_spec(settings.env)
+        result = protocol.evaluate(folder, settings, spec, episodes=episodes, after_step=signals.check)
+    folder.write_evaluation({"steps": steps} | (result or {"returns": []}))
+    return result
+
+
+def make_env(settings: RunSettings, step: int = 0) -> VecEnv:
+    """Build the training environments; from a later step on with other episodes than the first."""
+    env = make_vec_env(settings.env, settings.n_envs, seed=settings.seed + step, vec_env=settings.vec_env)
+    return VecNormalize(env, gamma=settings.hyperparameters["gamma"]) if settings.normalize else env
+
+
+def tune(arguments: Arguments) -> int:
+    """Search for settings of one algorithm on one task."""
+    if len(arguments.algo) * len(arguments.env) * arguments.seeds > 1:
+        raise ValueError("--tune takes one --algo and one --env, and chooses its seeds itself")
+    # Not at the top, since Optuna is an extra.
+    from experiments.tuning.search import tune as search
+    from experiments.tuning.study import Search
+
+    assert arguments.tune is not None
+    settings = resolve(replace(arguments, vec_env="dummy"))
+    folder = arguments.out / settings.env / folder_name(settings.algo) / "tuning"
+    result = search(
+        Search(settings.algo, settings.env, settings, make_tuning_env, folder, device=settings.device),
+        trials=arguments.tune,
+        jobs=arguments.jobs or len(usable_cores()),
+    )
+    print(result)
+    return 0
+
+
+def make_tuning_env(settings: RunSettings, seed: int) -> VecEnv:
+    """Build the environments of one trial."""
+    return make_env(replace(settings, seed=seed))

@@ -1,0 +1,64 @@
+"""Files of a run folder that may come from a stranger: neither written nor read through a link."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from experiments.run.atomic_file import PARTIAL, UnsafeFileError, read_text, reading, replacing
+from experiments.run.csv_log import CsvLog
+from experiments.run.run_folder import RunFolder
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    """Whatever it leads to stays; links at predictable temporary names change nothing."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    (folder.path / f"{PARTIAL}{os.getpid()}-config.yaml").symlink_to(victim)
+    for path in (folder.config, folder.progress, folder.evaluation):
+        path.symlink_to(victim)
+    folder.write_config({"a": 1})
+    folder.write_evaluation({"returns": []})
+    with pytest.raises(UnsafeFileError, match="is a link"):
+        CsvLog(folder.progress)
+    assert victim.read_text() == "mine"
+    assert not folder.config.is_symlink() and folder.config.read_text() == "a: 1\n"
+
+
+def test_a_failure_leaves_the_earlier_file_alone(tmp_path: Path) -> None:
+    """And nothing beside it."""
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError), replacing(path) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert [p.name for p in tmp_path.iterdir()] == ["file"] and path.read_bytes() == b"old"
+
+
+def test_only_regular_files_of_bounded_size_are_read(tmp_path: Path) -> None:
+    """A link, a pipe (which is not waited for), a device and a large file are refused by name."""
+    (tmp_path / "text").write_text("ß")
+    (tmp_path / "link").symlink_to(tmp_path / "text")
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(2**40)
+    for path, problem in (
+        (tmp_path / "link", "link is a link"),
+        (tmp_path / "pipe", "pipe is no regular file"),
+        (Path("/dev/zero"), "/dev/zero is no regular file"),
+        (tmp_path / "large", "large has 1099511627776 bytes"),
+    ):
+        with pytest.raises(UnsafeFileError, match=problem):
+            reading(path)
+    assert read_text(tmp_path / "text") == "ß"
+
+
+def test_a_linked_checkpoint_folder_is_refused(tmp_path: Path) -> None:
+    """Checkpoints are written and deleted only inside the run."""
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.checkpoints.symlink_to(tmp_path)
+    with pytest.raises(UnsafeFileError, match="checkpoints is a link"):
+        folder.claim()
