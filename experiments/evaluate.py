@@ -85,3 +85,9 @@ def main(arguments: Arguments) -> int:
         print("\ninterrupted; what it was writing is left as it was", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+if __name__ == "__main__":
+    from experiments.command import main as command
+
+    sys.exit(command(["evaluate", *sys.argv[1:]]))

@@ -1,12 +1,12 @@
 """The two logs of a run, progress.csv and TensorBoard's events, which a resumed run continues."""
 
 import os
-from pathlib import Path
+from fnmatch import fnmatch
 from typing import Any
 
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 
-from experiments.run.atomic_file import remove_leftovers
+from experiments.run.atomic_file import reading, remove_leftovers
 from experiments.run.csv_log import CsvLog, rewind
 from experiments.run.run_folder import RunFolder
 
@@ -41,15 +41,21 @@ class RunLog:
         self._events.writer.flush()
         sizes = {}
         for path in self._folder.glob(EVENTS):
-            with path.open("rb") as file:
+            with reading(path) as file:
                 os.fsync(file.fileno())
-            sizes[path.name] = path.stat().st_size
+                sizes[path.name] = os.fstat(file.fileno()).st_size
         return {"csv": self._csv.position(), "events": sizes}
 
     def _check_events(self, sizes: dict[str, int]) -> None:
+        """Check the files before any is changed; a checkpoint from a stranger may name any."""
         for name, size in sizes.items():
-            path = self._folder / Path(name).name
-            there = path.stat().st_size if path.exists() else 0
+            path = self._folder / name
+            if not fnmatch(name, EVENTS) or path.parent != self._folder:
+                raise ValueError(f"the checkpoint names {name!r} as a log of TensorBoard, which it is not")
+            there = 0
+            if path.exists():
+                with reading(path) as file:
+                    there = os.fstat(file.fileno()).st_size
             if there < size:
                 raise ValueError(
                     f"expected {size} bytes in {path}, which the checkpoint counts on, got {there}"
@@ -60,4 +66,4 @@ class RunLog:
             if path.name not in sizes:
                 path.unlink()
         for name, size in sizes.items():
-            os.truncate(self._folder / Path(name).name, size)
+            os.truncate(self._folder / name, size)

@@ -8,6 +8,7 @@ import pytest
 from experiments.run.atomic_file import PARTIAL, UnsafeFileError, read_text, reading, replacing
 from experiments.run.csv_log import CsvLog
 from experiments.run.run_folder import RunFolder
+from experiments.run.run_log import RunLog
 
 
 def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
@@ -62,3 +63,19 @@ def test_a_linked_checkpoint_folder_is_refused(tmp_path: Path) -> None:
     folder.checkpoints.symlink_to(tmp_path)
     with pytest.raises(UnsafeFileError, match="checkpoints is a link"):
         folder.claim()
+
+
+def test_a_log_that_a_checkpoint_names_is_not_truncated_through_a_link(tmp_path: Path) -> None:
+    """Nor is a file that is no log of TensorBoard."""
+    victim, folder = tmp_path / "victim", RunFolder(tmp_path / "run")
+    victim.write_text("mine")
+    folder.path.mkdir()
+    (folder.path / "events.out.tfevents.1").symlink_to(victim)
+    for name, problem in (
+        ("events.out.tfevents.1", "is a link"),
+        ("../victim", "names '../victim' as a log"),
+        ("events.out.tfevents.2/../../victim", "as a log"),
+    ):
+        with pytest.raises((UnsafeFileError, ValueError), match=problem):
+            RunLog(folder, {"csv": {"rows": 0, "columns": 0}, "events": {name: 0}})
+    assert victim.read_text() == "mine"
