@@ -41,7 +41,7 @@ class Ragged(gym.Env):
         return self.observe(), {"begun": self.episode, "options": str(options or None)}
 
     def step(self, action):
-        """Ends after 1 + (rank + 2 · episode) mod 5 steps: terminated, truncated or both."""
+        """End after 1 + (rank + 2 · episode) mod 5 steps: terminated, truncated or both."""
         self.time += 1
         over = self.time == 1 + (self.rank + 2 * self.episode) % 5
         how = (self.rank + self.episode) % 3
