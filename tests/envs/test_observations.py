@@ -28,7 +28,7 @@ def test_rows_are_selected_replaced_and_copied() -> None:
     assert type(row["b"]) is tuple and row["b"][1]["c"].shape == (1,)
 
 
-def test_observations_of_other_nestings_are_refused() -> None:
+def test_observations_of_other_nestings_are_rejected() -> None:
     """A key or an item that is missing is an error."""
     for other in ({"a": np.zeros(3)}, {"a": np.zeros(3), "b": (np.zeros(3),)}):
         with pytest.raises((KeyError, ValueError)):

@@ -73,7 +73,7 @@ def make(task: str, **kwargs: Any) -> gym.Env:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_goes_on_to_the_same_bits(task: str) -> None:
+def test_continues_to_the_same_bits(task: str) -> None:
     """From a reset, mid-episode, just before and at a truncation, past further ends, to equal states."""
     env = make(task)
     env.reset(seed=3)
@@ -169,7 +169,7 @@ def test_before_the_first_reset() -> None:
     assert bits(env.reset()) == bits(other.reset())
 
 
-def test_the_passive_checker_goes_on_after_a_reset() -> None:
+def test_the_passive_checker_continues_after_a_reset() -> None:
     """Its first step after a restored reset compares with data that is not there, and does not mind."""
     env = gym.make("CartPole-v1")
     env.reset(seed=0)
@@ -260,7 +260,7 @@ def test_classes_may_tell_their_state_themselves() -> None:
     assert samples[0] == samples[1]
 
 
-def test_unknown_classes_are_refused_by_name() -> None:
+def test_unknown_classes_are_rejected_by_name() -> None:
     """Environments, subclasses of known ones, and wrappers; none is taken for stateless."""
 
     class Slippery(CartPoleEnv):
@@ -294,7 +294,7 @@ def test_a_mujoco_subclass_has_another_set_state() -> None:
         take_state(Hopper())
 
 
-def test_what_is_not_plain_is_refused_with_its_place(tmp_path: Any) -> None:
+def test_what_is_not_plain_is_rejected_with_its_place(tmp_path: Any) -> None:
     """An object in a state, a legacy generator, and a file that a state cannot rewind."""
 
     class Odd(Walk):
@@ -314,7 +314,7 @@ def test_what_is_not_plain_is_refused_with_its_place(tmp_path: Any) -> None:
         take_state(monitor)
 
 
-def test_a_state_of_another_build_is_refused() -> None:
+def test_a_state_of_another_build_is_rejected() -> None:
     """Other wrappers, another task, attributes that are not the class's own."""
     env = gym.make("CartPole-v1")
     env.reset(seed=0)
@@ -329,7 +329,7 @@ def test_a_state_of_another_build_is_refused() -> None:
 
 
 @pytest.mark.mujoco
-def test_physics_of_another_model_is_refused() -> None:
+def test_physics_of_another_model_is_rejected() -> None:
     """Sizes are checked before MuJoCo sees a number, and names are MuJoCo's own."""
     env = gym.make("Hopper-v5")
     env.reset(seed=0)
@@ -361,7 +361,7 @@ def test_physics_is_kept_as_the_last_substep_left_it() -> None:
 
 
 @pytest.mark.mujoco
-def test_physics_with_sleeping_bodies_is_refused() -> None:
+def test_physics_with_sleeping_bodies_is_rejected() -> None:
     """MuJoCo's integration state does not tell who sleeps."""
     mujoco = pytest.importorskip("mujoco")
     if not hasattr(mujoco.mjtEnableBit, "mjENBL_SLEEP"):
@@ -394,7 +394,7 @@ def test_plain_data_keeps_types_and_bits(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [{1: 2}, {"(tuple)": []}, np.array(["a"]), np.array([None]), {1}, 1j])
-def test_plain_data_refuses_the_rest(value: Any) -> None:
+def test_plain_data_rejects_the_rest(value: Any) -> None:
     """Objects, texts in arrays, other keys, and keys that stand for something else."""
     with pytest.raises(TypeError, match="expected x to be plain data"):
         copy_plain(value, "x")
@@ -412,7 +412,7 @@ def test_states_of_version_0_1_are_converted() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
-def test_every_generator_of_numpy_goes_on(kind: str) -> None:
+def test_every_generator_of_numpy_continues(kind: str) -> None:
     """Into an environment with another kind, and in place where the kind is the same."""
     env, other = Walk(), Walk()
     env.np_random = np.random.Generator(getattr(np.random, kind)(3))

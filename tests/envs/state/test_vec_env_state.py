@@ -103,7 +103,7 @@ KINDS = [("dummy", "dummy"), ("dummy", "workers"), ("workers", "dummy"), ("worke
 
 @pytest.mark.parametrize(("first", "second"), KINDS)
 @pytest.mark.parametrize("task", [*TASKS, *ROBOTS])
-def test_goes_on_to_the_same_bits(make: Any, task: str, first: str, second: str) -> None:
+def test_continues_to_the_same_bits(make: Any, task: str, first: str, second: str) -> None:
     """From after a reset, mid-episode and before a truncation, across kinds, past ends and a reset."""
     vec_env, other = make(task, first), make(task, second, seed=99)
     actions = actions_for(vec_env, 2 * LIMIT + 5)
@@ -165,7 +165,7 @@ def bare(vec_env: VecEnv) -> list[Any]:
 
 @pytest.mark.parametrize("name", WRAPPED)
 @pytest.mark.parametrize("start", [0, 7, 27])
-def test_wrappers_go_on(make: Any, name: str, start: int) -> None:
+def test_wrappers_continue(make: Any, name: str, start: int) -> None:
     """Moments, returns, stacks and counts; what the wrapper says of its past as well."""
     wrap, task = WRAPPED[name]
     vec_env, other = (wrap(make(task, seed=seed)) for seed in (1, 2))
@@ -239,8 +239,8 @@ class Gambler(Pair):
         return {"a": noise.astype(np.float32), "b": np.array([random.random()], np.float32)}
 
 
-def test_global_generators_of_workers_go_on(make: Any) -> None:
-    """In as many workers of as many environments; elsewhere that is refused, before anything is changed."""
+def test_global_generators_of_workers_continue(make: Any) -> None:
+    """In as many workers of as many environments; elsewhere that is rejected, before anything is changed."""
     vec_env, other = make(Gambler, "2", 4), make(Gambler, "2", 4)
     vec_env.reset()
     state = through_file(take_vec_state(vec_env))
@@ -365,7 +365,7 @@ def test_wrappers_may_tell_their_state_themselves(make: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["dummy", "workers"])
-def test_unknown_environments_are_refused_and_go_on(make: Any, kind: str) -> None:
+def test_unknown_environments_are_rejected_and_continue(make: Any, kind: str) -> None:
     """The error names them, from workers as well, and is of the one type that callers await."""
     vec_env = make("CliffWalking-v1", kind)
     vec_env.reset()
@@ -374,7 +374,7 @@ def test_unknown_environments_are_refused_and_go_on(make: Any, kind: str) -> Non
     assert vec_env.step(np.zeros(N_ENVS, np.int64))[0].shape == (N_ENVS,)
 
 
-def test_unknown_vector_environments_are_refused(make: Any) -> None:
+def test_unknown_vector_environments_are_rejected(make: Any) -> None:
     """A wrapper, and a vector environment that hides its environments."""
     with pytest.raises(StateUnavailableError, match=r"Silent.*get_state\(\)"):
         take_vec_state(Silent(make("CartPole-v1")))
@@ -384,7 +384,7 @@ def test_unknown_vector_environments_are_refused(make: Any) -> None:
     hidden.close()
 
 
-def test_a_monitor_with_a_file_is_refused(tmp_path: Any) -> None:
+def test_a_monitor_with_a_file_is_rejected(tmp_path: Any) -> None:
     """Its lines of lost steps would stay."""
     vec_env = VecMonitor(DummyVecEnv([partial(gym.make, "CartPole-v1")]), str(tmp_path / "log"))
     with pytest.raises(StateUnavailableError, match="filename=None"):
@@ -393,7 +393,7 @@ def test_a_monitor_with_a_file_is_refused(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["dummy", "workers"])
-def test_a_state_of_another_build_is_refused(make: Any, kind: str) -> None:
+def test_a_state_of_another_build_is_rejected(make: Any, kind: str) -> None:
     """Another number, other wrappers, another task: each with what was expected and what came."""
     state = take_vec_state(make("CartPole-v1", kind))
     with pytest.raises(ValueError, match=r"of 2 environments.*got one of 3"):

@@ -338,7 +338,7 @@ def test_an_environment_that_cannot_be_built() -> None:
     assert "in __init__" in str(caught.value)
 
 
-def test_one_environment_for_all_is_refused() -> None:
+def test_one_environment_for_all_is_rejected() -> None:
     """As by DummyVecEnv: a closure over one environment would make several of it."""
     env = Moody()
     with pytest.raises(WorkerError, match="environment of its own"):
@@ -347,13 +347,13 @@ def test_one_environment_for_all_is_refused() -> None:
 
 @pytest.mark.parametrize("kwargs", [{"n_workers": 0}, {"timeout": 0.0}, {"env_fns": []}])
 def test_wrong_arguments(kwargs: dict[str, Any]) -> None:
-    """They are refused before a process starts."""
+    """They are rejected before a process starts."""
     with pytest.raises(ValueError, match="expected environments"):
         WorkerVecEnv(**{"env_fns": [Moody], **kwargs})
 
 
 def test_calls_out_of_order() -> None:
-    """Each is refused with what to do, and none hangs."""
+    """Each is rejected with what to do, and none hangs."""
     vec_env = moody("", "")
     zeros = np.zeros(2, np.int64)
     with pytest.raises(WorkerError, match=r"call reset\(\)"):
@@ -492,7 +492,7 @@ def test_deaths_with_steps_between_do_not_raise() -> None:
 
 
 class Killer(BaseCallback):
-    """Kills a random worker at random steps, and counts transitions, dones and cuts."""
+    """Kill a random worker at random steps, and counts transitions, dones and cuts."""
 
     def __init__(self, kills: int, steps: int) -> None:
         super().__init__()
