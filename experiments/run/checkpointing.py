@@ -9,7 +9,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import safe_mean
 
-from envs.state.resuming import Resuming
+from envs.state.vec_env_checkpointer import VecEnvCheckpointer
 from experiments.run.agent_state import (
     restore_agent,
     restore_callbacks,
@@ -61,7 +61,7 @@ class Checkpointing(BaseCallback):
         self._clock = clock
         self._every = every
         self._signals = signals
-        self._envs = Resuming()
+        self._envs = VecEnvCheckpointer()
         self._counted = counted
         self.updates = 0
         self._resumed: Mapping[str, Any] | None = None
@@ -135,7 +135,7 @@ def restore(agent: OnPolicyAlgorithm, counted: Sequence[BaseCallback], content: 
     """
     assert agent.env is not None
     try:
-        observations = Resuming().restore(agent.env, content["envs"])
+        observations = VecEnvCheckpointer().restore(agent.env, content["envs"])
         restore_agent(agent, content["agent"])
         restore_callbacks(counted, content["callbacks"])
         restore_logged(Logger(None, []), content["agent"])  # whether it can be, while no file is touched

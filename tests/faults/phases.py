@@ -49,7 +49,7 @@ class Phases:
     def watch(cls, path: str) -> Self:
         """Let the run in this process tell its phases."""
         from agents.base import PolicyGradientAgent
-        from envs.workers.worker_pool import Crew
+        from envs.workers.worker_pool import WorkerPool
         from experiments import train
         from experiments.run.checkpointing import Checkpointing
         from experiments.run.csv_log import CsvLog
@@ -57,7 +57,7 @@ class Phases:
 
         phases = cls(Path(path))
         phases._numbers[1] += 1  # of "start"
-        phases.tell(Crew, "_build", "workers")
+        phases.tell(WorkerPool, "_build", "workers")
         phases.tell(PolicyGradientAgent, "collect_rollouts", "rollout")
         phases.tell(PolicyGradientAgent, "train", "update")
         phases.tell(Checkpointing, "save", "checkpoint")
