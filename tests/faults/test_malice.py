@@ -141,10 +141,12 @@ def test_resuming_runs_none_of_it(server: Server, crafted: tuple[Path, Path]) ->
     assert not canary.exists()
 
 
-@pytest.mark.parametrize("command", ["evaluate", "report"])
+@pytest.mark.parametrize("command", ["evaluate", "export", "report"])
 def test_looking_at_it_runs_none_of_it(server: Server, crafted: tuple[Path, Path], command: str) -> None:
-    """`npg evaluate` and `npg report`."""
+    """`python -m experiments.evaluate`, `export` and `report`."""
     folder, canary = crafted
+    if command == "export":
+        pytest.importorskip("onnxruntime")
     if command == "report":
         pytest.importorskip("jinja2")
         pytest.importorskip("plotly")
