@@ -24,7 +24,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents import ACKTR
 from envs import make_vec_env
-from experiments.run.provenance import versions
+from experiments.settings.provenance import versions
 
 UPDATES = 40  # a multiple of the refresh intervals
 

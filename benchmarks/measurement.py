@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from experiments.run.provenance import hardware, versions
+from experiments.settings.provenance import hardware, versions
 
 PEERS = ("sb3-contrib", "tianshou", "envpool")
 

@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from agents import TRPO
 from agents.rollout.batch import Batch, standardise
 from envs import make_vec_env
-from experiments.run.provenance import versions
 from experiments.settings.arguments import Arguments as Train
 from experiments.settings.configuration import resolve
+from experiments.settings.provenance import versions
 from npg import (
     BlockDiagonalFisher,
     Damped,

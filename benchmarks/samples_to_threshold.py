@@ -28,9 +28,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents import ALGORITHMS
 from envs import make_vec_env
-from experiments.run.provenance import versions
 from experiments.settings.arguments import Arguments as Train
 from experiments.settings.configuration import resolve
+from experiments.settings.provenance import versions
 
 EVALUATE_EVERY = 1000
 STEP_LENGTHS: dict[str, dict[str, list[float]]] = {

@@ -27,7 +27,7 @@ from setups import Setup, sb3_agent
 from standings import Standings, installed, speeds
 from tianshou_trpo import tianshou_trpo, train
 
-from experiments.run.provenance import hardware
+from experiments.settings.provenance import hardware
 
 FLOOR = "physics alone"
 OVER_DEFAULTS, OVER_BEST, OF_FLOOR = 5.0, 3.0, 0.35

@@ -1,6 +1,5 @@
 """Every algorithm that a comparison can hold: ours, and SB3's and sb3-contrib's beside them."""
 
-import copy
 import importlib
 import math
 from collections.abc import Mapping
@@ -10,11 +9,9 @@ from gymnasium import spaces
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import VecEnv
 
 from agents import ALGORITHMS
 from agents.hyperparameters import nearest
-from experiments.settings.run_settings import RunSettings
 
 PEERS: dict[str, type[OnPolicyAlgorithm] | None] = {
     "sb3:ppo": PPO,
@@ -48,14 +45,6 @@ def agent_class(name: str) -> type[OnPolicyAlgorithm]:
 def folder_name(name: str) -> str:
     """Return a name as files and folders have it: "sb3:ppo" is sb3-ppo there."""
     return name.replace(":", "-")
-
-
-def build(settings: RunSettings, env: VecEnv) -> OnPolicyAlgorithm:
-    """Return the untrained agent that settings describe; its constructor checks the hyper-parameters."""
-    given = copy.deepcopy(dict(settings.hyperparameters))  # A2C writes into its policy_kwargs
-    options = {key: with_schedule(value) for key, value in given.items()}
-    chosen = agent_class(settings.algo)
-    return chosen(settings.policy, env, seed=settings.seed, device=settings.device, **options)
 
 
 def with_schedule(value: Any) -> Any:

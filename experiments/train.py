@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from envs import choose_vec_env, make_vec_env
 from envs.cores import usable_cores
 from envs.factory import environment_spec
-from experiments.algorithms import build, folder_name, joint_target_kl
+from experiments.algorithms import folder_name, joint_target_kl
 from experiments.evaluation import protocol
 from experiments.evaluation.seeded_episodes import EvaluationError
 from experiments.grid_command import compare
@@ -22,7 +22,7 @@ from experiments.run.learn import learn
 from experiments.run.run_folder import RunFolder
 from experiments.run.stop_signals import INTERRUPTED, Stopped, StopSignals
 from experiments.settings.arguments import Arguments
-from experiments.settings.configuration import resolve, whole
+from experiments.settings.configuration import build, resolve, whole
 from experiments.settings.run_settings import RunSettings, differences
 from experiments.summary import print_next, print_run
 

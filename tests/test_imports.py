@@ -30,19 +30,10 @@ LAYERS: dict[str, list[set[str]]] = {
 KNOWN_UPWARD = {
     ("npg.objective", "npg.fisher.exact"),
     ("agents.rollout.collect", "agents.threads"),
-    ("experiments.settings.arguments", "train"),  # a path
 }
 KNOWN_CYCLES = [
     {"npg.fisher", "npg.objective", "npg.policy_step", "npg.trust_region"},  # of units
     {"agents.critic", "agents.policy", "agents.rollout"},
-    {
-        *("experiments.algorithms", "experiments.evaluation", "experiments.grid", "experiments.report"),
-        *("experiments.run", "experiments.settings", "experiments.summary", "experiments.tuning", "train"),
-    },
-    {  # of modules
-        *("experiments.settings.arguments", "experiments.summary", "experiments.tuning.result"),
-        *("experiments.tuning.search", "train"),
-    },
 ]
 
 

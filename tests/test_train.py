@@ -18,12 +18,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from agents import ALGORITHMS, TRPO, NonFiniteError
 from experiments import command, grid_command
-from experiments.algorithms import build
 from experiments.evaluation import seeded_episodes
 from experiments.run import learn
 from experiments.settings.arguments import Arguments
 from experiments.settings.config_file import config_file
-from experiments.settings.configuration import resolve
+from experiments.settings.configuration import build, resolve
 from experiments.train import main, make_env
 
 NO_NORMALISERS = "policy_kwargs={normalize_observations: false, normalize_returns: false}"

@@ -15,8 +15,8 @@ from experiments.evaluation.seeded_episodes import Explorer, make_env, play
 from experiments.evaluation.video import Filmed, Video, stride
 from experiments.report.statistics import bootstrap_interval, iqm
 from experiments.run.atomic_file import replacing
-from experiments.run.provenance import versions
 from experiments.run.run_folder import RunFolder
+from experiments.settings.provenance import versions
 from experiments.settings.run_settings import RunSettings
 
 MOST_ENVS = 16

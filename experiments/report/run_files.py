@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.settings import plain_yaml
+from experiments.run import plain_yaml
 
 STEPS = "time/total_timesteps"
 RETURN = "rollout/ep_rew_mean"

@@ -15,9 +15,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from experiments.algorithms import folder_name
-from experiments.evaluation.stored_model import load_normaliser, load_policy, save_normaliser
+from experiments.run import plain_yaml
 from experiments.run.atomic_file import UnsafeFileError, read_text, replacing
-from experiments.settings import plain_yaml
+from experiments.run.stored_model import load_normaliser, load_policy, save_normaliser
 from experiments.settings.run_settings import RunSettings
 
 
@@ -136,7 +136,7 @@ class RunFolder:
         return normalised
 
     def load_policy(self, settings: RunSettings, env: VecEnv) -> ActorCriticPolicy:
-        """Return the trained policy; see `experiments.evaluation.stored_model.load_policy`."""
+        """Return the trained policy; see `experiments.run.stored_model.load_policy`."""
         return load_policy(settings, self.model, env)
 
     def write_config(self, document: Mapping[str, Any]) -> None:

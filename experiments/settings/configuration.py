@@ -1,5 +1,6 @@
-"""From a command line and a file of configs/ to the settings of one run."""
+"""From a command line and a file of configs/ to the settings of one run, and from them to its agent."""
 
+import copy
 import inspect
 import itertools
 from contextlib import suppress
@@ -7,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
 from agents.hyperparameters import check_names, names_of, nearest
-from experiments.algorithms import agent_class, folder_name
+from experiments.algorithms import agent_class, folder_name, with_schedule
 from experiments.settings.arguments import Arguments, owner_of
 from experiments.settings.config_file import config_file
 from experiments.settings.run_settings import RunSettings
@@ -64,6 +67,14 @@ def resolve(arguments: Arguments) -> RunSettings:
         **run,
         hyperparameters=values,
     )
+
+
+def build(settings: RunSettings, env: VecEnv) -> OnPolicyAlgorithm:
+    """Return the untrained agent that settings describe; its constructor checks the hyper-parameters."""
+    given = copy.deepcopy(dict(settings.hyperparameters))  # A2C writes into its policy_kwargs
+    options = {key: with_schedule(value) for key, value in given.items()}
+    chosen = agent_class(settings.algo)
+    return chosen(settings.policy, env, seed=settings.seed, device=settings.device, **options)
 
 
 def read_section(path: Path, env_id: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_type_hints
 
-from experiments.run.provenance import hardware, versions
+from experiments.settings.provenance import hardware, versions
 
 NOT_COMPARED = ("hardware",)
 LARGEST = 2**53  # of an integer setting

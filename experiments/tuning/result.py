@@ -12,9 +12,9 @@ import yaml
 from matplotlib.figure import Figure
 
 from experiments.algorithms import agent_class
-from experiments.run.provenance import versions
 from experiments.settings.arguments import Arguments
 from experiments.settings.configuration import RUN_KEYS
+from experiments.settings.provenance import versions
 from experiments.settings.run_settings import RunSettings
 from experiments.tuning.search_space import read
 from experiments.tuning.study import DEFAULT, FAILURE, FrozenTrial, Search, TrialState, return_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from experiments.algorithms import build
+from experiments.settings.configuration import build
 from experiments.tuning.study import DEFAULT, Search, optuna
 
 EPISODES = 100  # of the mean

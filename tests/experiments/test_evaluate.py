@@ -22,8 +22,8 @@ from experiments.algorithms import agent_class
 from experiments.evaluate import Arguments, main
 from experiments.evaluation import protocol, video
 from experiments.evaluation.seeded_episodes import Explorer, make_env, play
-from experiments.evaluation.stored_model import save_normaliser
 from experiments.run.run_folder import RunFolder
+from experiments.run.stored_model import save_normaliser
 
 SEED = 10_000
 

@@ -17,12 +17,13 @@ from episodes import Episodes
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector.utils import batch_space
+from run_folders import CONFIG
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from agents import TRPO, VPG
 from experiments import export
-from experiments.evaluation.stored_model import save_normaliser
 from experiments.export import Arguments, export_onnx, main
+from experiments.run.stored_model import save_normaliser
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -240,7 +241,7 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def write_config(run: Path, **changes: object) -> None:
     """Write config.yaml."""
     config = {"algo": "vpg", "env": "ExportedEpisodes-v0", "policy": "MlpPolicy", "normalize": True}
-    (run / "config.yaml").write_text(yaml.safe_dump(config | {"hyperparameters": {}} | changes))
+    (run / "config.yaml").write_text(yaml.safe_dump(CONFIG | config | {"hyperparameters": {}} | changes))
 
 
 def test_command_exports_a_run(

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from experiments.evaluation.stored_model import read_state
 from experiments.run.checkpoint_file import read
+from experiments.run.stored_model import read_state
 
 TIMES = ("time/fps", "time/time_elapsed", "time/seconds")
 # In a checkpoint: seconds, an episode's, the sizes of the event files (which hold times), and logged times.

@@ -21,10 +21,10 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from agents.rollout.collect import NonFiniteError
-from experiments.algorithms import NAMES, build
+from experiments.algorithms import NAMES
 from experiments.run.run_folder import RunFolder, RunInUseError
 from experiments.settings.arguments import Arguments
-from experiments.settings.configuration import resolve
+from experiments.settings.configuration import build, resolve
 from experiments.settings.run_settings import RunSettings
 from experiments.settings.tuning_seeds import check_reported
 from experiments.tuning import search as tuning

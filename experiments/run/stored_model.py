@@ -213,7 +213,7 @@ def missing_normaliser(path: Path) -> str:
         return UNFINISHED.format(path)
     convert = (
         "import sys, pickle; from pathlib import Path; "
-        "from experiments.evaluation.stored_model import save_normaliser; "
+        "from experiments.run.stored_model import save_normaliser; "
         "save_normaliser(pickle.load(open(sys.argv[1], 'rb')), Path(sys.argv[2]))"
     )
     return (

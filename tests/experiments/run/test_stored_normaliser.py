@@ -10,7 +10,7 @@ from gymnasium import spaces
 from spaces_env import OBSERVATIONS, SpacesEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
-from experiments.evaluation.stored_model import load_normaliser, save_normaliser
+from experiments.run.stored_model import load_normaliser, save_normaliser
 
 
 def vec_env() -> VecEnv:

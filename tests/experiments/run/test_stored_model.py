@@ -19,8 +19,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 import envs  # noqa: F401 (registers Catch-v0)
 from experiments.algorithms import agent_class
-from experiments.evaluation.stored_model import load_normaliser, save_normaliser
 from experiments.run.run_folder import RunFolder
+from experiments.run.stored_model import load_normaliser, save_normaliser
 
 OWN = {"policy_kwargs": {"normalize_observations": True, "normalize_returns": True}}
 SMALL = {"policy_kwargs": {"net_arch": [8]}}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.settings.plain_yaml import MOST_ALIASES, parse, read
+from experiments.run.plain_yaml import MOST_ALIASES, parse, read
 
 BOMB = "a: &a [x]\n" + "\n".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]"
