@@ -40,7 +40,7 @@ from agents import NonFiniteError
 from envs import choose_vec_env, make_vec_env
 from envs.cores import usable_cores
 from envs.factory import environment_spec
-from envs.state.resuming import Resuming
+from envs.state.vec_env_checkpointer import VecEnvCheckpointer
 from experiments.algorithms import agent_class, build, folder_name, joint_target_kl
 from experiments.evaluation.seeded_episodes import EndlessEpisodeError
 from experiments.geometry import GeometryCallback
@@ -209,7 +209,9 @@ def execute(
     looks = [GeometryCallback(settings.geometry)] if settings.geometry else []
     returns = None
     with StopSignals() as signals:
-        outcome = learn(agent, document, folder, signals, envs=Resuming(), looks=looks, content=content)
+        outcome = learn(
+            agent, document, folder, signals, envs=VecEnvCheckpointer(), looks=looks, content=content
+        )
         code = outcome.code
         if code == 0:
             n_envs, seed = min(max(settings.evaluation_episodes, 1), 16), settings.seed + EVALUATION_SEED

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 import envs
 from agents import TRPO
-from envs.factory import _BUILDERS
+from envs.factory import VEC_ENVS
 
 LIBRARIES = {"ours": "agents", "sb3-contrib": "sb3_contrib", "tianshou": "tianshou"}
 SB3_CLASSES = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
@@ -53,7 +53,7 @@ class Setup:
     def installed(self) -> bool:
         """Return whether everything it needs is here."""
         needed = [LIBRARIES[self.library], *(["envpool"] if self.vec_env == "envpool" else [])]
-        known = self.library != "ours" or self.vec_env in _BUILDERS
+        known = self.library != "ours" or self.vec_env in VEC_ENVS
         return known and all(importlib.util.find_spec(package) is not None for package in needed)
 
 

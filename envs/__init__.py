@@ -1,13 +1,13 @@
-"""Vector environments for SB3, and four small tasks whose answers are known in closed form.
+"""Vector environments for SB3, and four small tasks with known solutions.
 
 Importing this package registers the tasks with Gymnasium, so that their ids work wherever
-an id is expected, ``gymnasium.make`` and SB3 included.
+an id is expected, e.g. in ``gymnasium.make`` and SB3.
 """
 
 import gymnasium as gym
 
 from envs.errors import MissingExtraError, UnknownEnvironmentError
-from envs.factory import VecEnvChoice, choose_vec_env, make_vec_env
+from envs.factory import VecEnvChoice, choose_vec_env, make_vec_env, register_vec_env
 from envs.tasks.catch import Catch
 from envs.tasks.gaussian_bandit import GaussianBandit
 from envs.tasks.linear_quadratic import LinearQuadratic
@@ -27,9 +27,10 @@ __all__ = [
     "VecEnvChoice",
     "choose_vec_env",
     "make_vec_env",
+    "register_vec_env",
 ]
 
-# The first two end their own episodes; the others never do, only a time limit cuts them.
+# The first two terminate; the others are only truncated, by a time limit.
 _TASKS: dict[str, tuple[str, int | None]] = {
     "Catch-v0": ("envs.tasks.catch:Catch", None),
     "GaussianBandit-v0": ("envs.tasks.gaussian_bandit:GaussianBandit", None),
@@ -38,6 +39,6 @@ _TASKS: dict[str, tuple[str, int | None]] = {
 }
 
 for _env_id, (_entry_point, _max_episode_steps) in _TASKS.items():
-    # A reload must not make Gymnasium warn that it overrides an environment.
+    # Otherwise a reload makes Gymnasium warn that it overrides an environment.
     if _env_id not in gym.registry:
         gym.register(_env_id, entry_point=_entry_point, max_episode_steps=_max_episode_steps)

@@ -1,11 +1,11 @@
-"""The processor cores that this process may use."""
+"""Find the processor cores that this process may use."""
 
 import os
 from collections.abc import Sequence
 
 
 def usable_cores() -> Sequence[int | None]:
-    """Returns the numbers of the usable cores; where the system does not tell, None for each there is."""
+    """Return the numbers of the usable cores; None for each if the system does not report them."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return [None] * (os.cpu_count() or 1)  # not on Linux

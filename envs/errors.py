@@ -1,9 +1,9 @@
-"""What goes wrong before an environment exists; the messages name the fix."""
+"""Errors raised before an environment exists; the messages name the fix."""
 
 
 class UnknownEnvironmentError(ValueError):
-    """Raised when an environment id is not registered; the message has the nearest ids."""
+    """Raised when an environment id is not registered; the message has the closest ids."""
 
 
 class MissingExtraError(ImportError):
-    """Raised when an environment needs a package that is absent; the message has the fix."""
+    """Raised when an environment needs a package that is not installed; the message has the fix."""

@@ -21,30 +21,27 @@ from envs.errors import MissingExtraError, UnknownEnvironmentError
 from envs.vector.env_pool import EnvPoolVecEnv
 from envs.workers.worker_vec_env import WorkerVecEnv
 
-# env_id, n_envs, seed, env_kwargs -> vector environment
-VecEnvBuilder = Callable[[str, int, int | None, dict[str, Any]], VecEnv]
+# (env_id, n_envs, seed=..., env_kwargs=...) -> vector environment
+VecEnvBuilder = Callable[..., VecEnv]
 
-# Packages of environments (a prefix of their entry points) and the extra that installs them.
+# Packages of environments (prefixes of their entry points) and the extras that install them.
 _EXTRAS = {"gymnasium.envs.mujoco": "mujoco", "gymnasium.envs.box2d": "box2d"}
-# Seconds that a step of WorkerVecEnv costs beyond the environments' own, measured on two cores: to wake
-# the workers, and for each environment's info.
+# Seconds that a step of WorkerVecEnv takes beyond the environments' own, measured on two cores: to wake
+# the workers, and per environment for its info.
 _WAKE, _INFO = 100e-6, 3e-6
 
 
 def environment_spec(env_id: str) -> EnvSpec:
-    """Looks an environment up in Gymnasium's registry, without building it.
+    """Return an environment's specification in Gymnasium's registry, without building it.
 
     Args:
-        env_id: A registered id with its version, such as ``"Hopper-v5"``; Gymnasium's form
-            ``"module:Name-v0"`` imports the module that registers the id first.
-
-    Returns:
-        The registered specification.
+        env_id: A registered id with its version, e.g. ``"Hopper-v5"``; Gymnasium's form
+            ``"module:Name-v0"`` first imports the module that registers the id.
 
     Raises:
         UnknownEnvironmentError: If the id is malformed, not registered, or has no version
-            where only versions are registered (results of two versions do not compare, so
-            the latest is not taken silently).
+            although only versions are registered (results of two versions are not comparable, so
+            the latest is not chosen silently).
     """
     module, _, name = env_id.rpartition(":")
     try:
@@ -52,9 +49,9 @@ def environment_spec(env_id: str) -> EnvSpec:
             importlib.import_module(module)
         return gym.spec(name)
     except (gym.error.Error, ModuleNotFoundError) as error:
-        nearest = _nearest_ids(name)
+        nearest = _find_nearest_ids(name)
         fix = (
-            f"did you mean {' or '.join(repr(near) for near in nearest)}?"
+            f"did you mean {' or '.join(map(repr, nearest))}?"
             if nearest
             else "gymnasium.pprint_registry() lists every id; import the package that registers it."
         )
@@ -63,53 +60,48 @@ def environment_spec(env_id: str) -> EnvSpec:
         ) from error
 
 
-def _nearest_ids(name: str) -> list[str]:
-    """Returns the latest version of the (at most three) environments nearest in name."""
+def _find_nearest_ids(name: str) -> list[str]:
+    """Return the latest versions of the (at most three) environments with the most similar names."""
     latest: dict[str, EnvSpec] = {}
     for spec in gym.registry.values():
-        key = _unversioned(spec.id)
+        key = _strip_version(spec.id)
         if key not in latest or (spec.version or 0) > (latest[key].version or 0):
             latest[key] = spec
-    return [latest[key].id for key in difflib.get_close_matches(_unversioned(name), latest)]
+    return [latest[key].id for key in difflib.get_close_matches(_strip_version(name), latest)]
 
 
-def _unversioned(name: str) -> str:
-    """Returns a name for comparison: lower case, without version and surrounding blanks."""
+def _strip_version(name: str) -> str:
+    """Return a name for comparison: lower case, without version and surrounding blanks."""
     return re.sub(r"[-_ ]*v?\d*$", "", name.strip().lower())
 
 
 def _make_one(spec: EnvSpec, env_kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
-    """Builds one environment in this process.
+    """Build one environment in this process.
 
-    In a worker process the same failure would reach the user as an ``EOFError`` of a pipe.
+    The same failure in a worker process would appear as an ``EOFError`` of a pipe.
     """
     try:
         return gym.make(spec, **env_kwargs)
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         entry_point = spec.entry_point if isinstance(spec.entry_point, str) else ""
-        fix = next(
-            (
-                f'pip install -c constraints.txt -e ".[{extra}]"'
-                for package, extra in _EXTRAS.items()
-                if entry_point.startswith(package)
-            ),
-            "install what the message names",
+        extras = [extra for package, extra in _EXTRAS.items() if entry_point.startswith(package)]
+        fix = (
+            f'pip install -c constraints.txt -e ".[{extras[0]}]"' if extras else "install what is named above"
         )
         raise MissingExtraError(
-            f"expected the packages that {spec.id} needs, got {type(error).__name__}: "
-            f"{str(error).rstrip('.')}; fix: {fix}"
+            f"{spec.id} needs a package that is not installed ({type(error).__name__}: {error}); {fix}"
         ) from error
 
 
-def _from_sb3(
-    vec_env_class: type[VecEnv], env_id: str, n_envs: int, seed: int | None, env_kwargs: dict[str, Any]
+def _build_with_sb3(
+    vec_env_class: type[VecEnv], env_id: str, n_envs: int, *, seed: int | None, env_kwargs: dict[str, Any]
 ) -> VecEnv:
-    """Builds a vector environment of single ones, after a probe."""
+    """Build a vector environment of single ones, after one environment was built as a check."""
     spec = environment_spec(env_id)
     _make_one(spec, env_kwargs).close()
     # A callable rather than the id, for two reasons: given an id, SB3 sets
-    # render_mode="rgb_array", which training pays for in start-up time and warnings; and a
-    # pickled specification needs no registry, which a fresh worker process fills only by
+    # render_mode="rgb_array", which costs start-up time and causes warnings; and a
+    # pickled specification needs no registry, which a new worker process fills only by
     # importing the package that registers it.
     return sb3_make_vec_env(
         partial(gym.make, spec),
@@ -120,24 +112,34 @@ def _from_sb3(
     )
 
 
-def _from_envpool(env_id: str, n_envs: int, seed: int | None, env_kwargs: dict[str, Any]) -> VecEnv:
-    """Builds EnvPool's environments."""
-    return EnvPoolVecEnv(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
-
-
-def _automatic(env_id: str, n_envs: int, seed: int | None, env_kwargs: dict[str, Any]) -> VecEnv:
-    """Builds what `choose_vec_env` chooses."""
+def _build_automatically(env_id: str, n_envs: int, *, seed: int | None, env_kwargs: dict[str, Any]) -> VecEnv:
     choice = choose_vec_env(env_id, n_envs, env_kwargs=env_kwargs)
-    return _BUILDERS[choice.vec_env](env_id, n_envs, seed, env_kwargs)
+    return VEC_ENVS[choice.vec_env](env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
 
 
-_BUILDERS: dict[str, VecEnvBuilder] = {
-    "auto": _automatic,
-    "dummy": partial(_from_sb3, DummyVecEnv),
-    "envpool": _from_envpool,
-    "subproc": partial(_from_sb3, SubprocVecEnv),
-    "workers": partial(_from_sb3, WorkerVecEnv),
+VEC_ENVS: dict[str, VecEnvBuilder] = {
+    "auto": _build_automatically,
+    "dummy": partial(_build_with_sb3, DummyVecEnv),
+    "envpool": EnvPoolVecEnv,
+    "subproc": partial(_build_with_sb3, SubprocVecEnv),
+    "workers": partial(_build_with_sb3, WorkerVecEnv),
 }
+
+
+def register_vec_env(name: str, builder: VecEnvBuilder) -> None:
+    """Make a vector environment available as ``make_vec_env(..., vec_env=name)``.
+
+    Args:
+        name: A new name.
+        builder: A class or function, called as ``builder(env_id, n_envs, seed=..., env_kwargs=...)``.
+            Environment i is to be seeded with ``seed + i``, and infos need the entries of SB3's ``Monitor``.
+
+    Raises:
+        ValueError: If the name is registered already.
+    """
+    if name in VEC_ENVS:
+        raise ValueError(f"vec_env {name!r} is registered already; choose another name")
+    VEC_ENVS[name] = builder
 
 
 def make_vec_env(
@@ -148,7 +150,7 @@ def make_vec_env(
     vec_env: str = "auto",
     env_kwargs: dict[str, Any] | None = None,
 ) -> VecEnv:
-    """Makes an SB3 vector environment that counts its episodes as SB3's ``Monitor`` does.
+    """Make an SB3 vector environment that counts its episodes as SB3's ``Monitor`` does.
 
     Args:
         env_id: A registered Gymnasium id, see `environment_spec`.
@@ -156,9 +158,9 @@ def make_vec_env(
         seed: Environment i is seeded with ``seed + i`` at its first reset, and so is its
             action space; None seeds from the operating system or NumPy's global state.
         vec_env: ``"dummy"`` steps the environments in this process, ``"workers"`` in one process
-            a core, ``"subproc"`` in one process each, all three to the same bits; ``"auto"`` chooses
-            the faster of the first two, see `choose_vec_env`. ``"envpool"`` takes EnvPool's own
-            version of the task, see `EnvPoolVecEnv`.
+            per core, ``"subproc"`` in one process each, all three with bitwise equal results; ``"auto"``
+            chooses the faster of the first two, see `choose_vec_env`. ``"envpool"`` is EnvPool's own
+            version of the task, see `EnvPoolVecEnv`. `register_vec_env` adds others.
         env_kwargs: Keyword arguments of the environment's constructor, or of
             ``gymnasium.make`` (``max_episode_steps``, ``render_mode``, ...); with EnvPool, of
             ``envpool.make``.
@@ -172,44 +174,40 @@ def make_vec_env(
         ValueError: If `vec_env` is unknown or `n_envs` is below 1; before anything is built. If
             EnvPool does not know an argument, or has another task by that id.
     """
-    if vec_env not in _BUILDERS:
-        nearest = difflib.get_close_matches(vec_env, _BUILDERS, n=1)
+    if vec_env not in VEC_ENVS:
+        nearest = difflib.get_close_matches(vec_env, VEC_ENVS, n=1)
         hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
         raise ValueError(
-            f"expected vec_env to be one of {sorted(_BUILDERS)}, got {vec_env!r}{hint}; "
-            "leave it at 'auto' to have one chosen."
+            f"expected vec_env to be one of {sorted(VEC_ENVS)}, got {vec_env!r}{hint}; 'auto' chooses one."
         )
     if n_envs < 1:
         raise ValueError(f"expected n_envs >= 1, got {n_envs}; pass a positive number.")
-    return _BUILDERS[vec_env](env_id, n_envs, seed, dict(env_kwargs or {}))
+    return VEC_ENVS[vec_env](env_id, n_envs, seed=seed, env_kwargs=dict(env_kwargs or {}))
 
 
 @dataclass(frozen=True)
 class VecEnvChoice:
-    """What ``vec_env="auto"`` stands for; as text, one line for people."""
+    """The choice of ``vec_env="auto"``; ``str`` formats it for messages."""
 
     vec_env: str
     """``"dummy"`` or ``"workers"``."""
     reason: str
-    """Why, in a few words."""
+    """In a few words."""
 
     def __str__(self) -> str:
         return f"{self.vec_env} ({self.reason})"
 
 
 def choose_vec_env(env_id: str, n_envs: int = 1, *, env_kwargs: dict[str, Any] | None = None) -> VecEnvChoice:
-    """Chooses between this process and one worker process a core, by timing steps of one environment.
+    """Choose between this process and one worker process per core, by timing steps of one environment.
 
-    The two give the same bits, so that nothing but speed hangs on the choice. EnvPool is never chosen:
-    its tasks are others' code, and may differ in detail.
+    The two give bitwise equal results, so the choice affects only speed. EnvPool is never chosen, because
+    its implementations of the tasks may differ in detail.
 
     Args:
         env_id: A registered Gymnasium id, see `environment_spec`.
         n_envs: The number of environments.
         env_kwargs: As in `make_vec_env`.
-
-    Returns:
-        The choice.
 
     Raises:
         UnknownEnvironmentError: If the id is not registered.
@@ -220,18 +218,18 @@ def choose_vec_env(env_id: str, n_envs: int = 1, *, env_kwargs: dict[str, Any] |
     if processes == 1:
         return VecEnvChoice("dummy", "one environment" if n_envs == 1 else "one core")
     env = _make_one(spec, dict(env_kwargs or {}))
-    seconds = _seconds_a_step(env)
+    seconds = _time_step(env)
     env.close()
     saved = (n_envs - math.ceil(n_envs / processes)) * seconds
-    told = f"{seconds * 1e6:.0f} µs a step"
-    # Twice the cost, as a wrong guess is dear where other programs keep the cores busy.
+    time_text = f"{seconds * 1e6:.0f} µs per step"
+    # Twice the cost, since a wrong guess is expensive if other programs keep the cores busy.
     if saved < 2 * (_WAKE + _INFO * n_envs):
-        return VecEnvChoice("dummy", f"{n_envs} environments in this process; {told}")
-    return VecEnvChoice("workers", f"{n_envs} environments in {processes} processes; {told}")
+        return VecEnvChoice("dummy", f"{n_envs} environments in this process; {time_text}")
+    return VecEnvChoice("workers", f"{n_envs} environments in {processes} processes; {time_text}")
 
 
-def _seconds_a_step(env: gym.Env[Any, Any]) -> float:
-    """Returns the median time of a step under random actions, after a first one."""
+def _time_step(env: gym.Env[Any, Any]) -> float:
+    """Return the median time of a step under random actions, without the first step."""
     env.reset(seed=0)
     env.action_space.seed(0)
     times: list[float] = []

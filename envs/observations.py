@@ -1,51 +1,50 @@
-"""Batched observations: an array (n, ...), or a dict or tuple of them."""
+"""Batched observations: an array (n, ...), or a dict or tuple of them, nested to any depth."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-def copied(observations: Any) -> Any:
-    """Returns a copy that shares no memory: a vector environment may write into its own again."""
+def map_arrays(function: Callable[..., Any], observations: Any, *others: Any) -> Any:
+    """Return observations of the same nesting, with each array replaced by ``function(array, *its others)``.
+
+    Args:
+        function: Takes one array of each argument.
+        observations: Sets the nesting.
+        others: Nested alike.
+    """
     if isinstance(observations, dict):
-        return {key: copied(value) for key, value in observations.items()}
+        return {
+            key: map_arrays(function, observations[key], *(o[key] for o in others)) for key in observations
+        }
     if isinstance(observations, tuple):
-        return tuple(copied(value) for value in observations)
-    return np.array(observations)
+        return tuple(map_arrays(function, *values) for values in zip(observations, *others, strict=True))
+    return function(observations, *others)
 
 
-def row(observations: Any, index: int) -> Any:
-    """Returns a copy of one environment's observation."""
-    if isinstance(observations, dict):
-        return {key: row(value, index) for key, value in observations.items()}
-    if isinstance(observations, tuple):
-        return tuple(row(value, index) for value in observations)
-    return observations[index].copy()
+def copy_observations(observations: Any) -> Any:
+    """Return a copy that shares no memory, since a vector environment may overwrite its own arrays."""
+    return map_arrays(np.array, observations)
+
+
+def copy_row(observations: Any, index: int) -> Any:
+    """Return a copy of one environment's observation."""
+    return map_arrays(lambda array: array[index].copy(), observations)
+
+
+def select_rows(observations: Any, which: NDArray[Any]) -> Any:
+    """Return the rows at indices (k,) or under a mask (n,), as a batch (k, ...)."""
+    return map_arrays(lambda array: np.asarray(array)[which], observations)
 
 
 def replace_rows(observations: Any, which: NDArray[Any], rows: Any) -> None:
-    """Writes `rows` (k, ...) into the batch, in place.
+    """Write `rows` (k, ...) into the batch, in place.
 
     Args:
         observations: The batch, n rows.
         which: The k rows to replace: their indices (k,), or a mask (n,) with k trues.
-        rows: What comes in their place.
+        rows: The new rows.
     """
-    if isinstance(observations, dict):
-        for key, value in observations.items():
-            replace_rows(value, which, rows[key])
-    elif isinstance(observations, tuple):
-        for value, part in zip(observations, rows, strict=True):
-            replace_rows(value, which, part)
-    else:
-        observations[which] = rows
-
-
-def rows_of(observations: Any, which: NDArray[Any]) -> Any:
-    """Returns the rows at indices (k,) or under a mask (n,), as a batch (k, ...)."""
-    if isinstance(observations, dict):
-        return {key: rows_of(value, which) for key, value in observations.items()}
-    if isinstance(observations, tuple):
-        return tuple(rows_of(value, which) for value in observations)
-    return np.asarray(observations)[which]
+    map_arrays(lambda array, new: array.__setitem__(which, new), observations, rows)

@@ -1,4 +1,4 @@
-"""The full state of one environment and its wrappers, to go on from later to the same bits."""
+"""The full state of one environment and its wrappers; a restored one continues bitwise equal."""
 
 import inspect
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from envs.state.generator_state import restore_generator, restore_spaces, take_generator, take_spaces
 from envs.state.physics_state import is_physics, restore_physics, take_physics
-from envs.state.plain_data import Plain, from_plain, to_plain
+from envs.state.plain_data import Plain, copy_plain
 from envs.tasks.catch import Catch
 from envs.tasks.gaussian_bandit import GaussianBandit
 from envs.tasks.linear_quadratic import LinearQuadratic
@@ -20,8 +20,8 @@ from envs.tasks.two_state_chain import TwoStateChain
 
 State = dict[str, Plain]
 
-# What a step or a reset reads and an earlier one wrote, beside the generator. Subclasses may keep more:
-# only these very classes are known.
+# Attributes that a step or reset writes and a later one reads, besides the generator. Subclasses may have
+# more of them, so only these exact classes are known.
 _ENVIRONMENTS: dict[type, tuple[str, ...]] = {
     classic_control.AcrobotEnv: ("state",),
     classic_control.CartPoleEnv: ("state", "steps_beyond_terminated"),
@@ -63,7 +63,7 @@ _WRAPPERS: dict[type, tuple[str, ...]] = {
     wrappers.TimeAwareObservation: ("timesteps",),
     wrappers.TimeLimit: ("_elapsed_steps",),
 } | dict.fromkeys(
-    (  # nothing; a function that is handed to one must keep nothing either
+    (  # no attributes; a function passed to one must be stateless too
         wrappers.AddRenderObservation,
         wrappers.ClipAction,
         wrappers.ClipReward,
@@ -84,26 +84,22 @@ _WRAPPERS: dict[type, tuple[str, ...]] = {
 
 
 class StateUnavailableError(RuntimeError):
-    """Raised when a state cannot be taken, or not restored here; reset instead."""
+    """Raised when a state cannot be taken, or cannot be restored here; reset instead."""
 
 
 def take_state(env: gym.Env[Any, Any]) -> State:
-    """Returns all that the next steps and resets of an environment depend on, as plain data.
+    """Return all that the next steps and resets of an environment depend on, as plain data.
 
     Known are Gymnasium's classic control and MuJoCo tasks, this package's tasks, SB3's ``Monitor``, and those
     of Gymnasium's wrappers that keep little or nothing. **Any other environment or wrapper** can give its
-    own state, by two methods of its class: ``get_state() -> state``, plain data as `to_plain` takes it,
-    and ``set_state(state)``. They care for what this class itself keeps; ``np_random``, the spaces'
-    generators, and what it wraps are cared for here. Settings are not state: what the constructor set is
-    expected to be so again, and what was changed from outside later, by ``set_attr`` say, to be
-    changed again.
-    Times of day are left out, so that equal runs have equal states.
+    own state, by two methods of its class: ``get_state() -> state``, plain data as `copy_plain` accepts it,
+    and ``set_state(state)``. They handle what this class itself keeps; ``np_random``, the spaces'
+    generators, and the wrapped environment are handled here. Settings are not state: make the environment
+    to be restored with the same arguments, and repeat later changes from outside, e.g. by ``set_attr``.
+    Wall-clock times are left out, so that equal runs have equal states.
 
     Args:
         env: Between two steps.
-
-    Returns:
-        Strings, ints, floats, bools, None and arrays of numbers, in dicts and lists.
 
     Raises:
         StateUnavailableError: If an environment or wrapper is not known and lacks the two methods.
@@ -112,9 +108,9 @@ def take_state(env: gym.Env[Any, Any]) -> State:
 
 
 def restore_state(env: gym.Env[Any, Any], state: State) -> None:
-    """Puts an environment, a fresh one say, into a state of `take_state`.
+    """Restore an environment, e.g. a newly made one, from a state of `take_state`.
 
-    A ``Monitor`` forgets when past episodes were (``get_episode_times`` is NaN for them), and
+    A ``Monitor`` loses the times of past episodes (``get_episode_times`` is NaN for them), and
     ``PassiveEnvChecker`` does not repeat its checks of the first step.
 
     Args:
@@ -122,23 +118,23 @@ def restore_state(env: gym.Env[Any, Any], state: State) -> None:
         state: What `take_state` returned; it is not changed, and shares no memory with the environment.
 
     Raises:
-        ValueError: If the state is of an environment that is built otherwise. Reset after any error.
+        ValueError: If the state is of an environment that was made differently. Reset after any error.
     """
     layers, kept = list(_layers(env)), state["layers"]
     names, expected = [kept_layer["class"] for kept_layer in kept], [class_name(layer) for layer in layers]
     if names != expected:
         raise ValueError(
             f"expected a state of {' around '.join(expected)}, got one of {' around '.join(names)}; "
-            "make the environment as it was made when the state was taken."
+            "make the environment with the arguments and wrappers that it had when the state was taken"
         )
     for layer, kept_layer in zip(layers, kept, strict=True):
         _restore_layer(layer, kept_layer)
 
 
-def offers_state(thing: object) -> bool:
-    """Returns whether a class has the methods ``get_state()`` and ``set_state(state)``."""
+def has_state_methods(thing: object) -> bool:
+    """Return whether a class has the methods ``get_state()`` and ``set_state(state)``."""
     get, set_ = getattr(type(thing), "get_state", None), getattr(type(thing), "set_state", None)
-    try:  # the set_state of Gymnasium's MuJoCo tasks takes positions and velocities, and is another
+    try:  # set_state of Gymnasium's MuJoCo tasks differs: it takes positions and velocities
         inspect.signature(get).bind(thing)  # type: ignore[arg-type]
         inspect.signature(set_).bind(thing, None)  # type: ignore[arg-type]
     except TypeError:
@@ -147,12 +143,12 @@ def offers_state(thing: object) -> bool:
 
 
 def class_name(thing: object) -> str:
-    """Returns the full name of a thing's class."""
+    """Return the full name of a thing's class."""
     return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
 def _layers(env: gym.Env[Any, Any]) -> Iterator[Any]:
-    """Yields the environment from its outermost wrapper to its core."""
+    """Yield the wrappers, outermost first, then the environment."""
     while isinstance(env, gym.Wrapper):
         yield env
         env = env.env
@@ -164,50 +160,47 @@ def _take_layer(layer: Any) -> State:
         state: State = {"class": class_name(layer), "spaces": take_spaces(_spaces(layer))}
         if not isinstance(layer, gym.Wrapper):
             state["np_random"] = take_generator(layer._np_random)
-            state["np_random_seed"] = to_plain(layer._np_random_seed, "np_random_seed")
-        if offers_state(layer):
-            return {**state, "own": to_plain(layer.get_state(), "get_state()")}
+            state["np_random_seed"] = copy_plain(layer._np_random_seed, "np_random_seed")
+        if has_state_methods(layer):
+            return {**state, "own": copy_plain(layer.get_state(), "get_state()")}
         if not isinstance(layer, gym.Wrapper) and is_physics(layer):
             state["physics"] = take_physics(layer)
-        return {**state, "attributes": _take_attributes(layer, _attributes(layer))}
+        return {**state, "attributes": _take_attributes(layer, _attribute_names(layer))}
     except TypeError as error:
-        raise StateUnavailableError(f"expected plain state from {class_name(layer)}: {error}") from error
+        raise StateUnavailableError(f"the state of {class_name(layer)} is not plain data: {error}") from error
 
 
 def _restore_layer(layer: Any, state: State) -> None:
     if "own" in state:
-        layer.set_state(from_plain(state["own"]))
+        layer.set_state(copy_plain(state["own"]))
     else:
-        names = _attributes(layer)
+        names = _attribute_names(layer)
         for name, value in state["attributes"].items():
             if name not in names:
                 raise ValueError(f"expected attributes {names} of {class_name(layer)}, got {name!r}.")
             owner, _, attribute = name.rpartition(".")
-            setattr(attrgetter(owner)(layer) if owner else layer, attribute, from_plain(value))
+            setattr(attrgetter(owner)(layer) if owner else layer, attribute, copy_plain(value))
     if "physics" in state:
         restore_physics(layer, state["physics"])
     if isinstance(layer, Monitor):
         layer.episode_times = [float("nan")] * len(layer.episode_returns)
     if isinstance(layer, wrappers.PassiveEnvChecker):
-        layer._previous_data = (None, {})  # whose place the next step's data cannot be in
-    # The generators last: the environment's own method may have drawn or reset.
+        layer._previous_data = (None, {})  # so that the next step's data are not taken for these
+    # The generators last: the environment's set_state may have drawn or reset.
     if not isinstance(layer, gym.Wrapper):
         layer._np_random = restore_generator(layer._np_random, state["np_random"])
-        layer._np_random_seed = from_plain(state["np_random_seed"])
+        layer._np_random_seed = copy_plain(state["np_random_seed"])
     restore_spaces(_spaces(layer), state["spaces"])
 
 
 def _take_attributes(layer: Any, names: tuple[str, ...]) -> State:
-    """Returns the attributes that there are; before the first reset some are not."""
-    return {name: to_plain(attrgetter(name)(layer), name) for name in names if _has(layer, name)}
+    """Return the attributes that exist; before the first reset some do not."""
+    existing = [name for name in names if hasattr(layer, name.partition(".")[0])]
+    return {name: copy_plain(attrgetter(name)(layer), name) for name in existing}
 
 
-def _has(layer: Any, name: str) -> bool:
-    return hasattr(layer, name.partition(".")[0])
-
-
-def _attributes(layer: Any) -> tuple[str, ...]:
-    """Returns the names of what a known class keeps.
+def _attribute_names(layer: Any) -> tuple[str, ...]:
+    """Return the names of the attributes that are the state of a known class.
 
     Raises:
         StateUnavailableError: If the class is unknown.
@@ -216,23 +209,20 @@ def _attributes(layer: Any) -> tuple[str, ...]:
         return _PHYSICS
     if isinstance(layer, Monitor) and layer.results_writer is not None:
         raise StateUnavailableError(
-            "expected a Monitor without a file, got one that writes its episodes to "
-            f"{layer.results_writer.file_handler.name}, which a restored state could not rewind; "
-            "pass filename=None."
+            f"the Monitor writes its episodes to {layer.results_writer.file_handler.name}, "
+            "and restoring a state would not remove lines from it; pass filename=None"
         )
     known = _WRAPPERS if isinstance(layer, gym.Wrapper) else _ENVIRONMENTS
     if type(layer) not in known:
-        noun = "a wrapper" if known is _WRAPPERS else "an environment"
         raise StateUnavailableError(
-            f"expected {noun} whose state can be taken, got {class_name(layer)}: what it keeps from step to "
-            "step is not known here. Give its class the methods get_state() and set_state(state), or leave "
-            "it out, to resume without a reset."
+            f"the attributes of {class_name(layer)} that change from step to step are not known. To resume "
+            "without a reset, give the class the methods get_state() and set_state(state), or remove it"
         )
     return known[type(layer)]
 
 
 def _spaces(layer: Any) -> tuple[Any, Any]:
-    """Returns a layer's own spaces; a wrapper may have none, and show those of what it wraps."""
+    """Return a layer's own spaces; a wrapper may have none and expose the wrapped environment's."""
     if isinstance(layer, gym.Wrapper):
         return layer._action_space, layer._observation_space
     return getattr(layer, "action_space", None), getattr(layer, "observation_space", None)

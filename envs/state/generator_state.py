@@ -1,4 +1,4 @@
-"""The states of random generators as plain data."""
+"""The states of random number generators as plain data."""
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from envs.state.plain_data import Plain, from_plain, to_plain
+from envs.state.plain_data import Plain, copy_plain
 
 _BIT_GENERATORS = {
     kind.__name__: kind
@@ -16,10 +16,10 @@ _BIT_GENERATORS = {
 
 
 def take_generator(generator: np.random.Generator | None) -> Plain:
-    """Returns a generator's state, None for none.
+    """Return a generator's state; None if there is no generator.
 
     Raises:
-        TypeError: If it is no generator of NumPy's.
+        TypeError: If it is not a NumPy generator of a known kind.
     """
     if generator is None:
         return None
@@ -28,70 +28,70 @@ def take_generator(generator: np.random.Generator | None) -> Plain:
         raise TypeError(
             f"expected a numpy.random.Generator with one of {sorted(_BIT_GENERATORS)}, got {generator!r}."
         )
-    return to_plain(generator.bit_generator.state, "bit_generator.state")
+    return copy_plain(generator.bit_generator.state, "bit_generator.state")
 
 
 def restore_generator(generator: np.random.Generator | None, state: Plain) -> np.random.Generator | None:
-    """Returns a generator in a state: the given one, in case others hold it too, else a new one."""
+    """Return a generator in a state: the given one if its kind fits (others may share it), else a new one."""
     if state is None:
         return None
     name = state["bit_generator"]
     if generator is None or type(generator.bit_generator).__name__ != name:
         if name not in _BIT_GENERATORS:
-            raise ValueError(f"expected one of {sorted(_BIT_GENERATORS)}, got {name!r} in the state.")
+            raise ValueError(f"the state is of a {name!r}; expected one of {sorted(_BIT_GENERATORS)}.")
         generator = np.random.Generator(_BIT_GENERATORS[name](0))
-    generator.bit_generator.state = from_plain(state)
+    generator.bit_generator.state = copy_plain(state)
     return generator
 
 
 def take_spaces(spaces: Iterable[gym.Space[Any] | None]) -> list[Plain]:
-    """Returns the states of what the spaces, and those they are made of, sample with."""
-    return [take_generator(space._np_random) for space in _parts(spaces)]
+    """Return the states of the generators that the spaces, and the spaces inside them, sample with."""
+    return [take_generator(space._np_random) for space in _walk(spaces)]
 
 
 def restore_spaces(spaces: Iterable[gym.Space[Any] | None], states: Sequence[Plain]) -> None:
-    """Puts spaces into the states of `take_spaces`.
+    """Restore spaces from the states of `take_spaces`.
 
     Raises:
-        ValueError: If the spaces are made of fewer or more than those were.
+        ValueError: If there are fewer or more spaces inside them than states.
     """
-    for space, state in zip(_parts(spaces), states, strict=True):
+    for space, state in zip(_walk(spaces), states, strict=True):
         space._np_random = restore_generator(space._np_random, state)  # type: ignore[assignment]
 
 
-def _parts(spaces: Iterable[Any]) -> Iterator[gym.Space[Any]]:
+def _walk(spaces: Iterable[Any]) -> Iterator[gym.Space[Any]]:
     for space in spaces:
         if isinstance(space, gym.Space):
             yield space
             for value in vars(space).values():
                 children = value.values() if isinstance(value, dict) else value
-                yield from _parts(children if isinstance(value, dict | list | tuple) else [value])
+                yield from _walk(children if isinstance(value, dict | list | tuple) else [value])
 
 
 class GlobalGenerators:
-    """Python's ``random`` and NumPy's ``np.random`` in this process, from a fresh seeding on."""
+    """Python's ``random`` and NumPy's ``np.random`` in this process, newly seeded."""
 
     def __init__(self) -> None:
-        """Seeds both from the operating system."""
+        """Seed both from the operating system."""
         random.seed()
         np.random.seed()  # noqa: NPY002
-        self._seeded = self._numbers()
+        self._seeded = self._read()
 
     def take(self) -> Plain:
-        """Returns their states; None if nobody has drawn from them or seeded them anew."""
-        if self._numbers() == self._seeded:
+        """Return their states; None if nothing has drawn from them or seeded them since."""
+        if self._read() == self._seeded:
             return None
         return {
-            "python": to_plain(random.getstate()),
-            "numpy": to_plain(np.random.get_state(legacy=False)),  # noqa: NPY002
+            "python": random.getstate(),
+            "numpy": np.random.get_state(legacy=False),  # noqa: NPY002
         }
 
     def restore(self, state: Plain) -> None:
-        """Puts both into a state of `take`; None is left alone, as is what nobody has drawn from."""
+        """Restore both from a state of `take`; do nothing if it is None."""
         if state is not None:
-            random.setstate(from_plain(state["python"]))
-            np.random.set_state(from_plain(state["numpy"]))  # noqa: NPY002
+            random.setstate(state["python"])
+            np.random.set_state(state["numpy"])  # noqa: NPY002
 
-    def _numbers(self) -> tuple[Any, ...]:
+    def _read(self) -> tuple[Any, ...]:
         name, key, *rest = np.random.get_state()  # noqa: NPY002
         return random.getstate(), name, bytes(key), *rest  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The state of a MuJoCo simulation, complete enough to go on to the same bits."""
+"""The state of a MuJoCo simulation, complete enough that a restored one continues bitwise equal."""
 
 import re
 from typing import Any
@@ -13,69 +13,69 @@ _TASKS = re.compile(r"gymnasium\.envs\.mujoco\.\w+_v[45]")
 
 
 def is_physics(env: gym.Env[Any, Any]) -> bool:
-    """Returns whether an environment is one of Gymnasium's MuJoCo tasks, v4 or v5, itself."""
+    """Return whether an unwrapped environment is one of Gymnasium's MuJoCo tasks, v4 or v5."""
     return _TASKS.fullmatch(type(env).__module__) is not None
 
 
 def take_physics(env: Any) -> Plain:
-    """Returns the state of a task's simulation.
+    """Return the state of a task's simulation.
 
-    MuJoCo's integration state, warm start included, fixes all later physics. Rewards need more: after
-    ``mj_step`` what is computed from positions (``xpos``, ``cinert``, ...) still belongs to the state before
-    the last substep, and Ant and Humanoid measure from there how far the next step gets. ``mj_forward``
-    would bring it up to date, and so change that reward; it is kept as it is.
+    MuJoCo's integration state, warm start included, determines all later physics. Rewards need more: after
+    ``mj_step`` the arrays computed from positions (``xpos``, ``cinert``, ...) still belong to the state
+    before the last substep, and Ant and Humanoid measure the next step's progress from them. ``mj_forward``
+    would update them, and so change that reward; therefore they are stored too.
 
     Args:
         env: See `is_physics`.
 
     Returns:
-        ``integration``, one vector, and ``derived``, every array of float64 whose size the model fixes.
-        Contacts and other lists of varying length are left out: the next step makes them anew.
+        ``integration``, one vector, and ``derived``, every float64 array whose size the model fixes.
+        Contacts and other lists of varying length are left out: the next step recomputes them.
 
     Raises:
-        TypeError: If the model lets bodies sleep, of which the integration state tells nothing.
+        TypeError: If the model lets bodies sleep, which the integration state does not contain.
     """
     import mujoco  # type: ignore[import-untyped]
 
     sleep = getattr(mujoco.mjtEnableBit, "mjENBL_SLEEP", 0)
     if env.model.opt.enableflags & int(sleep):
-        raise TypeError("expected a model without sleeping bodies, got the sleep flag; remove it.")
-    integration = np.empty(mujoco.mj_stateSize(env.model, _kind(mujoco)))
-    mujoco.mj_getState(env.model, env.data, integration, _kind(mujoco))
-    derived = {name: array.copy() for name, array in _derived(mujoco, env).items()}
+        raise TypeError("the model has the sleep flag, whose state cannot be taken; remove the flag.")
+    integration = np.empty(mujoco.mj_stateSize(env.model, _state_kind(mujoco)))
+    mujoco.mj_getState(env.model, env.data, integration, _state_kind(mujoco))
+    derived = {name: array.copy() for name, array in _view_derived(mujoco, env).items()}
     return {"integration": integration, "derived": derived}
 
 
 def restore_physics(env: Any, state: Plain) -> None:
-    """Puts the simulation of a task with the same model into a state of `take_physics`.
+    """Restore the simulation of a task with the same model from a state of `take_physics`.
 
     Raises:
         ValueError: If the state is of another model or another version of MuJoCo.
     """
     import mujoco
 
-    # Names and sizes are the simulation's own, and no integer is written: a state from a stranger
-    # cannot point MuJoCo outside its memory.
-    arrays = _derived(mujoco, env)
+    # Names and sizes come from the simulation, and no integer is written: an untrusted state
+    # cannot make MuJoCo read or write outside its memory.
+    arrays = _view_derived(mujoco, env)
     sizes = {name: array.shape for name, array in arrays.items()}
-    size = mujoco.mj_stateSize(env.model, _kind(mujoco))
+    size = mujoco.mj_stateSize(env.model, _state_kind(mujoco))
     kept, integration = state["derived"], state["integration"]
     if integration.shape != (size,) or {name: array.shape for name, array in kept.items()} != sizes:
         raise ValueError(
             f"expected {size} numbers of physics and {len(sizes)} arrays of MuJoCo {mujoco.__version__}, got "
             f"{integration.shape} and {len(kept)}; restore into the same task with the same packages."
         )
-    mujoco.mj_setState(env.model, env.data, integration, _kind(mujoco))
+    mujoco.mj_setState(env.model, env.data, integration, _state_kind(mujoco))
     for name, array in arrays.items():
         array[...] = kept[name]
 
 
-def _kind(mujoco: Any) -> int:
+def _state_kind(mujoco: Any) -> int:
     return int(mujoco.mjtState.mjSTATE_INTEGRATION)
 
 
-def _derived(mujoco: Any, env: Any) -> dict[str, NDArray[np.float64]]:
-    """Returns views of the simulation's arrays of float64 that are as large as in a new one."""
+def _view_derived(mujoco: Any, env: Any) -> dict[str, NDArray[np.float64]]:
+    """Return views of the simulation's float64 arrays that have the same size in a new one."""
     new = mujoco.MjData(env.model)
     found = {}
     for name in dir(new):

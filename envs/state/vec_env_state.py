@@ -1,4 +1,4 @@
-"""The full state of a vector environment, to go on from later to the same bits."""
+"""The full state of a vector environment; a restored one continues bitwise equal."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,29 +22,24 @@ from envs.state.environment_state import (
     State,
     StateUnavailableError,
     class_name,
-    offers_state,
+    has_state_methods,
     restore_state,
     take_state,
 )
 from envs.state.generator_state import restore_spaces, take_spaces
-from envs.state.plain_data import Plain, from_plain, to_plain
-from envs.workers.worker_pool import check_unbound
-from envs.workers.worker_vec_env import WorkerVecEnv
+from envs.state.plain_data import Plain, copy_plain
 
 
 def take_vec_state(vec_env: VecEnv) -> State:
-    """Returns all that the next steps and resets of a vector environment depend on, as plain data.
+    """Return all that the next steps and resets of a vector environment depend on, as plain data.
 
-    Known are ``DummyVecEnv``, `WorkerVecEnv`, and SB3's wrappers except ``VecVideoRecorder``; other classes
-    can give their own state as environments can, see `take_state`. For environments that draw from Python's
-    or NumPy's global generators, those of worker processes are kept too; this process's are the
-    caller's to keep. ``reset_infos`` are not kept.
+    Known are ``DummyVecEnv`` and SB3's wrappers except ``VecVideoRecorder``; other classes, e.g.
+    `WorkerVecEnv`, give their own state by the methods that environments may have, see `take_state`. The
+    state includes the global generators of worker processes if environments draw from them, but not this
+    process's, nor ``reset_infos``.
 
     Args:
         vec_env: Between two steps.
-
-    Returns:
-        Strings, ints, floats, bools, None and arrays of numbers, in dicts and lists.
 
     Raises:
         StateUnavailableError: If an environment or wrapper, or the vector environment itself, is not
@@ -60,29 +55,28 @@ def take_vec_state(vec_env: VecEnv) -> State:
             "wrappers": wrappers,
             "n_envs": vec_env.num_envs,
             "kept": _take_core(vec_env),
-            "seeds": to_plain(list(vec_env._seeds), "seeds"),
-            "options": to_plain(list(vec_env._options), "options"),
+            "seeds": copy_plain(list(vec_env._seeds), "seeds"),
+            "options": copy_plain(list(vec_env._options), "options"),
             "spaces": take_spaces(spaces),
         }
     except TypeError as error:
-        raise StateUnavailableError(f"expected plain state from {class_name(vec_env)}: {error}") from error
+        raise StateUnavailableError(f"{class_name(vec_env)} has no plain state: {error}") from error
 
 
 def restore_vec_state(vec_env: VecEnv, state: State) -> None:
-    """Puts a vector environment, a fresh one say, into a state of `take_vec_state`.
+    """Restore a vector environment, e.g. a newly made one, from a state of `take_vec_state`.
 
-    It need not have been reset, and goes on where the other was: the observations that the learner has to
-    act upon next are those it had last. Environments in this process may go on in workers and the
-    reverse, and in another number of workers.
+    It need not have been reset, and continues where the other stopped: the learner acts next upon the
+    observations that it received last. A state of environments in this process can be restored into
+    workers and vice versa, and into another number of workers.
 
     Args:
-        vec_env: Of as many environments, made and wrapped alike by the same versions of packages.
+        vec_env: Of the same number of environments, made and wrapped alike by the same versions of packages.
         state: What `take_vec_state` returned; it is not changed.
 
     Raises:
-        ValueError: If the state is of a vector environment that is built otherwise. Reset after any error.
-        StateUnavailableError: If environments drew from the global generators of workers, or a lost worker
-            was being replaced, and these are not the same workers.
+        ValueError: If the state is of a vector environment that was made differently. Reset after any error.
+        StateUnavailableError: See `check_portable`.
     """
     wrappers = []
     while isinstance(vec_env, VecEnvWrapper):
@@ -92,12 +86,12 @@ def restore_vec_state(vec_env: VecEnv, state: State) -> None:
     if (state["n_envs"], names) != (vec_env.num_envs, expected):
         raise ValueError(
             f"expected a state of {vec_env.num_envs} environments within {expected}, got one of "
-            f"{state['n_envs']} within {names}; make as many and wrap them as when it was taken."
+            f"{state['n_envs']} within {names}; use the number and the wrappers that it was taken with"
         )
-    # Spaces first: the first environment in this process may have the same ones.
+    # Spaces first: the first environment in this process may share them.
     restore_spaces((vec_env.action_space, vec_env.observation_space), state["spaces"])
     _restore_core(vec_env, state["kept"])
-    vec_env._seeds, vec_env._options = from_plain(state["seeds"]), from_plain(state["options"])
+    vec_env._seeds, vec_env._options = copy_plain(state["seeds"]), copy_plain(state["options"])
     for wrapper, kept in zip(wrappers, state["wrappers"], strict=True):
         restore_wrapper(wrapper, kept["kept"])
 
@@ -109,36 +103,52 @@ def _take_core(vec_env: VecEnv) -> Plain:
             "observations": [array.copy() for array in vec_env.buf_obs.values()],
             "workers": None,
         }
-    if type(vec_env) is WorkerVecEnv:
-        return vec_env.take_states()
-    if offers_state(vec_env):
-        return to_plain(vec_env.get_state(), "get_state()")  # type: ignore[attr-defined]
+    if has_state_methods(vec_env):
+        return copy_plain(vec_env.get_state(), "get_state()")  # type: ignore[attr-defined]
     raise StateUnavailableError(
-        f"expected a vector environment whose state can be taken, got {class_name(vec_env)}, whose "
-        "environments cannot be read out; use vec_env='dummy' or 'workers' to resume without a reset."
+        f"{class_name(vec_env)} does not give the state of its environments; "
+        "use vec_env='dummy' or 'workers' to resume without a reset"
     )
 
 
 def _restore_core(vec_env: VecEnv, kept: Plain) -> None:
     if type(vec_env) is DummyVecEnv:
-        check_unbound(kept)
+        check_portable(kept)
         for env, state in zip(vec_env.envs, kept["environments"], strict=True):
             restore_state(env, state)
         for array, value in zip(vec_env.buf_obs.values(), kept["observations"], strict=True):
             array[...] = value
-    elif type(vec_env) is WorkerVecEnv:
-        vec_env.restore_states(kept)
     else:
-        vec_env.set_state(from_plain(kept))  # type: ignore[attr-defined]
+        vec_env.set_state(copy_plain(kept))  # type: ignore[attr-defined]
+
+
+def check_portable(state: Plain) -> None:
+    """Check that a state does not depend on which workers the environments were in.
+
+    Args:
+        state: Of a `WorkerVecEnv` or ``DummyVecEnv``, without its wrappers.
+
+    Raises:
+        StateUnavailableError: If environments drew from the global generators of their worker, or if the
+            truncated episodes of a replaced worker were not yet reported.
+    """
+    workers = state["workers"]
+    if workers is not None and (
+        any(workers["cut_short"]) or any(each is not None for each in workers["generators"])
+    ):
+        raise StateUnavailableError(
+            f"this state was saved with workers of {workers['sizes']} environments; "
+            "create the vector environment with the same n_envs and n_workers"
+        )
 
 
 def _take_normalize(vec_env: Any) -> Plain:
     return {
         "obs_rms": _moments(getattr(vec_env, "obs_rms", None)),  # absent without norm_obs
         "ret_rms": _moments(vec_env.ret_rms),
-        "returns": to_plain(vec_env.returns),
-        "old_reward": to_plain(vec_env.old_reward),
-        "old_obs": to_plain(getattr(vec_env, "old_obs", None)),  # absent before the first reset
+        "returns": copy_plain(vec_env.returns),
+        "old_reward": copy_plain(vec_env.old_reward),
+        "old_obs": copy_plain(getattr(vec_env, "old_obs", None)),  # absent before the first reset
     }
 
 
@@ -147,14 +157,14 @@ def _restore_normalize(vec_env: Any, kept: Plain) -> None:
     _set_moments(vec_env.ret_rms, kept["ret_rms"])
     for name in ("returns", "old_reward", "old_obs"):
         if kept[name] is not None:
-            setattr(vec_env, name, from_plain(kept[name]))
+            setattr(vec_env, name, copy_plain(kept[name]))
 
 
 def _moments(moments: Any) -> Plain:
-    """Returns running moments, or those of each key."""
+    """Return running moments, or those of each key."""
     if isinstance(moments, dict):
         return {key: _moments(value) for key, value in moments.items()}
-    return None if moments is None else to_plain(vars(moments))
+    return None if moments is None else copy_plain(vars(moments))
 
 
 def _set_moments(moments: Any, kept: Plain) -> None:
@@ -163,7 +173,7 @@ def _set_moments(moments: Any, kept: Plain) -> None:
             _set_moments(value, kept[key])
     elif isinstance(moments, RunningMeanStd):
         moments.mean, moments.var, moments.count = (
-            from_plain(kept[name]) for name in ("mean", "var", "count")
+            copy_plain(kept[name]) for name in ("mean", "var", "count")
         )
 
 
@@ -177,7 +187,7 @@ def _restore_stack(vec_env: Any, kept: Plain) -> None:
 
 
 def _stacks(stack: StackedObservations[Any]) -> list[Any]:
-    """Returns the stack of an array, or those of a dict's arrays."""
+    """Return the stack of an array, or those of a dict's arrays."""
     return list(getattr(stack, "sub_stacked_observations", {"": stack}).values())
 
 
@@ -187,15 +197,15 @@ _COUNTS = ("episode_count", "episode_returns", "episode_lengths")
 def _take_counts(vec_env: Any) -> Plain:
     if vec_env.results_writer is not None:
         raise StateUnavailableError(
-            "expected a VecMonitor without a file, got one that writes its episodes down, which a restored "
-            "state could not rewind; pass filename=None."
+            "the VecMonitor writes its episodes to a file, and restoring a state would not remove lines "
+            "from it; pass filename=None"
         )
-    return {name: to_plain(getattr(vec_env, name)) for name in _COUNTS}
+    return {name: copy_plain(getattr(vec_env, name)) for name in _COUNTS}
 
 
 def _restore_counts(vec_env: Any, kept: Plain) -> None:
     for name in _COUNTS:
-        setattr(vec_env, name, from_plain(kept[name]))
+        setattr(vec_env, name, copy_plain(kept[name]))
 
 
 _WRAPPERS: dict[type, tuple[Callable[[Any], Plain], Callable[[Any, Plain], None]]] = {
@@ -208,20 +218,20 @@ _WRAPPERS: dict[type, tuple[Callable[[Any], Plain], Callable[[Any, Plain], None]
 
 
 def take_wrapper(wrapper: VecEnvWrapper) -> Plain:
-    """Returns what one wrapper keeps, without what it wraps."""
+    """Return the state of one wrapper, without what it wraps."""
     if type(wrapper) in _WRAPPERS:
         return _WRAPPERS[type(wrapper)][0](wrapper)
-    if offers_state(wrapper):
-        return to_plain(wrapper.get_state(), "get_state()")
+    if has_state_methods(wrapper):
+        return copy_plain(wrapper.get_state(), "get_state()")
     raise StateUnavailableError(
-        f"expected a wrapper whose state can be taken, got {class_name(wrapper)}: what it keeps from step to "
-        "step is not known here. Give its class the methods get_state() and set_state(state)."
+        f"the attributes of {class_name(wrapper)} that change from step to step are not known; "
+        "give the class the methods get_state() and set_state(state)"
     )
 
 
 def restore_wrapper(wrapper: VecEnvWrapper, kept: Plain) -> None:
-    """Puts back what `take_wrapper` returned."""
+    """Restore one wrapper from a state of `take_wrapper`."""
     if type(wrapper) in _WRAPPERS:
         _WRAPPERS[type(wrapper)][1](wrapper, kept)
     else:
-        wrapper.set_state(from_plain(kept))
+        wrapper.set_state(copy_plain(kept))

@@ -1,4 +1,4 @@
-"""A small image task: catch a falling ball, seen as pixels."""
+"""A small image task: catch a falling ball."""
 
 from typing import Any
 
@@ -16,17 +16,17 @@ class Catch(gym.Env[Image, np.int64]):
     """A ball falls straight through a grid; a paddle in the bottom row must be below it at the end.
 
     The rules of bsuite's catch (Osband et al. 2020, "Behaviour suite for reinforcement learning"): the
-    ball begins in the top row, in a column drawn uniformly, and falls a row a step; the paddle begins in
-    the middle and moves left (0), stays (1) or moves right (2), held by the walls. An episode has
-    rows - 1 steps. Its last pays +1 if the ball is caught and -1 if not, all others 0.
+    ball begins in the top row, in a uniformly random column, and falls one row per step; the paddle begins
+    in the middle and moves left (0), stays (1) or moves right (2), stopped by the walls. An episode has
+    rows - 1 steps. The last one's reward is +1 if the ball is caught and -1 if not; all others' are 0.
 
     The observation is an image (rows · cell, columns · cell, 1) of uint8: every cell of the grid is a
-    square of pixels, white for ball and paddle, black elsewhere. The defaults give 80 by 40 pixels, where
-    SB3's NatureCNN needs 36 by 36. One image says all: nothing moves sideways but the paddle.
+    square of pixels, white for ball and paddle, black elsewhere. The defaults give 80 by 40 pixels;
+    SB3's NatureCNN needs 36 by 36. One image is the full state: only the paddle moves sideways.
 
-    Both ends of the scale are known exactly, see `optimal_return` and `blind_return`: a policy that sees
-    can always earn +1, one that does not earns 2 / columns - 1 whatever it does. That is -0.6 by default,
-    a uniformly random policy's return too, so that any more was learnt from the pixels.
+    The best and the uninformed return are known exactly, see `optimal_return` and `blind_return`: a policy
+    that uses the image can always get +1, one that does not gets 2 / columns - 1 in expectation. That is
+    -0.6 by default, as for a uniformly random policy, so any higher return was learnt from the pixels.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (as gym.Env)
@@ -34,7 +34,7 @@ class Catch(gym.Env[Image, np.int64]):
     def __init__(
         self, *, rows: int = 10, columns: int = 5, cell: int = 8, render_mode: str | None = None
     ) -> None:
-        """Sets the size of grid and image.
+        """Set the size of grid and image.
 
         Args:
             rows: Of the grid, at least 2.
@@ -44,7 +44,7 @@ class Catch(gym.Env[Image, np.int64]):
             render_mode: None or ``"rgb_array"``.
 
         Raises:
-            ValueError: If a size or the render mode is none of these.
+            ValueError: If a size or the render mode is not one of these.
         """
         if not (rows >= 2 and 1 <= columns <= 2 * rows - 1 and cell >= 1):
             raise ValueError(
@@ -63,14 +63,14 @@ class Catch(gym.Env[Image, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Image, dict[str, Any]]:
-        """Drops a new ball; `options` is not used."""
+        """Place a new ball; `options` is not used."""
         super().reset(seed=seed)
         self._ball_row, self._ball_column = 0, int(self.np_random.integers(self.columns))
         self._paddle = self.columns // 2
         return self._image(), {}
 
     def step(self, action: np.int64) -> tuple[Image, float, bool, bool, dict[str, Any]]:
-        """Moves the paddle, then the ball."""
+        """Move the paddle, then the ball."""
         self._paddle = min(max(self._paddle + int(action) - STAY, 0), self.columns - 1)
         self._ball_row += 1
         terminated = self._ball_row == self.rows - 1
@@ -80,7 +80,7 @@ class Catch(gym.Env[Image, np.int64]):
         return self._image(), reward, terminated, False, {}
 
     def render(self) -> Image | None:  # type: ignore[override]  # gym.Env knows only its own frame type
-        """Returns the image (rows · cell, columns · cell, 3), or None without a render mode."""
+        """Return the image (rows · cell, columns · cell, 3), or None without a render mode."""
         return None if self.render_mode is None else np.repeat(self._image(), 3, axis=2)
 
     def _image(self) -> Image:
@@ -96,9 +96,9 @@ class Catch(gym.Env[Image, np.int64]):
 
     @property
     def blind_return(self) -> float:
-        """The expected return of any policy that does not see the ball, a random one included.
+        """The expected return of any policy that does not use the image, e.g. a random one.
 
-        The ball's column is uniform and independent of where such a paddle ends, which is
-        therefore right with probability 1 / columns.
+        The ball's column is uniform and independent of the paddle's last one, so the two are equal
+        with probability 1 / columns.
         """
         return 2 / self.columns - 1

@@ -11,7 +11,7 @@ Observation = NDArray[np.float32]
 
 
 class GaussianBandit(gym.Env[Observation, Observation]):
-    """A continuous bandit: one action a (d,) an episode, reward -‖a - target‖².
+    """A continuous bandit: one action a (d,) per episode, reward -‖a - target‖².
 
     The observation is always ones(1). Under the policy N(mean, diag(std²)) the expected
     reward is -‖mean - target‖² - Σ std², so every gradient, step and KL has a closed form.
@@ -20,7 +20,7 @@ class GaussianBandit(gym.Env[Observation, Observation]):
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (declared so by gym.Env)
 
     def __init__(self, *, target: ArrayLike = (1.0, -1.0), action_bound: float = 10.0) -> None:
-        """Sets the target.
+        """Set the target.
 
         Args:
             target: The best action, (d,).
@@ -43,12 +43,12 @@ class GaussianBandit(gym.Env[Observation, Observation]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Starts an episode; `options` is not used."""
+        """Start an episode; `options` is not used."""
         super().reset(seed=seed)
         return np.ones(1, dtype=np.float32), {}
 
     def step(self, action: Observation) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Pays -‖action - target‖² and terminates the episode."""
+        """Return the reward -‖action - target‖² and terminate the episode."""
         error = np.asarray(action, dtype=np.float64) - self.target
         return np.ones(1, dtype=np.float32), -float(error @ error), True, False, {}
 
@@ -58,7 +58,7 @@ class GaussianBandit(gym.Env[Observation, Observation]):
         return 0.0
 
     def expected_reward(self, mean: ArrayLike, std: ArrayLike) -> float:
-        """Returns E[reward] under N(mean, diag(std²)) = -‖mean - target‖² - Σ std².
+        """Return E[reward] under N(mean, diag(std²)) = -‖mean - target‖² - Σ std².
 
         Args:
             mean: (d,), or a scalar for all dimensions.
@@ -71,7 +71,7 @@ class GaussianBandit(gym.Env[Observation, Observation]):
         return -float(error @ error + std @ std)
 
     def expected_reward_gradient(self, mean: ArrayLike, std: ArrayLike) -> tuple[Array, Array]:
-        """Returns the gradient of `expected_reward` in (mean, log std): two vectors (d,).
+        """Return the gradient of `expected_reward` in (mean, log std): two vectors (d,).
 
         They are -2(mean - target) and -2 std².
 

@@ -10,9 +10,9 @@ from scipy.linalg import solve, solve_discrete_are, solve_discrete_lyapunov
 Array = NDArray[np.float64]
 Observation = NDArray[np.float32]
 
-# A leaky double integrator: position and velocity both decay slowly by themselves (spectral
-# radius 0.95), so that doing nothing has a finite cost at every discount, yet a good one has
-# a cost 6 (gamma 0.95) to 10 (gamma 0.99) times lower.
+# A double integrator with decay: position and velocity both decay slowly by themselves (spectral
+# radius 0.95), so that a zero action has a finite cost at every discount, while the optimal policy's
+# is 6 (gamma 0.95) to 10 (gamma 0.99) times lower.
 _A = ((0.95, 0.3), (0.0, 0.9))
 _B = ((0.0,), (0.3,))
 _Q = ((1.0, 0.0), (0.0, 1.0))
@@ -24,10 +24,10 @@ class LinearQuadratic(gym.Env[Observation, Observation]):
 
     The state x (n,) starts at N(0, initial_scale² I) and follows x' = A x + B u + w with
     w ~ N(0, noise² I); the reward of a step is -(xᵀQx + uᵀRu). The observation is x. The
-    action u (m,) is applied as it comes: the bounds of the action space are wide enough that
-    clipping to them changes nothing in practice, so the closed forms below hold.
+    action u (m,) is not clipped: the bounds of the action space are wide enough that
+    clipping would change nothing in practice, so the closed forms below hold.
 
-    An episode ends only by Gymnasium's time limit, a truncation: an agent that fails to
+    An episode ends only by truncation, at Gymnasium's time limit: an agent that does not
     bootstrap from the last state does not reach the optimum.
 
     Closed forms after Bertsekas, Dynamic Programming and Optimal Control, vol. II: a discount
@@ -47,7 +47,7 @@ class LinearQuadratic(gym.Env[Observation, Observation]):
         initial_scale: float = 1.0,
         action_bound: float = 20.0,
     ) -> None:
-        """Sets the problem.
+        """Set the problem.
 
         Args:
             A: State transition, (n, n).
@@ -89,19 +89,19 @@ class LinearQuadratic(gym.Env[Observation, Observation]):
         if self.noise < 0 or self.initial_scale < 0 or not 0 < action_bound < np.inf:
             raise ValueError(
                 "expected noise >= 0, initial_scale >= 0 and a finite action_bound > 0, "
-                f"got {self.noise}, {self.initial_scale}, {action_bound}; pass such values."
+                f"got {self.noise}, {self.initial_scale}, {action_bound}; pass valid ones."
             )
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Draws a first state; `options` is not used."""
+        """Draw a first state; `options` is not used."""
         super().reset(seed=seed)
         self._state = self.initial_scale * self.np_random.standard_normal(len(self.A))
         return self._state.astype(np.float32), {}
 
     def step(self, action: Observation) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Applies u = `action`; the reward is that of the state before the transition."""
+        """Apply u = `action`; the reward is that of the state before the transition."""
         x, u = self._state, np.asarray(action, dtype=np.float64)
         reward = -float(x @ self.Q @ x + u @ self.R @ u)
         w = self.noise * self.np_random.standard_normal(len(x))
@@ -109,7 +109,7 @@ class LinearQuadratic(gym.Env[Observation, Observation]):
         return self._state.astype(np.float32), reward, False, False, {}
 
     def riccati(self, gamma: float) -> Array:
-        """Returns P (n, n): the optimal cost-to-go is xᵀPx plus a constant for the noise.
+        """Return P (n, n): the optimal cost-to-go is xᵀPx plus a constant for the noise.
 
         It solves P = Q + gamma AᵀPA - gamma² AᵀPB (R + gamma BᵀPB)⁻¹ BᵀPA.
 
@@ -122,9 +122,9 @@ class LinearQuadratic(gym.Env[Observation, Observation]):
         return P
 
     def optimal_gain(self, gamma: float) -> Array:
-        """Returns the K (m, n) of the optimal policy u = -K x.
+        """Return the K (m, n) of the optimal policy u = -K x.
 
-        K = gamma (R + gamma BᵀPB)⁻¹ BᵀPA, with P from `riccati`, which says what is raised.
+        K = gamma (R + gamma BᵀPB)⁻¹ BᵀPA, with P from `riccati`, which documents the exceptions.
         """
         P = self.riccati(gamma)
         inner = self.R + gamma * self.B.T @ P @ self.B
@@ -134,7 +134,7 @@ class LinearQuadratic(gym.Env[Observation, Observation]):
     def cost(
         self, gain: ArrayLike, gamma: float, *, bias: ArrayLike | None = None, action_std: float = 0.0
     ) -> float:
-        """Returns the expected discounted cost E Σ gammaᵗ (xᵀQx + uᵀRu) of an endless episode.
+        """Return the expected discounted cost E Σ gammaᵗ (xᵀQx + uᵀRu) of an infinite episode.
 
         The policy is u = -K x + b + action_std ε with ε ~ N(0, I). With a one appended to the state,
         z = (x, 1), it is linear, and so is the closed loop z' = M z; its cost-to-go is zᵀPz plus a
@@ -148,7 +148,7 @@ class LinearQuadratic(gym.Env[Observation, Observation]):
             action_std: Standard deviation of each action's exploration noise.
 
         Returns:
-            The cost, from the initial distribution; ``inf`` where sqrt(gamma) (A - BK)
+            The cost, from the initial distribution; ``inf`` if sqrt(gamma) (A - BK)
             is not stable.
 
         Raises:
@@ -176,7 +176,7 @@ class LinearQuadratic(gym.Env[Observation, Observation]):
         return float(self.initial_scale**2 * np.trace(P[:n, :n]) + P[n, n] + per_step / (1 - gamma))
 
     def optimal_cost(self, gamma: float) -> float:
-        """Returns the least expected discounted cost of any policy, see `cost`."""
+        """Return the least expected discounted cost of any policy, see `cost`."""
         return self.cost(self.optimal_gain(gamma), gamma)
 
 

@@ -1,4 +1,4 @@
-"""Kakade's two-state chain, on which the plain policy gradient stalls and the natural does not."""
+"""Kakade's two-state chain, on which the plain policy gradient stalls and the natural one does not."""
 
 from typing import Any
 
@@ -13,23 +13,23 @@ STAY_REWARDS = (1.0, 2.0)
 
 
 class TwoStateChain(gym.Env[np.int64, np.int64]):
-    """Two states, each with a self-loop: staying pays 1 in state 0 and 2 in state 1.
+    """Two states, each with a self-loop: the reward for staying is 1 in state 0 and 2 in state 1.
 
-    Action 0 stays, action 1 moves to the other state and pays nothing. The best policy moves
-    to state 1 and stays there, for an average reward of 2. The plain gradient weighs state 1
+    Action 0 stays, action 1 moves to the other state, with reward 0. The best policy moves
+    to state 1 and stays there, for an average reward of 2. The plain gradient weights state 1
     by how often it is visited: it first learns to stay in state 0, which makes visits to
-    state 1 vanish, and lingers at an average reward of 1. The natural gradient divides that
+    state 1 rare, and remains near an average reward of 1 for long. The natural gradient divides that
     weight out (the two-state MDP in S. Kakade, A Natural Policy Gradient, NIPS 14, 2001).
 
-    The helpers take ``stay`` (2,), the probability of staying in each state; in the logit
-    parametrisation stay = sigmoid(theta), one parameter a state. Never terminates; every
+    The functions take ``stay`` (2,), the probability of staying in each state; in the logit
+    parametrisation stay = sigmoid(theta), one parameter per state. Never terminates; every
     episode starts in state 0.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (declared so by gym.Env)
 
     def __init__(self) -> None:
-        """Starts in state 0."""
+        """Start in state 0."""
         self.observation_space = gym.spaces.Discrete(2)
         self.action_space = gym.spaces.Discrete(2)
         self._state = 0
@@ -37,20 +37,20 @@ class TwoStateChain(gym.Env[np.int64, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.int64, dict[str, Any]]:
-        """Returns to state 0; `options` is not used."""
+        """Return to state 0; `options` is not used."""
         super().reset(seed=seed)
         self._state = 0
         return np.int64(self._state), {}
 
     def step(self, action: np.int64) -> tuple[np.int64, float, bool, bool, dict[str, Any]]:
-        """Stays (0) or moves (1)."""
+        """Stay (0) or move (1)."""
         reward = STAY_REWARDS[self._state] if action == STAY else 0.0
         self._state = self._state if action == STAY else 1 - self._state
         return np.int64(self._state), reward, False, False, {}
 
     @staticmethod
     def stationary_distribution(stay: ArrayLike) -> Array:
-        """Returns how often each state is visited in the long run, (2,), summing to 1.
+        """Return how often each state is visited in the long run, (2,), summing to 1.
 
         The flow out of either state is the flow into the other: the distribution
         is proportional to (1 - stay[1], 1 - stay[0]).
@@ -71,7 +71,7 @@ class TwoStateChain(gym.Env[np.int64, np.int64]):
 
     @staticmethod
     def average_reward(stay: ArrayLike) -> float:
-        """Returns the long-run reward a step, eta = Σ rho(s) pi(stay|s) r(s).
+        """Return the long-run reward per step, eta = Σ rho(s) pi(stay|s) r(s).
 
         Raises:
             ValueError: See `stationary_distribution`.
@@ -81,7 +81,7 @@ class TwoStateChain(gym.Env[np.int64, np.int64]):
 
     @staticmethod
     def average_reward_gradient(stay: ArrayLike) -> Array:
-        """Returns deta/dtheta (2,) in the logits of staying, theta = log(stay / (1 - stay)).
+        """Return deta/dtheta (2,) in the logits of staying, theta = log(stay / (1 - stay)).
 
         Raises:
             ValueError: See `stationary_distribution`.

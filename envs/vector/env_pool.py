@@ -17,32 +17,31 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from envs.cores import usable_cores
 from envs.errors import MissingExtraError, UnknownEnvironmentError
-from envs.observations import replace_rows, row
+from envs.observations import copy_row, replace_rows
 from envs.vector.episode_statistics import EpisodeStatistics
 
 _SEEDS = 2**31  # EnvPool's seeds are of type int32
-_OURS = {"num_envs", "batch_size", "seed", "env_seed", "gym_reset_return_info"}
-_NOT_OF_THE_TASK = {"num_threads", "thread_affinity_offset", "max_episode_steps", "render_mode"}
+_RESERVED = {"num_envs", "batch_size", "seed", "env_seed", "gym_reset_return_info"}
+_NOT_TASK_KWARGS = {"num_threads", "thread_affinity_offset", "max_episode_steps", "render_mode"}
 
 
 class EnvPoolVecEnv(VecEnv):
     """Environments of EnvPool with the semantics of SB3's vector environments.
 
-    EnvPool, left alone, resets an ended episode in the *next* step, which ignores the action and pays
-    nothing. Here the environments that end are reset by their ids within the same step, so that every
-    step is one transition of every environment and no phantom is among them.
+    By default EnvPool resets an ended episode in the *next* step, which ignores the action and has
+    reward 0. Here the environments that end are reset by their ids within the same step, so that every
+    step is one true transition per environment.
 
     Time limits are counted here, and EnvPool's own is set one step later: EnvPool 1.2.5 reports an
-    episode that terminates exactly at its limit as truncated, and Gymnasium as both. That holds where
-    the limit is known, from Gymnasium's registry or `env_kwargs`; elsewhere EnvPool's limit and flag
-    stand.
+    episode that terminates exactly at its limit as truncated, Gymnasium as both. This requires a known
+    limit, from Gymnasium's registry or `env_kwargs`; otherwise EnvPool's limit and flag apply.
 
     Infos have SB3's entries ``TimeLimit.truncated``, ``terminal_observation`` and ``episode``, so that
-    no ``Monitor`` is needed (`env_is_wrapped` says that there is one). EnvPool's other arrays, such as
-    ``x_position``, are left out: they are fewer than Gymnasium's for the same task, and each would be split
-    into dicts at every step.
+    no ``Monitor`` is needed (`env_is_wrapped` reports one). EnvPool's other arrays, e.g.
+    ``x_position``, are left out: they are fewer than Gymnasium's for the same task, and splitting
+    them into dicts would cost time at every step.
 
-    Seeds are fixed when EnvPool builds its environments, thus a `seed` builds them anew at the next reset.
+    EnvPool takes seeds only when it builds its environments, so a `seed` rebuilds them at the next reset.
     """
 
     def __init__(
@@ -53,20 +52,20 @@ class EnvPoolVecEnv(VecEnv):
         seed: int | None = None,
         env_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        """Builds the environments.
+        """Build the environments.
 
         Args:
             env_id: One of ``envpool.list_all_envs()``.
             n_envs: The number of environments, at least 1.
             seed: Environment i is seeded with ``seed + i``; None draws a seed from NumPy's global state.
-            env_kwargs: EnvPool's options of the task, such as ``max_episode_steps``; ``num_threads``
-                is by default the number of usable cores, and at most `n_envs`.
+            env_kwargs: EnvPool's options of the task, e.g. ``max_episode_steps``; ``num_threads``
+                defaults to the number of usable cores, at most `n_envs`.
 
         Raises:
             MissingExtraError: If EnvPool is not installed.
             UnknownEnvironmentError: If EnvPool has no such task.
-            ValueError: If it does not know an option, or if its task has other spaces than Gymnasium's
-                of the same id, or several players.
+            ValueError: If EnvPool does not know an option, or if its task has several players or spaces
+                that differ from Gymnasium's.
         """
         self._envpool = _import_envpool()
         self._env_id = env_id
@@ -75,7 +74,7 @@ class EnvPoolVecEnv(VecEnv):
             hint = f"did you mean {' or '.join(map(repr, nearest))}? Otherwise use" if nearest else "use"
             raise UnknownEnvironmentError(
                 f"expected one of envpool.list_all_envs(), got {env_id!r}: {hint} vec_env='auto', "
-                "which takes every environment that Gymnasium has."
+                "which supports every environment of Gymnasium"
             )
         self._kwargs = {"num_threads": min(n_envs, len(usable_cores())), **(env_kwargs or {})}
         registered = gym.registry.get(env_id)
@@ -87,46 +86,46 @@ class EnvPoolVecEnv(VecEnv):
             self._spec.max_episode_steps = int(limit)
         self._n_envs = n_envs
         self._pool: Any = None
-        seeds = self._to_int32(_random_seed() if seed is None else seed)
+        seeds = self._to_int32(_draw_seed() if seed is None else seed)
         self._build(seeds)
         self._statistics = EpisodeStatistics(n_envs)
-        task_kwargs = {key: value for key, value in self._kwargs.items() if key not in _NOT_OF_THE_TASK}
-        super().__init__(n_envs, *_spaces(self._pool, registered, task_kwargs))
+        task_kwargs = {key: value for key, value in self._kwargs.items() if key not in _NOT_TASK_KWARGS}
+        super().__init__(n_envs, *_find_spaces(self._pool, registered, task_kwargs))
 
     def _to_int32(self, seed: int) -> list[int]:
         return [(seed + i) % _SEEDS for i in range(self._n_envs)]
 
     def _build(self, seeds: list[int]) -> None:
-        """Builds the pool; environment i has seeds[i]."""
-        if refused := sorted(_OURS & self._kwargs.keys()):
-            raise ValueError(f"expected options of the task in env_kwargs, got {refused}; they are set here.")
+        """Build the pool; environment i has seeds[i]."""
+        if reserved := sorted(_RESERVED & self._kwargs.keys()):
+            raise ValueError(f"env_kwargs contains {reserved}, which are set here; remove them")
         try:
             pool = self._envpool.make_gymnasium(
                 self._env_id, num_envs=self._n_envs, seed=seeds, **self._kwargs
             )
-            with warnings.catch_warnings():  # of Gymnasium, about how EnvPool writes its spaces, once each
+            with warnings.catch_warnings():  # of Gymnasium, about EnvPool's spaces
                 warnings.filterwarnings("ignore", ".*precision lowered by casting", UserWarning)
                 _ = pool.observation_space, pool.action_space
         except (TypeError, AssertionError) as error:
-            known = sorted(set(self._envpool.make_spec(self._env_id).config._fields) - _OURS)
+            known = sorted(set(self._envpool.make_spec(self._env_id).config._fields) - _RESERVED)
             raise ValueError(
-                f"expected env_kwargs that EnvPool's {self._env_id} takes, {known} or render_mode, "
-                f"got {sorted(self._kwargs)}: {error}; vec_env='auto' takes those of Gymnasium."
+                f"expected env_kwargs that EnvPool's {self._env_id} accepts, {known} or render_mode, "
+                f"got {sorted(self._kwargs)}: {error}; vec_env='auto' accepts those of Gymnasium"
             ) from error
         if pool.config["max_num_players"] != 1:
-            raise ValueError(f"expected a task with one player, got {self._env_id}; SB3 has no others.")
+            raise ValueError(f"{self._env_id} has several players, and SB3 supports one; use another task")
         if self._pool is not None:
             self._pool.close()
         self._pool, self._built_with, self._fresh = pool, seeds, True
 
     def reset(self) -> VecEnvObs:
-        """Starts new episodes everywhere, built anew if `seed` was called since the last.
+        """Reset every environment; rebuild them if `seed` was called since the last reset.
 
         Raises:
             ValueError: If options were set for this reset; EnvPool takes none.
         """
         if any(self._options):
-            raise ValueError("expected no reset options, got some; EnvPool takes none, set env_kwargs.")
+            raise ValueError("EnvPool takes no reset options; set env_kwargs instead")
         if self._seeds[0] is not None:
             seeds = self._to_int32(self._seeds[0])
             if not (self._fresh and seeds == self._built_with):
@@ -137,31 +136,31 @@ class EnvPoolVecEnv(VecEnv):
         return self._pool.reset()[0]
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Starts the step in EnvPool's threads."""
+        """Start the step in EnvPool's threads."""
         self._pool.send(np.asarray(actions))
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Returns the step's results, the first observation of a new episode where one has ended."""
+        """Return the step's results; if an episode has ended, with the first observation of the next."""
         observations, rewards, terminated, truncated, _ = self._pool.recv()
         truncated = truncated | (self._statistics.lengths + 1 >= self._limit)
         dones, infos = self._statistics.step(rewards, terminated, truncated)
         if dones.any():
             ended = np.flatnonzero(dones)
             for i in ended.tolist():
-                infos[i]["terminal_observation"] = row(observations, i)
+                infos[i]["terminal_observation"] = copy_row(observations, i)
             first, info = self._pool.reset(ended.astype(np.int32))
             replace_rows(observations, info["env_id"], first)
         return observations, rewards, dones, infos
 
     def close(self) -> None:
-        """Ends EnvPool's threads."""
+        """End EnvPool's threads."""
         self._pool.close()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Returns an attribute of the pool, ``spec`` as Gymnasium registers it, for each index.
+        """Return an attribute of the pool, ``spec`` as Gymnasium registers it, for each index.
 
         Raises:
-            AttributeError: If the pool does not have it; single environments are not visible.
+            AttributeError: If the pool does not have it; single environments are not accessible.
         """
         if attr_name == "spec":
             value: Any = self._spec
@@ -172,7 +171,7 @@ class EnvPoolVecEnv(VecEnv):
         return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Raises an error: EnvPool's environments cannot be changed.
+        """Raise an error: EnvPool's environments cannot be changed.
 
         Raises:
             NotImplementedError: Always.
@@ -182,29 +181,29 @@ class EnvPoolVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Raises an error, except for ``render``.
+        """Call ``render``; raise an error for any other method.
 
         Raises:
-            NotImplementedError: If the method is any other.
+            NotImplementedError: If the method is not ``render``.
         """
         if method_name != "render":
             raise NotImplementedError(f"EnvPool's {self._env_id} cannot call {method_name!r}; {_INSIDE}")
         return [self._pool.render(i, *method_args, **method_kwargs) for i in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """Returns True for SB3's ``Monitor``, whose ``episode`` entries the infos have, else False."""
+        """Return True for SB3's ``Monitor``, whose ``episode`` entries the infos have, else False."""
         return [wrapper_class is Monitor for _ in self._get_indices(indices)]
 
     def get_images(self) -> list[NDArray[np.uint8]]:
-        """Returns a frame (height, width, 3) of each environment."""
+        """Return a frame (height, width, 3) of each environment."""
         return list(self._pool.render(np.arange(self.num_envs, dtype=np.int32)))
 
 
-_INSIDE = "its environments live in C++, use vec_env='dummy' to reach inside."
+_INSIDE = "its environments are C++ objects; use vec_env='dummy' to access them"
 
 
-def _random_seed() -> int:
-    """Returns a seed from NumPy's global state, which SB3 seeds and draws its own from."""
+def _draw_seed() -> int:
+    """Return a seed from NumPy's global state, as SB3 does."""
     return int(np.random.randint(_SEEDS))  # noqa: NPY002
 
 
@@ -213,18 +212,18 @@ def _import_envpool() -> Any:
         return importlib.import_module("envpool")
     except ImportError as error:
         raise MissingExtraError(
-            f"expected the package envpool, got {type(error).__name__}: {error}; fix: "
-            'pip install -c constraints.txt -e ".[envpool]"'
+            f"cannot import envpool ({type(error).__name__}: {error}); "
+            'install it: pip install -c constraints.txt -e ".[envpool]"'
         ) from error
 
 
-def _spaces(
+def _find_spaces(
     pool: Any, spec: EnvSpec | None, task_kwargs: dict[str, Any]
 ) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
-    """Returns observation and action space, Gymnasium's own where it can build the task.
+    """Return observation and action space, Gymnasium's own if it can build the task.
 
-    EnvPool's differ in what does not matter to a step (float64 actions, bounds), but SB3 compares
-    spaces when a model is loaded.
+    EnvPool's differ in details that do not affect a step (float64 actions, bounds), but SB3 compares
+    spaces when it loads a model.
     """
     observation, action = pool.observation_space, pool.action_space
     if isinstance(action, spaces.Box):
@@ -233,19 +232,19 @@ def _spaces(
         return observation, action
     try:
         env = gym.make(spec, **task_kwargs)
-    except (gym.error.Error, ImportError, TypeError):  # TypeError: an option that is EnvPool's alone
+    except (gym.error.Error, ImportError, TypeError):  # TypeError: an option of EnvPool only
         return observation, action
     theirs = env.observation_space, env.action_space
     env.close()
     for ours, gymnasium in zip((observation, action), theirs, strict=True):
-        if _layout(ours) != _layout(gymnasium):
+        if _describe_layout(ours) != _describe_layout(gymnasium):
             raise ValueError(
-                f"expected EnvPool's {spec.id} to have the spaces of Gymnasium's, got {ours} in place of "
-                f"{gymnasium}: it is another task; use vec_env='auto'."
+                f"EnvPool's {spec.id} has the space {ours}, Gymnasium's has {gymnasium}: "
+                "it is another task; use vec_env='auto'"
             )
     return theirs
 
 
-def _layout(space: Any) -> tuple[Any, ...]:
-    """Returns what two spaces must share for arrays of one to be arrays of the other."""
+def _describe_layout(space: Any) -> tuple[Any, ...]:
+    """Return what two spaces must share for arrays of one to be arrays of the other."""
     return type(space), space.shape, space.dtype, getattr(space, "n", None)

@@ -1,4 +1,4 @@
-"""Returns and lengths of the running episodes of many environments, counted as arrays."""
+"""Returns and lengths of the current episodes of many environments, counted as arrays."""
 
 import time
 from typing import Any
@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 
 
 class EpisodeStatistics:
-    """Counts what SB3's ``Monitor`` counts, for n environments at once.
+    """Count what SB3's ``Monitor`` counts, for n environments at once.
 
-    Python touches an environment only where its episode ends: a step of 64 environments costs a
+    Python loops only over the environments whose episode ends: a step of 64 environments takes a
     few microseconds.
     """
 
     def __init__(self, n_envs: int) -> None:
-        """Starts all counts at zero.
+        """Start all counts at zero.
 
         Args:
             n_envs: The number of environments, n.
@@ -25,35 +25,35 @@ class EpisodeStatistics:
         self._start = time.time()
 
     def restart(self) -> None:
-        """Forgets the running episodes, as a reset of every environment does."""
+        """Restart every count, as a reset of every environment requires."""
         self._returns[:] = 0.0
         self._lengths[:] = 0
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """The steps (n,) of the running episodes so far."""
+        """The steps (n,) of the current episodes so far."""
         return self._lengths
 
     def step(
         self, rewards: NDArray[Any], terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]
     ) -> tuple[NDArray[np.bool_], list[dict[str, Any]]]:
-        """Counts one step of every environment.
+        """Count one step of every environment.
 
         Args:
             rewards: Of this step, (n,).
             terminated: Whether the task ended the episode, (n,).
-            truncated: Whether something else cut it, (n,).
+            truncated: Whether something else ended it, (n,).
 
         Returns:
-            dones (n,), and a fresh info for each environment: ``TimeLimit.truncated`` (cut and not
-            terminated), and where an episode ended, ``episode``: its return ``r``, length ``l``, and
+            dones (n,), and a new info per environment: ``TimeLimit.truncated`` (truncated and not
+            terminated), and if an episode ended, ``episode``: its return ``r``, length ``l``, and
             seconds ``t`` since these statistics began, as in SB3's ``Monitor``.
         """
         self._returns += rewards
         self._lengths += 1
         dones = terminated | truncated
         infos: list[dict[str, Any]] = [
-            {"TimeLimit.truncated": cut} for cut in (truncated & ~terminated).tolist()
+            {"TimeLimit.truncated": only} for only in (truncated & ~terminated).tolist()
         ]
         if dones.any():
             seconds = round(time.time() - self._start, 6)

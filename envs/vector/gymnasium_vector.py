@@ -1,4 +1,4 @@
-"""Any vector environment of Gymnasium as one of SB3."""
+"""Any Gymnasium vector environment as an SB3 vector environment."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,9 +12,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from envs.observations import copied, replace_rows, row, rows_of
+from envs.observations import copy_observations, copy_row, replace_rows, select_rows
 from envs.vector.episode_statistics import EpisodeStatistics
-from envs.vector.partial_reset import PartialReset, partial_reset_of
+from envs.vector.partial_reset import PartialReset, find_partial_reset
 
 Info = dict[str, Any]
 
@@ -22,75 +22,75 @@ Info = dict[str, Any]
 class GymnasiumVecEnv(VecEnv):
     """A Gymnasium ``VectorEnv`` in any autoreset mode, with SB3's semantics.
 
-    A step returns one transition of every environment; where an episode ends, the observation is the
-    first of the next, and the last stands in ``infos[i]["terminal_observation"]``. The three modes
+    A step returns one transition per environment; if an episode ends, the observation is the
+    first of the next, and the last is in ``infos[i]["terminal_observation"]``. The three modes
     give the same bits:
 
-    - SAME_STEP resets so by itself;
-    - DISABLED is told to reset the ended environments, by ``options["reset_mask"]``;
-    - NEXT_STEP, Gymnasium's default, would spend a whole step on the reset, and hand over a transition
-      that ignored its action. It is told to reset before that, see `partial_reset_of`.
+    - SAME_STEP resets this way by itself;
+    - DISABLED resets the ended environments on request, by ``options["reset_mask"]``;
+    - NEXT_STEP, Gymnasium's default, would take a whole step for the reset, and return a transition
+      that ignored its action. It is reset before that step, see `find_partial_reset`.
 
-    Episodes are counted as SB3's ``Monitor`` does, so that none is needed (`env_is_wrapped` says that
-    there is one). Infos are Gymnasium's, one dict for each environment with the keys it has; those of
+    Episodes are counted as SB3's ``Monitor`` does, so that none is needed (`env_is_wrapped` reports
+    one). Infos are Gymnasium's, one dict per environment with the keys it has; those of
     a reset are in ``reset_infos``. Rewards are float32, as those of SB3's ``DummyVecEnv``.
     """
 
     def __init__(
         self, vector_env: VectorEnv[Any, Any, Any], *, partial_reset: PartialReset | None = None
     ) -> None:
-        """Wraps the vector environment, which is used up: do not step it elsewhere.
+        """Wrap the vector environment; do not step it elsewhere.
 
         Args:
-            vector_env: What ``gymnasium.make_vec`` returns, say.
-            partial_reset: For a NEXT_STEP environment that this package does not know how to reset in
-                part: takes it and a mask (n,), resets the environments under the mask and no others,
+            vector_env: E.g. from ``gymnasium.make_vec``.
+            partial_reset: For a NEXT_STEP environment for which `find_partial_reset` finds no function:
+                takes it and a mask (n,), resets the environments under the mask and no others,
                 and returns all observations (n, ...) and the infos.
 
         Raises:
-            ValueError: If the vector environment does not tell its autoreset mode, or if it is
-                NEXT_STEP and cannot be reset in part.
+            ValueError: If the vector environment does not declare its autoreset mode, or if that is
+                NEXT_STEP and some environments cannot be reset alone.
         """
         mode = vector_env.metadata.get("autoreset_mode")
         if not isinstance(mode, AutoresetMode):
             raise ValueError(
                 f"expected metadata['autoreset_mode'] to be a gymnasium.vector.AutoresetMode, got {mode!r} "
-                f"from {vector_env}; set it to what the environment does when an episode ends."
+                f"from {vector_env}; set it to what the environment does when an episode ends"
             )
         self.vector_env = vector_env
         self._actions: Any = None
         self._partial_reset: PartialReset | None = None
         if mode is not AutoresetMode.SAME_STEP:
-            self._partial_reset = partial_reset or partial_reset_of(vector_env)
+            self._partial_reset = partial_reset or find_partial_reset(vector_env)
         self._statistics = EpisodeStatistics(vector_env.num_envs)
         super().__init__(
             vector_env.num_envs, vector_env.single_observation_space, vector_env.single_action_space
         )
 
     def reset(self) -> VecEnvObs:
-        """Starts new episodes everywhere; after `seed`, environment i with ``seed + i``.
+        """Reset every environment; after `seed`, environment i with ``seed + i``.
 
         Raises:
             ValueError: If `set_options` gave the environments different options.
         """
         if any(options != self._options[0] for options in self._options):
-            raise ValueError("expected equal reset options, got several; a VectorEnv takes one for all.")
+            raise ValueError("expected equal reset options; a VectorEnv takes one dict for all environments")
         # Gymnasium's own convention for an int is SB3's too; natively vectorised environments take no list.
         observations, infos = self.vector_env.reset(seed=self._seeds[0], options=self._options[0] or None)
         self._reset_seeds()
         self._reset_options()
         self._statistics.restart()
         self.reset_infos = _split(infos, self.num_envs)
-        return copied(observations)
+        return copy_observations(observations)
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Keeps the actions for `step_wait`."""
+        """Store the actions for `step_wait`."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Steps, and resets where an episode has ended."""
+        """Step, and reset the environments whose episode has ended."""
         observations, rewards, terminated, truncated, infos = self.vector_env.step(self._actions)
-        observations = copied(observations)
+        observations = copy_observations(observations)
         dones, counted = self._statistics.step(
             np.asarray(rewards), np.asarray(terminated), np.asarray(truncated)
         )
@@ -101,13 +101,13 @@ class GymnasiumVecEnv(VecEnv):
                 last = infos["final_obs"]
                 final = _split(infos.get("final_info", {}), self.num_envs)
                 for i in ended:
-                    counted[i]["terminal_observation"] = copied(last[i])
+                    counted[i]["terminal_observation"] = copy_observations(last[i])
                     self.reset_infos[i], split[i] = split[i], final[i]
             else:
                 for i in ended:
-                    counted[i]["terminal_observation"] = row(observations, i)
+                    counted[i]["terminal_observation"] = copy_row(observations, i)
                 first, reset_infos = self._partial_reset(self.vector_env, dones)
-                replace_rows(observations, dones, rows_of(first, dones))
+                replace_rows(observations, dones, select_rows(first, dones))
                 begun = _split(reset_infos, self.num_envs)
                 for i in ended:
                     self.reset_infos[i] = begun[i]
@@ -116,11 +116,11 @@ class GymnasiumVecEnv(VecEnv):
         return observations, np.asarray(rewards, dtype=np.float32), dones, split
 
     def close(self) -> None:
-        """Closes the vector environment."""
+        """Close the vector environment."""
         self.vector_env.close()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Returns an attribute of single environments, or of a natively vectorised one for each index."""
+        """Return an attribute of single environments, or of a natively vectorised one for each index."""
         if hasattr(self.vector_env, "get_attr"):
             values = self.vector_env.get_attr(attr_name)
         else:
@@ -128,10 +128,10 @@ class GymnasiumVecEnv(VecEnv):
         return [values[i] for i in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Sets an attribute of single environments.
+        """Set an attribute of single environments.
 
         Raises:
-            NotImplementedError: If the environment is natively vectorised, and has no single ones.
+            NotImplementedError: If the environment is natively vectorised and has no single ones.
         """
         if not hasattr(self.vector_env, "set_attr"):
             raise NotImplementedError(f"{self.vector_env} cannot set {attr_name!r}; set it before wrapping.")
@@ -142,7 +142,7 @@ class GymnasiumVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Calls a method of single environments.
+        """Call a method of single environments.
 
         Raises:
             NotImplementedError: If the vector environment has no single ones, or cannot call some alone.
@@ -159,7 +159,7 @@ class GymnasiumVecEnv(VecEnv):
         )
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """Returns whether environments are wrapped so; True for ``Monitor``, whose work is done here."""
+        """Return whether environments have a wrapper; True for ``Monitor``, whose counts are made here."""
         inner = self.vector_env.unwrapped
         envs = inner.envs if isinstance(inner, SyncVectorEnv) else None
         return [
@@ -168,16 +168,16 @@ class GymnasiumVecEnv(VecEnv):
         ]
 
     def get_images(self) -> list[NDArray[np.uint8] | None]:
-        """Returns a frame of each environment."""
+        """Return a frame of each environment."""
         frames: Any = self.vector_env.render()
         return [None] * self.num_envs if frames is None else list(frames)
 
 
 def _split(infos: Info, n_envs: int, leave_out: Iterable[str] = ()) -> list[Info]:
-    """Returns one dict for each environment, with the keys that it has.
+    """Return one dict per environment, with the keys that it has.
 
-    Gymnasium's infos hold for each key an array (n,), or a dict alike, and under ``_key`` a mask (n,)
-    of who has it.
+    Gymnasium's infos have for each key an array (n,), or a dict of such, and under ``_key`` a mask (n,)
+    of the environments that have it.
     """
     split: list[Info] = [{} for _ in range(n_envs)]
     for key, values in infos.items():

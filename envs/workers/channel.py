@@ -6,19 +6,19 @@ import socket
 from typing import Self
 
 _HEADER = 8  # bytes that hold a message's length
-_CHUNK = 1 << 16  # most messages come whole in one system call
+_CHUNK = 1 << 16  # most messages arrive whole in one system call
 _DESCRIPTOR = array.array("i", [0]).itemsize
 
 
 class Channel:
-    """One end of a conversation: either side sends a byte string of any length, then awaits the answer.
+    """One end of a request-reply connection that transfers byte strings of any length.
 
-    A socket wakes a process as fast as a pipe, and it alone also tells its reader that the other
-    end has died, holds messages of any size, and carries file descriptors.
+    A socket wakes a process as fast as a pipe. Unlike a pipe it also reports that the other end has
+    exited, buffers messages of any size, and transfers file descriptors.
 
     Args:
         end: One end of a socket pair; the channel owns it.
-        timeout: Seconds that the other process may keep this one waiting, None for ever.
+        timeout: Seconds that a send or receive may block, None for no limit.
     """
 
     def __init__(self, end: socket.socket, timeout: float | None = None) -> None:
@@ -28,19 +28,19 @@ class Channel:
 
     @classmethod
     def pair(cls, timeout: float | None = None) -> tuple[Self, socket.socket]:
-        """Returns a channel with a timeout, and the socket to hand to the other process."""
+        """Return a channel with a timeout, and the socket for the other process."""
         ours, theirs = socket.socketpair()
         return cls(ours, timeout), theirs
 
     def fileno(self) -> int:
-        """Returns the descriptor to wait on, for `select.select`."""
+        """Return the descriptor to wait on, for `select.select`."""
         return self._socket.fileno()
 
     def send(self, message: bytes, descriptor: int | None = None) -> None:
-        """Sends one message, and with it a duplicate of an open file's descriptor if one is given.
+        """Send one message, and with it a duplicate of an open file's descriptor if one is given.
 
         Raises:
-            OSError: If the other end is gone, or reads nothing until the timeout.
+            OSError: If the other end is closed, or reads nothing until the timeout.
         """
         framed = len(message).to_bytes(_HEADER, "little") + message
         if descriptor is not None:
@@ -48,33 +48,33 @@ class Channel:
         self._socket.sendall(framed)
 
     def receive(self) -> bytes:
-        """Returns the next message.
+        """Return the next message.
 
         Raises:
-            EOFError: If the other end is gone.
-            OSError: The same, or nothing came until the timeout.
+            EOFError: If the other end is closed.
+            OSError: The same, or nothing arrives until the timeout.
         """
         data, ancillary, _, _ = self._socket.recvmsg(_CHUNK, socket.CMSG_SPACE(_DESCRIPTOR))
         for _, _, descriptor in ancillary:
             self._descriptors.frombytes(descriptor[:_DESCRIPTOR])
-        if len(data) < _HEADER:  # a header is too short to be sent in pieces
+        if len(data) < _HEADER:  # a header is too short to be split
             raise EOFError
         size = int.from_bytes(data[:_HEADER], "little")
         message = data[_HEADER:]
         return message if len(message) == size else message + self._read(size - len(message))
 
     def take_descriptor(self) -> int:
-        """Returns the descriptor that came with the last message; the caller owns it."""
+        """Return the descriptor that came with the last message; the caller owns it."""
         return self._descriptors.pop()
 
-    def shut(self) -> None:
-        """Ends the conversation for both sides, even if a forked process holds a copy of the socket."""
-        with contextlib.suppress(OSError):  # the other end was first
+    def shut_down(self) -> None:
+        """End the connection for both sides, even if a forked process holds a copy of the socket."""
+        with contextlib.suppress(OSError):  # the other end is closed already
             self._socket.shutdown(socket.SHUT_RDWR)
-        self.drop()
+        self.close()
 
-    def drop(self) -> None:
-        """Closes this process's copy of the socket only."""
+    def close(self) -> None:
+        """Close this process's copy of the socket only."""
         self._socket.close()
 
     def _read(self, size: int) -> bytearray:

@@ -1,4 +1,4 @@
-"""Infos of one step, in few bytes: most of them are a handful of numbers under the same names."""
+"""Compact encoding of one step's infos: most hold a few numbers under the same names."""
 
 import struct
 from collections.abc import Callable, Sequence
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 Info = dict[str, Any]
 
-# What a double holds without loss, and how a column of doubles becomes such numbers again. NumPy's
-# scalars are what takes pickle long.
+# The types that a double holds without loss, and how to convert a column of doubles back to each.
+# NumPy's scalars are what makes pickle slow.
 _FROM_DOUBLES: dict[type, Callable[[NDArray[np.float64]], list[Any]]] = {
     float: lambda column: column.tolist(),
     bool: lambda column: column.astype(bool).tolist(),
@@ -21,10 +21,10 @@ _FROM_DOUBLES: dict[type, Callable[[NDArray[np.float64]], list[Any]]] = {
 
 
 def pack(infos: Sequence[Info]) -> Any:
-    """Returns what pickles ten times faster than the infos, and is the same to `unpack`.
+    """Return an encoding that pickles ten times faster than the infos themselves; `unpack` inverts it.
 
-    Doubles under the names and of the types of the first such info become a row of bytes; any other
-    info, as at the end of an episode, travels as it is.
+    The first info whose values all fit a double sets the names and types; every info that shares them
+    becomes a row of doubles. Any other info, e.g. at the end of an episode, is kept as it is.
     """
     form = None
     numbers: list[float] = []
@@ -41,7 +41,7 @@ def pack(infos: Sequence[Info]) -> Any:
 
 
 def unpack(packed: Any) -> list[Info]:
-    """Returns the infos, with the types they had."""
+    """Return the infos, with their original types."""
     count, form, numbers, others = packed
     if form is None:
         return [others[position] for position in range(count)]

@@ -1,4 +1,4 @@
-"""The arrays of a step, in memory that several processes see and that has no name."""
+"""The arrays of a step, in anonymous memory that several processes share."""
 
 import mmap
 import os
@@ -15,10 +15,10 @@ _CACHE_LINE = 64  # bytes
 
 
 def allocate(size: int) -> int:
-    """Returns the descriptor of `size` zeroed bytes to share.
+    """Return the descriptor of `size` zeroed bytes to share.
 
-    They are in no file system, and gone when the last process that holds them is, however that
-    process ended: a crash leaves nothing in /dev/shm.
+    They belong to no file system and are freed when the last process that maps them ends, however it
+    ends: a crash leaves nothing in /dev/shm.
     """
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("rollout")
@@ -30,22 +30,22 @@ def allocate(size: int) -> int:
 
 
 class StepArrays:
-    """What a vector environment reads and writes in a step, for all environments.
+    """The arrays that a vector environment reads and writes in a step, for all environments.
 
     Args:
         num_envs: n, the first dimension of each array.
         observation_space: Of one environment, as `DummyVecEnv` supports it.
-        action_space: The same; without a shape its actions are not shared.
-        descriptor: Of the block of another process; None allocates one. The arrays keep their memory
-            alive, the descriptor may be closed.
+        action_space: The same; actions of a space without a shape are not shared.
+        descriptor: Of another process's block; None allocates one. The arrays keep the memory mapped,
+            so the descriptor may be closed.
 
     Attributes:
-        descriptor: To hand to another process.
+        descriptor: For another process to map.
         rewards: (n,) of float32.
         dones: (n,) of bool.
         actions: (n, ...) of the space's dtype, or None.
-        observations: Two slots, so that one keeps the last while the other takes the next; each maps a
-            key of `obs_space_info` to (n, ...).
+        observations: Two buffers, so that one keeps the last observations while the next are written to
+            the other; each maps a key of `obs_space_info` to (n, ...).
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class StepArrays:
         if action_space.shape is not None:
             layout["actions"] = action_space.shape, action_space.dtype
         for key in keys:
-            for slot in (0, 1):
-                layout[slot, key] = shapes[key], dtypes[key]
+            for buffer in (0, 1):
+                layout[buffer, key] = shapes[key], dtypes[key]
         ends = [0]
         for shape, dtype in layout.values():
             size = num_envs * int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -76,4 +76,4 @@ class StepArrays:
             for (name, (shape, dtype)), offset in zip(layout.items(), ends, strict=False)
         }
         self.rewards, self.dones, self.actions = arrays["rewards"], arrays["dones"], arrays.get("actions")
-        self.observations = [{key: arrays[slot, key] for key in keys} for slot in (0, 1)]
+        self.observations = [{key: arrays[buffer, key] for key in keys} for buffer in (0, 1)]

@@ -10,10 +10,10 @@ import cloudpickle  # type: ignore[import-untyped]
 import gymnasium as gym
 
 from envs.workers.channel import Channel
-from envs.workers.worker_process import describe_job
-from envs.workers.worker_template import Template
+from envs.workers.fork_server import ForkServer
+from envs.workers.worker_process import pickle_job
 
-_PATIENCE = 3.0  # seconds that a worker has to close its environments
+_STOP_TIMEOUT = 3.0  # seconds that a worker gets to close its environments
 
 
 class WorkerLostError(Exception):
@@ -21,16 +21,23 @@ class WorkerLostError(Exception):
 
 
 class Worker:
-    """One place for a process that holds a block of environments; processes may follow each other in it.
+    """A block of environments in a process, which `start` can replace by a new one.
 
-    Requests and replies alternate. What breaks the alternation, be it death, a timeout or
-    Ctrl-C while a reply is awaited, ends the process.
+    Requests and replies alternate. Whatever breaks the alternation, i.e. death, a timeout, or Ctrl-C while
+    a reply is awaited, ends the process.
 
     Args:
-        env_fns: The block's, one an environment.
+        env_fns: One per environment of the block.
         first: The index of the first of them in the whole vector.
-        timeout: Seconds that the process may take for an answer, None for any.
-        core: Where it runs, None for anywhere.
+        timeout: Seconds that the process may take for an answer, None for no limit.
+        core: The core to run on, None for any.
+
+    Attributes:
+        rows: The indices of its environments in the whole vector.
+        starts: How many processes were started.
+        deaths: How many were lost since the last completed step.
+        truncation_pending: Whether it was replaced since the learner last received its transitions.
+        exit_reason: How the last process ended, for messages.
     """
 
     def __init__(
@@ -42,119 +49,129 @@ class Worker:
     ) -> None:
         self.rows = range(first, first + len(env_fns))
         self.starts = 0
-        self.deaths = 0  # since the last completed step
-        self.cut_short = False  # replaced since the learner last heard of its episodes
-        self.fate = "was not started"
+        self.deaths = 0
+        self.truncation_pending = False
+        self.exit_reason = "was not started"
         self._env_fns = env_fns
         self._timeout = timeout
         self._core = core
         self._channel: Channel | None = None
-        # Kept between two processes, and taken here so as to be older than a finalizer of this
-        # worker: at exit the younger goes first.
-        self._template: Template | None = Template.shared()
+        # Kept between two processes, and created here so that it is older than a finalizer of this
+        # worker: at exit the younger runs first.
+        self._fork_server: ForkServer | None = ForkServer.shared()
         self._pid: int | None = None
-        self._waiting = False  # for a reply
+        self._awaiting_reply = False
 
     def __str__(self) -> str:
         return f"the worker of environments {self.rows.start} to {self.rows.stop - 1}"
 
+    def select(self, values: Any) -> Any:
+        """Return this worker's slice of a sequence with one value per environment."""
+        return values[self.rows.start : self.rows.stop]
+
     def start(self) -> None:
-        """Starts a process and asks it to build its environments; `receive` tells how that went."""
+        """Start a process and ask it to build its environments; `receive` reports how that went."""
         self.starts += 1
-        job = describe_job(self._env_fns, self.rows.start)
+        job = pickle_job(self._env_fns, self.rows.start)
         channel, end = Channel.pair(self._timeout)
         with end:
             try:
-                self._template = Template.shared()
-                self._template.prepare(job)
-                self._pid = self._template.fork(end)
+                self._fork_server = ForkServer.shared()
+                self._fork_server.prepare(job)
+                self._pid = self._fork_server.fork(end)
             except (EOFError, OSError) as error:
-                self.fate = f"could not be forked ({type(error).__name__}: {error})"
+                self.exit_reason = f"could not be forked ({type(error).__name__}: {error})"
                 return
         if self._core is not None:
-            with contextlib.suppress(OSError):  # it is dead already, as the first answer tells
+            with contextlib.suppress(OSError):  # it has died already, as `receive` reports
                 os.sched_setaffinity(self._pid, {self._core})
-        self._channel, self._waiting = channel, False
+        self._channel, self._awaiting_reply = channel, False
         self.send("build", job)
 
     def send(self, method: str, *args: Any, descriptor: int | None = None) -> None:
-        """Asks for a method of `EnvBlock`; if the worker is lost, `receive` tells.
+        """Call a method of `EnvBlock` in the worker; if the worker is lost, `receive` raises.
 
         Args:
             method: Its name.
             *args: Its arguments, pickled by cloudpickle.
-            descriptor: A file to hand over, where the method takes one.
+            descriptor: A file to transfer, if the method takes one.
         """
         self._send(cloudpickle.dumps((method, args)), descriptor)
 
-    def send_step(self, slot: int) -> None:
-        """Asks for a step with the shared actions, in one byte."""
-        self._send(bytes([slot]))
+    def send_step(self, buffer: int) -> None:
+        """Request a step with the shared actions, in one byte."""
+        self._send(bytes([buffer]))
 
     def receive(self) -> Any:
-        """Returns the reply to what was sent, a `Failure` where an exception was raised.
+        """Return the reply to the last request, a `Failure` if it raised an exception.
 
         Raises:
-            WorkerLostError: If the process is gone or does not answer in time.
+            WorkerLostError: If the process has ended or does not answer in time.
         """
         try:
             if self._channel is None:
                 raise EOFError
             reply = self._channel.receive()
         except TimeoutError as error:
-            self.stop(patience=0)
-            self.fate = f"did not answer for {self._timeout} s"
+            self.stop(timeout=0)
+            self.exit_reason = f"did not answer for {self._timeout} s"
             raise WorkerLostError from error
         except (EOFError, OSError) as error:
             self.stop()
             raise WorkerLostError from error
         except BaseException:
-            self.hang_up()
+            self.disconnect()
             raise
-        self._waiting = False
+        self._awaiting_reply = False
         return pickle.loads(reply) if reply else None
 
-    def hang_up(self) -> None:
-        """Ends the conversation, at which the process closes its environments and ends."""
+    def disconnect(self) -> None:
+        """Close the channel; the process then closes its environments and exits."""
         if self._channel is not None:
-            self._channel.shut()
+            self._channel.shut_down()
             self._channel = None
 
-    def stop(self, patience: float = _PATIENCE) -> None:
-        """Ends the process and waits for that; killed when patience, in seconds, is out."""
-        self.hang_up()
-        if self._template is not None and self._pid is not None:
+    def stop(self, timeout: float = _STOP_TIMEOUT) -> None:
+        """End the process and wait for that; kill it at the timeout, in seconds."""
+        self.disconnect()
+        if self._fork_server is not None and self._pid is not None:
             with contextlib.suppress(EOFError, OSError):
-                self.fate = self._template.stop(self._pid, patience)
+                self.exit_reason = self._fork_server.stop(self._pid, timeout)
         self._pid = None
 
     def close(self) -> None:
-        """Ends the process, and the template too if no other worker needs it."""
+        """End the process, and the fork server too if no other worker uses it."""
         self.stop()
-        self._template = None
+        self._fork_server = None
 
     def _send(self, message: bytes, descriptor: int | None = None) -> None:
-        if self._waiting:  # for a reply that nobody came to fetch
-            self.stop(patience=0)
+        if self._awaiting_reply:  # the last reply was never received
+            self.stop(timeout=0)
         if self._channel is None:
             return
-        self._waiting = True
+        self._awaiting_reply = True
         try:
             self._channel.send(message, descriptor)
         except OSError:
             self.stop()
 
 
+def stop_all(workers: Sequence[Worker]) -> None:
+    """Stop workers; they close their environments in parallel."""
+    for worker in workers:
+        worker.disconnect()
+    for worker in workers:
+        worker.stop()
+
+
 def close_all(workers: Sequence[Worker], owner: int) -> None:
-    """Closes workers; they close their environments side by side.
+    """Close workers, in any state.
 
     Args:
-        workers: In any state.
-        owner: The id of the process that started them; in a fork of it nothing is done.
+        workers: Whose environments close in parallel.
+        owner: The id of the process that started them; a fork of it does nothing.
     """
-    if os.getpid() != owner:
-        return
-    for worker in workers:
-        worker.hang_up()
-    for worker in workers:
-        worker.close()
+    if os.getpid() == owner:
+        stop_all(workers)
+        for worker in workers:
+            worker.close()

@@ -1,13 +1,13 @@
-"""What a rollout worker can raise in the training process."""
+"""Exceptions that rollout workers cause in the training process."""
 
 from envs.workers.worker_process import Failure
 
 
 class WorkerError(RuntimeError):
-    """Raised when an environment raises in its worker, or when a worker cannot be kept alive.
+    """Raised when an environment raises in its worker, or when a worker cannot be kept running.
 
     Attributes:
-        env_index: Of the environment that raised, None if it was none in particular.
+        env_index: The environment that raised; None if no single environment did.
     """
 
     def __init__(self, message: str, env_index: int | None = None) -> None:
@@ -19,12 +19,11 @@ class WorkerAttributeError(WorkerError, AttributeError):
     """Raised when an environment lacks an attribute; `VecEnv.has_attr` expects an AttributeError."""
 
 
-def error_from(failure: Failure, worker: object) -> WorkerError:
-    """Returns the exception that tells of a failure; `worker` is named if no environment is to blame."""
+def make_error(failure: Failure, worker: object) -> WorkerError:
+    """Return the exception for a failure; it names `worker` if no single environment raised."""
     where = worker if failure.env_index is None else f"environment {failure.env_index}"
     kind = WorkerAttributeError if failure.is_attribute_error else WorkerError
     return kind(
-        f"expected an answer from {where}, got {failure.error}; "
-        f"fix it where the worker's traceback points:\n\n{failure.traceback}",
+        f"{where} raised {failure.error}; the traceback in the worker:\n\n{failure.traceback}",
         failure.env_index,
     )

@@ -1,4 +1,4 @@
-"""What runs in a rollout worker: a block of environments that obeys messages."""
+"""The code that runs in a rollout worker: a block of environments, driven by messages."""
 
 import os
 import pickle
@@ -20,10 +20,10 @@ from envs.workers.shared_memory import StepArrays
 
 @dataclass(frozen=True)
 class Failure:
-    """An exception in a worker, as its parent gets to know it.
+    """An exception in a worker, as its parent receives it.
 
     Attributes:
-        env_index: Of the environment that raised it, None if it was none in particular.
+        env_index: The environment that raised it; None if no single environment did.
         error: Type and message.
         traceback: As Python prints it.
         is_attribute_error: Whether the environment lacks an attribute.
@@ -36,7 +36,7 @@ class Failure:
 
 
 def encode(value: Any) -> bytes:
-    """Returns a value as bytes for `pickle.loads`, with cloudpickle where pickle does not do."""
+    """Return a value as bytes for `pickle.loads`; use cloudpickle if pickle fails."""
     try:
         return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     except Exception:
@@ -44,19 +44,18 @@ def encode(value: Any) -> bytes:
         return encoded
 
 
-def describe_job(env_fns: Sequence[Callable[[], gym.Env]], first: int) -> bytes:
-    """Returns what a worker must know to build its environments, for `load_job`.
+def pickle_job(env_fns: Sequence[Callable[[], gym.Env]], first: int) -> bytes:
+    """Return all that a worker needs to build its environments, for `load_job`.
 
     Args:
-        env_fns: One a environment, pickled together by cloudpickle: lambdas and closures do.
+        env_fns: One per environment, pickled together by cloudpickle: lambdas and closures work.
         first: The index of the first of them in the whole vector.
     """
-    surroundings = (os.getcwd(), dict(os.environ), sys.path)
-    return pickle.dumps((*surroundings, first, cloudpickle.dumps(list(env_fns))))
+    return pickle.dumps((os.getcwd(), dict(os.environ), sys.path, first, cloudpickle.dumps(list(env_fns))))
 
 
 def load_job(job: bytes) -> tuple[int, list[Callable[[], gym.Env]]]:
-    """Returns a job's first index and functions, in the surroundings that the parent had then."""
+    """Return a job's first index and functions; set the parent's directory, environment and path."""
     directory, environ, sys.path[:], first, env_fns = pickle.loads(job)
     os.chdir(directory)
     os.environ.update(environ)
@@ -64,17 +63,17 @@ def load_job(job: bytes) -> tuple[int, list[Callable[[], gym.Env]]]:
 
 
 class EnvBlock:
-    """Environments side by side in the vector, all in this process; `build` comes first."""
+    """Consecutive environments of the vector, all in this process; call `build` first."""
 
     def __init__(self) -> None:
         self.envs: list[gym.Env] = []
         self.first = 0
-        self.current: int | None = None  # index in the vector of the environment at work
-        # A fork would draw what its siblings draw, in environments that use global generators.
+        self.current: int | None = None  # index in the vector of the environment being called
+        # Reseeds them: otherwise environments that use them would draw the same numbers in every fork.
         self._generators = GlobalGenerators()
 
     def build(self, job: bytes) -> tuple[gym.Space, gym.Space, dict[str, Any]]:
-        """Builds the environments of a job, see `describe_job`.
+        """Build the environments of a job, see `pickle_job`.
 
         Returns:
             The first environment's observation space, action space and metadata.
@@ -89,33 +88,33 @@ class EnvBlock:
         self.current = None
         if len({id(env.unwrapped) for env in self.envs}) < len(self.envs):
             raise ValueError(
-                "expected every env_fn to build an environment of its own, got one environment twice; "
-                "build it inside the function, as in `lambda: gym.make('CartPole-v1')`."
+                "two env_fns returned the same environment; each must build an environment of its own, "
+                "as in `lambda: gym.make('CartPole-v1')`"
             )
         env = self.envs[0]
         return env.observation_space, env.action_space, env.metadata
 
     def attach(self, descriptor: int, num_envs: int) -> None:
-        """Finds this block's part of the arrays that the vector of `num_envs` environments shares."""
+        """Map this block's rows of the arrays that the vector of `num_envs` environments shares."""
         arrays = StepArrays(num_envs, self.envs[0].observation_space, self.envs[0].action_space, descriptor)
         os.close(descriptor)
         rows = slice(self.first, self.first + len(self.envs))
         self._rewards, self._dones = arrays.rewards[rows], arrays.dones[rows]
         self._actions = None if arrays.actions is None else arrays.actions[rows]
         self._observations = [
-            {key: array[rows] for key, array in arrays.observations[slot].items()} for slot in (0, 1)
+            {key: array[rows] for key, array in buffer.items()} for buffer in arrays.observations
         ]
 
-    def step(self, slot: int, actions: Any = None) -> tuple[Any, dict[int, Any]] | None:
-        """Steps every environment, and resets those whose episode ends, as `DummyVecEnv` does.
+    def step(self, buffer: int, actions: Any = None) -> tuple[Any, dict[int, Any]] | None:
+        """Step every environment, and reset those whose episode ends, as `DummyVecEnv` does.
 
         Args:
-            slot: Where to write the observations.
-            actions: One an environment; None reads the shared ones.
+            buffer: Which of the two to write the observations to.
+            actions: One per environment; None reads the shared ones.
 
         Returns:
-            The packed infos, and the reset infos by index for those that were reset; None if the infos
-            hold nothing but a false "TimeLimit.truncated".
+            The packed infos, and the reset infos by index of those that were reset; None if the infos
+            contain only a false "TimeLimit.truncated".
         """
         if actions is None:
             assert self._actions is not None
@@ -129,30 +128,30 @@ class EnvBlock:
             if done:
                 info["terminal_observation"] = observation
                 observation, reset_infos[self.current] = env.reset()
-            self._write(slot, row, observation)
+            self._write(buffer, row, observation)
             infos.append(info)
         if all(len(info) == 1 and info["TimeLimit.truncated"] is False for info in infos):
             return None
         return pack(infos), reset_infos
 
-    def reset(self, slot: int, seeds: Sequence[int | None], options: Sequence[dict[str, Any]]) -> list[Any]:
-        """Resets every environment and returns the reset infos.
+    def reset(self, buffer: int, seeds: Sequence[int | None], options: Sequence[dict[str, Any]]) -> list[Any]:
+        """Reset every environment and return the reset infos.
 
         Args:
-            slot: Where to write the observations.
-            seeds: One an environment.
+            buffer: Which of the two to write the observations to.
+            seeds: One per environment.
             options: The same; an empty one is not passed on.
         """
         infos = []
         for row, (env, seed, option) in enumerate(zip(self.envs, seeds, options, strict=True)):
             self.current = self.first + row
             observation, info = env.reset(seed=seed, **({"options": option} if option else {}))
-            self._write(slot, row, observation)
+            self._write(buffer, row, observation)
             infos.append(info)
         return infos
 
     def call(self, function: Callable[[gym.Env], Any], indices: Sequence[int]) -> list[Any]:
-        """Returns function(env) for each index in the vector."""
+        """Return function(env) for each index in the vector."""
         results = []
         for index in indices:
             self.current = index
@@ -160,7 +159,7 @@ class EnvBlock:
         return results
 
     def take_states(self) -> tuple[list[State], Any] | StateUnavailableError:
-        """Returns every environment's state and the global generators', or why there is none."""
+        """Return every environment's state and the global generators', or why there is none."""
         try:
             states = self.call(take_state, range(self.first, self.first + len(self.envs)))
             return states, self._generators.take()
@@ -168,10 +167,10 @@ class EnvBlock:
             return error
 
     def restore_states(self, states: Sequence[State], generators: Any) -> Exception | None:
-        """Puts the environments and the global generators into states of `take_states`.
+        """Restore the environments and the global generators from `take_states`.
 
         Returns:
-            Why that could not be done, None if it was.
+            Why that failed; None if it did not.
         """
         try:
             for row, (env, state) in enumerate(zip(self.envs, states, strict=True)):
@@ -183,37 +182,35 @@ class EnvBlock:
         return None
 
     def close(self) -> None:
-        """Closes every environment."""
+        """Close every environment."""
         for env in self.envs:
             env.close()
 
-    def _write(self, slot: int, row: int, observation: Any) -> None:
-        for key, array in self._observations[slot].items():
+    def _write(self, buffer: int, row: int, observation: Any) -> None:
+        for key, array in self._observations[buffer].items():
             array[row] = observation if key is None else observation[key]
 
 
-def work(channel: Channel) -> None:
-    """Obeys messages until the parent ends the stream or is gone, then closes the environments.
+def serve_requests(channel: Channel) -> None:
+    """Serve requests until the parent disconnects or ends, then close the environments.
 
-    A single byte asks for a step into that slot with the shared actions; any other message is a pickled
+    A single byte requests a step into that buffer with the shared actions; any other message is a pickled
     (method of `EnvBlock`, arguments). Every message gets one reply: the pickled result or
     `Failure`, or no bytes at all for None.
     """
     if hasattr(os, "SCHED_BATCH"):
-        # A worker that is woken does not push aside the parent, which has others to wake.
+        # A worker that wakes up must not preempt the parent, which has others to wake.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     block = EnvBlock()
     while True:
         try:
-            message = channel.receive()
-            reply = _reply(block, message, channel)
-            channel.send(reply)
+            channel.send(_handle(block, channel.receive(), channel))
         except (EOFError, OSError):
             break
     block.close()
 
 
-def _reply(block: EnvBlock, message: bytes, channel: Channel) -> bytes:
+def _handle(block: EnvBlock, message: bytes, channel: Channel) -> bytes:
     block.current = None
     try:
         if len(message) == 1:
@@ -225,7 +222,7 @@ def _reply(block: EnvBlock, message: bytes, channel: Channel) -> bytes:
             result = getattr(block, method)(*args)
         block.current = None
         return b"" if result is None else encode(result)
-    except BaseException as error:  # sys.exit() in an environment is an error too
+    except BaseException as error:  # SystemExit in an environment is an error too
         return encode(
             Failure(
                 block.current,

@@ -10,44 +10,42 @@ from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from envs.cores import usable_cores
-from envs.observations import copied
+from envs.observations import copy_observations
 from envs.state.plain_data import Plain
 from envs.workers.infos import pack, unpack
+from envs.workers.pool_state import restore_pool_state, take_pool_state
 from envs.workers.worker import Worker
 from envs.workers.worker_error import WorkerError
-from envs.workers.worker_pool import Crew, part
+from envs.workers.worker_pool import WorkerPool
 
 
 class WorkerVecEnv(VecEnv):
-    """Steps blocks of environments in worker processes, with the results of `DummyVecEnv` to the bit.
+    """Step blocks of environments in worker processes, bitwise as `DummyVecEnv` does.
 
-    Each worker holds a contiguous block and is woken once a step, by one byte; actions, observations,
-    rewards and dones lie in shared memory, only infos are pickled. Workers are single-threaded.
+    Each worker holds a contiguous block and is woken once per step, by one byte; actions, observations,
+    rewards and dones are in shared memory, only infos are pickled. Workers are single-threaded.
 
     **A worker that dies, or does not answer within the timeout, is replaced**, with a warning, and counted
-    in `replacements`. The action of that step has no known outcome; its transition says so and no more:
+    in `replacements`. The outcome of that step's action is unknown, so the transition contains none:
     reward 0, done, ``"TimeLimit.truncated"``, and as ``"terminal_observation"`` the observation that the
-    learner acted upon, so that returns are bootstrapped from where the episode was last seen. With it comes
-    the first observation of a new episode, as at the end of any other. Such an info has ``"worker_replaced":
-    True``, and no ``"episode"``: a return that a crash cut is no sample of the return. Each step thus still
-    has exactly one transition an environment. Between steps a replacement happens at the next call, which is
-    repeated on it; the next step's transition then tells of it likewise. The new environments are built anew
-    (what `set_attr` had set is gone) and get seeds derived from the first ones and the number of
-    this worker's starts. Three deaths of one worker without a step between them raise.
+    learner acted upon, so that returns are bootstrapped from the last observed state. As at the end of any
+    episode, the observation is the first of a new one. Such an info has ``"worker_replaced": True``, and no
+    ``"episode"``: a return truncated by a crash is no sample of the return. Each step thus still has
+    exactly one transition per environment. A worker lost between steps is replaced at the next call, which
+    is repeated on the replacement; the next step then has the same transition. The new environments are
+    built from scratch (what `set_attr` had set is lost) and get seeds derived from the first ones and the
+    number of this worker's starts. The third death of one worker without a step in between raises.
 
     An exception in an environment does not replace its worker: it is raised here. Ctrl-C during a step
-    or a reset ends the workers, as its outcome reached nobody; a later step goes on with new ones.
+    or a reset ends the workers, since the results are lost; a later step continues with new ones.
 
-    Processes and memory are gone after `close`, when the object is collected, and when this process ends,
+    Processes and memory are freed by `close`, when the object is collected, and when this process ends,
     however it ends. POSIX only.
 
     Args:
-        env_fns: One an environment; cloudpickle must be able to pickle them, so lambdas are fine.
-        n_workers: At most one an environment; None for as many as there are usable cores.
-        timeout: Seconds that a worker may take to build, reset or step its block, None for any.
-
-    Attributes:
-        replacements: How many processes were started in the place of a lost one.
+        env_fns: One per environment; cloudpickle must be able to pickle them, so lambdas work.
+        n_workers: At most one per environment; None for the number of usable cores.
+        timeout: Seconds that a worker may take to build, reset or step its block, None for no limit.
 
     Raises:
         ValueError: If there is no environment, or `n_workers` or `timeout` is not positive.
@@ -67,19 +65,19 @@ class WorkerVecEnv(VecEnv):
                 f"expected environments, n_workers >= 1 and timeout > 0, got {len(env_fns)} environments, "
                 f"n_workers={n_workers} and timeout={timeout}; None is the default number and no timeout."
             )
-        self._crew = Crew(env_fns, n_workers, timeout)
+        self._pool = WorkerPool(env_fns, n_workers, timeout)
         self._stepping = False
-        super().__init__(len(env_fns), self._crew.observation_space, self._crew.action_space)
-        self.metadata = self._crew.metadata
-        self.reset_infos = self._crew.reset_infos
+        super().__init__(len(env_fns), self._pool.observation_space, self._pool.action_space)
+        self.metadata = self._pool.metadata
+        self.reset_infos = self._pool.reset_infos
 
     @property
     def replacements(self) -> int:
-        """How many processes were started in the place of a lost one."""
-        return self._crew.replacements
+        """How many processes were started to replace a lost one."""
+        return self._pool.replacements
 
     def reset(self) -> VecEnvObs:
-        """Resets every environment, with the seeds and options set before, which are used once.
+        """Reset every environment, with the seeds and options set before, which are used once.
 
         Returns:
             The first observations (n_envs, ...), or a dict or tuple of such; `reset_infos` has the infos.
@@ -88,33 +86,29 @@ class WorkerVecEnv(VecEnv):
             WorkerError: If an environment raises, or a worker dies three times.
         """
         self._check_open()
-        crew = self._crew
+        pool = self._pool
         if self._stepping:
             self.step_wait()
-        if crew.first_seeds is None or self._seeds[0] is not None:
-            crew.first_seeds = list(self._seeds)
-        with crew.delivery():
-            replies = crew.ask(
+        if pool.first_seeds is None or self._seeds[0] is not None:
+            pool.first_seeds = list(self._seeds)
+        seeds, options = self._seeds, self._options
+        with pool.abort_on_interrupt():
+            replies = pool.ask(
                 {
-                    worker: (
-                        "reset",
-                        crew.next_slot,
-                        part(self._seeds, worker),
-                        part(self._options, worker),
-                    )
-                    for worker in crew.workers
+                    worker: ("reset", pool.next_buffer, worker.select(seeds), worker.select(options))
+                    for worker in pool.workers
                 }
             )
-            crew.reset_infos[:] = [info for worker in crew.workers for info in replies[worker]]
-            for worker in crew.workers:
-                worker.cut_short = False
-            crew.turn()
+            pool.reset_infos[:] = [info for worker in pool.workers for info in replies[worker]]
+            for worker in pool.workers:
+                worker.truncation_pending = False
+            pool.swap_buffers()
         self._reset_seeds()
         self._reset_options()
-        return copied(crew.observations)
+        return copy_observations(pool.observations)
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Wakes every worker for a step.
+        """Wake every worker for a step.
 
         Args:
             actions: (n_envs, ...). In the action space's shape and dtype they go through shared memory;
@@ -122,71 +116,71 @@ class WorkerVecEnv(VecEnv):
 
         Raises:
             WorkerError: If a step is pending, or before the first reset, or after `close`.
-            ValueError: If there is not one action an environment.
+            ValueError: If there is not one action per environment.
         """
         self._check_idle()
-        crew = self._crew
-        if crew.first_seeds is None:
-            raise WorkerError("expected reset() before the first step, got none; call it.")
+        pool = self._pool
+        if pool.first_seeds is None:
+            raise WorkerError("the environments were never reset; call reset() before the first step")
         actions = np.asarray(actions)
         if actions.shape[:1] != (self.num_envs,):
             raise ValueError(
                 f"expected actions of shape ({self.num_envs}, ...), got {actions.shape}; "
-                "pass one for each environment."
+                "pass one per environment."
             )
-        shared = crew.arrays.actions
+        shared = pool.arrays.actions
         fits = shared is not None and (shared.shape, shared.dtype) == (actions.shape, actions.dtype)
         if shared is not None and fits:
             shared[...] = actions
-        for worker in crew.workers:
-            if worker.cut_short:
+        for worker in pool.workers:
+            if worker.truncation_pending:
                 continue
             if fits:
-                worker.send_step(crew.next_slot)
+                worker.send_step(pool.next_buffer)
             else:
-                worker.send("step", crew.next_slot, part(actions, worker))
+                worker.send("step", pool.next_buffer, worker.select(actions))
         self._stepping = True
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Waits for the step, and resets the environments whose episode ended.
+        """Wait for the step, and reset the environments whose episode ended.
 
         Returns:
-            Observations (n_envs, ...), float32 rewards (n_envs,), dones (n_envs,) and the infos; all are
-            the caller's to keep. For a worker that died see the class.
+            Observations (n_envs, ...), float32 rewards (n_envs,), dones (n_envs,) and the infos, none of
+            which a later step overwrites. For a worker that died see the class.
 
         Raises:
             WorkerError: If an environment raises, a worker dies three times, or no step is pending.
         """
         self._check_open()
         if not self._stepping:
-            raise WorkerError("expected step_async() before step_wait(), got no pending step; call step().")
+            raise WorkerError("no step is pending; call step_async() before step_wait(), or step()")
         self._stepping = False
-        crew = self._crew
+        pool = self._pool
         infos: list[dict[str, Any]] = []
-        with crew.delivery():
-            replies = crew.receive([worker for worker in crew.workers if not worker.cut_short])
-            for worker in crew.workers:
+        with pool.abort_on_interrupt():
+            replies = pool.receive([worker for worker in pool.workers if not worker.truncation_pending])
+            for worker in pool.workers:
                 if worker in replies:
                     worker.deaths = 0
-                    packed, reset_infos = replies[worker] or (_nothing_to_tell(worker), {})
+                    packed, reset_infos = replies[worker] or (_pack_default_infos(worker), {})
                     infos += unpack(packed)
                     for index, info in reset_infos.items():
                         self.reset_infos[index] = info
                 else:
-                    if not worker.cut_short:
-                        crew.replace(worker)
-                    infos += crew.cut(worker)
-            crew.turn()
-        rewards, dones = crew.arrays.rewards.copy(), crew.arrays.dones.copy()
-        return copied(crew.observations), rewards, dones, infos
+                    if not worker.truncation_pending:
+                        pool.replace(worker)
+                    infos += pool.truncate(worker)
+            pool.swap_buffers()
+        rewards, dones = pool.arrays.rewards.copy(), pool.arrays.dones.copy()
+        return copy_observations(pool.observations), rewards, dones, infos
 
     def close(self) -> None:
-        """Closes the environments and ends the workers; those that do not end by themselves are killed."""
-        self._crew.close()
+        """Close the environments and end the workers; kill those that do not exit by themselves."""
+        self._pool.close()
         self._stepping = False
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Returns an attribute of each environment, see `VecEnv.get_attr`.
+        """Return an attribute of each environment, see `VecEnv.get_attr`.
 
         Raises:
             WorkerAttributeError: If an environment lacks it.
@@ -194,15 +188,15 @@ class WorkerVecEnv(VecEnv):
         return self._call(lambda env: env.get_wrapper_attr(attr_name), indices)
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Sets an attribute of each environment, see `VecEnv.set_attr`; a replacement does not have it."""
+        """Set an attribute of each environment, see `VecEnv.set_attr`; a replacement does not have it."""
         self._call(lambda env: setattr(env, attr_name, value), indices)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Calls a method of each environment and returns the results, see `VecEnv.env_method`.
+        """Call a method of each environment and return the results, see `VecEnv.env_method`.
 
-        If the worker dies of it, it is called again on the replacement.
+        If the worker dies in the call, the call is repeated on the replacement.
 
         Raises:
             WorkerError: If an environment raises, or a worker dies three times.
@@ -212,55 +206,45 @@ class WorkerVecEnv(VecEnv):
         )
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """Returns whether each environment has a wrapper, see `VecEnv.env_is_wrapped`."""
+        """Return whether each environment has a wrapper, see `VecEnv.env_is_wrapped`."""
         return self._call(lambda env: is_wrapped(env, wrapper_class), indices)
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """Returns each environment's picture (height, width, 3), or None without ``"rgb_array"``."""
+        """Return each environment's picture (height, width, 3), or None without ``"rgb_array"``."""
         if self.render_mode != "rgb_array":
-            warnings.warn(
-                f"expected render_mode 'rgb_array', got {self.render_mode!r}: no images.", stacklevel=2
-            )
+            warnings.warn(f"no images: render_mode is {self.render_mode!r}, not 'rgb_array'", stacklevel=2)
             return [None] * self.num_envs
         return self._call(lambda env: env.render(), None)
 
-    def take_states(self) -> Plain:
-        """Returns the environments' states and what the workers keep, see `Crew.take_states`.
-
-        Raises:
-            WorkerError: If a step is pending, besides.
-        """
+    def get_state(self) -> Plain:
+        """Return the state of the environments and of the workers, see `take_pool_state`."""
         self._check_idle()
-        return self._crew.take_states()
+        return take_pool_state(self._pool)
 
-    def restore_states(self, kept: Plain) -> None:
-        """Puts the environments and the workers into a state of `take_states`, see `Crew.restore_states`.
-
-        Raises:
-            WorkerError: If a step is pending, besides.
-        """
+    def set_state(self, state: Plain) -> None:
+        """Restore a state of `get_state`, see `restore_pool_state`."""
         self._check_idle()
-        self._crew.restore_states(kept)
+        restore_pool_state(self._pool, state)
 
     def _call(self, function: Callable[[gym.Env], Any], indices: VecEnvIndices) -> list[Any]:
         self._check_idle()
         targets = [range(self.num_envs)[index] for index in self._get_indices(indices)]
         requests: dict[Worker, tuple[Any, ...]] = {}
-        for worker in self._crew.workers:
+        for worker in self._pool.workers:
             if own := [index for index in targets if index in worker.rows]:
                 requests[worker] = ("call", function, own)
-        replies = {worker: iter(results) for worker, results in self._crew.ask(requests).items()}
+        replies = {worker: iter(results) for worker, results in self._pool.ask(requests).items()}
         return [next(results) for i in targets for worker, results in replies.items() if i in worker.rows]
 
     def _check_open(self) -> None:
-        if not self._crew.alive:
-            raise WorkerError("expected an open vector environment, got a closed one; make another.")
+        if not self._pool.is_open:
+            raise WorkerError("the vector environment is closed; create another one")
 
     def _check_idle(self) -> None:
         self._check_open()
         if self._stepping:
-            raise WorkerError("expected no pending step, got one; call step_wait() first.")
+            raise WorkerError("there is a pending step; call step_wait() first")
 
 
-def _nothing_to_tell(worker: Worker) -> Any:
+def _pack_default_infos(worker: Worker) -> Any:
     return pack([{"TimeLimit.truncated": False} for _ in worker.rows])

@@ -26,7 +26,7 @@ from experiments.run.stop_signals import StopSignals
 
 
 class EnvironmentStates(Protocol):
-    """Takes and restores the states of vector environments; `envs.state.resuming.Resuming` does."""
+    """Takes and restores the states of vector environments, as `VecEnvCheckpointer` of envs does."""
 
     def take(self, vec_env: VecEnv, /) -> Any:
         """Return the state as plain data."""

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from agents.rollout.finite import NonFiniteError
 
-STRUCTURE = "structure"  # the one tensor that is no part of the content: JSON, as bytes
-LEAST_TAGGED = 2**63  # JSON readers, Python's among them, are entitled to refuse very long integers
+STRUCTURE = "structure"  # the one tensor that is not part of the content: JSON, as bytes
+LEAST_TAGGED = 2**63  # JSON readers, e.g. Python's, may reject very long integers
 
 DTYPES = (
     *(torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64),
@@ -23,35 +23,35 @@ DTYPES = (
 
 
 def to_bytes(content: Any) -> bytes:
-    """Return content as safetensors: its tensors by number, and its structure as JSON.
+    """Encode content as safetensors: its tensors by number, and its structure as JSON.
 
-    Equal content makes equal bytes.
+    Equal content gives equal bytes.
 
     Args:
-        content: tensors, arrays, numpy's scalars, str, int, float, bool and None, in any nesting of lists,
-            tuples and dicts with keys of str or int. Their subclasses come back as the plain type, tensors on
-            the CPU, contiguous and without a gradient; a tensor is stored without the rest of its storage.
+        content: tensors, arrays, NumPy scalars, str, int, float, bool and None, in any nesting of lists,
+            tuples and dicts with keys of str or int. Subclasses are decoded as the plain type, tensors on
+            the CPU, contiguous and without a gradient; a view is stored without the rest of its storage.
 
     Raises:
-        NonFiniteError: a number is NaN or infinite; says where in the content.
-        TypeError: something is none of these; says where in the content.
+        NonFiniteError: a number is NaN or infinite; the message says where in the content.
+        TypeError: a value has another type; the message says where in the content.
     """
     tensors: dict[str, Tensor] = {}
-    text = json.dumps(packed(content, "", tensors), separators=(",", ":"))
+    text = json.dumps(encode(content, "", tensors), separators=(",", ":"))
     tensors[STRUCTURE] = torch.frombuffer(bytearray(text, "ascii"), dtype=torch.uint8)
     return bytes(safetensors.torch.save(tensors))
 
 
 def from_bytes(payload: bytes) -> Any:
-    """Return the content of what `to_bytes` returned.
+    """Decode what `to_bytes` returned.
 
     Raises:
-        ValueError: the bytes are others, and make no sense.
+        ValueError: the bytes are not such an encoding.
     """
     try:
         tensors = safetensors.torch.load(payload)
         structure = json.loads(tensors.pop(STRUCTURE).numpy().tobytes())
-        content = unpacked(structure, tensors)
+        content = decode(structure, tensors)
     except (SafetensorError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"it makes no sense: {error!r}") from error
     if tensors:
@@ -59,17 +59,17 @@ def from_bytes(payload: bytes) -> Any:
     return content
 
 
-def packed(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
-    """Return a value as JSON has it; what JSON has not is a dict of one item, the kind and its data.
+def encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+    """Encode a value for JSON; a type that JSON does not have becomes a dict of one item, kind and data.
 
     Args:
-        value: to be packed.
-        place: of the value in the content, its keys with dots between them; for messages.
-        tensors: takes in the value's tensors.
+        value: any content.
+        place: of the value in the content, its keys joined by dots; for messages.
+        tensors: receives the value's tensors.
     """
     if isinstance(value, Tensor | np.ndarray | np.generic):  # first: np.float64 is a float besides
         name = str(len(tensors))
-        tensors[name] = stored(value, place or "the content")
+        tensors[name] = copy_tensor(value, place or "the content")
         kinds = {Tensor: "tensor", np.ndarray: "array", np.generic: "scalar"}
         return {next(kind for type_, kind in kinds.items() if isinstance(value, type_)): name}
     if value is None or isinstance(value, bool | str):
@@ -83,37 +83,37 @@ def packed(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
             )
         return value
     if isinstance(value, list | tuple):
-        items = [packed(item, joined(place, i), tensors) for i, item in enumerate(value)]
+        items = [encode(item, join(place, i), tensors) for i, item in enumerate(value)]
         return {"tuple": items} if isinstance(value, tuple) else items
     if isinstance(value, dict):
         for key in value:
             if isinstance(key, bool) or not isinstance(key, str | int):
                 raise TypeError(f"{place or 'the content'} has the key {key!r}; keys must be str or int")
-        return {"dict": [[key, packed(item, joined(place, key), tensors)] for key, item in value.items()]}
+        return {"dict": [[key, encode(item, join(place, key), tensors)] for key, item in value.items()]}
     raise TypeError(
         f"{place or 'the content'} is a {type(value).__qualname__}; a checkpoint holds tensors, arrays, str, "
         "int, float, bool, None, lists, tuples and dicts: take its state, such as state_dict() or list(...)"
     )
 
 
-def joined(place: str, key: str | int) -> str:
+def join(place: str, key: str | int) -> str:
     """Return the place of an item."""
     return f"{place}.{key}" if place else str(key)
 
 
-def stored(value: Tensor | np.ndarray | np.generic, place: str) -> Tensor:
-    """Return a copy of a value with a storage of its own, on the CPU and contiguous."""
+def copy_tensor(value: Tensor | np.ndarray | np.generic, place: str) -> Tensor:
+    """Copy a value to a storage of its own, on the CPU and contiguous."""
     dtype = value.dtype
     try:
         tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value, order="C"))
-    except (TypeError, ValueError):  # texts, objects, foreign byte orders
+    except (TypeError, ValueError):  # strings, objects, non-native byte orders
         tensor = None
     if tensor is None or tensor.dtype not in DTYPES or tensor.layout != torch.strided or tensor.is_meta:
         raise TypeError(
             f"{place} is a {type(value).__qualname__} of {dtype}; a checkpoint holds dense booleans, "
             "integers and real numbers of at most 64 bits"
         )
-    # Not clone(), which would keep strides, and views that negate as they are read.
+    # Not clone(), which would keep strides and lazily negated views.
     copy = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
     bad = int((~torch.isfinite(copy)).sum()) if copy.is_floating_point() else 0
     if bad:
@@ -124,25 +124,25 @@ def stored(value: Tensor | np.ndarray | np.generic, place: str) -> Tensor:
     return copy
 
 
-def unpacked(node: Any, tensors: dict[str, Tensor]) -> Any:
-    """Return the value that `packed` made a node of, and take its tensors out of `tensors`."""
+def decode(node: Any, tensors: dict[str, Tensor]) -> Any:
+    """Decode a node that `encode` made, and remove its tensors from `tensors`."""
     if isinstance(node, list):
-        return [unpacked(item, tensors) for item in node]
+        return [decode(item, tensors) for item in node]
     if not isinstance(node, dict):
         if isinstance(node, float) and not math.isfinite(node):
             raise ValueError(f"{node} is no finite number")
         return node
     [(kind, data)] = node.items()
     if kind == "tuple":
-        return tuple(unpacked(item, tensors) for item in data)
+        return tuple(decode(item, tensors) for item in data)
     if kind == "dict":
         if not all(isinstance(key, str | int) for key, _ in data):
             raise ValueError("a key is neither str nor int")
-        return {key: unpacked(item, tensors) for key, item in data}
+        return {key: decode(item, tensors) for key, item in data}
     if kind == "integer":
         return int(data, 16)
     if kind in ("tensor", "array", "scalar"):
-        # A copy, for it is aligned as torch aligns its own: sums depend on that in their last bits.
-        tensor = stored(tensors.pop(data), f"tensor {data}")
+        # A copy is aligned as torch aligns its own tensors: the last bits of sums depend on the alignment.
+        tensor = copy_tensor(tensors.pop(data), f"tensor {data}")
         return tensor if kind == "tensor" else tensor.numpy() if kind == "array" else tensor.numpy()[()]
     raise ValueError(f"there is no {kind!r} in a checkpoint")

@@ -14,13 +14,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
 import envs
-from envs import MissingExtraError, UnknownEnvironmentError, make_vec_env
-from envs.factory import choose_vec_env, environment_spec
+from envs import MissingExtraError, UnknownEnvironmentError, make_vec_env, register_vec_env
+from envs.factory import VEC_ENVS, choose_vec_env, environment_spec
 from envs.workers.worker_vec_env import WorkerVecEnv
 
 
 def rollout(vec_env: VecEnv, steps: int = 5) -> np.ndarray:
-    """Returns the observations (steps + 1, n_envs, ...) under the zero action."""
+    """Return the observations (steps + 1, n_envs, ...) under the zero action."""
     observations = [vec_env.reset()]
     actions = np.zeros((vec_env.num_envs, *vec_env.action_space.shape))
     for _ in range(steps):
@@ -146,7 +146,7 @@ def test_wrong_argument_is_a_value_error(kwargs, message, monkeypatch):
     [
         ("Hopper-v5", r'pip install -c constraints.txt -e "\.\[mujoco\]"'),
         ("LunarLander-v3", r'pip install -c constraints.txt -e "\.\[box2d\]"'),
-        ("CartPole-v1", "expected the packages that CartPole-v1 needs"),
+        ("CartPole-v1", "CartPole-v1 needs a package that is not installed"),
     ],
 )
 def test_missing_package_names_the_fix(env_id, fix, error, vec_env, monkeypatch):
@@ -168,17 +168,17 @@ def test_missing_package_names_the_fix(env_id, fix, error, vec_env, monkeypatch)
     [
         (1000, 1, 8, "dummy (one environment)"),
         (1000, 8, 1, "dummy (one core)"),
-        (5, 8, 2, "dummy (8 environments in this process; 5 µs a step)"),
-        (100, 2, 2, "dummy (2 environments in this process; 100 µs a step)"),
-        (1000, 2, 2, "workers (2 environments in 2 processes; 1000 µs a step)"),
-        (100, 16, 2, "workers (16 environments in 2 processes; 100 µs a step)"),
-        (100, 16, 32, "workers (16 environments in 16 processes; 100 µs a step)"),
+        (5, 8, 2, "dummy (8 environments in this process; 5 µs per step)"),
+        (100, 2, 2, "dummy (2 environments in this process; 100 µs per step)"),
+        (1000, 2, 2, "workers (2 environments in 2 processes; 1000 µs per step)"),
+        (100, 16, 2, "workers (16 environments in 2 processes; 100 µs per step)"),
+        (100, 16, 32, "workers (16 environments in 16 processes; 100 µs per step)"),
     ],
 )
 def test_auto_shares_out_what_is_worth_it(microseconds, n_envs, cores, expected, monkeypatch):
     """Workers are chosen where the steps they take over last longer than waking them, and it says so."""
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)))
-    monkeypatch.setattr(envs.factory, "_seconds_a_step", lambda env: microseconds * 1e-6)
+    monkeypatch.setattr(envs.factory, "_time_step", lambda env: microseconds * 1e-6)
     assert str(choose_vec_env("LinearQuadratic-v0", n_envs)) == expected
 
 
@@ -202,7 +202,7 @@ class SlowBandit(envs.GaussianBandit):
     """A bandit whose arm takes two milliseconds to pull."""
 
     def step(self, action):
-        """Waits."""
+        """Wait."""
         time.sleep(2e-3)
         return super().step(action)
 
@@ -215,6 +215,24 @@ def test_envpool():
     vec_env.reset()
     assert [vec_env.step([0, 1])[2].all() for _ in range(5)] == [False] * 4 + [True]
     vec_env.close()
+
+
+def test_registered_vector_environments(monkeypatch):
+    """A builder gets all arguments by one call; a name is taken once."""
+    monkeypatch.setattr("envs.factory.VEC_ENVS", dict(VEC_ENVS))
+    calls = []
+
+    def build(env_id, n_envs, *, seed, env_kwargs):
+        calls.append((env_id, n_envs, seed, env_kwargs))
+        return DummyVecEnv([lambda: gym.make(env_id)] * n_envs)
+
+    register_vec_env("mine", build)
+    vec_env = make_vec_env("CartPole-v1", 2, seed=3, vec_env="mine", env_kwargs={"sutton_barto_reward": True})
+    assert vec_env.num_envs == 2
+    assert calls == [("CartPole-v1", 2, 3, {"sutton_barto_reward": True})]
+    vec_env.close()
+    with pytest.raises(ValueError, match="'dummy' is registered already"):
+        register_vec_env("dummy", build)
 
 
 def test_importing_twice_does_not_warn():

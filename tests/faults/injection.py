@@ -76,7 +76,7 @@ def dead_worker(update: int) -> None:
     from agents.base import PolicyGradientAgent
 
     def kill(agent: PolicyGradientAgent) -> None:
-        worker = agent.env.unwrapped._crew.workers[0]
+        worker = agent.env.unwrapped._pool.workers[0]
         os.kill(worker._pid, signal.SIGKILL)
         time.sleep(0.1)
 

@@ -50,14 +50,14 @@ class Phases:
         """Let the run in this process tell its phases."""
         import train
         from agents.base import PolicyGradientAgent
-        from envs.workers.worker_pool import Crew
+        from envs.workers.worker_pool import WorkerPool
         from experiments.run.checkpointing import Checkpointing
         from experiments.run.csv_log import CsvLog
         from experiments.run.run_folder import RunFolder
 
         phases = cls(Path(path))
         phases._numbers[1] += 1  # of "start"
-        phases.tell(Crew, "_build", "workers")
+        phases.tell(WorkerPool, "_build", "workers")
         phases.tell(PolicyGradientAgent, "collect_rollouts", "rollout")
         phases.tell(PolicyGradientAgent, "train", "update")
         phases.tell(Checkpointing, "save", "checkpoint")

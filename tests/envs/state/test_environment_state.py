@@ -1,20 +1,19 @@
 """The state of one environment: what goes on from it equals what was never interrupted, to the bit."""
 
-import io
 import json
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch
 from gymnasium import spaces, wrappers
 from gymnasium.envs.classic_control import CartPoleEnv
 from stable_baselines3.common.monitor import Monitor
 
 import envs  # noqa: F401 - registers the small tasks
 from envs.state.environment_state import StateUnavailableError, restore_state, take_state
-from envs.state.plain_data import from_plain, to_plain
+from envs.state.plain_data import convert_tags, copy_plain
+from experiments.run.plain_data import from_bytes, to_bytes
 
 CLASSIC = ["Acrobot-v1", "CartPole-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1"]
 OURS = ["Catch-v0", "GaussianBandit-v0", "LinearQuadratic-v0", "TwoStateChain-v0"]
@@ -33,7 +32,7 @@ LIMIT = 20
 
 
 def bits(value: Any) -> Any:
-    """Returns a value such that == compares types, shapes and bits."""
+    """Return a value such that == compares types, shapes and bits."""
     if isinstance(value, dict):
         return {key: bits(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -44,23 +43,12 @@ def bits(value: Any) -> Any:
 
 
 def through_file(state: Any) -> Any:
-    """Returns what a file gives back: torch's tensors under ``weights_only``, and no objects."""
-
-    def exchange(value: Any, old: type, new: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: exchange(item, old, new) for key, item in value.items()}
-        if isinstance(value, list):
-            return [exchange(item, old, new) for item in value]
-        return new(value) if isinstance(value, old) else value
-
-    file = io.BytesIO()
-    torch.save(exchange(state, np.ndarray, torch.from_numpy), file)
-    file.seek(0)
-    return exchange(torch.load(file, weights_only=True), torch.Tensor, torch.Tensor.numpy)
+    """Return what a checkpoint file gives back."""
+    return from_bytes(to_bytes(state))
 
 
 def advance(env: gym.Env, actions: list[Any]) -> list[Any]:
-    """Returns what the steps give, and the resets after the ends of episodes."""
+    """Return what the steps give, and the resets after the ends of episodes."""
     seen = []
     for action in actions:
         *result, info = env.step(action)
@@ -72,7 +60,7 @@ def advance(env: gym.Env, actions: list[Any]) -> list[Any]:
 
 
 def actions_for(env: gym.Env, n: int) -> list[Any]:
-    """Returns actions to take; the environment's own space keeps out of it."""
+    """Return actions to take; the environment's own space keeps out of it."""
     space = spaces.Discrete(env.action_space.n) if hasattr(env.action_space, "n") else None
     space = space or spaces.Box(env.action_space.low, env.action_space.high, dtype=env.action_space.dtype)
     space.seed(7)
@@ -80,12 +68,12 @@ def actions_for(env: gym.Env, n: int) -> list[Any]:
 
 
 def make(task: str, **kwargs: Any) -> gym.Env:
-    """Returns a task with a short time limit, counted by SB3."""
+    """Return a task with a short time limit, counted by SB3."""
     return Monitor(gym.make(task, max_episode_steps=LIMIT, **kwargs))
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_goes_on_to_the_same_bits(task: str) -> None:
+def test_continues_to_the_same_bits(task: str) -> None:
     """From a reset, mid-episode, just before and at a truncation, past further ends, to equal states."""
     env = make(task)
     env.reset(seed=3)
@@ -133,13 +121,13 @@ def test_leaves_out_nothing_that_an_episode_changes(task: str) -> None:
 
 
 def test_is_plain_finite_and_fits_json() -> None:
-    """Strings, numbers, bools, None and finite arrays, in dicts with str keys and lists, and nothing else."""
+    """Strings, finite numbers and arrays, bools and None, in dicts with str keys, lists and tuples."""
     env = make("Pendulum-v1")
     env.reset(seed=0)
     advance(env, actions_for(env, LIMIT + 2))
 
     def to_json(value: Any) -> Any:
-        assert isinstance(value, np.ndarray) and np.isfinite(value).all()
+        assert isinstance(value, np.ndarray | np.generic) and np.isfinite(value).all()
         return value.tolist()
 
     text = json.dumps(take_state(env), default=to_json, allow_nan=False)
@@ -181,7 +169,7 @@ def test_before_the_first_reset() -> None:
     assert bits(env.reset()) == bits(other.reset())
 
 
-def test_the_passive_checker_goes_on_after_a_reset() -> None:
+def test_the_passive_checker_continues_after_a_reset() -> None:
     """Its first step after a restored reset compares with data that is not there, and does not mind."""
     env = gym.make("CartPole-v1")
     env.reset(seed=0)
@@ -191,7 +179,7 @@ def test_the_passive_checker_goes_on_after_a_reset() -> None:
 
 
 def normalised(env: gym.Env) -> gym.Env:
-    """Returns an environment in many of Gymnasium's wrappers."""
+    """Return an environment in many of Gymnasium's wrappers."""
     env = wrappers.ClipAction(wrappers.RescaleAction(env, -1, 1))
     env = wrappers.TimeAwareObservation(wrappers.FlattenObservation(env))
     env = wrappers.NormalizeReward(wrappers.NormalizeObservation(env))
@@ -272,7 +260,7 @@ def test_classes_may_tell_their_state_themselves() -> None:
     assert samples[0] == samples[1]
 
 
-def test_unknown_classes_are_refused_by_name() -> None:
+def test_unknown_classes_are_rejected_by_name() -> None:
     """Environments, subclasses of known ones, and wrappers; none is taken for stateless."""
 
     class Slippery(CartPoleEnv):
@@ -306,7 +294,7 @@ def test_a_mujoco_subclass_has_another_set_state() -> None:
         take_state(Hopper())
 
 
-def test_what_is_not_plain_is_refused_with_its_place(tmp_path: Any) -> None:
+def test_what_is_not_plain_is_rejected_with_its_place(tmp_path: Any) -> None:
     """An object in a state, a legacy generator, and a file that a state cannot rewind."""
 
     class Odd(Walk):
@@ -326,7 +314,7 @@ def test_what_is_not_plain_is_refused_with_its_place(tmp_path: Any) -> None:
         take_state(monitor)
 
 
-def test_a_state_of_another_build_is_refused() -> None:
+def test_a_state_of_another_build_is_rejected() -> None:
     """Other wrappers, another task, attributes that are not the class's own."""
     env = gym.make("CartPole-v1")
     env.reset(seed=0)
@@ -341,7 +329,7 @@ def test_a_state_of_another_build_is_refused() -> None:
 
 
 @pytest.mark.mujoco
-def test_physics_of_another_model_is_refused() -> None:
+def test_physics_of_another_model_is_rejected() -> None:
     """Sizes are checked before MuJoCo sees a number, and names are MuJoCo's own."""
     env = gym.make("Hopper-v5")
     env.reset(seed=0)
@@ -373,7 +361,7 @@ def test_physics_is_kept_as_the_last_substep_left_it() -> None:
 
 
 @pytest.mark.mujoco
-def test_physics_with_sleeping_bodies_is_refused() -> None:
+def test_physics_with_sleeping_bodies_is_rejected() -> None:
     """MuJoCo's integration state does not tell who sleeps."""
     mujoco = pytest.importorskip("mujoco")
     if not hasattr(mujoco.mjtEnableBit, "mjENBL_SLEEP"):
@@ -402,18 +390,29 @@ def test_physics_with_sleeping_bodies_is_refused() -> None:
 )
 def test_plain_data_keeps_types_and_bits(value: Any) -> None:
     """Scalars of NumPy, tuples, views and large integers come back from a file as they were."""
-    assert bits(from_plain(through_file(to_plain(value)))) == bits(value)
+    assert bits(copy_plain(through_file(copy_plain(value)))) == bits(value)
 
 
 @pytest.mark.parametrize("value", [{1: 2}, {"(tuple)": []}, np.array(["a"]), np.array([None]), {1}, 1j])
-def test_plain_data_refuses_the_rest(value: Any) -> None:
+def test_plain_data_rejects_the_rest(value: Any) -> None:
     """Objects, texts in arrays, other keys, and keys that stand for something else."""
     with pytest.raises(TypeError, match="expected x to be plain data"):
-        to_plain(value, "x")
+        copy_plain(value, "x")
+
+
+def test_states_of_version_0_1_are_converted() -> None:
+    """It stored tuples and NumPy scalars as dicts with one reserved key, at any depth."""
+    old = {
+        "a": [{"(tuple)": [1, {"(scalar)": np.array(0.1, np.float32)}]}, np.arange(2)],
+        "b": {"(tuple)": []},
+    }
+    new = {"a": [(1, np.float32(0.1)), np.arange(2)], "b": ()}
+    assert bits(convert_tags(old)) == bits(new)
+    assert bits(convert_tags(new)) == bits(new)
 
 
 @pytest.mark.parametrize("kind", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
-def test_every_generator_of_numpy_goes_on(kind: str) -> None:
+def test_every_generator_of_numpy_continues(kind: str) -> None:
     """Into an environment with another kind, and in place where the kind is the same."""
     env, other = Walk(), Walk()
     env.np_random = np.random.Generator(getattr(np.random, kind)(3))

@@ -1,6 +1,5 @@
 """The state of a vector environment: its continuation is the uninterrupted one, in whatever processes."""
 
-import io
 import os
 import random
 import signal
@@ -11,7 +10,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
@@ -28,6 +26,7 @@ from envs import GymnasiumVecEnv, make_vec_env
 from envs.state.environment_state import StateUnavailableError
 from envs.state.vec_env_state import restore_vec_state, take_vec_state
 from envs.workers.worker_vec_env import WorkerVecEnv
+from experiments.run.plain_data import from_bytes, to_bytes
 
 N_ENVS, LIMIT = 3, 20
 REPLACED = "ignore:the worker of environments:RuntimeWarning"
@@ -36,8 +35,8 @@ ROBOTS = [pytest.param(task, marks=pytest.mark.mujoco) for task in ("Ant-v5", "H
 
 
 @pytest.fixture(scope="module", autouse=True)
-def template() -> Iterator[None]:
-    """Keeps one vector open, so that all others fork from its template instead of starting theirs."""
+def fork_server() -> Iterator[None]:
+    """Keep one vector open, so that all others use its fork server instead of starting theirs."""
     vec_env = make_vec_env("Catch-v0", vec_env="workers")
     yield
     vec_env.close()
@@ -45,7 +44,7 @@ def template() -> Iterator[None]:
 
 @pytest.fixture
 def make() -> Iterator[Any]:
-    """Returns a maker of vector environments, which closes them in the end."""
+    """Return a maker of vector environments, which closes them in the end."""
     made = []
 
     def make(task: Any, kind: str = "dummy", n_envs: int = N_ENVS, seed: int = 1) -> VecEnv:
@@ -64,7 +63,7 @@ def make() -> Iterator[Any]:
 
 
 def bits(value: Any) -> Any:
-    """Returns a value such that == compares types, shapes and bits."""
+    """Return a value such that == compares types, shapes and bits."""
     if isinstance(value, dict):
         return {key: bits(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -75,23 +74,12 @@ def bits(value: Any) -> Any:
 
 
 def through_file(state: Any) -> Any:
-    """Returns what a file gives back: torch's tensors under ``weights_only``, and no objects."""
-
-    def exchange(value: Any, old: type, new: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: exchange(item, old, new) for key, item in value.items()}
-        if isinstance(value, list):
-            return [exchange(item, old, new) for item in value]
-        return new(value) if isinstance(value, old) else value
-
-    file = io.BytesIO()
-    torch.save(exchange(state, np.ndarray, torch.from_numpy), file)
-    file.seek(0)
-    return exchange(torch.load(file, weights_only=True), torch.Tensor, torch.Tensor.numpy)
+    """Return what a checkpoint file gives back."""
+    return from_bytes(to_bytes(state))
 
 
 def actions_for(vec_env: VecEnv, n: int) -> list[np.ndarray]:
-    """Returns actions to take, (n_envs, ...) each; the environments' own spaces keep out of it."""
+    """Return actions to take, (n_envs, ...) each; the environments' own spaces keep out of it."""
     generator = np.random.default_rng(5)
     space, n_envs = vec_env.action_space, vec_env.num_envs
     if isinstance(space, spaces.Discrete):
@@ -100,7 +88,7 @@ def actions_for(vec_env: VecEnv, n: int) -> list[np.ndarray]:
 
 
 def advance(vec_env: VecEnv, actions: list[np.ndarray]) -> Any:
-    """Returns the bits of what steps give."""
+    """Return the bits of what steps give."""
     seen = []
     for action in actions:
         observations, rewards, dones, infos = vec_env.step(action)
@@ -115,7 +103,7 @@ KINDS = [("dummy", "dummy"), ("dummy", "workers"), ("workers", "dummy"), ("worke
 
 @pytest.mark.parametrize(("first", "second"), KINDS)
 @pytest.mark.parametrize("task", [*TASKS, *ROBOTS])
-def test_goes_on_to_the_same_bits(make: Any, task: str, first: str, second: str) -> None:
+def test_continues_to_the_same_bits(make: Any, task: str, first: str, second: str) -> None:
     """From after a reset, mid-episode and before a truncation, across kinds, past ends and a reset."""
     vec_env, other = make(task, first), make(task, second, seed=99)
     actions = actions_for(vec_env, 2 * LIMIT + 5)
@@ -156,7 +144,7 @@ def test_equal_runs_have_equal_states(make: Any) -> None:
 
 
 def images(vec_env: VecEnv) -> VecEnv:
-    """Returns pictures as a convolution wants them, with a past."""
+    """Return pictures as a convolution wants them, with a past."""
     return VecTransposeImage(VecFrameStack(vec_env, 3))
 
 
@@ -170,14 +158,14 @@ WRAPPED = {
 
 
 def bare(vec_env: VecEnv) -> list[Any]:
-    """Returns makers of the environments without their Monitors."""
+    """Return makers of the environments without their Monitors."""
     vec_env.close()
     return [partial(gym.make, "Pendulum-v1", max_episode_steps=LIMIT)] * N_ENVS
 
 
 @pytest.mark.parametrize("name", WRAPPED)
 @pytest.mark.parametrize("start", [0, 7, 27])
-def test_wrappers_go_on(make: Any, name: str, start: int) -> None:
+def test_wrappers_continue(make: Any, name: str, start: int) -> None:
     """Moments, returns, stacks and counts; what the wrapper says of its past as well."""
     wrap, task = WRAPPED[name]
     vec_env, other = (wrap(make(task, seed=seed)) for seed in (1, 2))
@@ -251,8 +239,8 @@ class Gambler(Pair):
         return {"a": noise.astype(np.float32), "b": np.array([random.random()], np.float32)}
 
 
-def test_global_generators_of_workers_go_on(make: Any) -> None:
-    """In as many workers of as many environments; elsewhere that is refused, before anything is changed."""
+def test_global_generators_of_workers_continue(make: Any) -> None:
+    """In as many workers of as many environments; elsewhere that is rejected, before anything is changed."""
     vec_env, other = make(Gambler, "2", 4), make(Gambler, "2", 4)
     vec_env.reset()
     state = through_file(take_vec_state(vec_env))
@@ -262,13 +250,13 @@ def test_global_generators_of_workers_go_on(make: Any) -> None:
         restore_vec_state(other, state)
         assert advance(other, actions) == expected
     for elsewhere in (make(Gambler, "dummy", 4), make(Gambler, "3", 4)):
-        with pytest.raises(StateUnavailableError, match=r"\[2, 2\]"):
+        with pytest.raises(StateUnavailableError, match=r"workers of \[2, 2\] environments"):
             restore_vec_state(elsewhere, state)
 
 
 def kill(vec_env: VecEnv, worker: int) -> None:
-    """Ends a worker as the out-of-memory killer does."""
-    pid = vec_env.unwrapped._crew.workers[worker]._pid
+    """End a worker as the out-of-memory killer does."""
+    pid = vec_env.unwrapped._pool.workers[worker]._pid
     os.kill(pid, signal.SIGKILL)
 
 
@@ -292,7 +280,7 @@ def test_a_worker_that_was_just_replaced(make: Any) -> None:
     seeds = vec_env.get_attr("np_random_seed", indices=[2, 3])
     kill(other, 1)
     assert not set(seeds) & set(other.get_attr("np_random_seed", indices=[2, 3]))
-    with pytest.raises(StateUnavailableError, match="just replaced"):
+    with pytest.raises(StateUnavailableError, match=r"workers of \[2, 2\] environments"):
         restore_vec_state(make(task, "dummy", 4), state)
 
 
@@ -377,7 +365,7 @@ def test_wrappers_may_tell_their_state_themselves(make: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["dummy", "workers"])
-def test_unknown_environments_are_refused_and_go_on(make: Any, kind: str) -> None:
+def test_unknown_environments_are_rejected_and_continue(make: Any, kind: str) -> None:
     """The error names them, from workers as well, and is of the one type that callers await."""
     vec_env = make("CliffWalking-v1", kind)
     vec_env.reset()
@@ -386,7 +374,7 @@ def test_unknown_environments_are_refused_and_go_on(make: Any, kind: str) -> Non
     assert vec_env.step(np.zeros(N_ENVS, np.int64))[0].shape == (N_ENVS,)
 
 
-def test_unknown_vector_environments_are_refused(make: Any) -> None:
+def test_unknown_vector_environments_are_rejected(make: Any) -> None:
     """A wrapper, and a vector environment that hides its environments."""
     with pytest.raises(StateUnavailableError, match=r"Silent.*get_state\(\)"):
         take_vec_state(Silent(make("CartPole-v1")))
@@ -396,7 +384,7 @@ def test_unknown_vector_environments_are_refused(make: Any) -> None:
     hidden.close()
 
 
-def test_a_monitor_with_a_file_is_refused(tmp_path: Any) -> None:
+def test_a_monitor_with_a_file_is_rejected(tmp_path: Any) -> None:
     """Its lines of lost steps would stay."""
     vec_env = VecMonitor(DummyVecEnv([partial(gym.make, "CartPole-v1")]), str(tmp_path / "log"))
     with pytest.raises(StateUnavailableError, match="filename=None"):
@@ -405,7 +393,7 @@ def test_a_monitor_with_a_file_is_refused(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["dummy", "workers"])
-def test_a_state_of_another_build_is_refused(make: Any, kind: str) -> None:
+def test_a_state_of_another_build_is_rejected(make: Any, kind: str) -> None:
     """Another number, other wrappers, another task: each with what was expected and what came."""
     state = take_vec_state(make("CartPole-v1", kind))
     with pytest.raises(ValueError, match=r"of 2 environments.*got one of 3"):

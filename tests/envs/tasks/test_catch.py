@@ -16,7 +16,7 @@ SIZES = [(10, 5), (3, 5), (4, 1), (5, 4), (2, 3)]
 
 
 def value(rows: int, columns: int, backup: Callable[[np.ndarray], np.ndarray]) -> float:
-    """Returns the expected return by dynamic programming over (ball column, paddle column).
+    """Return the expected return by dynamic programming over (ball column, paddle column).
 
     Args:
         rows: Of the grid.
@@ -32,7 +32,7 @@ def value(rows: int, columns: int, backup: Callable[[np.ndarray], np.ndarray]) -
 
 
 def play(env: Catch, policy: Callable[[np.ndarray], int], episodes: int) -> np.ndarray:
-    """Returns the returns (episodes,) of a policy that sees the image."""
+    """Return the returns (episodes,) of a policy that sees the image."""
     env.reset(seed=0)
     returns = np.zeros(episodes)
     for episode in range(episodes):
@@ -44,7 +44,7 @@ def play(env: Catch, policy: Callable[[np.ndarray], int], episodes: int) -> np.n
 
 
 def cells(image: np.ndarray, cell: int = 8) -> np.ndarray:
-    """Returns the grid behind an image, having checked that every cell has one shade."""
+    """Return the grid behind an image, having checked that every cell has one shade."""
     rows, columns = image.shape[0] // cell, image.shape[1] // cell
     squares = image.reshape(rows, cell, columns, cell)
     grid = squares[:, 0, :, 0]
@@ -53,7 +53,7 @@ def cells(image: np.ndarray, cell: int = 8) -> np.ndarray:
 
 
 def towards_the_ball(image: np.ndarray) -> int:
-    """Returns the best action, read off the pixels of a grid with the ball above its last row."""
+    """Return the best action, read off the pixels of a grid with the ball above its last row."""
     grid = cells(image)
     ball, paddle = grid[:-1].any(axis=0).argmax(), grid[-1].argmax()
     return STAY + int(np.sign(int(ball) - int(paddle)))

@@ -12,7 +12,7 @@ GAMMAS = [0.9, 0.95, 0.99]
 
 
 def random_problem(seed: int) -> LinearQuadratic:
-    """Returns a problem with three states and two actions, as unstable as 1.2 at most."""
+    """Return a problem with three states and two actions, as unstable as 1.2 at most."""
     rng = np.random.default_rng(seed)
     A, B, factor = rng.normal(size=(3, 3)), rng.normal(size=(3, 2)), rng.normal(size=(3, 3))
     A *= 1.2 / np.abs(np.linalg.eigvals(A)).max()

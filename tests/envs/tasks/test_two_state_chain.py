@@ -12,17 +12,17 @@ POLICIES = [START, np.array([0.5, 0.5]), np.array([0.99, 0.3]), np.array([0.1, 0
 
 
 def logit(p):
-    """Returns the parameter whose sigmoid is p."""
+    """Return the parameter whose sigmoid is p."""
     return np.log(p / (1 - p))
 
 
 def sigmoid(theta):
-    """Returns the probability of staying, elementwise."""
+    """Return the probability of staying, elementwise."""
     return 1 / (1 + np.exp(-theta))
 
 
 def model(stay):
-    """Returns transitions (state, action, next), rewards (state, action), policy of the same."""
+    """Return transitions (state, action, next), rewards (state, action), policy of the same."""
     transitions = np.zeros((2, 2, 2))
     transitions[:, STAY], transitions[:, MOVE] = np.eye(2), np.eye(2)[::-1]
     rewards = np.array([[1.0, 0.0], [2.0, 0.0]])
@@ -30,7 +30,7 @@ def model(stay):
 
 
 def action_values(stay):
-    """Returns Q (state, action), by solving the average-reward Bellman equation."""
+    """Return Q (state, action), by solving the average-reward Bellman equation."""
     transitions, rewards, policy = model(stay)
     rho, eta = TwoStateChain.stationary_distribution(stay), TwoStateChain.average_reward(stay)
     chain = np.einsum("sa,sat->st", policy, transitions)
@@ -40,7 +40,7 @@ def action_values(stay):
 
 
 def scores(stay):
-    """Returns d log pi(action|state) / d theta as (state, action, parameter)."""
+    """Return d log pi(action|state) / d theta as (state, action, parameter)."""
     result = np.zeros((2, 2, 2))
     for state in range(2):
         result[state, STAY, state], result[state, MOVE, state] = 1 - stay[state], -stay[state]
@@ -48,7 +48,7 @@ def scores(stay):
 
 
 def fisher(stay):
-    """Returns the Fisher matrix (2, 2), enumerated: E[score scoreᵀ] over states and actions."""
+    """Return the Fisher matrix (2, 2), enumerated: E[score scoreᵀ] over states and actions."""
     rho = TwoStateChain.stationary_distribution(stay)
     weights = rho[:, None] * model(stay)[2]
     return np.einsum("sa,sai,saj->ij", weights, scores(stay), scores(stay))
@@ -87,7 +87,7 @@ def test_gradient_is_that_of_the_policy_gradient_theorem(stay):
 
 
 def ascend(natural: bool, most_steps: int, learning_rate: float = 0.1) -> np.ndarray:
-    """Returns the policy (steps, 2) after each exact gradient step, until its reward is 1.9."""
+    """Return the policy (steps, 2) after each exact gradient step, until its reward is 1.9."""
     theta, history = logit(START), []
     for _ in range(most_steps):
         stay = sigmoid(theta)

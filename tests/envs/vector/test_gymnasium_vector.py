@@ -41,7 +41,7 @@ class Ragged(gym.Env):
         return self.observe(), {"begun": self.episode, "options": str(options or None)}
 
     def step(self, action):
-        """Ends after 1 + (rank + 2 · episode) mod 5 steps: terminated, truncated or both."""
+        """End after 1 + (rank + 2 · episode) mod 5 steps: terminated, truncated or both."""
         self.time += 1
         over = self.time == 1 + (self.rank + 2 * self.episode) % 5
         how = (self.rank + self.episode) % 3
@@ -191,7 +191,7 @@ class Unmasked(gym.vector.VectorEnv):
         self.done = np.zeros(num_envs, bool)
 
     def reset(self, *, seed=None, options=None):
-        """Resets all, whatever the options say."""
+        """Reset all, whatever the options say."""
         self.time[:], self.done[:] = 0, False
         return self.time[:, None].astype(np.float32), {}
 
@@ -216,7 +216,7 @@ NEXT = {"autoreset_mode": AutoresetMode.NEXT_STEP}
         (lambda: gym.wrappers.vector.NormalizeReward(SyncVectorEnv(ragged())), "NormalizeReward"),
     ],
 )
-def test_refuses_what_would_give_phantoms(make: Callable[[], VectorEnv], message: str):
+def test_rejects_what_would_give_phantoms(make: Callable[[], VectorEnv], message: str):
     """What cannot be reset in part, or does not tell its mode, is an error that names the fix."""
     inner = make()
     with pytest.raises(ValueError, match=message):
@@ -266,7 +266,7 @@ def test_reaches_into_single_environments():
 
 
 def test_reset_options_reach_the_environments():
-    """SB3's set_options are handed on once; different ones for each are refused."""
+    """SB3's set_options are handed on once; different ones for each are rejected."""
     env = sync(AutoresetMode.DISABLED)
     env.set_options({"a": 1})
     env.reset()

@@ -88,17 +88,17 @@ class Moody(gym.Env):
 
 
 def moody(*moods: str, n_workers: int = 2, **kwargs: Any) -> WorkerVecEnv:
-    """Returns one environment a mood."""
+    """Return one environment a mood."""
     return WorkerVecEnv([partial(Moody, mood) for mood in moods], n_workers=n_workers, **kwargs)
 
 
 def act(vec_env: VecEnv) -> Any:
-    """Steps with zeros."""
+    """Step with zeros."""
     return vec_env.step(np.zeros(vec_env.num_envs, np.int64))
 
 
 def children() -> set[int]:
-    """Returns the ids of all living descendants of this process."""
+    """Return the ids of all living descendants of this process."""
     parents = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -112,7 +112,7 @@ def children() -> set[int]:
 
 
 def alive(pid: int) -> bool:
-    """Returns whether a process runs; a zombie does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -120,16 +120,21 @@ def alive(pid: int) -> bool:
 
 
 def wait_until_dead(pids: set[int], seconds: float = 10.0) -> None:
-    """Waits for processes to end, and fails if they do not."""
+    """Wait for processes to end, and fails if they do not."""
     deadline = time.monotonic() + seconds
     while any(alive(pid) for pid in pids):
         assert time.monotonic() < deadline, f"still alive: {[pid for pid in pids if alive(pid)]}"
         time.sleep(0.02)
 
 
+def shared_memory() -> set[str]:
+    """Return the names in /dev/shm, without semaphores of multiprocessing, which other tests use."""
+    return {name for name in os.listdir("/dev/shm") if not name.startswith("sem.mp-")}
+
+
 @pytest.fixture(scope="module", autouse=True)
-def template() -> Iterator[None]:
-    """Keeps one vector open, so that all others fork from its template instead of starting theirs."""
+def fork_server() -> Iterator[None]:
+    """Keep one vector open, so that all others use its fork server instead of starting theirs."""
     vec_env = moody("")
     gc.collect()
     gc.freeze()  # the tests below collect often
@@ -141,16 +146,16 @@ def template() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     """No test leaves a process, an open file or shared memory behind."""
-    before, memory, files = children(), set(os.listdir("/dev/shm")), set(os.listdir("/proc/self/fd"))
+    before, memory, files = children(), shared_memory(), set(os.listdir("/proc/self/fd"))
     yield
     gc.collect()
     assert children() <= before
-    assert set(os.listdir("/dev/shm")) <= memory
+    assert shared_memory() <= memory
     assert len(os.listdir("/proc/self/fd")) <= len(files)
 
 
 def assert_same(first: Any, second: Any) -> None:
-    """Asserts that two nested values are equal to the bit and of the same types."""
+    """Assert that two nested values are equal to the bit and of the same types."""
     if isinstance(first, dict):
         assert list(first) == list(second)
         for key in first:
@@ -170,14 +175,14 @@ def assert_same(first: Any, second: Any) -> None:
 
 
 def without_time(infos: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns infos without the seconds that Monitor measured."""
+    """Return infos without the seconds that Monitor measured."""
     for info in infos:
         info.get("episode", {}).pop("t", None)
     return infos
 
 
 def history(vec_env: VecEnv, actions: list[Any]) -> list[Any]:
-    """Returns everything that a rollout, a second reset with options and two more steps give."""
+    """Return everything that a rollout, a second reset with options and two more steps give."""
     seen = [vec_env.reset(), list(vec_env.reset_infos)]
     for action in actions:
         observations, rewards, dones, infos = vec_env.step(action)
@@ -311,7 +316,7 @@ def test_an_exception_arrives_with_traceback_and_index(mood: str) -> None:
     """It names the environment and the line; its fellows can still be asked, and all be closed."""
     vec_env = moody("", "", "", mood)
     vec_env.reset()
-    with pytest.raises(WorkerError, match="environment 3") as caught:
+    with pytest.raises(WorkerError, match="environment 3 raised") as caught:
         act(vec_env)
     assert caught.value.env_index == 3
     message = str(caught.value)
@@ -327,13 +332,13 @@ def test_an_exception_arrives_with_traceback_and_index(mood: str) -> None:
 
 def test_an_environment_that_cannot_be_built() -> None:
     """The constructor raises with index and traceback, and leaves nothing."""
-    with pytest.raises(WorkerError, match=r"environment 2.*no such robot") as caught:
+    with pytest.raises(WorkerError, match=r"environment 2 raised ValueError: no such robot") as caught:
         moody("", "", "unbuildable")
     assert caught.value.env_index == 2
     assert "in __init__" in str(caught.value)
 
 
-def test_one_environment_for_all_is_refused() -> None:
+def test_one_environment_for_all_is_rejected() -> None:
     """As by DummyVecEnv: a closure over one environment would make several of it."""
     env = Moody()
     with pytest.raises(WorkerError, match="environment of its own"):
@@ -342,19 +347,19 @@ def test_one_environment_for_all_is_refused() -> None:
 
 @pytest.mark.parametrize("kwargs", [{"n_workers": 0}, {"timeout": 0.0}, {"env_fns": []}])
 def test_wrong_arguments(kwargs: dict[str, Any]) -> None:
-    """They are refused before a process starts."""
+    """They are rejected before a process starts."""
     with pytest.raises(ValueError, match="expected environments"):
         WorkerVecEnv(**{"env_fns": [Moody], **kwargs})
 
 
 def test_calls_out_of_order() -> None:
-    """Each is refused with what to do, and none hangs."""
+    """Each is rejected with what to do, and none hangs."""
     vec_env = moody("", "")
     zeros = np.zeros(2, np.int64)
-    with pytest.raises(WorkerError, match=r"expected reset\(\)"):
+    with pytest.raises(WorkerError, match=r"call reset\(\)"):
         vec_env.step(zeros)
     vec_env.reset()
-    with pytest.raises(WorkerError, match=r"expected step_async\(\)"):
+    with pytest.raises(WorkerError, match=r"call step_async\(\)"):
         vec_env.step_wait()
     with pytest.raises(ValueError, match="actions of shape"):
         vec_env.step(np.zeros(3, np.int64))
@@ -375,12 +380,12 @@ def test_calls_out_of_order() -> None:
 
 
 def kill(vec_env: WorkerVecEnv, index: int, how: int = signal.SIGKILL) -> None:
-    """Sends a signal to the worker of an environment."""
+    """Send a signal to the worker of an environment."""
     os.kill(vec_env.env_method("misbehave", "", indices=index)[0], how)
 
 
 def assert_cut(vec_env: WorkerVecEnv, before: np.ndarray, cut: list[int], result: Any) -> None:
-    """Asserts that a step cut some episodes where they were before, and that the rest went on."""
+    """Assert that a step cut some episodes where they were before, and that the rest went on."""
     observations, rewards, dones, infos = result
     for index in range(vec_env.num_envs):
         if index in cut:
@@ -487,7 +492,7 @@ def test_deaths_with_steps_between_do_not_raise() -> None:
 
 
 class Killer(BaseCallback):
-    """Kills a random worker at random steps, and counts transitions, dones and cuts."""
+    """Kill a random worker at random steps, and counts transitions, dones and cuts."""
 
     def __init__(self, kills: int, steps: int) -> None:
         super().__init__()
@@ -498,7 +503,7 @@ class Killer(BaseCallback):
         self.buffers: list[int] = []
 
     def _on_step(self) -> bool:
-        workers = self.training_env.unwrapped._crew.workers
+        workers = self.training_env.unwrapped._pool.workers
         self.transitions += len(self.locals["infos"])
         self.cuts += sum("worker_replaced" in info for info in self.locals["infos"])
         if self.n_calls in self.when:
@@ -545,7 +550,7 @@ class Local(gym.Env):
 
 vec_env = WorkerVecEnv([Local] * 4, n_workers=2)  # no __main__ guard, and a class of this script
 vec_env.reset()
-processes = [*vec_env.env_method("pid", indices=[0, 2]), vec_env._crew.workers[0]._template._process.pid]
+processes = [*vec_env.env_method("pid", indices=[0, 2]), vec_env._pool.workers[0]._fork_server._process.pid]
 print(*processes, flush=True)
 """
 ENDINGS = {
@@ -586,8 +591,8 @@ def test_collected_without_close() -> None:
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_nothing_outlives_the_parent(ending: str, tmp_path: Path) -> None:
-    """However the parent ends, its workers and their template end too, and leave no memory."""
-    memory = set(os.listdir("/dev/shm"))
+    """However the parent ends, its workers and their fork server end too, and leave no memory."""
+    memory = shared_memory()
     script = tmp_path / "script.py"
     script.write_text(SCRIPT + ENDINGS[ending])
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "PYTHONWARNINGS": "ignore"}
@@ -606,15 +611,15 @@ def test_nothing_outlives_the_parent(ending: str, tmp_path: Path) -> None:
         else:
             assert parent.wait(30) == 0
         wait_until_dead(pids)
-    assert set(os.listdir("/dev/shm")) <= memory
+    assert shared_memory() <= memory
 
 
 @pytest.mark.filterwarnings(REPLACED)
-def test_the_template_may_die_too() -> None:
-    """Its workers live on, and a new template replaces those that die. Last, as the others share it."""
+def test_the_fork_server_may_die_too() -> None:
+    """Its workers keep running, and a new one replaces those that die. Last, as the others share it."""
     vec_env = moody("", "")
     before = vec_env.reset()
-    os.kill(vec_env._crew.workers[0]._template._process.pid, signal.SIGKILL)
+    os.kill(vec_env._pool.workers[0]._fork_server._process.pid, signal.SIGKILL)
     assert_cut(vec_env, before, [], result := act(vec_env))
     kill(vec_env, 0)
     assert_cut(vec_env, result[0], [0], act(vec_env))
