@@ -10,16 +10,19 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import nn
 
 from agents.base import PolicyGradientAgent
-from agents.critic.kronecker import ValueDistribution, fit_critic_by_kronecker
+from agents.critic import Critic, MinibatchCritic
+from agents.critic.kronecker import KroneckerCritic, ValueDistribution
 from agents.hyperparameters import check_ranges
 from agents.rollout.batch import Batch
 from npg import (
+    Evaluation,
     KroneckerFisher,
     KroneckerStepper,
     PolicyStep,
     Rejection,
     SingularMatrixError,
     SurrogateObjective,
+    host,
 )
 
 
@@ -137,6 +140,12 @@ class ACKTR(PolicyGradientAgent):
     def _movable(self) -> list[nn.Parameter]:
         return [p for p in self.policy.parameters() if p.requires_grad]
 
+    def _restart_if_changed(self) -> None:
+        """Begin again if layers were frozen or the policy was replaced since the last update."""
+        movable, followed = self._movable(), self._followed
+        if len(movable) != len(followed) or any(map(operator.is_not, movable, followed)):
+            self._start()
+
     def _stepper(self, module: nn.Module) -> KroneckerStepper:
         return KroneckerStepper(
             KroneckerFisher(module, samples=self.fisher_samples),
@@ -156,42 +165,37 @@ class ACKTR(PolicyGradientAgent):
         return [*state_dicts, *steppers], tensors
 
     def policy_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:
-        """Return the step along the Kronecker-factored natural gradient, refused where it is not finite."""
-        movable, followed = self._movable(), self._followed
-        if len(movable) != len(followed) or any(map(operator.is_not, movable, followed)):
-            # Layers were frozen, or the policy replaced.
-            self._start()
+        """Return the step along the Kronecker-factored natural gradient, rejected if it is not finite."""
+        self._restart_if_changed()
         gradient = objective.gradient()
-        rejection = Rejection.of_gradient(gradient)
-        if rejection is not None:
-            return PolicyStep.refused(objective, rejection)
         try:
             self.actor_stepper.observe(batch.observations)
         except FloatingPointError:
-            return PolicyStep.refused(objective, Rejection.NON_FINITE_FISHER)
+            return PolicyStep.without_candidate(objective, Rejection.NON_FINITE_FISHER)
         except SingularMatrixError:
-            return PolicyStep.refused(objective, Rejection.SINGULAR_FISHER)
+            return PolicyStep.without_candidate(objective, Rejection.SINGULAR_FISHER)
         displacement = self.actor_stepper.displacement(
             gradient,
             step_size=self.lr_schedule(self._current_progress_remaining),
             target_kl=self.scheduled(self.target_kl),
         )
-        evaluation = objective.evaluate(displacement)
-        rejection = Rejection.of_numbers(evaluation)
-        if rejection is not None:
-            return PolicyStep.refused(objective, rejection)
-        self.actor_stepper.keep(displacement)
-        return PolicyStep.taken(gradient, displacement, evaluation)
+        numbers = host.read(**objective.measure(displacement), gradient_size=gradient.abs().amax())
+        evaluation = Evaluation.of(numbers)
+        rejection = Rejection.of_gradient_size(numbers["gradient_size"]) or Rejection.of_numbers(evaluation)
+        if rejection is None:
+            self.actor_stepper.keep(displacement)
+        return PolicyStep.of(displacement, rejection, evaluation)
 
-    def _fit_critic(self, batch: Batch) -> float:
+    def make_critic(self) -> Critic:
+        """Return the fit by K-FAC, or one that has nothing to fit."""
+        self._restart_if_changed()
         if self.critic_stepper is None:
-            return float("nan")
-        return fit_critic_by_kronecker(
+            return MinibatchCritic(self.policy, [], passes=0)
+        return KroneckerCritic(
             self.critic,
             self.critic_stepper,
-            batch,
-            epochs=self.n_critic_updates,
-            batch_size=self.batch_size or len(batch),
+            passes=self.n_critic_updates,
+            batch_size=self.batch_size,
             step_size=self.critic_learning_rate,
             target_kl=self.critic_target_kl,
         )

@@ -1,6 +1,5 @@
 """The loop that every agent shares: batch -> policy step -> critic fit -> record."""
 
-import math
 import warnings
 from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +14,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor
 
-from agents.critic.minibatch import fit_critic, fit_critic_by_lbfgs
-from agents.critic.snapshot import Snapshot
+from agents.critic import CRITICS, Critic, CriticFit
 from agents.device import faster_device
 from agents.divergence import MOST_REFUSALS, diagnosis
 from agents.hyperparameters import check_actions, check_minibatches, check_ranges, check_spread
@@ -190,53 +187,45 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         objective = SurrogateObjective(
             self.actor, batch.observations, actions, advantages, old_log_prob=old_log_prob
         )
-        critic_refused = self.critic_refused
-        step, value_loss = self._step_and_fit(batch, objective)
-        observe(self.policy, batch)
+        step, fit = self._step_and_fit(batch, objective)
+        observe(self.policy, batch.observations, batch.actions)
         self._n_updates += 1
         self.stop_reasons[step.rejection or "accepted"] += 1
-        record_update(self, step, batch, value_loss)
+        self.critic_refused += fit.rejected
+        record_update(self, step, batch, fit.loss)
         reasons = [str(step.rejection)] if step.rejection is not None and step.rejection.non_finite else []
-        self._count_refusals(
-            reasons + ["non_finite_critic"] * (self.critic_refused - critic_refused), batch, objective
-        )
+        self._count_refusals(reasons + ["non_finite_critic"] * fit.rejected, batch, objective)
 
-    def _step_and_fit(self, batch: Batch, objective: SurrogateObjective) -> tuple[PolicyStep, float]:
+    def _step_and_fit(self, batch: Batch, objective: SurrogateObjective) -> tuple[PolicyStep, CriticFit]:
         """Move actor and critic, side by side where that changes nothing but the time."""
-        if not self._fits_alongside():
+        critic = self.make_critic()
+        if not self._fits_alongside(critic):
             step = self._take_step(batch, objective)
-            return step, self._fit_or_refuse(batch)
+            return step, critic.fit(batch)
         with threads(max(torch.get_num_threads() // 2, 1)), ThreadPoolExecutor(1) as executor:
-            fit = executor.submit(self._fit_or_refuse, batch)
+            fit = executor.submit(critic.fit, batch)
             step = self._take_step(batch, objective)
             return step, fit.result()
 
-    def _fits_alongside(self) -> bool:
+    def make_critic(self) -> Critic:
+        """Return what fits the value function in this update."""
+        return CRITICS[self.critic_fit](
+            self.policy,
+            self.actor.critic_parameters(),
+            passes=self.n_critic_updates,
+            batch_size=self.batch_size,
+        )
+
+    def _fits_alongside(self, critic: Critic) -> bool:
         """Whether the critic reads nothing that the step moves, and draws no random number."""
-        return self.critic_fit == "lbfgs" and not self.actor.shares_parameters and self.device.type == "cpu"
+        shares = self.actor.shares_parameters
+        return not critic.draws_random_numbers and not shares and self.device.type == "cpu"
 
     def _take_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:
         step = self.policy_step(batch, objective)
         if step.accepted:
-            objective.parameters.add_(step.displacement)
+            objective.parameters.add_(step.displacement, known_finite=True)
         return step
-
-    def _fit_or_refuse(self, batch: Batch) -> float:
-        """Fit the critic; where a number is not finite, move nothing, count that and return NaN."""
-        parameters = self.actor.critic_parameters()
-        written: list[Tensor] = [*parameters]
-        if isinstance(self.policy, MlpPolicy):
-            written += self.policy.written_by_returns()
-        before = Snapshot(written, self.policy.optimizer)
-        if isinstance(self.policy, MlpPolicy):
-            self.policy.observe_returns(batch.returns)
-        value_loss = self._fit_critic(batch)
-        nothing_to_fit = not (self.n_critic_updates and parameters)
-        if before.still_finite() and (math.isfinite(value_loss) or nothing_to_fit):
-            return value_loss
-        before.restore()
-        self.critic_refused += 1
-        return math.nan
 
     def _count_refusals(self, reasons: list[str], batch: Batch, objective: SurrogateObjective) -> None:
         """Note why the update was refused, if so for numbers that are not finite.
@@ -252,25 +241,6 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             refusals, self.refusals = self.refusals, []  # whoever goes on all the same begins anew
             gradient = objective.parameters.unflatten(objective.gradient())
             raise diagnosis(refusals, batch, dict(zip(objective.parameters.names, gradient, strict=True)))
-
-    def _fit_critic(self, batch: Batch) -> float:
-        """Move the critic's own parameters towards the returns.
-
-        Returns:
-            The mean squared error before, NaN where a number was not finite.
-        """
-        parameters = self.actor.critic_parameters()
-        if self.critic_fit == "lbfgs":
-            return fit_critic_by_lbfgs(self.policy, parameters, batch, iterations=self.n_critic_updates)
-        moments = self.policy.return_moments if isinstance(self.policy, MlpPolicy) else None
-        return fit_critic(
-            self.policy,
-            parameters,
-            batch,
-            epochs=self.n_critic_updates,
-            batch_size=self.batch_size or len(batch),
-            unit=1.0 if moments is None else moments.deviation.item(),
-        )
 
     def scheduled(self, value: float | Schedule) -> float:
         """Return a hyper-parameter's present value, a positive number also where a schedule ends at 0."""

@@ -1,11 +1,13 @@
 """What the log says of one update."""
 
+import math
 from typing import TYPE_CHECKING
 
-from stable_baselines3.common.utils import explained_variance
+import torch
+from torch import Tensor
 
 from agents.rollout.batch import Batch
-from npg import PolicyStep
+from npg import PolicyStep, host
 
 if TYPE_CHECKING:
     from agents.base import PolicyGradientAgent
@@ -26,12 +28,11 @@ def record_update(agent: "PolicyGradientAgent", step: PolicyStep, batch: Batch, 
     record("train/is_line_search_success", float(step.accepted))
     record("train/value_loss", value_loss)
     record("train/critic_refused", agent.critic_refused)
-    record(
-        "train/explained_variance",
-        explained_variance(batch.old_values.cpu().numpy(), batch.returns.cpu().numpy()),
-    )
+    numbers = {"train/explained_variance": explained_variance(batch.old_values, batch.returns)}
     if hasattr(agent.policy, "log_std"):
-        record("train/std", agent.policy.log_std.exp().mean().item())
+        numbers["train/std"] = agent.policy.log_std.exp().mean()
+    for name, value in host.read(**numbers).items():
+        record(name, value)
     record("train/n_updates", agent._n_updates, exclude="tensorboard")
     replacements = getattr(agent.env, "replacements", None)
     if replacements is not None:  # of rollout workers that died
@@ -40,3 +41,9 @@ def record_update(agent: "PolicyGradientAgent", step: PolicyStep, batch: Batch, 
         record(f"npg/{name}", value)
     for reason, count in agent.stop_reasons.items():
         record(f"npg/stop_reason/{reason}", count)
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
+    """Return the part of the returns' variance that values (N,) explain, NaN if there is no variance; 0-d."""
+    variance = returns.var(correction=0)
+    return torch.where(variance == 0, math.nan, 1 - (returns - values).var(correction=0) / variance)

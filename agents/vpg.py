@@ -10,10 +10,10 @@ from stable_baselines3.common.utils import update_learning_rate
 from torch import Tensor, nn
 
 from agents.base import PolicyGradientAgent
-from agents.critic.snapshot import Snapshot
 from agents.hyperparameters import check_ranges
+from agents.policy.snapshot import Snapshot
 from agents.rollout.batch import Batch
-from npg import FlatParameters, PolicyStep, Rejection, SurrogateObjective
+from npg import Evaluation, FlatParameters, PolicyStep, Rejection, SurrogateObjective, host
 
 
 class VPG(PolicyGradientAgent):
@@ -101,11 +101,8 @@ class VPG(PolicyGradientAgent):
         update_learning_rate(self.policy.optimizer, self.critic_learning_rate)
 
     def policy_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:
-        """Return Adam's step along the gradient, refused only where its numbers are not finite."""
+        """Return Adam's step along the gradient, rejected only if its numbers are not finite."""
         gradient = objective.gradient()
-        rejection = Rejection.of_gradient(gradient)
-        if rejection is not None:
-            return PolicyStep.refused(objective, rejection)
         theta = objective.parameters.vector()
         if theta.shape != self.actor_vector.shape:  # layers were frozen, or the policy replaced
             self._start_optimizer(theta.clone())
@@ -115,11 +112,15 @@ class VPG(PolicyGradientAgent):
         self.actor_vector.grad = -gradient
         self.actor_optimizer.step()
         displacement = self.actor_vector.detach() - theta
-        evaluation = objective.evaluate(displacement)
-        rejection = Rejection.of_numbers(evaluation)
-        if not before.still_finite():  # Adam squares the gradient
+        numbers = host.read(
+            **objective.measure(displacement),
+            gradient_size=gradient.abs().amax(),
+            finite=before.still_finite(),
+        )
+        evaluation = Evaluation.of(numbers)
+        rejection = Rejection.of_gradient_size(numbers["gradient_size"]) or Rejection.of_numbers(evaluation)
+        if not numbers["finite"]:  # Adam squares the gradient
             rejection = Rejection.NON_FINITE_GRADIENT
         if rejection is not None:
             before.restore()
-            return PolicyStep.refused(objective, rejection)
-        return PolicyStep.taken(gradient, displacement, evaluation)
+        return PolicyStep.of(displacement, rejection, evaluation)

@@ -28,18 +28,20 @@ from npg.geometry.diagnostics import (
 )
 from npg.geometry.spectrum import Estimate, Spectrum, Tridiagonal, lanczos, spectrum
 from npg.line_search import LineSearch, backtrack
-from npg.linear_operator import Damped, InvertibleOperator, LinearOperator, SingularMatrixError
+from npg.linear_operator import (
+    Damped,
+    InvertibleOperator,
+    LinearOperator,
+    Scaled,
+    SingularMatrixError,
+    Sum,
+)
+from npg.natural_direction import NaturalDirection, natural_direction
 from npg.objective import Evaluation, SurrogateObjective
 from npg.parameters import FlatParameters
 from npg.policy_step import PolicyStep, Rejection
 from npg.reduction import Reduce
-from npg.trust_region import (
-    NaturalDirection,
-    natural_direction,
-    natural_step,
-    trust_region_length,
-    trust_region_step,
-)
+from npg.trust_region import natural_step, trust_region_length, trust_region_step
 
 __all__ = [
     "Bernoulli",
@@ -71,11 +73,13 @@ __all__ = [
     "Reduce",
     "Rejection",
     "SampledFisher",
+    "Scaled",
     "ShrunkFisher",
     "SingularMatrixError",
     "Solution",
     "Spectrum",
     "Status",
+    "Sum",
     "SurrogateObjective",
     "Tridiagonal",
     "backtrack",

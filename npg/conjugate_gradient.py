@@ -7,6 +7,7 @@ from enum import IntEnum, StrEnum
 import torch
 from torch import Tensor
 
+from npg import host
 from npg.linear_operator import LinearOperator
 
 
@@ -69,36 +70,51 @@ def conjugate_gradient(
     """
     _check(b, x0, max_iterations, tolerance)
     # Solved for b / max|b|, so that no dot product under- or overflows, whatever the scale of b.
-    scale = float(b.abs().amax()) if b.numel() else 0.0
-    if scale == 0:
-        return Solution(torch.zeros_like(b), 0.0, 0, Status.CONVERGED)
-    if not math.isfinite(scale):
-        return Solution(torch.zeros_like(b), math.nan, 0, Status.NON_FINITE)
-    b = b / scale
-    x = torch.zeros_like(b) if x0 is None else x0 / scale
-    residual = b if x0 is None else b - operator @ x
-    norm_b = torch.linalg.vector_norm(b)
+    scale = b.abs().amax() if b.numel() else b.new_zeros(())
+    if host.peek((scale > 0) & scale.isfinite()) is False:
+        return _without_direction(b, float(scale))
+    divisor = torch.where(scale > 0, scale, 1)
+    unit = b / divisor
+    x = torch.zeros_like(b) if x0 is None else x0 / divisor
+    residual = unit if x0 is None else unit - operator @ x
+    norm_b = torch.linalg.vector_norm(unit)
     iterations = 0
     while True:
         # Here the residual is the true one, not the recurrence's.
-        state = _State.at(x, residual)
-        size = float(torch.linalg.vector_norm(residual) / norm_b)
-        outcome = _Outcome.SMALL if size <= tolerance else _Outcome.RUNNING
-        if outcome is _Outcome.RUNNING:
-            for _ in range(max_iterations - iterations):
-                state = state.next(operator, preconditioner, tolerance * norm_b)
-                if _may_look(b) and state.outcome != _Outcome.RUNNING:
-                    break
-            outcome = _Outcome(int(state.outcome))
-            iterations += int(state.iterations)
-            x, size = state.x, float(torch.linalg.vector_norm(state.residual) / norm_b)
-            if outcome is _Outcome.SMALL:
-                residual = b - operator @ x
+        state = _State.at(x, residual, norm_b, tolerance)
+        for _ in range(max_iterations - iterations):
+            if host.peek(state.outcome != _Outcome.RUNNING):
+                break
+            state = state.next(operator, preconditioner, tolerance * norm_b)
+        unverified = (state.outcome == _Outcome.SMALL) & (state.iterations > 0)
+        true = state.residual if host.peek(unverified) is False else unit - operator @ state.x
+        solution = state.x * divisor
+        numbers = host.read(
+            scale=scale,
+            outcome=state.outcome,
+            iterations=state.iterations,
+            residual=torch.linalg.vector_norm(torch.where(unverified, true, state.residual)) / norm_b,
+            finite=solution.isfinite().all(),
+        )
+        if not (numbers["scale"] > 0 and math.isfinite(numbers["scale"])):
+            return _without_direction(b, numbers["scale"])
+        outcome, made = _Outcome(int(numbers["outcome"])), int(numbers["iterations"])
+        iterations += made
+        if outcome is _Outcome.SMALL and made and numbers["residual"] > tolerance:
+            if iterations < max_iterations:
+                x, residual = state.x, true
                 continue
-        solution = x * scale
-        if not bool(torch.isfinite(solution).all()):
+            outcome = _Outcome.RUNNING
+        if not numbers["finite"]:
             return Solution(torch.zeros_like(x), math.nan, iterations, Status.NON_FINITE)
-        return Solution(solution, size, iterations, outcome.status)
+        return Solution(solution, numbers["residual"], iterations, outcome.status)
+
+
+def _without_direction(b: Tensor, scale: float) -> Solution:
+    """Return the solution for a b whose largest entry is 0 or not finite."""
+    if scale == 0:
+        return Solution(torch.zeros_like(b), 0.0, 0, Status.CONVERGED)
+    return Solution(torch.zeros_like(b), math.nan, 0, Status.NON_FINITE)
 
 
 class _Outcome(IntEnum):
@@ -131,10 +147,11 @@ class _State:
     outcome: Tensor
 
     @classmethod
-    def at(cls, x: Tensor, residual: Tensor) -> "_State":
-        """Return the state before the first iteration."""
+    def at(cls, x: Tensor, residual: Tensor, norm_b: Tensor, tolerance: float) -> "_State":
+        """Return the state before the first iteration, SMALL if there is nothing left to do."""
         zero, count = x.new_zeros(()), torch.zeros((), dtype=torch.int64, device=x.device)
-        return cls(x, residual, None, zero, zero, count, count)
+        small = torch.linalg.vector_norm(residual) / norm_b <= tolerance
+        return cls(x, residual, None, zero, zero, count, small * _Outcome.SMALL.value)
 
     def next(
         self, operator: LinearOperator | Tensor, preconditioner: LinearOperator | Tensor | None, goal: Tensor
@@ -169,11 +186,6 @@ class _State:
             self.iterations + moves,
             torch.where(running, outcome, self.outcome),
         )
-
-
-def _may_look(tensor: Tensor) -> bool:
-    """Whether the host may look at every iteration's outcome: elsewhere it would wait for the device."""
-    return tensor.device.type == "cpu"
 
 
 def _check(b: Tensor, x0: Tensor | None, max_iterations: int, tolerance: float) -> None:

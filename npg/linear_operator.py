@@ -1,28 +1,37 @@
 """Symmetric linear operators on flat parameter vectors."""
 
 import math
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from npg import host
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator as ScipyLinearOperator
 
 
-class LinearOperator(Protocol):
+class LinearOperator(ABC):
     """A symmetric positive semi-definite matrix, known by its products.
 
-    An implementation gives `size`, `dtype`, `device` and `matvec`; the rest follows.
+    A subclass gives `matvec`; operators compose by `Damped`, `Scaled` and `Sum`.
+
+    Args:
+        size: P, how many rows and columns.
+        dtype: of the vectors.
+        device: of the vectors.
     """
 
-    size: int
-    dtype: torch.dtype
-    device: torch.device
+    def __init__(self, size: int, dtype: torch.dtype, device: torch.device):
+        self.size = size
+        self.dtype = dtype
+        self.device = device
 
+    @abstractmethod
     def matvec(self, vector: Tensor) -> Tensor:
         """Return the product with a vector, (P,) -> (P,)."""
-        ...
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         if vector.shape != (self.size,):
@@ -63,13 +72,14 @@ class SingularMatrixError(ArithmeticError):
         )
 
 
-@runtime_checkable
-class InvertibleOperator(LinearOperator, Protocol):
+class InvertibleOperator(LinearOperator):
     """A linear operator A with an inverse in closed form.
 
-    An implementation gives `damped` and `inverse`. How it is damped is its own: A + λI, or near it.
+    A subclass gives `matvec`, `damped` and `unchecked_inverse`. How it is damped is its own: A + λI, or near
+    it.
     """
 
+    @abstractmethod
     def damped(self, damping: float) -> "InvertibleOperator":
         """Return A + λI, or what of its kind stands for it.
 
@@ -79,7 +89,15 @@ class InvertibleOperator(LinearOperator, Protocol):
         Raises:
             ValueError: the damping is negative or not finite.
         """
-        ...
+
+    @abstractmethod
+    def unchecked_inverse(self, damping: float = 0.0) -> tuple["InvertibleOperator", dict[str, Tensor]]:
+        """Return the inverse of `damped(λ)` without a host read, and whether it can be trusted.
+
+        Returns:
+            The inverse, and for each part of the matrix by name, a 0-d bool: whether the part could be
+            inverted, up to rounding.
+        """
 
     def inverse(self, damping: float = 0.0) -> "InvertibleOperator":
         """Return the inverse of `damped(λ)`, factorised once: a preconditioner of conjugate gradient.
@@ -91,7 +109,12 @@ class InvertibleOperator(LinearOperator, Protocol):
             ValueError: the damping is negative or not finite.
             SingularMatrixError: there is none, up to rounding.
         """
-        ...
+        inverse, usable = self.unchecked_inverse(damping)
+        numbers = host.read(**usable)
+        for part in usable:
+            if not numbers[part]:
+                raise SingularMatrixError.at(part, damping)
+        return inverse
 
     def solve(self, b: Tensor, damping: float = 0.0) -> Tensor:
         """Return `inverse(λ) @ b` for b (P,); errors are those of `inverse`."""
@@ -111,13 +134,58 @@ class Damped(LinearOperator):
 
     def __init__(self, operator: LinearOperator, damping: float):
         check_damping(damping)
+        super().__init__(operator.size, operator.dtype, operator.device)
         self.operator = operator
         self.damping = damping
-        self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Return A v + λ v."""
         return self.operator.matvec(vector) + self.damping * vector
+
+
+class Scaled(LinearOperator):
+    """The operator c A.
+
+    Args:
+        factor: c ≥ 0.
+        operator: A.
+
+    Raises:
+        ValueError: the factor is negative or not finite.
+    """
+
+    def __init__(self, factor: float, operator: LinearOperator):
+        if not (math.isfinite(factor) and factor >= 0):
+            raise ValueError(f"factor must be a finite number ≥ 0, got {factor}")
+        super().__init__(operator.size, operator.dtype, operator.device)
+        self.factor = factor
+        self.operator = operator
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """Return c A v."""
+        return self.factor * self.operator.matvec(vector)
+
+
+class Sum(LinearOperator):
+    """The operator A + B + ….
+
+    Args:
+        operators: at least one, all of one size.
+
+    Raises:
+        ValueError: there is none, or the sizes differ.
+    """
+
+    def __init__(self, *operators: LinearOperator):
+        if len({operator.size for operator in operators}) != 1:
+            raise ValueError(f"expected operators of one size, got {[o.size for o in operators]}")
+        super().__init__(operators[0].size, operators[0].dtype, operators[0].device)
+        self.operators = operators
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """Return A v + B v + …."""
+        products = [operator.matvec(vector) for operator in self.operators]
+        return torch.stack(products).sum(0)
 
 
 def check_damping(damping: float) -> None:

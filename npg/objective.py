@@ -1,14 +1,17 @@
 """The surrogate objective E[ratio · advantage] and the KL that bounds its trust."""
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import vector_norm
 
-from npg.fisher.exact import evaluate
+from npg import host
 from npg.parameters import FlatParameters
+from npg.policy import evaluate
 from npg.reduction import Reduce, identity
 
 
@@ -20,11 +23,24 @@ class Evaluation:
         surrogate: mean of ratio · advantage, in units of the advantage.
         gain: surrogate minus its value at θ_old.
         kl: KL(π_old ‖ π_candidate), joint over action dimensions, mean over states, in nats.
+        surrogate_before: the surrogate at θ_old.
+        predicted_gain: gᵀd, NaN if g was not computed before.
+        gradient_norm: ‖g‖, NaN likewise.
+        step_norm: ‖d‖.
     """
 
     surrogate: float
     gain: float
     kl: float
+    surrogate_before: float = 0.0
+    predicted_gain: float = 0.0
+    gradient_norm: float = 0.0
+    step_norm: float = 0.0
+
+    @classmethod
+    def of(cls, numbers: Mapping[str, float]) -> Self:
+        """Return the evaluation whose attributes are among the numbers."""
+        return cls(**{field.name: numbers[field.name] for field in fields(cls)})
 
 
 class SurrogateObjective:
@@ -86,12 +102,20 @@ class SurrogateObjective:
             self._gradient = self._reduce(self.parameters.flatten(parts))
         return self._gradient
 
-    @torch.no_grad()
-    def evaluate(self, step: Tensor) -> Evaluation:
-        """Return surrogate, gain and KL at θ + step, for a step of shape (P,).
+    def surrogate_before(self) -> Tensor:
+        """Return L(0), 0-d."""
+        return self._reduce((self._old_ratio * self._advantages).mean())
 
-        They are NaN where θ + step is not finite, which a saturated activation would hide.
+    def evaluate(self, step: Tensor) -> Evaluation:
+        """Return surrogate, gain and KL at θ + step, for a step of shape (P,), by one host read.
+
+        They are NaN if θ + step is not finite, which a saturated activation would hide.
         """
+        return Evaluation.of(host.read(**self.measure(step)))
+
+    @torch.no_grad()
+    def measure(self, step: Tensor) -> dict[str, Tensor]:
+        """Return what `evaluate` reads as 0-d tensors on the device, by the names of `Evaluation`."""
         theta = self.parameters.displaced(step)
         known = torch.stack(torch._foreach_norm(list(theta.values()), math.inf)).isfinite().all()
         candidate = evaluate(self._actor, self._observations, theta)
@@ -99,5 +123,16 @@ class SurrogateObjective:
         # The mean of differences: the difference of two means would drown small gains in rounding.
         gain = ((ratio - self._old_ratio) * self._advantages).mean()
         surrogate = (ratio * self._advantages).mean()
-        means = self._reduce(torch.stack([surrogate, gain, self._old.kl(candidate).mean()]))
-        return Evaluation(*torch.where(known, means, math.nan).tolist())
+        before = (self._old_ratio * self._advantages).mean()
+        means = self._reduce(torch.stack([surrogate, gain, self._old.kl(candidate).mean(), before]))
+        surrogate, gain, kl = torch.where(known, means[:3], math.nan).unbind()
+        gradient = self._gradient
+        return {
+            "surrogate": surrogate,
+            "gain": gain,
+            "kl": kl,
+            "surrogate_before": means[3],
+            "predicted_gain": kl.new_tensor(math.nan) if gradient is None else gradient @ step,
+            "gradient_norm": kl.new_tensor(math.nan) if gradient is None else vector_norm(gradient),
+            "step_norm": vector_norm(step),
+        }

@@ -7,6 +7,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from npg import host
+
 
 class FlatParameters:
     """Trainable parameters of a module in `parameters()` order, seen as one vector of length P.
@@ -99,18 +101,24 @@ class FlatParameters:
         sums = torch._foreach_add([p.detach() for p in self.tensors], list(parts))
         return dict(zip(self.names, sums, strict=True))
 
-    def add_(self, displacement: Tensor) -> None:
+    def add_(self, displacement: Tensor, *, known_finite: bool = False) -> None:
         """Add a displacement (P,) to the parameters, all of them or none.
+
+        Args:
+            displacement: (P,).
+            known_finite: skip the check, which is a host read, because it was made already: an accepted
+                `PolicyStep` has been evaluated at the new parameters.
 
         Raises:
             FloatingPointError: a parameter would become NaN or infinite; none was changed.
         """
         new = self.displaced(displacement)
-        bad = [name for name, value in new.items() if not torch.isfinite(value).all()]
-        if bad:
-            raise FloatingPointError(
-                f"the step would make {', '.join(bad)} non-finite; no parameter was changed"
-            )
+        if not known_finite:
+            finite = host.read(**{name: value.isfinite().all() for name, value in new.items()})
+            if bad := [name for name in new if not finite[name]]:
+                raise FloatingPointError(
+                    f"the step would make {', '.join(bad)} non-finite; no parameter was changed"
+                )
         with torch.no_grad():
             # One call into C++, so that a Ctrl-C falls before or after it, never between two tensors.
             torch._foreach_copy_(self.tensors, tuple(new.values()))

@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from npg import host
 from npg.conjugate_gradient import Solution
 from npg.objective import Evaluation, SurrogateObjective
 
@@ -37,9 +38,14 @@ class Rejection(StrEnum):
     @classmethod
     def of_gradient(cls, gradient: Tensor) -> "Rejection | None":
         """Return why no step can follow this gradient (P,), None where one can."""
-        if not bool(torch.isfinite(gradient).all()):
+        return cls.of_gradient_size(host.read(size=gradient.abs().amax())["size"])
+
+    @classmethod
+    def of_gradient_size(cls, size: float) -> "Rejection | None":
+        """Return why no step can follow a gradient whose largest entry this is, None if one can."""
+        if not isfinite(size):
             return cls.NON_FINITE_GRADIENT
-        return None if bool(gradient.any()) else cls.NO_IMPROVEMENT
+        return None if size > 0 else cls.NO_IMPROVEMENT
 
     @classmethod
     def of_numbers(cls, evaluation: Evaluation) -> "Rejection | None":
@@ -51,9 +57,9 @@ class Rejection(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class PolicyStep:
-    """One update of the policy, taken or refused.
+    """One update of the policy, taken or rejected.
 
-    Of a refused step, displacement, KL and gains are zero: the numbers agree with the parameters.
+    Of a rejected step, displacement, KL and gains are zero: the numbers agree with the parameters.
 
     Attributes:
         displacement: d, what to add to the parameters, (P,).
@@ -62,6 +68,7 @@ class PolicyStep:
         gain: its actual improvement.
         predicted_gain: gᵀd.
         kl: KL(π_old ‖ π_new), joint over action dimensions, mean over states, in nats.
+        step_length: ‖d‖.
         cosine: of the angle between g and d; 1 says that the metric turned nothing.
         backtracks: how often the line search shortened the step.
         damping: the λ that was used, raised where the curvature asked for it.
@@ -74,58 +81,55 @@ class PolicyStep:
     gain: float = 0.0
     predicted_gain: float = 0.0
     kl: float = 0.0
+    step_length: float = 0.0
     cosine: float = 0.0
     backtracks: int = 0
     damping: float = 0.0
     solution: Solution | None = None
 
     @classmethod
-    def taken(
+    def of(
         cls,
-        gradient: Tensor,
         displacement: Tensor,
+        rejection: Rejection | None,
         evaluation: Evaluation,
         *,
         backtracks: int = 0,
         damping: float = 0.0,
         solution: Solution | None = None,
     ) -> Self:
-        """Return the account of an accepted displacement (P,) along a gradient (P,)."""
-        predicted_gain = float(gradient @ displacement)
-        lengths = float(torch.linalg.vector_norm(gradient)) * float(torch.linalg.vector_norm(displacement))
+        """Return the account of a displacement (P,), its evaluation and, if it is rejected, the reason."""
+        if rejection is not None:
+            displacement = torch.zeros_like(displacement)
+            evaluation = Evaluation(evaluation.surrogate_before, 0.0, 0.0)
+        lengths = evaluation.gradient_norm * evaluation.step_norm
         return cls(
             displacement,
-            None,
+            rejection,
             surrogate=evaluation.surrogate,
             gain=evaluation.gain,
-            predicted_gain=predicted_gain,
+            predicted_gain=evaluation.predicted_gain,
             kl=evaluation.kl,
-            cosine=predicted_gain / lengths if lengths else 0.0,
+            step_length=evaluation.step_norm,
+            cosine=evaluation.predicted_gain / lengths if lengths else 0.0,
             backtracks=backtracks,
             damping=damping,
             solution=solution,
         )
 
     @classmethod
-    def refused(
-        cls,
-        objective: SurrogateObjective,
-        rejection: Rejection,
-        *,
-        backtracks: int = 0,
-        damping: float = 0.0,
-        solution: Solution | None = None,
-    ) -> Self:
-        """Return the account of a step that moves nothing."""
-        nothing = torch.zeros_like(objective.parameters.vector())
-        return cls(
-            nothing,
-            rejection,
-            surrogate=objective.evaluate(nothing).surrogate,
-            backtracks=backtracks,
-            damping=damping,
-            solution=solution,
+    def without_candidate(cls, objective: SurrogateObjective, rejection: Rejection | None = None) -> Self:
+        """Return the account of an update that found no displacement to try.
+
+        Args:
+            objective: of the update.
+            rejection: why; by default what is wrong with the gradient.
+        """
+        numbers = host.read(
+            size=objective.gradient().abs().amax(), surrogate_before=objective.surrogate_before()
         )
+        rejection = rejection or Rejection.of_gradient_size(numbers["size"])
+        return cls.of(objective.gradient(), rejection, Evaluation(0.0, 0.0, 0.0, numbers["surrogate_before"]))
 
     @property
     def accepted(self) -> bool:
@@ -138,7 +142,7 @@ class PolicyStep:
             "kl": self.kl,
             "gain": self.gain,
             "predicted_gain": self.predicted_gain,
-            "step_length": float(torch.linalg.vector_norm(self.displacement)),
+            "step_length": self.step_length,
             "cosine": self.cosine,
             "backtracks": float(self.backtracks),
         }

@@ -11,80 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from npg.conjugate_gradient import Solution, Status, conjugate_gradient
+from npg import host
+from npg.conjugate_gradient import conjugate_gradient
 from npg.line_search import backtrack
-from npg.linear_operator import Damped, LinearOperator
+from npg.linear_operator import LinearOperator
+from npg.natural_direction import Solver, UnreadDirection, dampings
 from npg.objective import Evaluation, SurrogateObjective
 from npg.policy_step import PolicyStep, Rejection
-
-Solver = Callable[[LinearOperator, Tensor], Solution]
-
-# A second attempt after negative curvature multiplies the damping, or begins here where it was zero.
-DAMPING_GROWTH = 10.0
-LEAST_RAISED_DAMPING = 1e-3
-
-
-@dataclass(frozen=True, eq=False)
-class NaturalDirection:
-    """The direction x = (F + λI)⁻¹ g.
-
-    Attributes:
-        gradient: g, (P,).
-        x: (P,).
-        curvature: xᵀFx. Damping shapes the direction only: the constraint is about the KL, so the
-            length of the step comes from F alone.
-        damping: the λ that was used.
-        solution: the solver's account, None where g already ruled a step out.
-        rejection: why the direction is of no use, None where it is.
-    """
-
-    gradient: Tensor
-    x: Tensor
-    curvature: float
-    damping: float
-    solution: Solution | None
-    rejection: Rejection | None
-
-
-def natural_direction(
-    fisher: LinearOperator,
-    gradient: Tensor,
-    *,
-    damping: float = 0.1,
-    solver: Solver = conjugate_gradient,
-) -> NaturalDirection:
-    """Solve (F + λI) x = g, once more with λ raised if the curvature is not positive.
-
-    Args:
-        fisher: F.
-        gradient: g, (P,).
-        damping: λ ≥ 0.
-        solver: `conjugate_gradient`, or a partial of it with other options.
-
-    Raises:
-        ValueError: the damping is negative or not finite.
-    """
-    rejection = Rejection.of_gradient(gradient)
-    if rejection is not None:
-        return NaturalDirection(gradient, gradient, 0.0, damping, None, rejection)
-    for attempt in (damping, max(DAMPING_GROWTH * damping, LEAST_RAISED_DAMPING)):
-        solution = solver(Damped(fisher, attempt), gradient)
-        x = solution.x
-        # Measured along x / max|x|, so that no dot product under- or overflows, whatever the scale of g.
-        scale = float(x.abs().amax()) or 1.0
-        unit = x / scale
-        curvature = float(unit @ (fisher @ unit))
-        # Below the rounding of λ xᵀx, the curvature says nothing of the KL along x.
-        tiny = torch.finfo(x.dtype).eps * attempt * float(unit @ unit)
-        full_curvature = curvature * scale * scale  # of x itself; may still leave the range of a float
-        if solution.status is Status.NON_FINITE or not math.isfinite(full_curvature):
-            rejection = Rejection.NON_FINITE_FISHER
-            break
-        if solution.status is not Status.NEGATIVE_CURVATURE and curvature > tiny and full_curvature > 0:
-            rejection = None
-            break
-        rejection = Rejection.NEGATIVE_CURVATURE
-    return NaturalDirection(gradient, x, full_curvature, attempt, solution, rejection)
 
 
 def trust_region_length(curvature: float, target_kl: float) -> float:
@@ -112,17 +45,17 @@ def natural_step(
         solver: of the linear system.
 
     Returns:
-        The step, refused only where its numbers are not finite or the curvature not positive.
+        The step, rejected only if its numbers are not finite or the curvature is not positive.
 
     Raises:
         ValueError: target_kl, step_size or damping is out of range.
     """
     _check_positive(target_kl=target_kl, step_size=step_size)
-    direction = natural_direction(fisher, objective.gradient(), damping=damping, solver=solver)
-    if direction.rejection is not None:
-        return _refuse(objective, direction, direction.rejection)
-    length = step_size or trust_region_length(direction.curvature, target_kl)
-    return _search(objective, direction, length, Rejection.of_numbers, max_iterations=1)
+
+    def length_of(curvature: Tensor) -> Tensor | float:
+        return step_size or torch.sqrt(2 * target_kl / curvature)
+
+    return _step(objective, fisher, damping, solver, length_of, Rejection.of_numbers, max_iterations=1)
 
 
 def trust_region_step(
@@ -152,10 +85,9 @@ def trust_region_step(
         ValueError: target_kl, damping or an option of the search is out of range.
     """
     _check_positive(target_kl=target_kl)
-    direction = natural_direction(fisher, objective.gradient(), damping=damping, solver=solver)
-    if direction.rejection is not None:
-        return _refuse(objective, direction, direction.rejection)
-    length = trust_region_length(direction.curvature, target_kl)
+
+    def length_of(curvature: Tensor) -> Tensor:
+        return torch.sqrt(2 * target_kl / curvature)
 
     def rejection_of(evaluation: Evaluation) -> Rejection | None:
         if (rejection := Rejection.of_numbers(evaluation)) is not None:
@@ -164,51 +96,82 @@ def trust_region_step(
             return Rejection.KL_ABOVE_TARGET
         return None if evaluation.gain > 0 else Rejection.NO_IMPROVEMENT
 
-    return _search(objective, direction, length, rejection_of, shrink, max_iterations)
+    return _step(objective, fisher, damping, solver, length_of, rejection_of, shrink, max_iterations)
 
 
-def _search(
+def _step(
     objective: SurrogateObjective,
-    direction: NaturalDirection,
-    length: float,
+    fisher: LinearOperator,
+    damping: float,
+    solver: Solver,
+    length_of: Callable[[Tensor], Tensor | float],
     rejection_of: Callable[[Evaluation], Rejection | None],
     shrink: float = 0.8,
     max_iterations: int = 10,
 ) -> PolicyStep:
-    """Shorten length · x until `rejection_of` has nothing to say against it."""
-    full_step = length * direction.x
-    search = backtrack(
-        lambda scale: objective.evaluate(scale * full_step),
-        lambda evaluation: rejection_of(evaluation) is None,
-        shrink=shrink,
-        max_iterations=max_iterations,
-    )
-    rejection = rejection_of(search.evaluation)
-    if rejection is not None:
-        return _refuse(objective, direction, rejection, search.backtracks)
-    return PolicyStep.taken(
-        direction.gradient,
-        search.scale * full_step,
-        search.evaluation,
+    """Backtrack along the natural direction until `rejection_of` returns None."""
+    gradient = objective.gradient()
+    if host.peek((gradient.abs().amax() > 0) & gradient.isfinite().all()) is False:
+        return PolicyStep.without_candidate(objective)
+    for attempt in dampings(damping):
+        direction = UnreadDirection.solve(fisher, gradient, attempt, solver)
+        line = _Line(objective, direction, length_of(direction.curvature) * direction.x, rejection_of)
+        search = backtrack(
+            line.candidate,
+            lambda candidate: candidate.useless is not None or candidate.rejection is None,
+            shrink=shrink,
+            max_iterations=max_iterations,
+        )
+        candidate = search.evaluation
+        if candidate.useless is not Rejection.NEGATIVE_CURVATURE:
+            break
+    if candidate.useless in (Rejection.NON_FINITE_GRADIENT, Rejection.NO_IMPROVEMENT):
+        return PolicyStep.without_candidate(objective)
+    return PolicyStep.of(
+        search.scale * line.full_step,
+        candidate.rejection,
+        candidate.evaluation,
         backtracks=search.backtracks,
-        damping=direction.damping,
+        damping=attempt,
         solution=direction.solution,
     )
 
 
-def _refuse(
-    objective: SurrogateObjective,
-    direction: NaturalDirection,
-    rejection: Rejection,
-    backtracks: int = 0,
-) -> PolicyStep:
-    return PolicyStep.refused(
-        objective,
-        rejection,
-        backtracks=backtracks,
-        damping=direction.damping,
-        solution=direction.solution,
-    )
+@dataclass(frozen=True)
+class _Candidate:
+    """A candidate step as the host sees it.
+
+    Attributes:
+        evaluation: of the objective there.
+        useless: why its direction, and so every candidate along it, is of no use.
+        rejection: why this candidate is rejected.
+    """
+
+    evaluation: Evaluation
+    useless: Rejection | None
+    rejection: Rejection | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Line:
+    """The candidates along a direction.
+
+    The first is evaluated before the host knows whether the direction is of use, so that both are read at
+    once: one host read per solve and one per candidate.
+    """
+
+    objective: SurrogateObjective
+    direction: UnreadDirection
+    full_step: Tensor
+    rejection_of: Callable[[Evaluation], Rejection | None]
+
+    def candidate(self, scale: float) -> _Candidate:
+        """Evaluate the full step times a scale."""
+        measured = self.objective.measure(scale * self.full_step)
+        numbers = host.read(**measured, **self.direction.numbers())
+        evaluation = Evaluation.of(numbers)
+        useless = self.direction.rejection_of(numbers)
+        return _Candidate(evaluation, useless, useless or self.rejection_of(evaluation))
 
 
 def _check_positive(**values: float | None) -> None:

@@ -9,8 +9,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from agents.critic.critic import Critic, CriticFit
 from agents.rollout.batch import Batch
-from npg import DiagGaussian, KroneckerStepper, SingularMatrixError
+from npg import DiagGaussian, KroneckerStepper, SingularMatrixError, host
 
 
 class ValueDistribution(nn.Module):
@@ -45,67 +46,71 @@ class ValueDistribution(nn.Module):
                 yield name, parameter
 
 
-def fit_critic_by_kronecker(
-    critic: ValueDistribution,
-    stepper: KroneckerStepper,
-    batch: Batch,
-    *,
-    epochs: int,
-    batch_size: int,
-    step_size: float,
-    target_kl: float,
-) -> float:
-    """Move the values towards the returns by natural steps; one that is not finite moves nothing.
+class KroneckerCritic(Critic):
+    """Natural steps of the values towards the returns.
+
+    Arguments not listed are those of `Critic`.
 
     Args:
-        critic: the values as a distribution.
-        stepper: with the Fisher matrix of `critic`.
-        batch: observations and returns.
-        epochs: passes over the batch.
-        batch_size: states a step.
+        stepper: with the Fisher matrix of a `ValueDistribution`.
         step_size: η of the stepper.
         target_kl: δ of the stepper, in nats.
-
-    Returns:
-        The mean squared error over all steps, each before it is made; NaN without any, or where a number
-        was not finite.
     """
-    errors = batch.returns - batch.old_values
-    deviation = float(errors.square().mean().sqrt())
-    if not (epochs and 0 < deviation < math.inf):
-        return 0.0 if epochs and deviation == 0 else math.nan
-    critic.deviation = deviation
-    try:
-        stepper.observe(batch.observations)
-    except (FloatingPointError, SingularMatrixError):
-        return math.nan
-    velocity = stepper.velocity
-    parameters = stepper.fisher.parameters
-    losses = []
-    for indices in _parts(epochs, len(batch), batch_size):
-        values = critic(batch.select(indices)).mean.flatten()
-        loss = F.mse_loss(values, batch.returns[indices])
-        # Of the mean log-likelihood, which ascends as the squared error falls.
-        gradient = parameters.flatten(
-            torch.autograd.grad(-0.5 * loss / critic.deviation**2, parameters.tensors, allow_unused=True)
+
+    def __init__(
+        self,
+        values: ValueDistribution,
+        stepper: KroneckerStepper,
+        *,
+        passes: int,
+        batch_size: int | None,
+        step_size: float,
+        target_kl: float,
+    ):
+        super().__init__(
+            values.policy, stepper.fisher.parameters.tensors, passes=passes, batch_size=batch_size
         )
-        step = stepper.displacement(gradient, step_size=step_size, target_kl=target_kl)
+        self.values = values
+        self.stepper = stepper
+        self.step_size = step_size
+        self.target_kl = target_kl
+
+    def fit(self, batch: Batch) -> CriticFit:
+        """Make the natural steps, or none of them."""
+        velocity = self.stepper.velocity
+        fit = super().fit(batch)
+        if fit.rejected:
+            self.stepper.velocity = velocity
+        return fit
+
+    def _losses(self, batch: Batch) -> list[Tensor]:
+        errors = batch.returns - batch.old_values
+        deviation = host.read(deviation=errors.square().mean().sqrt())["deviation"]
+        if not 0 < deviation < math.inf:
+            return [errors.new_tensor(0.0 if deviation == 0 else math.nan)]
+        self.values.deviation = deviation
         try:
-            parameters.add_(step)
-        except FloatingPointError:
-            losses.append(math.nan)
-            continue
-        losses.append(loss.item())
-        stepper.keep(step)
-    error = sum(losses) / len(losses)
-    if not math.isfinite(error):
-        stepper.velocity = velocity
-    return error
+            self.stepper.observe(batch.observations)
+        except (FloatingPointError, SingularMatrixError):
+            return [errors.new_tensor(math.nan)]
+        parameters = self.stepper.fisher.parameters
+        losses = []
+        for states in self._parts(len(batch)):
+            values = self.values(batch.select(states)).mean.flatten()
+            loss = F.mse_loss(values, batch.returns[states])
+            # Of the mean log-likelihood, which ascends as the squared error falls.
+            gradient = parameters.flatten(
+                torch.autograd.grad(-0.5 * loss / deviation**2, parameters.tensors, allow_unused=True)
+            )
+            step = self.stepper.displacement(gradient, step_size=self.step_size, target_kl=self.target_kl)
+            parameters.add_(step, known_finite=True)  # checked at the end of the fit
+            self.stepper.keep(step)
+            losses.append(loss.detach())
+        return losses
 
-
-def _parts(epochs: int, states: int, batch_size: int) -> Iterator[Tensor | slice]:
-    for _ in range(epochs):
-        if batch_size >= states:
-            yield slice(None)
-        else:
-            yield from torch.randperm(states).split(batch_size)
+    def _parts(self, states: int) -> Iterator[Tensor | slice]:
+        for _ in range(self.passes):
+            if self.batch_size is None or self.batch_size >= states:
+                yield slice(None)
+            else:
+                yield from torch.randperm(states).split(self.batch_size)

@@ -38,7 +38,7 @@ class RunningMoments(nn.Module):
 
     @torch.no_grad()
     def update(self, values: Tensor) -> None:
-        """Take in values (N, *shape), or nothing at all where one of them is not finite or its square is not.
+        """Take in values (N, *shape), or none of them if one of them or its square is not finite.
 
         Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample
         variances".
@@ -51,11 +51,10 @@ class RunningMoments(nn.Module):
         # The variance of 1 that stands before the first update has a count of 0, and so no weight.
         squares = self.variance * self.count + values.var(0, correction=0) * n
         squares = squares + shift.square() * self.count * n / total
-        if not bool(torch.isfinite(squares).all()):
-            return
-        self.mean.add_(shift * n / total)
-        self.variance.copy_(squares / total)
-        self.count.copy_(total)
+        finite = squares.isfinite().all()
+        self.mean.copy_(torch.where(finite, self.mean + shift * n / total, self.mean))
+        self.variance.copy_(torch.where(finite, squares / total, self.variance))
+        self.count.copy_(torch.where(finite, total, self.count))
 
     def forward(self, values: Tensor) -> Tensor:
         """Return values (N, *shape) in standard deviations from the mean, clipped."""

@@ -10,9 +10,8 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from agents.critic.snapshot import Snapshot
 from agents.policy.normalisation import ObservationNormaliser, RunningMoments
-from agents.rollout.batch import Batch
+from agents.policy.snapshot import Snapshot
 
 
 class MlpPolicy(ActorCriticPolicy):
@@ -138,18 +137,20 @@ class MultiInputPolicy(MlpPolicy):
         super().__init__(*args, **{"features_extractor_class": CombinedExtractor, **kwargs})
 
 
-def observe(policy: ActorCriticPolicy, batch: Batch) -> None:
-    """Let the statistics that a policy reads take in a batch, now that its update is over.
+def observe(policy: ActorCriticPolicy, observations: PyTorchObs, actions: Tensor) -> None:
+    """Let the statistics that a policy reads take in N transitions, now that their update is over.
 
-    They are its normaliser's and batch norm's; where a number is not finite, all stay as they are.
+    They are its normaliser's and batch norm's; if a number is not finite, all stay as they are.
     """
-    before = Snapshot(policy.buffers())
+    buffers = list(policy.buffers())
+    if not buffers:
+        return
+    before = Snapshot(buffers)
     if isinstance(policy, MlpPolicy):
-        policy.observe(batch.observations)
+        policy.observe(observations)
     layers = (isinstance(module, nn.modules.batchnorm._BatchNorm) for module in policy.modules())
-    if len(batch) > 1 and any(layers):  # a single state has no variance, and batch norm would raise
+    if len(actions) > 1 and any(layers):  # a single state has no variance, and batch norm would raise
         policy.set_training_mode(True)
         with torch.no_grad():
-            policy.evaluate_actions(batch.observations, batch.actions)
-    if not before.still_finite():
-        before.restore()
+            policy.evaluate_actions(observations, actions)
+    before.restore_unless(before.still_finite())

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
-from npg.fisher.state_mean import select
+from npg.states import select
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +65,4 @@ def standardise(advantages: Tensor) -> Tensor:
     exact = advantages.double()  # where the mean of equal numbers is that number
     centred = exact - exact.mean()
     deviation = centred.square().mean().sqrt()
-    if deviation <= rounding:
-        return torch.zeros_like(advantages)
-    return (centred / deviation).to(advantages.dtype)
+    return torch.where(deviation <= rounding, 0, centred / deviation).to(advantages.dtype)

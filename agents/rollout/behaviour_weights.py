@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from agents.critic.snapshot import Snapshot
+from agents.policy.snapshot import Snapshot
 
 
 class AsActed:

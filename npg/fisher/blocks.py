@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from npg.linear_operator import InvertibleOperator, SingularMatrixError, check_damping
+from npg.linear_operator import InvertibleOperator, check_damping
 
 
 class Diagonal(InvertibleOperator):
@@ -17,8 +17,8 @@ class Diagonal(InvertibleOperator):
     """
 
     def __init__(self, diagonal: Tensor):
+        super().__init__(len(diagonal), diagonal.dtype, diagonal.device)
         self.diagonal = diagonal
-        self.size, self.dtype, self.device = len(diagonal), diagonal.dtype, diagonal.device
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Return d ⊙ v."""
@@ -29,13 +29,11 @@ class Diagonal(InvertibleOperator):
         check_damping(damping)
         return Diagonal(self.diagonal + damping)
 
-    def inverse(self, damping: float = 0.0) -> "Diagonal":
+    def unchecked_inverse(self, damping: float = 0.0) -> tuple["Diagonal", dict[str, Tensor]]:
         """Return diag(1 / (d + λ))."""
         damped = self.damped(damping).diagonal
-        usable = (damped >= torch.finfo(self.dtype).tiny) & damped.isfinite()
-        if not bool(usable.all()):  # NaN included
-            raise SingularMatrixError.at("a diagonal", damping)
-        return Diagonal(1 / damped)
+        usable = (damped >= torch.finfo(self.dtype).tiny) & damped.isfinite()  # NaN is not
+        return Diagonal(1 / damped), {"a diagonal": usable.all()}
 
 
 class Dense(InvertibleOperator):
@@ -46,8 +44,8 @@ class Dense(InvertibleOperator):
     """
 
     def __init__(self, matrix: Tensor):
+        super().__init__(len(matrix), matrix.dtype, matrix.device)
         self.matrix = matrix
-        self.size, self.dtype, self.device = len(matrix), matrix.dtype, matrix.device
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Return the product with v."""
@@ -58,10 +56,11 @@ class Dense(InvertibleOperator):
         check_damping(damping)
         return Dense(shifted(self.matrix, damping))
 
-    def inverse(self, damping: float = 0.0) -> "Dense":
+    def unchecked_inverse(self, damping: float = 0.0) -> tuple["Dense", dict[str, Tensor]]:
         """Return (A + λI)⁻¹, by a Cholesky factor."""
         check_damping(damping)
-        return Dense(inverse_of(self.matrix, damping))
+        inverse, usable = inverse_of(self.matrix, damping)
+        return Dense(inverse), {f"a block of {self.size} rows": usable}
 
 
 class BlockDiagonal(InvertibleOperator):
@@ -72,30 +71,35 @@ class BlockDiagonal(InvertibleOperator):
     """
 
     def __init__(self, blocks: Sequence[InvertibleOperator]):
-        self.blocks = tuple(blocks)
-        self.size = sum(block.size for block in self.blocks)
-        self.dtype, self.device = self.blocks[0].dtype, self.blocks[0].device
-        self._sizes = [block.size for block in self.blocks]
+        super().__init__(sum(block.size for block in blocks), blocks[0].dtype, blocks[0].device)
+        self.operators = tuple(blocks)
+        self._sizes = [block.size for block in blocks]
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Return every block times its part of v."""
-        parts = zip(self.blocks, torch.split(vector, self._sizes), strict=True)
+        parts = zip(self.operators, torch.split(vector, self._sizes), strict=True)
         return torch.cat([block.matvec(part) for block, part in parts])
 
     def damped(self, damping: float) -> "BlockDiagonal":
         """Return every block, damped its own way."""
-        return BlockDiagonal([block.damped(damping) for block in self.blocks])
+        return BlockDiagonal([block.damped(damping) for block in self.operators])
 
-    def inverse(self, damping: float = 0.0) -> "BlockDiagonal":
+    def unchecked_inverse(self, damping: float = 0.0) -> tuple["BlockDiagonal", dict[str, Tensor]]:
         """Return every block's own inverse."""
-        return BlockDiagonal([block.inverse(damping) for block in self.blocks])
+        inverses, all_usable = [], dict[str, Tensor]()
+        for block in self.operators:
+            inverse, usable = block.unchecked_inverse(damping)
+            inverses.append(inverse)
+            all_usable |= {name: ok & all_usable.get(name, ok) for name, ok in usable.items()}
+        return BlockDiagonal(inverses), all_usable
 
 
-def inverse_of(matrix: Tensor, damping: float) -> Tensor:
-    """Return (A + λI)⁻¹ of a symmetric positive semi-definite matrix (P, P).
+def inverse_of(matrix: Tensor, damping: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Return (A + λI)⁻¹ of a symmetric positive semi-definite matrix (P, P), and whether it is usable (0-d).
+
+    It is not if A + λI is singular up to rounding, or not finite.
 
     Raises:
-        SingularMatrixError: A + λI is singular up to rounding, or not finite.
         TypeError: the matrix is of half precision, which has no factorisation.
     """
     if matrix.dtype in (torch.float16, torch.bfloat16):
@@ -104,12 +108,13 @@ def inverse_of(matrix: Tensor, damping: float) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(damped)
     # Rounding can carry a singular matrix past the factorisation, with a pivot of its own size.
     least = 4 * torch.finfo(matrix.dtype).eps * math.sqrt(len(matrix)) * damped.diagonal().abs().amax()
-    if not bool((failed == 0) & (factor.diagonal().square() > least).all()):
-        raise SingularMatrixError.at(f"a block of {len(matrix)} rows", damping)
-    return torch.cholesky_inverse(factor)
+    usable = (failed == 0) & (factor.diagonal().square() > least).all()
+    # A zero pivot would make the inversion raise: the factor of the identity stands in.
+    factor = torch.where(usable, factor, torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device))
+    return torch.cholesky_inverse(factor), usable
 
 
-def shifted(matrix: Tensor, amount: float) -> Tensor:
+def shifted(matrix: Tensor, amount: float | Tensor) -> Tensor:
     """Return A + amount · I as a new tensor."""
     new = matrix.clone()
     new.diagonal().add_(amount)

@@ -14,17 +14,16 @@ from torch.func import functional_call, vjp, vmap
 
 from npg.distributions import Distribution
 from npg.fisher.blocks import BlockDiagonal, Dense, Diagonal
-from npg.fisher.exact import evaluate
-from npg.fisher.state_mean import check_micro_batch_size, each, micro_batches
-from npg.linear_operator import InvertibleOperator
 from npg.parameters import FlatParameters
+from npg.policy import evaluate
 from npg.reduction import Reduce, identity
+from npg.states import check_micro_batch_size, each, micro_batches
 
 # Root scores held at a time where the caller names no micro-batch: 128 MB in float32.
 NUMBERS_AT_A_TIME = 2**25
 
 
-class DiagonalFisher(InvertibleOperator):
+class DiagonalFisher(Diagonal):
     """diag(F), each entry exact.
 
     Built by K passes backward, one state at a time under `torch.func.vmap`, which the actor has to bear.
@@ -54,27 +53,14 @@ class DiagonalFisher(InvertibleOperator):
         reduce: Reduce = identity,
     ):
         parameters = FlatParameters(actor)
-        self.size, self.dtype, self.device = parameters.space
-        total, states = torch.zeros(self.size, dtype=self.dtype, device=self.device), 0
+        total, states = torch.zeros_like(parameters.vector()), 0
         for rows in root_scores(actor, observations, parameters.named(), micro_batch_size):
             total += parameters.flatten([row.square().sum((0, 1)) for row in rows])
             states += len(rows[0])
-        self.diagonal = reduce(total / states)
-
-    def matvec(self, vector: Tensor) -> Tensor:
-        """Return diag(F) v."""
-        return self.diagonal * vector
-
-    def damped(self, damping: float) -> Diagonal:
-        """Return diag(F) + λI."""
-        return Diagonal(self.diagonal).damped(damping)
-
-    def inverse(self, damping: float = 0.0) -> Diagonal:
-        """Return (diag(F) + λI)⁻¹."""
-        return Diagonal(self.diagonal).inverse(damping)
+        super().__init__(reduce(total / states))
 
 
-class BlockDiagonalFisher(InvertibleOperator):
+class BlockDiagonalFisher(BlockDiagonal):
     """F between the parameters of one module, and zero between different modules.
 
     A module's weight and bias make one dense block: for modules of up to a few thousand parameters.
@@ -94,9 +80,8 @@ class BlockDiagonalFisher(InvertibleOperator):
         reduce: Reduce = identity,
     ):
         parameters = FlatParameters(actor)
-        self.size, self.dtype, self.device = parameters.space
-        modules = parameters.by_module()
-        sums = {name: self._zeros(part.stop - part.start) for name, part in modules.items()}
+        modules, vector = parameters.by_module(), parameters.vector()
+        sums = {name: torch.zeros_like(vector[part].outer(vector[part])) for name, part in modules.items()}
         states = 0
         for rows in root_scores(actor, observations, parameters.named(), micro_batch_size):
             flat = torch.cat([row.flatten(2) for row in rows], -1).flatten(0, 1)
@@ -104,22 +89,7 @@ class BlockDiagonalFisher(InvertibleOperator):
                 sums[name].addmm_(flat[:, part].T, flat[:, part])
             states += len(rows[0])
         self.blocks = {name: reduce(total / states) for name, total in sums.items()}
-        self._operator = BlockDiagonal([Dense(block) for block in self.blocks.values()])
-
-    def _zeros(self, size: int) -> Tensor:
-        return torch.zeros(size, size, dtype=self.dtype, device=self.device)
-
-    def matvec(self, vector: Tensor) -> Tensor:
-        """Return every block times its part of v."""
-        return self._operator.matvec(vector)
-
-    def damped(self, damping: float) -> BlockDiagonal:
-        """Return the matrix plus λI."""
-        return self._operator.damped(damping)
-
-    def inverse(self, damping: float = 0.0) -> BlockDiagonal:
-        """Return every block's own inverse."""
-        return self._operator.inverse(damping)
+        super().__init__([Dense(matrix) for matrix in self.blocks.values()])
 
 
 def root_scores(

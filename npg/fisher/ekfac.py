@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from npg import host
 from npg.fisher.blocks import BlockDiagonal
 from npg.fisher.diagonal import NUMBERS_AT_A_TIME
-from npg.fisher.kfac import KroneckerFisher, check_finite
+from npg.fisher.kfac import KroneckerFisher, check_finite, finite_by_module
 from npg.fisher.kronecker import RotatedDiagonal
-from npg.linear_operator import InvertibleOperator
 from npg.reduction import Reduce, identity
 
 
-class EigenvalueCorrectedFisher(InvertibleOperator):
+class EigenvalueCorrectedFisher(BlockDiagonal):
     """K-FAC with corrected eigenvalues; its damping is exact, F + λI.
 
     It sends the states through the actor twice, once for the basis and once for its scales. Arguments,
@@ -51,12 +51,13 @@ class EigenvalueCorrectedFisher(InvertibleOperator):
             reduce=reduce,
         )
         kronecker = self.kronecker
-        self.size, self.dtype, self.device = kronecker.size, kronecker.dtype, kronecker.device
         bases = {
             name: [torch.linalg.eigh(factor).eigenvectors for factor in kronecker.averages[name]]
             for name in kronecker.layers
         }
-        scales = {name: self._zeros(bases[name]) for name in bases}
+        scales = {
+            name: inputs.new_zeros(len(outputs), len(inputs)) for name, (inputs, outputs) in bases.items()
+        }
         states = 0
         for through in kronecker.passes(observations):
             states += through.states
@@ -66,30 +67,12 @@ class EigenvalueCorrectedFisher(InvertibleOperator):
                         columns = through.inputs[name] @ input_basis
                         scales[name] += _sum_of_squares(gradients[name] @ output_basis, columns)
         scales = {name: reduce(total / states) for name, total in scales.items()}
-        check_finite({name: (scale,) for name, scale in scales.items()})
+        check_finite(host.read(**finite_by_module({name: (scale,) for name, scale in scales.items()})))
         corrected = {
             name: RotatedDiagonal(bases[name][0], bases[name][1], scales[name], split_bias=layer.split_bias)
             for name, layer in kronecker.layers.items()
         }
-        self._operator = BlockDiagonal(
-            [corrected.get(name, block) for name, block in kronecker.blocks().items()]
-        )
-
-    def _zeros(self, bases: list[Tensor]) -> Tensor:
-        inputs, outputs = bases
-        return torch.zeros(len(outputs), len(inputs), dtype=self.dtype, device=self.device)
-
-    def matvec(self, vector: Tensor) -> Tensor:
-        """Return the product with v."""
-        return self._operator.matvec(vector)
-
-    def damped(self, damping: float) -> BlockDiagonal:
-        """Return F + λI, exactly."""
-        return self._operator.damped(damping)
-
-    def inverse(self, damping: float = 0.0) -> BlockDiagonal:
-        """Return (F + λI)⁻¹, exactly."""
-        return self._operator.inverse(damping)
+        super().__init__([corrected.get(name, block) for name, block in kronecker.blocks().items()])
 
 
 def _sum_of_squares(rows: Tensor, columns: Tensor) -> Tensor:

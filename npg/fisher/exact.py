@@ -29,23 +29,20 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.func import functional_call
 
-from npg.distributions import Bernoulli, Categorical, DiagGaussian, Distribution, MultiCategorical
+from npg.distributions import Distribution
 from npg.fisher.chain import ChainJacobian, jacobian_of
 from npg.fisher.jacobian import DifferenceJacobian, Jacobian
 from npg.fisher.state_mean import StateMean, StateSum
-from npg.linear_operator import LinearOperator
 from npg.parameters import FlatParameters
+from npg.policy import evaluate
 from npg.reduction import Reduce, identity
 
 # Every sample lengthens a chain in the graph, whose destruction recurses: 30 000 overflow the stack.
 MOST_SAMPLES = 10_000
-# The families first: to ask a protocol takes as long as a small network.
-KNOWN_DISTRIBUTIONS = (DiagGaussian, Categorical, MultiCategorical, Bernoulli, Distribution)
 
 
-class ExactFisher(LinearOperator):
+class ExactFisher(StateMean):
     """The matrix Jᵀ M J / N: positive semi-definite by construction, free of sampling noise.
 
     Args:
@@ -71,7 +68,6 @@ class ExactFisher(LinearOperator):
         reduce: Reduce = identity,
     ):
         parameters = FlatParameters(actor)
-        self.size, self.dtype, self.device = parameters.space
         theta = None if micro_batch_size is None else parameters.copies()
         tensors = parameters.tensors if theta is None else theta.values()
 
@@ -80,14 +76,10 @@ class ExactFisher(LinearOperator):
             distribution = evaluate(actor, observations, theta)
             return metric_sum(jacobian_of(distribution.coordinates, tensors), distribution, parameters)
 
-        self._mean = StateMean(linearise, (observations,), micro_batch_size, reduce)
-
-    def matvec(self, vector: Tensor) -> Tensor:
-        """Return F v: push v forward to the coordinates, weigh it there, pull it back."""
-        return self._mean(vector)
+        super().__init__(parameters, linearise, (observations,), micro_batch_size, reduce)
 
 
-class FiniteDifferenceFisher(LinearOperator):
+class FiniteDifferenceFisher(StateMean):
     """The exact matrix, with J v by a forward difference and Jᵀ u by one pass backward.
 
     For modules that cannot be differentiated twice, such as a fused LSTM. Products err by a relative √eps
@@ -104,7 +96,6 @@ class FiniteDifferenceFisher(LinearOperator):
         reduce: Reduce = identity,
     ):
         parameters = FlatParameters(actor)
-        self.size, self.dtype, self.device = parameters.space
         theta = parameters.copies()
 
         @torch.enable_grad()
@@ -118,14 +109,10 @@ class FiniteDifferenceFisher(LinearOperator):
             jacobian = DifferenceJacobian(distribution.coordinates, theta.values(), displaced)
             return metric_sum(jacobian, distribution, parameters)
 
-        self._mean = StateMean(linearise, (observations,), micro_batch_size, reduce)
-
-    def matvec(self, vector: Tensor) -> Tensor:
-        """Return F v up to the error of the difference."""
-        return self._mean(vector)
+        super().__init__(parameters, linearise, (observations,), micro_batch_size, reduce)
 
 
-class EmpiricalFisher(LinearOperator):
+class EmpiricalFisher(StateMean):
     """1/N Σ s sᵀ over the scores s = ∇log π(a | s) of given actions: the covariance of the score.
 
     It is the Fisher matrix only if the actions were drawn from this very policy, and then only as N grows.
@@ -148,17 +135,12 @@ class EmpiricalFisher(LinearOperator):
         reduce: Reduce = identity,
     ):
         parameters = FlatParameters(actor)
-        self.size, self.dtype, self.device = parameters.space
         theta = None if micro_batch_size is None else parameters.copies()
         linearise = partial(_score_sum, actor, parameters, theta)
-        self._mean = StateMean(linearise, (observations, (actions,)), micro_batch_size, reduce)
-
-    def matvec(self, vector: Tensor) -> Tensor:
-        """Return 1/N Σ s (sᵀv)."""
-        return self._mean(vector)
+        super().__init__(parameters, linearise, (observations, (actions,)), micro_batch_size, reduce)
 
 
-class SampledFisher(LinearOperator):
+class SampledFisher(StateMean):
     """1/(N k) Σ s sᵀ over the scores of k actions a state, drawn from the policy itself.
 
     Unbiased for F, with a relative error that falls as 1/√(N k). The actions are drawn once, so that
@@ -187,17 +169,12 @@ class SampledFisher(LinearOperator):
                 "more states, or ExactFisher, which has none"
             )
         parameters = FlatParameters(actor)
-        self.size, self.dtype, self.device = parameters.space
         theta = None if micro_batch_size is None else parameters.copies()
         with torch.no_grad():
             policy = evaluate(actor, observations)
         actions = tuple(policy.sample(generator) for _ in range(samples))
         linearise = partial(_score_sum, actor, parameters, theta)
-        self._mean = StateMean(linearise, (observations, actions), micro_batch_size, reduce)
-
-    def matvec(self, vector: Tensor) -> Tensor:
-        """Return 1/(N k) Σ s (sᵀv)."""
-        return self._mean(vector)
+        super().__init__(parameters, linearise, (observations, actions), micro_batch_size, reduce)
 
 
 def metric_sum(
@@ -233,33 +210,3 @@ def _score_sum(
         return parameters.flatten(jacobian.pull_back((derivative / len(actions),)))
 
     return StateSum(product, log_prob[0].numel())
-
-
-def evaluate(
-    actor: nn.Module, observations: Any, parameters: Mapping[str, Tensor] | None = None
-) -> Distribution:
-    """Return the actor's distribution at the observations, with gradients unless inside `no_grad`.
-
-    Args:
-        actor: maps observations to an npg distribution.
-        observations: what it takes.
-        parameters: tensors by name to use in place of the actor's own, which are not touched.
-
-    Raises:
-        TypeError: the actor returned something else than an npg distribution.
-        ValueError: there is no state, or nothing to differentiate where gradients are on.
-    """
-    if parameters is None:
-        distribution = actor(observations)
-    else:
-        distribution = functional_call(actor, dict(parameters), (observations,), strict=False)
-    if not isinstance(distribution, KNOWN_DISTRIBUTIONS):
-        raise TypeError(
-            f"the actor must return an npg distribution such as npg.DiagGaussian, "
-            f"got {type(distribution).__name__}"
-        )
-    if distribution.coordinates[0].shape[:-1].numel() == 0:
-        raise ValueError("expected at least one state, got an empty batch of observations")
-    if torch.is_grad_enabled() and not any(z.requires_grad for z in distribution.coordinates):
-        raise ValueError("no trainable parameter of the actor reaches its distribution")
-    return distribution

@@ -7,15 +7,47 @@ import torch
 from torch import Tensor, nn
 
 from npg.distributions import Distribution
-from npg.fisher.exact import evaluate
 from npg.fisher.jacobian import check_twice_differentiable
 from npg.fisher.state_mean import StateMean, StateSum
-from npg.linear_operator import LinearOperator
 from npg.parameters import FlatParameters
+from npg.policy import evaluate
 from npg.reduction import Reduce, identity
 
 
-class KLHessian(LinearOperator):
+class _MeanHessian(StateMean):
+    """The mean Hessian of a function of the policy and the data beside the observations, (N,)."""
+
+    def __init__(
+        self,
+        function: Callable[..., Tensor],
+        actor: nn.Module,
+        data: tuple[Any, ...],
+        micro_batch_size: int | None,
+        reduce: Reduce,
+    ):
+        parameters = FlatParameters(actor)
+        theta = None if micro_batch_size is None else parameters.copies()
+        tensors = parameters.tensors if theta is None else tuple(theta.values())
+
+        @torch.enable_grad()
+        def linearise(observations: Any, *others: Tensor) -> StateSum:
+            policy: Distribution = evaluate(actor, observations, theta)
+            values = function(policy, *others)
+            gradient = torch.autograd.grad(values.sum(), tensors, create_graph=True, materialize_grads=True)
+            check_twice_differentiable(gradient)
+
+            def product(vector: Tensor) -> Tensor:
+                parts = parameters.unflatten(vector)
+                return parameters.flatten(
+                    torch.autograd.grad(gradient, tensors, parts, retain_graph=True, allow_unused=True)
+                )
+
+            return StateSum(product, values.numel())
+
+        super().__init__(parameters, linearise, data, micro_batch_size, reduce)
+
+
+class KLHessian(_MeanHessian):
     """The Hessian at θ' = θ of the mean KL(π_θ ‖ π_θ'): the Fisher matrix, a second way.
 
     Arguments and errors are those of `ExactFisher`, which is faster; this one serves as its check, and
@@ -31,17 +63,12 @@ class KLHessian(LinearOperator):
         micro_batch_size: int | None = None,
         reduce: Reduce = identity,
     ):
-        self._mean = _mean_hessian(
+        super().__init__(
             lambda policy: policy.snapshot().kl(policy), actor, (observations,), micro_batch_size, reduce
         )
-        self.size, self.dtype, self.device = FlatParameters(actor).space
-
-    def matvec(self, vector: Tensor) -> Tensor:
-        """Return ∇(vᵀ∇KL)."""
-        return self._mean(vector)
 
 
-class LikelihoodHessian(LinearOperator):
+class LikelihoodHessian(_MeanHessian):
     """The Hessian of −1/N Σ log π(a | s) at given actions.
 
     Over actions drawn from the policy its expectation is the Fisher matrix (the second definition,
@@ -62,45 +89,10 @@ class LikelihoodHessian(LinearOperator):
         micro_batch_size: int | None = None,
         reduce: Reduce = identity,
     ):
-        self._mean = _mean_hessian(
+        super().__init__(
             lambda policy, actions: -policy.log_prob(actions),
             actor,
             (observations, actions),
             micro_batch_size,
             reduce,
         )
-        self.size, self.dtype, self.device = FlatParameters(actor).space
-
-    def matvec(self, vector: Tensor) -> Tensor:
-        """Return −1/N Σ ∇(vᵀ∇log π)."""
-        return self._mean(vector)
-
-
-def _mean_hessian(
-    function: Callable[..., Tensor],
-    actor: nn.Module,
-    data: tuple[Any, ...],
-    micro_batch_size: int | None,
-    reduce: Reduce,
-) -> StateMean:
-    """Return the mean Hessian of a function of the policy and the data beside the observations, (N,)."""
-    parameters = FlatParameters(actor)
-    theta = None if micro_batch_size is None else parameters.copies()
-    tensors = parameters.tensors if theta is None else tuple(theta.values())
-
-    @torch.enable_grad()
-    def linearise(observations: Any, *others: Tensor) -> StateSum:
-        policy: Distribution = evaluate(actor, observations, theta)
-        values = function(policy, *others)
-        gradient = torch.autograd.grad(values.sum(), tensors, create_graph=True, materialize_grads=True)
-        check_twice_differentiable(gradient)
-
-        def product(vector: Tensor) -> Tensor:
-            parts = parameters.unflatten(vector)
-            return parameters.flatten(
-                torch.autograd.grad(gradient, tensors, parts, retain_graph=True, allow_unused=True)
-            )
-
-        return StateSum(product, values.numel())
-
-    return StateMean(linearise, data, micro_batch_size, reduce)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from npg import host
 from npg.distributions import Coordinates
 
 
@@ -101,14 +102,13 @@ class DifferenceJacobian:
         # Rounding errs by eps/h, the difference by h/2 times a second derivative: h = √eps balances
         # them in units of the parameters (Nocedal & Wright 2006, section 8.1).
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._tensors)).detach())
-        self._increment = float(1 + norm) * torch.finfo(norm.dtype).eps ** 0.5
+        dtype = host.scalar_dtype(norm.device)
+        self._increment = (1 + norm).to(dtype) * torch.finfo(norm.dtype).eps ** 0.5
 
     def push_forward(self, tangents: Sequence[Tensor]) -> Coordinates:
         """Return (z(θ + h v/‖v‖) − z(θ)) ‖v‖/h."""
-        size = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tangents)))))
-        if size == 0:
-            return tuple(torch.zeros_like(z) for z in self._base)
-        h = self._increment / size
+        size = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tangents))))
+        h = self._increment / torch.where(size > 0, size, 1).to(self._increment)
         with torch.no_grad():
             moved = self._displaced([h * v for v in tangents])
         # Chosen, since a logit of −∞ stays where it is and −∞ − −∞ would be NaN.

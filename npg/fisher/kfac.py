@@ -12,6 +12,7 @@ layers".
 """
 
 import inspect
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,16 +20,17 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from npg import host
 from npg.fisher.blocks import BlockDiagonal, Dense, Diagonal
 from npg.fisher.diagonal import root_scores
 from npg.fisher.exact import metric_sum
 from npg.fisher.jacobian import Jacobian
 from npg.fisher.kronecker import Kronecker
 from npg.fisher.layers import Layer, Pass, check_owners, pass_through
-from npg.fisher.state_mean import check_micro_batch_size, micro_batches
 from npg.linear_operator import InvertibleOperator
 from npg.parameters import FlatParameters
 from npg.reduction import Reduce, identity
+from npg.states import check_micro_batch_size, micro_batches
 
 # Parameters that belong to no layer, such as a log standard deviation, get an exact block up to this size.
 LARGEST_EXACT_BLOCK = 64
@@ -85,7 +87,7 @@ class KroneckerFisher(InvertibleOperator):
         self._micro_batch_size = micro_batch_size
         self._reduce = reduce
         self.parameters = FlatParameters(actor)
-        self.size, self.dtype, self.device = self.parameters.space
+        super().__init__(*self.parameters.space)
         if self.dtype in (torch.float16, torch.bfloat16):
             raise TypeError(f"K-FAC needs parameters of float32 or float64, got {self.dtype}")
         self._sort_modules()
@@ -130,13 +132,22 @@ class KroneckerFisher(InvertibleOperator):
             FloatingPointError: a statistic is not finite; nothing was changed.
             ValueError: see the class.
         """
+        averages, finite = self.updated(observations, decay=decay)
+        check_finite(host.read(**finite))
+        self.averages = averages
+
+    def updated(self, observations: Any, *, decay: float = 0.0) -> tuple[Averages, dict[str, Tensor]]:
+        """Return what `update` would make of the averages, without a host read.
+
+        Returns:
+            The averages, and {module's name: whether its statistics are finite, 0-d}.
+        """
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {decay}")
         new = self._statistics(observations)
         for name, olds in self.averages.items():
             new[name] = tuple(torch._foreach_lerp(list(olds), list(new[name]), 1 - decay))
-        check_finite(new)
-        self.averages = new
+        return new, finite_by_module(new)
 
     def _statistics(self, observations: Any) -> Averages:
         """Return what the averages would be if these were the only states."""
@@ -206,17 +217,18 @@ class KroneckerFisher(InvertibleOperator):
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Return the product with the averages as they are."""
-        return self._operator().matvec(vector)
+        return self.operator().matvec(vector)
 
     def damped(self, damping: float) -> BlockDiagonal:
         """Return the matrix that `inverse(damping)` inverts: factored Tikhonov damping in every layer."""
-        return self._operator().damped(damping)
+        return self.operator().damped(damping)
 
-    def inverse(self, damping: float = 0.0) -> BlockDiagonal:
+    def unchecked_inverse(self, damping: float = 0.0) -> tuple[BlockDiagonal, dict[str, Tensor]]:
         """Return the inverse of `damped(damping)`, of the averages as they are."""
-        return self._operator().inverse(damping)
+        return self.operator().unchecked_inverse(damping)
 
-    def _operator(self) -> BlockDiagonal:
+    def operator(self) -> BlockDiagonal:
+        """Return the matrix of the averages as they are; later updates do not change it."""
         return BlockDiagonal(list(self.blocks().values()))
 
     def blocks(self) -> dict[str, InvertibleOperator]:
@@ -280,18 +292,25 @@ def _level_of_caller() -> int:
     return level
 
 
-def check_finite(averages: Averages) -> None:
+def finite_by_module(averages: Averages) -> dict[str, Tensor]:
+    """Return {module's name: whether its statistics are finite, 0-d}."""
+    return {
+        name: torch.stack(torch._foreach_norm(list(values), math.inf)).isfinite().all()
+        for name, values in averages.items()
+    }
+
+
+def check_finite(finite: Mapping[str, float]) -> None:
     """Check statistics before they are taken in.
+
+    Args:
+        finite: `finite_by_module`, read from the device.
 
     Raises:
         FloatingPointError: naming the modules whose are not finite.
     """
-    tensors = [value for values in averages.values() for value in values]
-    if not tensors or bool(torch.stack(torch._foreach_norm(tensors)).isfinite().all()):
-        return  # one question to the device; the others only where the answer is no
-    bad = [name for name, values in averages.items() if not all(bool(v.isfinite().all()) for v in values)]
-    if bad:
+    if bad := [name or "the policy" for name in finite if not finite[name]]:
         raise FloatingPointError(
-            f"the Fisher statistics of {', '.join(name or 'the policy' for name in bad)} are not finite; "
+            f"the Fisher statistics of {', '.join(bad)} are not finite; "
             "the running averages stay as they were"
         )

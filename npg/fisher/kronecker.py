@@ -9,8 +9,9 @@ import math
 import torch
 from torch import Tensor
 
+from npg import host
 from npg.fisher.blocks import inverse_of, shifted
-from npg.linear_operator import InvertibleOperator, SingularMatrixError, check_damping
+from npg.linear_operator import InvertibleOperator, check_damping
 
 
 class Kronecker(InvertibleOperator):
@@ -23,11 +24,10 @@ class Kronecker(InvertibleOperator):
     """
 
     def __init__(self, inputs: Tensor, outputs: Tensor, *, split_bias: bool):
+        super().__init__(len(inputs) * len(outputs), inputs.dtype, inputs.device)
         self.inputs = inputs
         self.outputs = outputs
         self.split_bias = split_bias
-        self.size = len(inputs) * len(outputs)
-        self.dtype, self.device = inputs.dtype, inputs.device
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Return G V A, flat."""
@@ -48,22 +48,17 @@ class Kronecker(InvertibleOperator):
             shifted(self.inputs, on_inputs), shifted(self.outputs, on_outputs), split_bias=self.split_bias
         )
 
-    def inverse(self, damping: float = 0.0) -> "Kronecker":
+    def unchecked_inverse(self, damping: float = 0.0) -> tuple["Kronecker", dict[str, Tensor]]:
         """Return the inverse of `damped(λ)`: that of A, Kronecker that of G."""
         on_inputs, on_outputs = self._shares(damping)
-        try:
-            return Kronecker(
-                inverse_of(self.inputs, on_inputs),
-                inverse_of(self.outputs, on_outputs),
-                split_bias=self.split_bias,
-            )
-        except SingularMatrixError:
-            raise SingularMatrixError.at(
-                f"a Kronecker factor of {len(self.inputs)} inputs or {len(self.outputs)} outputs", damping
-            ) from None
+        inputs, inputs_usable = inverse_of(self.inputs, on_inputs)
+        outputs, outputs_usable = inverse_of(self.outputs, on_outputs)
+        name = f"a Kronecker factor of {len(inputs)} inputs or {len(outputs)} outputs"
+        inverse = Kronecker(inputs, outputs, split_bias=self.split_bias)
+        return inverse, {name: inputs_usable & outputs_usable}
 
-    def _shares(self, damping: float) -> tuple[float, float]:
-        """Return what λ adds to A and to G: π√λ and √λ/π."""
+    def _shares(self, damping: float) -> tuple[Tensor, Tensor]:
+        """Return what λ adds to A and to G: π√λ and √λ/π, 0-d."""
         check_damping(damping)
         balance = balance_of(self.inputs, self.outputs)
         return balance * math.sqrt(damping), math.sqrt(damping) / balance
@@ -80,12 +75,11 @@ class RotatedDiagonal(InvertibleOperator):
     """
 
     def __init__(self, input_basis: Tensor, output_basis: Tensor, scales: Tensor, *, split_bias: bool):
+        super().__init__(scales.numel(), scales.dtype, scales.device)
         self.input_basis = input_basis
         self.output_basis = output_basis
         self.scales = scales
         self.split_bias = split_bias
-        self.size = scales.numel()
-        self.dtype, self.device = scales.dtype, scales.device
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Return U (S ⊙ (Uᵀ v)), flat."""
@@ -101,20 +95,19 @@ class RotatedDiagonal(InvertibleOperator):
             self.input_basis, self.output_basis, self.scales + damping, split_bias=self.split_bias
         )
 
-    def inverse(self, damping: float = 0.0) -> "RotatedDiagonal":
+    def unchecked_inverse(self, damping: float = 0.0) -> tuple["RotatedDiagonal", dict[str, Tensor]]:
         """Return the inverse of `damped(λ)`."""
         damped = self.damped(damping).scales
-        if not bool((damped > torch.finfo(self.dtype).eps * damped.abs().amax()).all()):
-            raise SingularMatrixError.at("a rotated diagonal", damping)
-        return RotatedDiagonal(self.input_basis, self.output_basis, 1 / damped, split_bias=self.split_bias)
+        usable = (damped > torch.finfo(self.dtype).eps * damped.abs().amax()).all()
+        inverse = RotatedDiagonal(self.input_basis, self.output_basis, 1 / damped, split_bias=self.split_bias)
+        return inverse, {"a rotated diagonal": usable}
 
 
-def balance_of(inputs: Tensor, outputs: Tensor) -> float:
-    """Return π, the square root of the ratio of the factors' mean eigenvalues; 1 where that is 0 or ∞."""
-    means = torch.stack([inputs.diagonal().mean(), outputs.diagonal().mean()])
-    mean_input, mean_output = means.tolist()
-    ratio = mean_input / mean_output if mean_output > 0 else 0.0
-    return math.sqrt(ratio) if 0 < ratio < math.inf else 1.0
+def balance_of(inputs: Tensor, outputs: Tensor) -> Tensor:
+    """Return π (0-d), the square root of the ratio of the factors' mean eigenvalues; 1 if that is 0 or ∞."""
+    dtype = host.scalar_dtype(inputs.device)
+    ratio = inputs.diagonal().mean().to(dtype) / outputs.diagonal().mean().to(dtype)
+    return torch.where((ratio > 0) & ratio.isfinite(), ratio, 1).sqrt()
 
 
 def as_matrix(vector: Tensor, rows: int, split_bias: bool) -> Tensor:

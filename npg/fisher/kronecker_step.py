@@ -1,15 +1,15 @@
 """The step of ACKTR: a closed-form natural direction, a capped length, momentum."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from npg.fisher.kfac import KroneckerFisher
-from npg.linear_operator import LinearOperator, SingularMatrixError, check_damping
-from npg.trust_region import DAMPING_GROWTH
+from npg import host
+from npg.fisher.kfac import KroneckerFisher, check_finite
+from npg.linear_operator import InvertibleOperator, check_damping
+from npg.natural_direction import DAMPING_GROWTH
 
 # Keys of a saved state.
 FACTORS, INVERTED, VELOCITY, UPDATES = "factors", "inverted", "velocity", "updates"
@@ -62,7 +62,7 @@ class KroneckerStepper:
         self.velocity = torch.zeros(fisher.size, dtype=fisher.dtype, device=fisher.device)
         self.updates = 0
         self._inverted: dict[str, Tensor] = {}
-        self._inverse: LinearOperator | None = None
+        self._inverse: InvertibleOperator | None = None
 
     def observe(self, observations: Any) -> None:
         """Refresh factors and inverses from the states of this update, as far as their intervals ask.
@@ -71,18 +71,30 @@ class KroneckerStepper:
             FloatingPointError: a statistic is not finite; nothing was changed.
             SingularMatrixError: a factor has no inverse, not even with its damping raised tenfold.
         """
+        averages, finite = self.fisher.averages, dict[str, Tensor]()
         if self.updates % self.factor_interval == 0:
-            self.fisher.update(observations, decay=self.decay)
-        if self._inverse is None or self.updates % self.inverse_interval == 0:
-            self._invert()
+            self.fisher.averages, finite = self.fisher.updated(observations, decay=self.decay)
+        try:
+            self._invert(finite, self._inverse is None or self.updates % self.inverse_interval == 0)
+        except FloatingPointError:
+            self.fisher.averages = averages
+            raise
         self.updates += 1
 
-    def _invert(self) -> None:
-        try:
-            self._inverse = self.fisher.inverse(self.damping)
-        except SingularMatrixError:
-            self._inverse = self.fisher.inverse(DAMPING_GROWTH * self.damping)
-        self._inverted = self.fisher.state_dict()
+    def _invert(self, finite: Mapping[str, Tensor], due: bool) -> None:
+        """Check new statistics and, if due, invert them: one host read for both."""
+        inverse: InvertibleOperator | None = None
+        usable: dict[str, Tensor] = {}
+        if due:
+            inverse, usable = self.fisher.unchecked_inverse(self.damping)
+        numbers = host.read(**finite, **{f"inverse of {part}": ok for part, ok in usable.items()})
+        check_finite({module: numbers[module] for module in finite})
+        if inverse is not None:
+            # What is not finite was ruled out above, so that what remains to fail is the inverse.
+            self._inverse = (
+                inverse if all(numbers.values()) else self.fisher.inverse(DAMPING_GROWTH * self.damping)
+            )
+            self._inverted = self.fisher.state_dict()
 
     def displacement(self, gradient: Tensor, *, step_size: float, target_kl: float) -> Tensor:
         """Return d (P,) for an ascent along g (P,), not yet taken.
@@ -98,8 +110,10 @@ class KroneckerStepper:
         if self._inverse is None:
             raise ValueError("there is no Fisher matrix yet; call observe(observations) first")
         x = self._inverse @ gradient
-        curvature = float(x @ gradient)  # xᵀF_λx, since F_λx = g; zero only with g, or where it underflows
-        length = min(step_size, math.sqrt(2 * target_kl / curvature)) if curvature > 0 else step_size
+        # xᵀF_λx, since F_λx = g; zero only with g, or where it underflows
+        curvature = (x @ gradient).to(host.scalar_dtype(x.device))
+        length = torch.sqrt(2 * target_kl / curvature).clamp(max=step_size)
+        length = torch.where(curvature > 0, length, step_size)
         return self.momentum * self.velocity + (1 - self.momentum) * length * x
 
     def keep(self, displacement: Tensor) -> None:
@@ -122,10 +136,8 @@ class KroneckerStepper:
             ValueError: it belongs to another policy.
         """
         self.fisher.load_state_dict(state[INVERTED])
-        if state[INVERTED]:
-            self._invert()
-        else:
-            self._inverse, self._inverted = None, {}
+        self._inverse, self._inverted = None, {}
+        self._invert({}, due=bool(state[INVERTED]))
         self.fisher.load_state_dict(state[FACTORS])
         self.velocity = state[VELOCITY].to(self.velocity, copy=True)
         self.updates = state[UPDATES]

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from npg.distributions import Coordinates, Distribution
-from npg.fisher.exact import evaluate
+from npg.policy import evaluate
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +120,8 @@ def pass_through(
 
     Raises:
         ValueError: a layer ran twice, or not at all though its parameters were used, or not with the states
-            along its first dimension; or see `npg.fisher.exact.evaluate`.
-        TypeError: see `npg.fisher.exact.evaluate`.
+            along its first dimension; or see `npg.policy.evaluate`.
+        TypeError: see `npg.policy.evaluate`.
     """
     with torch.enable_grad(), recorded(layers) as records:
         policy = evaluate(actor, observations)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from npg.linear_operator import InvertibleOperator, SingularMatrixError
+from npg.linear_operator import InvertibleOperator
 
 
 class LowRankUpdate(InvertibleOperator):
@@ -26,10 +26,10 @@ class LowRankUpdate(InvertibleOperator):
     """
 
     def __init__(self, base: InvertibleOperator, rows: Tensor, *, sign: int = 1):
+        super().__init__(base.size, base.dtype, base.device)
         self.base = base
         self.rows = rows
         self.sign = sign
-        self.size, self.dtype, self.device = base.size, base.dtype, base.device
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Return B v ± Rᵀ(R v)."""
@@ -39,14 +39,9 @@ class LowRankUpdate(InvertibleOperator):
         """Return the matrix with B damped its own way."""
         return LowRankUpdate(self.base.damped(damping), self.rows, sign=self.sign)
 
-    def inverse(self, damping: float = 0.0) -> "LowRankUpdate":
-        """Return the inverse of `damped(λ)`.
-
-        Raises:
-            ValueError: the damping is negative or not finite.
-            SingularMatrixError: B or the whole is singular up to rounding, or not finite.
-        """
-        base = self.base.inverse(damping)
+    def unchecked_inverse(self, damping: float = 0.0) -> tuple["LowRankUpdate", dict[str, Tensor]]:
+        """Return the inverse of `damped(λ)`; its parts are those of B and the update as a whole."""
+        base, usable = self.base.unchecked_inverse(damping)
         solved = vmap(base.matvec)(self.rows)  # R B⁻¹, B being symmetric
         gram = self.sign * (self.rows @ solved.T)
         gram.diagonal().add_(1)
@@ -54,7 +49,6 @@ class LowRankUpdate(InvertibleOperator):
         # With + every pivot is at least 1: where the largest entry's rounding drowns that 1, no digit of
         # the difference of inverses is right. With − a pivot is small where B and the update cancel.
         least = torch.finfo(self.dtype).eps * gram.diagonal().abs().amax()
-        if not bool((failed == 0) & (factor.diagonal().square() > least).all()):
-            raise SingularMatrixError.at(f"an update of {len(gram)} rows", damping)
+        usable[f"an update of {len(gram)} rows"] = (failed == 0) & (factor.diagonal().square() > least).all()
         whitened = torch.linalg.solve_triangular(factor, solved, upper=False)
-        return LowRankUpdate(base, whitened, sign=-self.sign)
+        return LowRankUpdate(base, whitened, sign=-self.sign), usable

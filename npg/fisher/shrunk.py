@@ -10,12 +10,11 @@ from npg.fisher.blocks import BlockDiagonal
 from npg.fisher.diagonal import root_scores
 from npg.fisher.kfac import KroneckerFisher
 from npg.fisher.low_rank import LowRankUpdate
-from npg.fisher.state_mean import count_states, select
-from npg.linear_operator import InvertibleOperator
 from npg.parameters import FlatParameters
+from npg.states import count_states, select
 
 
-class ShrunkFisher(InvertibleOperator):
+class ShrunkFisher(LowRankUpdate):
     """The matrix (1 − ρ) F_m + ρ K.
 
     F_m is the exact Fisher matrix of m of the N states, evenly strided, and K the `KroneckerFisher` of all N.
@@ -73,7 +72,6 @@ class ShrunkFisher(InvertibleOperator):
         if not 0 < shrinkage <= 1:
             raise ValueError(f"shrinkage must be in (0, 1], the weight of K-FAC; got {shrinkage}")
         kronecker = KroneckerFisher(actor, observations, micro_batch_size=micro_batch_size)
-        self.size, self.dtype, self.device = kronecker.size, kronecker.dtype, kronecker.device
         # A block's scale is in the first of its statistics. Factored damping of ρA ⊗ G by λ is ρ times that
         # of A ⊗ G by λ/ρ, since its balance π moves with it.
         kronecker.averages = {
@@ -81,21 +79,9 @@ class ShrunkFisher(InvertibleOperator):
         }
         few = select(observations, _strided(count_states(observations), states))
         rows = _rows(actor, few, micro_batch_size)
-        self._operator = LowRankUpdate(
+        super().__init__(
             BlockDiagonal(list(kronecker.blocks().values())), rows.mul_(math.sqrt(1 - shrinkage))
         )
-
-    def matvec(self, vector: Tensor) -> Tensor:
-        """Return (1 − ρ) F_m v + ρ K v."""
-        return self._operator.matvec(vector)
-
-    def damped(self, damping: float) -> LowRankUpdate:
-        """Return (1 − ρ) F_m + ρ K', K' being K damped its own way by λ/ρ: about λI is added."""
-        return self._operator.damped(damping)
-
-    def inverse(self, damping: float = 0.0) -> LowRankUpdate:
-        """Return the inverse of `damped(λ)`; see `LowRankUpdate` for its accuracy."""
-        return self._operator.inverse(damping)
 
 
 def _strided(states: int, most: int) -> Tensor:

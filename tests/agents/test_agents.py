@@ -60,7 +60,7 @@ def test_refused_step_moves_nothing(
     """The actor is bitwise unchanged, the log says KL 0 and names the reason; the critic still learns."""
 
     def refuse(self: object, batch: object, objective: SurrogateObjective) -> PolicyStep:
-        return PolicyStep.refused(objective, Rejection.NEGATIVE_CURVATURE)
+        return PolicyStep.without_candidate(objective, Rejection.NEGATIVE_CURVATURE)
 
     monkeypatch.setattr(agent_class, "policy_step", refuse)
     agent = agent_class("MlpPolicy", "CartPole-v1", **SMALL)

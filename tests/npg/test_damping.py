@@ -9,7 +9,6 @@ from oracles import Dense, RandomActor, generator, observations, randn
 from torch import Tensor
 
 from npg import (
-    Evaluation,
     LevenbergMarquardt,
     PolicyStep,
     Rejection,
@@ -44,10 +43,18 @@ class Toy:
         """Return g (2,)."""
         return self.g
 
-    def evaluate(self, d: Tensor) -> Evaluation:
+    def measure(self, d: Tensor) -> dict[str, Tensor]:
         """Return the exact gain of a displacement (2,), and the quadratic KL."""
-        gain = float(self.g @ d + 0.5 * self.curvature * d @ d)
-        return Evaluation(gain, gain, float(0.5 * d @ (self.fisher @ d)))
+        gain = self.g @ d + 0.5 * self.curvature * d @ d
+        return {
+            "surrogate": gain,
+            "gain": gain,
+            "kl": 0.5 * d @ (self.fisher @ d),
+            "surrogate_before": torch.zeros(()),
+            "predicted_gain": self.g @ d,
+            "gradient_norm": self.g.norm(),
+            "step_norm": d.norm(),
+        }
 
     def ascend(self, steps: int, damping: float = 0.1) -> tuple[list[float], list[PolicyStep]]:
         """Return the λ and the account of every step, all from the same point."""

@@ -1,12 +1,14 @@
 """Operators against the dense matrices they stand for."""
 
+import math
+
 import numpy as np
 import oracles
 import pytest
 import scipy.sparse.linalg
 import torch
 
-from npg import Damped, InvertibleOperator, SingularMatrixError
+from npg import Damped, InvertibleOperator, Scaled, SingularMatrixError, Sum
 
 
 def operator(dtype: torch.dtype = torch.float64) -> oracles.Dense:
@@ -64,7 +66,8 @@ class Multiple(InvertibleOperator):
     """The matrix cI, with no more than an implementation has to give."""
 
     def __init__(self, c: float, size: int = 3):
-        self.c, self.size, self.dtype, self.device = c, size, torch.float64, torch.device("cpu")
+        super().__init__(size, torch.float64, torch.device("cpu"))
+        self.c = c
 
     def matvec(self, vector: torch.Tensor) -> torch.Tensor:
         """Return c v."""
@@ -74,9 +77,10 @@ class Multiple(InvertibleOperator):
         """Return (c + λ) I."""
         return Multiple(self.c + damping, self.size)
 
-    def inverse(self, damping: float = 0.0) -> "Multiple":
+    def unchecked_inverse(self, damping: float = 0.0) -> tuple["Multiple", dict[str, torch.Tensor]]:
         """Return I / (c + λ)."""
-        return Multiple(1 / (self.c + damping), self.size)
+        c = self.c + damping
+        return Multiple(1 / c if c else math.inf, self.size), {"a multiple of I": torch.tensor(c != 0)}
 
 
 def test_an_inverse_gives_a_solve() -> None:
@@ -86,6 +90,21 @@ def test_an_inverse_gives_a_solve() -> None:
     torch.testing.assert_close(Multiple(2.0).solve(b), b / 2)
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
         Multiple(2.0).solve(torch.zeros(4, dtype=torch.float64))
+    with pytest.raises(SingularMatrixError, match=r"a multiple of I .* at damping 0; raise the damping"):
+        Multiple(0.0).inverse()
+
+
+def test_operators_compose() -> None:
+    """2 (A + 3I) + I, by its products and as a dense matrix; sizes and factors are checked."""
+    a = oracles.Dense(oracles.symmetric(torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)))
+    composed = Sum(Scaled(2.0, Damped(a, 3.0)), Multiple(1.0))
+    torch.testing.assert_close(composed.to_dense(), 2 * a.matrix + 7 * torch.eye(3, dtype=torch.float64))
+    with pytest.raises(ValueError, match="one size"):
+        Sum(a, Multiple(1.0, size=4))
+    with pytest.raises(ValueError, match="one size"):
+        Sum()
+    with pytest.raises(ValueError, match="factor"):
+        Scaled(-1.0, a)
 
 
 def test_a_singular_matrix_is_an_arithmetic_error_that_says_what_to_do() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from npg import Categorical, Distribution, KroneckerFisher
 from npg.fisher.diagonal import root_scores
-from npg.fisher.state_mean import micro_batches
+from npg.states import micro_batches
 
 N = 7
 every_operator = pytest.mark.parametrize("name", EVERY)

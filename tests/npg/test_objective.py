@@ -150,14 +150,14 @@ def test_gradient_and_evaluation_survive_no_grad() -> None:
 
 
 def test_reduce_sees_gradient_and_evaluation() -> None:
-    """What is averaged over processes is g and the three numbers of a candidate, in one call each."""
+    """What is averaged over processes is g and the four means of a candidate, in one call each."""
     _, objective, batch = problem("gaussian")
     sent: list[Tensor] = []
     _, reduced, _ = problem("gaussian", reduce=lambda t: sent.append(t) or 2 * t)
     step = 0.1 * oracles.randn(5, objective.parameters.size)
     assert torch.equal(reduced.gradient(), 2 * objective.gradient())
     plain, doubled = objective.evaluate(step), reduced.evaluate(step)
-    assert [t.numel() for t in sent] == [objective.parameters.size, 3]
+    assert [t.numel() for t in sent] == [objective.parameters.size, 4]
     for name in ("surrogate", "gain", "kl"):
         assert getattr(doubled, name) == 2 * getattr(plain, name)
     actor = RandomActor("gaussian")

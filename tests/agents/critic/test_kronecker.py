@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -9,13 +10,13 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
-from agents.critic.kronecker import ValueDistribution, fit_critic_by_kronecker
+from agents.critic.kronecker import KroneckerCritic, ValueDistribution
 from agents.policy.actor import PolicyActor
 from agents.policy.policies import MlpPolicy
 from agents.rollout.batch import Batch
 from npg import KroneckerFisher, KroneckerStepper
 
-FULL = {"epochs": 1, "batch_size": 64, "step_size": 1.0, "target_kl": 1e6}
+FULL = {"passes": 1, "batch_size": 64, "step_size": 1.0, "target_kl": 1e6}
 
 
 def make(
@@ -33,6 +34,11 @@ def make(
     return policy, critic, stepper, Batch(observations, observations, values, values, returns, returns)
 
 
+def fit(critic: ValueDistribution, stepper: KroneckerStepper, batch: Batch, **options: Any) -> float:
+    """Fit by natural steps and return the loss."""
+    return KroneckerCritic(critic, stepper, **options).fit(batch).loss
+
+
 def returns_of(n: int, seed: int = 2) -> Tensor:
     """Return n returns that are no linear function of anything."""
     return 3 + torch.randn(n, generator=torch.Generator().manual_seed(seed)).square()
@@ -41,7 +47,7 @@ def returns_of(n: int, seed: int = 2) -> Tensor:
 def test_one_step_of_a_linear_critic_is_least_squares() -> None:
     """Without damping or cap, the Gauss-Newton step of a linear model solves the regression."""
     policy, critic, stepper, batch = make(returns_of(64), layers=[], damping=1e-10)
-    fit_critic_by_kronecker(critic, stepper, batch, **FULL)
+    fit(critic, stepper, batch, **FULL)
     design = torch.cat([batch.observations, torch.ones(64, 1)], 1)
     expected = design @ torch.linalg.lstsq(design, batch.returns.unsqueeze(1)).solution
     torch.testing.assert_close(policy.predict_values(batch.observations), expected, rtol=1e-3, atol=1e-3)
@@ -50,7 +56,7 @@ def test_one_step_of_a_linear_critic_is_least_squares() -> None:
 def test_the_trust_region_is_in_units_of_the_error() -> None:
     """With δ nats, values move by sqrt(2δ) root mean squared errors."""
     policy, critic, stepper, batch = make(returns_of(64), layers=[], damping=1e-10)
-    fit_critic_by_kronecker(critic, stepper, batch, **FULL | {"target_kl": 0.02})
+    fit(critic, stepper, batch, **FULL | {"target_kl": 0.02})
     moved = policy.predict_values(batch.observations).flatten() - batch.old_values
     error = (batch.returns - batch.old_values).square().mean().sqrt()
     assert float(moved.square().mean().sqrt()) == pytest.approx(0.2 * float(error), rel=1e-3)
@@ -71,7 +77,7 @@ def test_a_normalised_critic_does_not_see_the_unit_of_the_reward(unit: float) ->
         critic = ValueDistribution(policy, PolicyActor(policy).critic_parameters())
         stepper = KroneckerStepper(KroneckerFisher(critic), damping=0.1)
         batch = Batch(observations, observations, values, values, returns, returns)
-        fit_critic_by_kronecker(critic, stepper, batch, **FULL | {"epochs": 20, "target_kl": 0.1})
+        fit(critic, stepper, batch, **FULL | {"passes": 20, "target_kl": 0.1})
         predictions.append(policy.predict_values(observations).detach())
     assert float((predictions[0] - predictions[0].mean()).abs().amax()) > 0.05
     torch.testing.assert_close(predictions[1], unit * predictions[0], rtol=1e-3, atol=1e-3 * unit)
@@ -83,8 +89,8 @@ def test_only_the_critic_moves_and_its_error_falls(parameters: Callable) -> None
     actor = PolicyActor(policy)
     before = parameters(actor)
     options = {"batch_size": 16, "step_size": 1.0, "target_kl": 0.1}
-    first = fit_critic_by_kronecker(critic, stepper, batch, epochs=1, **options)
-    last = fit_critic_by_kronecker(critic, stepper, batch, epochs=30, **options)
+    first = fit(critic, stepper, batch, passes=1, **options)
+    last = fit(critic, stepper, batch, passes=30, **options)
     assert torch.equal(parameters(actor), before)
     assert 0 < last < 0.5 * first
     assert stepper.velocity.any()
@@ -96,7 +102,7 @@ def test_bad_numbers_move_nothing(parameters: Callable) -> None:
         policy, critic, stepper, batch = make(returns_of(8), layers=[4])
         getattr(batch, field)[3] = math.nan
         before = parameters(policy)
-        assert math.isnan(fit_critic_by_kronecker(critic, stepper, batch, **FULL))
+        assert math.isnan(fit(critic, stepper, batch, **FULL))
         assert torch.equal(parameters(policy), before)
         assert not stepper.velocity.any()
         assert not stepper.fisher.averages
@@ -107,6 +113,6 @@ def test_nothing_to_do(parameters: Callable) -> None:
     policy, critic, stepper, batch = make(torch.zeros(8), layers=[4])
     torch.nn.init.zeros_(policy.value_net.bias)
     before = parameters(policy)
-    assert fit_critic_by_kronecker(critic, stepper, batch, **FULL) == 0
-    assert math.isnan(fit_critic_by_kronecker(critic, stepper, batch, **FULL | {"epochs": 0}))
+    assert fit(critic, stepper, batch, **FULL) == 0
+    assert math.isnan(fit(critic, stepper, batch, **FULL | {"passes": 0}))
     assert torch.equal(parameters(policy), before)

@@ -67,7 +67,7 @@ def test_its_scales_are_the_diagonal_in_that_basis(kind: str, family: str) -> No
     fisher = EigenvalueCorrectedFisher(actor, observations)
     exact, owner = oracles.enumerated_fisher(actor, observations), oracles.modules_of(actor)
     names = list(fisher.kronecker.averages)
-    layers = dict(zip(names, fisher._operator.blocks, strict=True))
+    layers = dict(zip(names, fisher.operators, strict=True))
     for name, block in layers.items():
         if name not in fisher.kronecker.layers:
             continue

@@ -1,4 +1,4 @@
-"""What may be overwritten, and is to be put back."""
+"""Tensors and an optimizer as they were, to be restored."""
 
 import copy
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 
 class Snapshot:
-    """The present values of tensors, and the state of an optimizer, to be put back.
+    """The present values of tensors and the state of an optimizer, to be restored.
 
     Args:
         tensors: as they are.
@@ -22,20 +22,29 @@ class Snapshot:
         self._optimizer = optimizer
         self._state = None if optimizer is None else copy.deepcopy(optimizer.state_dict())
 
-    def still_finite(self) -> bool:
-        """Whether numbers of tensors and optimizer are finite now, but for those that were not before."""
+    def still_finite(self) -> Tensor:
+        """Return whether numbers of tensors and optimizer are finite now, except those that were not, 0-d."""
         states = self._optimizer.state.values() if self._optimizer is not None else ()
         moments = [value for state in states for value in state.values() if isinstance(value, Tensor)]
         unmasked = (
             torch.isfinite(tensor) | ~torch.isfinite(old)  # a mask may hold -inf for good
             for tensor, old in zip(self._tensors, self._copies, strict=True)
         )
-        return all(bool(finite.all()) for finite in (*unmasked, *map(torch.isfinite, moments)))
+        checks = [finite.all() for finite in (*unmasked, *map(torch.isfinite, moments))]
+        # Adam counts its steps on the CPU, wherever its moments are.
+        device = checks[0].device
+        return torch.stack([check for check in checks if check.device == device]).all()
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put everything back, bitwise."""
+        """Restore everything, bitwise."""
         for tensor, old in zip(self._tensors, self._copies, strict=True):
             tensor.copy_(old)
         if self._optimizer is not None:
             self._optimizer.load_state_dict(self._state)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def restore_unless(self, condition: Tensor) -> None:
+        """Restore the tensors unless a condition (0-d) holds, without a host read."""
+        for tensor, old in zip(self._tensors, self._copies, strict=True):
+            tensor.copy_(torch.where(condition, tensor, old))

@@ -11,7 +11,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from agents import NPG, TRPO, VPG
-from agents.critic.minibatch import fit_critic, fit_critic_by_lbfgs
+from agents.critic import LbfgsCritic, MinibatchCritic
 from agents.policy.actor import PolicyActor
 from agents.rollout.batch import Batch
 from agents.threads import threads
@@ -26,12 +26,24 @@ def make(returns: torch.Tensor) -> tuple[ActorCriticPolicy, PolicyActor, Batch]:
     return policy, PolicyActor(policy), Batch(observations, observations, *4 * [returns])
 
 
+def fit_minibatches(
+    policy: ActorCriticPolicy, parameters: list[Any], batch: Batch, *, passes: int, batch_size: int
+) -> float:
+    """Fit by minibatches and return the loss."""
+    return MinibatchCritic(policy, parameters, passes=passes, batch_size=batch_size).fit(batch).loss
+
+
+def fit_lbfgs(policy: ActorCriticPolicy, parameters: list[Any], batch: Batch, *, passes: int) -> float:
+    """Fit by L-BFGS and return the loss."""
+    return LbfgsCritic(policy, parameters, passes=passes).fit(batch).loss
+
+
 def test_fit_moves_the_critic_only(parameters) -> None:
     """The actor is bitwise unchanged, and the value error falls."""
     policy, actor, batch = make(torch.linspace(-1, 1, 64))
     before = parameters(actor)
-    first = fit_critic(policy, actor.critic_parameters(), batch, epochs=1, batch_size=16)
-    last = fit_critic(policy, actor.critic_parameters(), batch, epochs=50, batch_size=16)
+    first = fit_minibatches(policy, actor.critic_parameters(), batch, passes=1, batch_size=16)
+    last = fit_minibatches(policy, actor.critic_parameters(), batch, passes=50, batch_size=16)
     assert torch.equal(parameters(actor), before)
     assert last < 0.7 * first
 
@@ -42,7 +54,7 @@ def test_stale_actor_gradients_are_not_taken_for_the_critics(parameters) -> None
     for parameter in actor.parameters():
         parameter.grad = torch.ones_like(parameter)
     before = parameters(actor)
-    fit_critic(policy, actor.critic_parameters(), batch, epochs=1, batch_size=8)
+    fit_minibatches(policy, actor.critic_parameters(), batch, passes=1, batch_size=8)
     assert torch.equal(parameters(actor), before)
 
 
@@ -50,15 +62,15 @@ def test_bad_minibatch_moves_nothing(parameters) -> None:
     """NaN is never written; the other minibatches still count."""
     policy, actor, batch = make(torch.full((8,), float("nan")))
     before = parameters(policy)
-    assert math.isnan(fit_critic(policy, actor.critic_parameters(), batch, epochs=2, batch_size=4))
+    assert math.isnan(fit_minibatches(policy, actor.critic_parameters(), batch, passes=2, batch_size=4))
     assert torch.equal(parameters(policy), before)
 
 
 def test_nothing_to_fit() -> None:
     """No epoch, or no critic, is no error; there is no loss then."""
     policy, actor, batch = make(torch.ones(8))
-    assert math.isnan(fit_critic(policy, actor.critic_parameters(), batch, epochs=0, batch_size=4))
-    assert math.isnan(fit_critic(policy, [], batch, epochs=1, batch_size=4))
+    assert math.isnan(fit_minibatches(policy, actor.critic_parameters(), batch, passes=0, batch_size=4))
+    assert math.isnan(fit_minibatches(policy, [], batch, passes=1, batch_size=4))
 
 
 def error(policy: ActorCriticPolicy, batch: Batch) -> float:
@@ -83,7 +95,7 @@ def test_lbfgs_finds_the_least_squares_fit(unit: float) -> None:
     """Of a linear critic the optimum is known; it is reached whatever the unit of the returns."""
     policy, actor, batch, features = linear(unit)
     best = torch.linalg.lstsq(features, batch.returns[:, None]).solution.flatten()
-    fit_critic_by_lbfgs(policy, actor.critic_parameters(), batch, iterations=20)
+    fit_lbfgs(policy, actor.critic_parameters(), batch, passes=20)
     found = torch.cat([policy.value_net.weight.detach().flatten(), policy.value_net.bias.detach()])
     torch.testing.assert_close(found / unit, best / unit, rtol=1e-3, atol=1e-3)
 
@@ -94,9 +106,9 @@ def test_lbfgs_never_raises_the_error_and_moves_the_critic_only(parameters) -> N
     for iterations in (1, 2, 4, 8):
         policy, actor, batch = make(torch.linspace(-1, 1, 64).exp())
         before, start = parameters(actor), error(policy, batch)
-        assert fit_critic_by_lbfgs(
-            policy, actor.critic_parameters(), batch, iterations=iterations
-        ) == pytest.approx(start)
+        assert LbfgsCritic(policy, actor.critic_parameters(), passes=iterations).fit(
+            batch
+        ).loss == pytest.approx(start)
         assert torch.equal(parameters(actor), before)
         assert all(parameter.grad is None for parameter in policy.parameters())
         errors.append(error(policy, batch))
@@ -108,7 +120,7 @@ def test_lbfgs_on_bad_returns_moves_nothing(parameters, bad: float) -> None:
     """NaN is never written."""
     policy, actor, batch = make(torch.tensor([1.0, bad, 2.0]))
     before = parameters(policy)
-    assert not math.isfinite(fit_critic_by_lbfgs(policy, actor.critic_parameters(), batch, iterations=5))
+    assert not math.isfinite(fit_lbfgs(policy, actor.critic_parameters(), batch, passes=5))
     assert torch.equal(parameters(policy), before)
 
 
@@ -119,10 +131,10 @@ def test_lbfgs_with_nothing_to_do(parameters) -> None:
         policy.value_net.weight.zero_()
         policy.value_net.bias.zero_()
     before = parameters(policy)
-    assert fit_critic_by_lbfgs(policy, actor.critic_parameters(), batch, iterations=5) == 0
+    assert fit_lbfgs(policy, actor.critic_parameters(), batch, passes=5) == 0
     assert torch.equal(parameters(policy), before)
-    assert math.isnan(fit_critic_by_lbfgs(policy, actor.critic_parameters(), batch, iterations=0))
-    assert math.isnan(fit_critic_by_lbfgs(policy, [], batch, iterations=5))
+    assert math.isnan(fit_lbfgs(policy, actor.critic_parameters(), batch, passes=0))
+    assert math.isnan(fit_lbfgs(policy, [], batch, passes=5))
 
 
 @pytest.mark.parametrize("agent_class", [VPG, NPG, TRPO])
@@ -142,8 +154,8 @@ def test_side_by_side_changes_nothing_but_the_time(
             critic_fit="lbfgs",
             policy_kwargs={"normalize_observations": normalize, "normalize_returns": normalize},
         )
-        assert agent._fits_alongside()
-        monkeypatch.setattr(agent_class, "_fits_alongside", lambda _, alongside=alongside: alongside)
+        assert agent._fits_alongside(agent.make_critic())
+        monkeypatch.setattr(agent_class, "_fits_alongside", lambda *_, alongside=alongside: alongside)
         agent.learn(3 * 64)
         monkeypatch.undo()
         results.append(parameters(agent.policy))
@@ -161,7 +173,7 @@ def test_a_critic_on_shared_features_waits_for_the_step() -> None:
         policy_kwargs={"share_features_extractor": True, "features_extractor_class": Trainable},
     )
     assert agent.actor.shares_parameters
-    assert not agent._fits_alongside()
+    assert not agent._fits_alongside(agent.make_critic())
 
 
 class Trainable(FlattenExtractor):

@@ -1,0 +1,82 @@
+"""What every fit of the value function shares: one call, all or nothing."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor
+
+from agents.policy.policies import MlpPolicy
+from agents.policy.snapshot import Snapshot
+from agents.rollout.batch import Batch
+from npg import host
+
+
+@dataclass(frozen=True)
+class CriticFit:
+    """The account of one fit.
+
+    Attributes:
+        loss: the mean squared error before the steps, in squared units of the return; NaN if there was
+            nothing to fit, or the fit was rejected.
+        rejected: whether a number was not finite, so that nothing was moved.
+    """
+
+    loss: float
+    rejected: bool
+
+
+class Critic(ABC):
+    """Fits a policy's values to the returns of a batch.
+
+    A subclass gives `_losses`, which moves the critic's parameters. A fit that meets a number that is not
+    finite is undone here: parameters, optimizer and return statistics are restored bitwise.
+
+    Args:
+        policy: gives `predict_values` and `optimizer`.
+        parameters: the critic's own, which the policy does not read.
+        passes: over the batch, in a fit.
+        batch_size: states per step; None for all of them. Not every fit reads it.
+    """
+
+    draws_random_numbers: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        policy: ActorCriticPolicy,
+        parameters: Sequence[Tensor],
+        *,
+        passes: int,
+        batch_size: int | None = None,
+    ):
+        self.policy = policy
+        self.parameters = parameters
+        self.passes = passes
+        self.batch_size = batch_size
+
+    def fit(self, batch: Batch) -> CriticFit:
+        """Let the return normaliser take in the returns, then move the values towards them."""
+        normaliser = self.policy if isinstance(self.policy, MlpPolicy) else None
+        statistics = [] if normaliser is None else normaliser.written_by_returns()
+        if not (self.parameters or statistics):
+            return CriticFit(math.nan, False)
+        before = Snapshot([*self.parameters, *statistics], self.policy.optimizer)
+        if normaliser is not None:
+            normaliser.observe_returns(batch.returns)
+        losses = self._losses(batch) if self.passes and self.parameters else []
+        numbers = host.read(
+            finite=before.still_finite(), **{f"loss {i}": loss for i, loss in enumerate(losses)}
+        )
+        finite = numbers.pop("finite")
+        loss = sum(numbers.values()) / len(losses) if losses else math.nan
+        if finite and (math.isfinite(loss) or not losses):
+            return CriticFit(loss, False)
+        before.restore()
+        return CriticFit(math.nan, True)
+
+    @abstractmethod
+    def _losses(self, batch: Batch) -> list[Tensor]:
+        """Move the parameters and return the mean squared error before each step, 0-d."""

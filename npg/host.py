@@ -1,0 +1,37 @@
+"""The one place where the host reads numbers from the device that computes them.
+
+A read from a GPU waits until all work queued before it is done, so an update reads as seldom as it can: once
+per solve and once per candidate step. Everything between two reads stays on the device: a decision there is
+a `torch.where`, not an `if`. Tests replace `read` and `peek` to count the reads, or to run an update on the
+meta device, where there are no numbers to read.
+"""
+
+import torch
+from torch import Tensor
+
+
+def read(**scalars: Tensor) -> dict[str, float]:
+    """Return scalar tensors as Python numbers by name, in a single transfer.
+
+    Args:
+        scalars: 0-d tensors on one device. Integers up to 2⁵³ and floats up to float64 arrive exactly; a bool
+            arrives as 0 or 1.
+    """
+    if not scalars:
+        return {}
+    dtype = scalar_dtype(next(iter(scalars.values())).device)
+    numbers = torch.stack([scalar.detach().to(dtype) for scalar in scalars.values()]).tolist()
+    return dict(zip(scalars, numbers, strict=True))
+
+
+def peek(condition: Tensor) -> bool | None:
+    """Return a condition (0-d) if reading it costs nothing, i.e. on the CPU; None on any other device.
+
+    For shortcuts only: the result of an algorithm must be the same without them.
+    """
+    return bool(condition) if condition.device.type == "cpu" else None
+
+
+def scalar_dtype(device: torch.device) -> torch.dtype:
+    """Return the widest floating-point dtype of a device: Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -1,0 +1,133 @@
+"""The direction of the constrained step: x = (F + λI)⁻¹ g."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from npg import host
+from npg.conjugate_gradient import Solution, Status, conjugate_gradient
+from npg.linear_operator import Damped, LinearOperator
+from npg.policy_step import Rejection
+
+Solver = Callable[[LinearOperator, Tensor], Solution]
+
+# A second attempt after negative curvature multiplies the damping, or begins here where it was zero.
+DAMPING_GROWTH = 10.0
+LEAST_RAISED_DAMPING = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class NaturalDirection:
+    """The direction x = (F + λI)⁻¹ g.
+
+    Attributes:
+        gradient: g, (P,).
+        x: (P,).
+        curvature: xᵀFx. Damping shapes the direction only: the constraint is about the KL, so the
+            length of the step comes from F alone.
+        damping: the λ that was used.
+        solution: the solver's account, None where g already ruled a step out.
+        rejection: why the direction is of no use, None where it is.
+    """
+
+    gradient: Tensor
+    x: Tensor
+    curvature: float
+    damping: float
+    solution: Solution | None
+    rejection: Rejection | None
+
+
+def natural_direction(
+    fisher: LinearOperator,
+    gradient: Tensor,
+    *,
+    damping: float = 0.1,
+    solver: Solver = conjugate_gradient,
+) -> NaturalDirection:
+    """Solve (F + λI) x = g, once more with λ raised if the curvature is not positive.
+
+    Args:
+        fisher: F.
+        gradient: g, (P,).
+        damping: λ ≥ 0.
+        solver: `conjugate_gradient`, or a partial of it with other options.
+
+    Raises:
+        ValueError: the damping is negative or not finite.
+    """
+    rejection = Rejection.of_gradient(gradient)
+    if rejection is not None:
+        return NaturalDirection(gradient, gradient, 0.0, damping, None, rejection)
+    for attempt in dampings(damping):
+        direction = UnreadDirection.solve(fisher, gradient, attempt, solver)
+        numbers = host.read(**direction.numbers())
+        rejection = direction.rejection_of(numbers)
+        if rejection is not Rejection.NEGATIVE_CURVATURE:
+            break
+    return NaturalDirection(
+        gradient, direction.x, numbers["curvature"], attempt, direction.solution, rejection
+    )
+
+
+def dampings(damping: float) -> tuple[float, float]:
+    """Return the λ of the first attempt, and the one of a second after negative curvature."""
+    return damping, max(DAMPING_GROWTH * damping, LEAST_RAISED_DAMPING)
+
+
+@dataclass(frozen=True, eq=False)
+class UnreadDirection:
+    """A solution x = (F + λI)⁻¹ g whose curvature is still on the device.
+
+    Attributes:
+        gradient: g, (P,).
+        x: (P,).
+        curvature: xᵀFx, 0-d.
+        positive: whether the curvature is positive beyond rounding, 0-d.
+        solution: the solver's account.
+    """
+
+    gradient: Tensor
+    x: Tensor
+    curvature: Tensor
+    positive: Tensor
+    solution: Solution
+
+    @classmethod
+    def solve(
+        cls, fisher: LinearOperator, gradient: Tensor, damping: float, solver: Solver
+    ) -> "UnreadDirection":
+        """Solve (F + λI) x = g."""
+        solution = solver(Damped(fisher, damping), gradient)
+        x = solution.x
+        # Measured along x / max|x|, so that no dot product under- or overflows, whatever the scale of g.
+        scale = x.abs().amax()
+        scale = torch.where(scale > 0, scale, 1)
+        unit = x / scale
+        dtype = host.scalar_dtype(x.device)
+        curvature, scale = (unit @ (fisher @ unit)).to(dtype), scale.to(dtype)
+        # Below the rounding of λ xᵀx, the curvature says nothing of the KL along x.
+        tiny = torch.finfo(x.dtype).eps * damping * (unit @ unit).to(dtype)
+        full_curvature = curvature * scale * scale  # of x itself; may still leave the range of a float
+        return cls(gradient, x, full_curvature, (curvature > tiny) & (full_curvature > 0), solution)
+
+    def numbers(self) -> dict[str, Tensor]:
+        """Return what `rejection_of` needs from the device."""
+        return {
+            "curvature": self.curvature,
+            "positive": self.positive,
+            "gradient_size": self.gradient.abs().amax(),
+        }
+
+    def rejection_of(self, numbers: Mapping[str, float]) -> Rejection | None:
+        """Return why the direction is of no use, None if it is."""
+        if (rejection := Rejection.of_gradient_size(numbers["gradient_size"])) is not None:
+            return rejection
+        if self.solution.status is Status.NON_FINITE or not math.isfinite(numbers["curvature"]):
+            return Rejection.NON_FINITE_FISHER
+        if self.solution.status is Status.NEGATIVE_CURVATURE or not numbers["positive"]:
+            return Rejection.NEGATIVE_CURVATURE
+        return None

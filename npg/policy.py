@@ -1,0 +1,43 @@
+"""Evaluate an actor at given parameters and validate what it returns."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from npg.distributions import Bernoulli, Categorical, DiagGaussian, Distribution, MultiCategorical
+
+# The families first: to ask a protocol takes as long as a small network.
+KNOWN_DISTRIBUTIONS = (DiagGaussian, Categorical, MultiCategorical, Bernoulli, Distribution)
+
+
+def evaluate(
+    actor: nn.Module, observations: Any, parameters: Mapping[str, Tensor] | None = None
+) -> Distribution:
+    """Return the actor's distribution at the observations, with gradients unless inside `no_grad`.
+
+    Args:
+        actor: maps observations to an npg distribution.
+        observations: what it takes.
+        parameters: tensors by name to use in place of the actor's own, which are not touched.
+
+    Raises:
+        TypeError: the actor returned something else than an npg distribution.
+        ValueError: there is no state, or nothing to differentiate where gradients are on.
+    """
+    if parameters is None:
+        distribution = actor(observations)
+    else:
+        distribution = functional_call(actor, dict(parameters), (observations,), strict=False)
+    if not isinstance(distribution, KNOWN_DISTRIBUTIONS):
+        raise TypeError(
+            f"the actor must return an npg distribution such as npg.DiagGaussian, "
+            f"got {type(distribution).__name__}"
+        )
+    if distribution.coordinates[0].shape[:-1].numel() == 0:
+        raise ValueError("expected at least one state, got an empty batch of observations")
+    if torch.is_grad_enabled() and not any(z.requires_grad for z in distribution.coordinates):
+        raise ValueError("no trainable parameter of the actor reaches its distribution")
+    return distribution
