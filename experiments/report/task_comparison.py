@@ -6,19 +6,18 @@ from itertools import combinations
 
 import numpy as np
 
+from experiments.report.curve_scores import area_under_curve, steps_to_threshold
 from experiments.report.curves import GEOMETRY, Curve, geometry_curve, learning_curve
 from experiments.report.pooling import Group
 from experiments.report.run_files import RETURN
 from experiments.report.run_record import RunRecord
+from experiments.report.score_intervals import improvement_interval
 from experiments.report.statistics import (
     Interval,
-    area_under_curve,
     bootstrap_interval,
-    improvement_interval,
     iqm,
     mean,
     median,
-    steps_to_threshold,
 )
 
 STATISTICS = {"IQM": iqm, "mean": mean, "median": median}
