@@ -100,7 +100,7 @@ class RunRecord:
         return str(yaml.safe_dump(dict(self.document), sort_keys=False, allow_unicode=True))
 
     def series(self, metric: str, over: str = STEPS) -> tuple[np.ndarray, np.ndarray]:
-        """Return environment steps (or seconds) and values of a metric, (points,) each; empty if it is not logged."""
+        """Return steps (or seconds) and values of a metric, (points,) each; empty if it is not logged."""
         if metric not in self.log:
             return np.empty(0), np.empty(0)
         known = np.isfinite(self.log[over]) & np.isfinite(self.log[metric])
@@ -193,7 +193,7 @@ def read_run(path: Path) -> RunRecord:
 
 
 def flattened(value: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield settings by name; those of nested mappings are called a.b, without `hyperparameters.` in front."""
+    """Yield settings by name, those of nested mappings as a.b; `hyperparameters.` is dropped."""
     for key, entry in value.items():
         name = f"{prefix}{key}"
         if isinstance(entry, dict) and entry:
