@@ -166,17 +166,18 @@ class RunFolder:
         write_json(self.evaluation, result)
 
     def read_evaluation(self) -> dict[str, Any]:
-        """Return what evaluation.json holds; empty for an unfinished run.
+        """Return the mapping in evaluation.json; empty if there is none.
 
         Raises:
-            OSError, ValueError: it cannot be read, or holds no mapping in JSON.
+            OSError, ValueError: it cannot be read, or is no JSON.
         """
         if not self.finished:
             return {}
         try:
-            return {**json.loads(read_text(self.evaluation))}
-        except (RecursionError, TypeError, ValueError) as error:
+            result = json.loads(read_text(self.evaluation))
+        except (RecursionError, ValueError) as error:
             raise ValueError(f"{self.evaluation} is damaged: {error}; evaluate again") from None
+        return result if isinstance(result, dict) else {}
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
