@@ -1,6 +1,7 @@
 """Write a trained policy as an ONNX file, for machines without PyTorch.
 
     python -m experiments.export runs/CartPole-v1/trpo/seed-0         # writes model.onnx beside model.zip
+    python -m experiments.export runs/Catch-v0/trpo/seed-0 --import envs   # a task that a module registers
     python -m experiments.export model.zip --algo trpo --normaliser vecnormalize.pkl --out policy.onnx
 
 The file maps raw observations to the environment's deterministic actions, as `predict` does: normaliser,
@@ -10,7 +11,8 @@ image scaling and action bounds are inside. It is written only if onnxruntime re
     (actions,) = session.run(None, {"observation": observations})   # (N, *shape), in the space's dtype
 
 A Dict observation has one input for each key. Images are channel first, as the policy takes them.
-Model and normaliser are pickles: load only what you trust.
+Of a run folder only tensors and plain data are read, as by evaluate: no code in it is run. A model without
+its run folder is unpickled, and so is its normaliser, which can run code: name only files that you trust.
 """
 
 import logging
@@ -22,14 +24,16 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 import tyro
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
@@ -37,8 +41,9 @@ from torch import Tensor, nn
 from agents import ALGORITHMS
 from agents.hyperparameters import nearest
 from agents.policy.actor import unvalidated
+from experiments.evaluation.seeded_episodes import find_environment, make_env
+from experiments.evaluation.stored_model import load_normaliser, load_policy, read_config
 from experiments.run.atomic_file import replacing
-from experiments.settings import plain_yaml
 
 OBSERVATION, ACTION = "observation", "action"
 TOLERANCE = 1e-5
@@ -50,13 +55,15 @@ class Arguments:
     """Write a trained policy as an ONNX file."""
 
     path: tyro.conf.Positional[Path]
-    """A run folder, or a saved model."""
+    """A run folder, or a saved model, which is unpickled."""
     out: Path | None = None
     """The file to write; the model's name with .onnx by default."""
     normaliser: Path | None = None
-    """A saved VecNormalize; vecnormalize.pkl beside the model by default."""
+    """The saved VecNormalize of a saved model; vecnormalize.pkl beside it by default."""
     algo: str | None = None
-    """What trained the model; what the run's config.yaml says by default."""
+    """The algorithm that trained a saved model."""
+    import_: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="import")] = ()
+    """A module to import first, since it registers the run's environment; repeatable."""
     force: bool = False
     """Replace an existing file."""
 
@@ -101,13 +108,15 @@ def as_space(space: spaces.Space, parts: dict[str, Any]) -> Any:
     return parts if isinstance(space, spaces.Dict) else parts[OBSERVATION]
 
 
-def export_onnx(model: OnPolicyAlgorithm, path: str | Path, normaliser: VecNormalize | None = None) -> None:
-    """Write a model's deterministic policy as one ONNX file, over any file that is there.
+def export_onnx(
+    model: OnPolicyAlgorithm | ActorCriticPolicy, path: str | Path, normaliser: VecNormalize | None = None
+) -> None:
+    """Write a deterministic policy as one ONNX file, over any file that is there.
 
     Args:
-        model: with an actor-critic policy.
+        model: a policy, or an agent that has one.
         path: of the file.
-        normaliser: of the model's observations; by default that of its own environment, if any.
+        normaliser: of the model's observations; by default that of the agent's environment, if any.
 
     Raises:
         ImportError: the extra `onnx` is not installed.
@@ -118,17 +127,19 @@ def export_onnx(model: OnPolicyAlgorithm, path: str | Path, normaliser: VecNorma
         runtime: Any = [import_module(name) for name in ("onnx", "onnxscript", "onnxruntime")][-1]
     except ImportError as error:
         raise ImportError(f'{error}; pip install -c constraints.txt -e ".[onnx]"') from error
-    normaliser = normaliser or model.get_vec_normalize_env()
-    shape = model.observation_space.shape
+    policy: Any = model
+    if isinstance(model, OnPolicyAlgorithm):
+        policy, normaliser = model.policy, normaliser or model.get_vec_normalize_env()
+    shape = policy.observation_space.shape
     if normaliser is not None and normaliser.observation_space.shape != shape:
         raise ValueError(f"the normaliser is for {normaliser.observation_space}, not for shape {shape}")
-    example: Any = obs_as_tensor(random_observations(model, normaliser, 3), model.device)
+    example: Any = obs_as_tensor(random_observations(policy, normaliser, 3), policy.device)
     if ACTION in example:
         raise ValueError(f"the file's output is called {ACTION!r}; rename that part of the observation")
     with warnings.catch_warnings(), unvalidated(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter deprecates parts of itself; `verify` is the judge
         program: Any = torch.onnx.export(
-            Predictor(model.policy, normaliser).eval(),
+            Predictor(policy, normaliser).eval(),
             kwargs={"parts": example},
             dynamic_shapes={"parts": {name: {0: torch.export.Dim("batch")} for name in example}},
             input_names=list(example),
@@ -140,75 +151,87 @@ def export_onnx(model: OnPolicyAlgorithm, path: str | Path, normaliser: VecNorma
         node.ClearField("metadata_props")  # stack traces, with the paths of this machine
     session = runtime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     for n in (1, 64):
-        verify(model, normaliser, session, n)
+        verify(policy, normaliser, session, n)
     with replacing(Path(path)) as temporary:
         temporary.write_bytes(graph.SerializeToString())
 
 
-def verify(model: OnPolicyAlgorithm, normaliser: VecNormalize | None, session: Any, n: int) -> None:
+def verify(policy: ActorCriticPolicy, normaliser: VecNormalize | None, session: Any, n: int) -> None:
     """Raise RuntimeError unless a session of onnxruntime acts as `predict` on n random observations."""
-    raw = random_observations(model, normaliser, n)
-    given = as_space(model.observation_space, raw)
+    raw = random_observations(policy, normaliser, n)
+    given = as_space(policy.observation_space, raw)
     given = given if normaliser is None else normaliser.normalize_obs(given)
-    expected, _ = model.predict(given, deterministic=True)
+    expected, _ = policy.predict(given, deterministic=True)
     (actions,) = session.run(None, raw)
     agree = (actions.dtype, actions.shape) == (expected.dtype, expected.shape)
-    if agree and not isinstance(model.action_space, spaces.Box):
+    if agree and not isinstance(policy.action_space, spaces.Box):
         # Of two choices that are equally likely up to rounding, either is the policy's.
-        policy: Any = model.policy
-        choices = policy.get_distribution(obs_as_tensor(given, model.device))
-        for_action = (choices.log_prob(obs_as_tensor(a, model.device)) for a in (actions, expected))
+        choices: Any = policy.get_distribution(obs_as_tensor(given, policy.device))
+        for_action = (choices.log_prob(obs_as_tensor(a, policy.device)) for a in (actions, expected))
         actions, expected = (log_prob.numpy(force=True) for log_prob in for_action)
     if not (agree and np.allclose(actions, expected, rtol=TOLERANCE, atol=TOLERANCE)):
         raise RuntimeError("onnxruntime and the policy disagree on random observations; nothing is written")
 
 
-def random_observations(model: OnPolicyAlgorithm, normaliser: VecNormalize | None, n: int) -> dict[str, Any]:
+def random_observations(policy: ActorCriticPolicy, normaliser: VecNormalize | None, n: int) -> dict[str, Any]:
     """Return n raw observations, spread as the normaliser expects them; the same for the same n."""
-    space: Any = batch_space(model.observation_space, n)
+    space: Any = batch_space(policy.observation_space, n)
     space.seed(n)
     sample = as_parts(space.sample())
     bounded = {key: part.clip(-LARGEST, LARGEST).astype(part.dtype) for key, part in sample.items()}
-    raw = as_space(model.observation_space, bounded)
+    raw = as_space(policy.observation_space, bounded)
     raw = raw if normaliser is None else normaliser.unnormalize_obs(raw)
     return {key: part.astype(sample[key].dtype) for key, part in as_parts(raw).items()}
 
 
-def find_run(arguments: Arguments) -> tuple[Path, str, VecNormalize | None]:
-    """Return the model's file, its algorithm, and its normaliser if it has one; errors name the remedy."""
-    model = arguments.path / "model.zip" if arguments.path.is_dir() else arguments.path
-    if not zipfile.is_zipfile(model):
-        raise FileNotFoundError(f"{arguments.path} is no run folder with a model.zip, and no saved model")
-    path = model.with_name("config.yaml")
-    config = plain_yaml.read(path) if path.is_file() else {}
-    algo = arguments.algo or config.get("algo", "")
+def load_run(arguments: Arguments) -> tuple[ActorCriticPolicy, VecNormalize | None]:
+    """Return the policy of a run folder, and its normaliser if it has one, without unpickling anything."""
+    if arguments.algo or arguments.normaliser:
+        raise ValueError("a run folder has its own --algo and --normaliser; leave them out")
+    config = read_config(arguments.path)
+    env = make_env(find_environment(config["env"], arguments.import_), seed=0, n_envs=1)
+    try:
+        statistics = arguments.path / "vecnormalize.npz"
+        normaliser = load_normaliser(statistics, env) if config["normalize"] else None
+        return load_policy(arguments.path, normaliser or env), normaliser
+    finally:
+        env.close()
+
+
+def load_model(arguments: Arguments) -> tuple[ActorCriticPolicy, VecNormalize | None]:
+    """Return the policy of a saved model, and its normaliser if it has one; both are unpickled."""
+    if not zipfile.is_zipfile(arguments.path):
+        raise FileNotFoundError(f"{arguments.path} is no run folder, and no saved model")
+    algo = arguments.algo
     if algo not in ALGORITHMS:
-        problem = f"unknown algorithm {algo!r}" if algo else f"no config.yaml is beside {model}; add --algo"
-        raise ValueError(f"{problem}{nearest(algo, ALGORITHMS)}")
-    path = arguments.normaliser or model.with_name("vecnormalize.pkl")
-    if not (path.is_file() or arguments.normaliser or config.get("normalize")):
-        return model, algo, None
+        problem = f"unknown algorithm {algo!r}" if algo else "a saved model needs the option --algo"
+        raise ValueError(f"{problem}{nearest(algo or '', ALGORITHMS)}")
+    model = ALGORITHMS[algo].load(arguments.path, device="cpu")
+    path = arguments.normaliser or arguments.path.with_name("vecnormalize.pkl")
+    if not (path.is_file() or arguments.normaliser):
+        return model.policy, None
     try:
         normaliser = pickle.loads(path.read_bytes())
     except (OSError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(
-            f"cannot read {path} ({error}); name the run's VecNormalize by --normaliser"
+            f"cannot read {path} ({error}); name the model's VecNormalize by --normaliser"
         ) from None
     if not isinstance(normaliser, VecNormalize):
-        raise ValueError(f"{path} holds no VecNormalize; name the run's by --normaliser")
-    return model, algo, normaliser
+        raise ValueError(f"{path} holds no VecNormalize; name the model's by --normaliser")
+    return model.policy, normaliser
 
 
 def main(arguments: Arguments) -> int:
     """Export, and return the exit code."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of every package that it misses
+    is_run = arguments.path.is_dir()
+    out = arguments.out or (arguments.path / "model.onnx" if is_run else arguments.path.with_suffix(".onnx"))
     try:
-        path, algo, normaliser = find_run(arguments)
-        out = arguments.out or path.with_suffix(".onnx")
         if out.exists() and not arguments.force:
             raise FileExistsError(f"{out} exists; add --force to replace it, or choose another --out")
-        export_onnx(ALGORITHMS[algo].load(path, device="cpu"), out, normaliser)
-    except (ValueError, ImportError, OSError, RuntimeError, AssertionError) as error:
+        policy, normaliser = load_run(arguments) if is_run else load_model(arguments)
+        export_onnx(policy, out, normaliser)
+    except (ValueError, ImportError, OSError, RuntimeError, AssertionError, gym.error.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"wrote {out}, which agrees with the policy on random observations")

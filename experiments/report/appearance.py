@@ -1,4 +1,4 @@
-"""How algorithms and numbers look, everywhere in a report."""
+"""The style of algorithms and the format of numbers in a report."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -8,27 +8,26 @@ from typing import Any
 
 from experiments.report.statistics import Interval
 
-# The colours of Okabe and Ito (2008), "Color universal design", told apart by the colour-blind too, each with
-# dashes of its own, in matplotlib's words, for grey prints.
-STYLES = (
-    ("#0072b2", "-"),
-    ("#d55e00", (0, (5, 1.5))),
-    ("#000000", (0, (1, 1))),
-    ("#009e73", (0, (5, 1.5, 1, 1.5))),
-    ("#cc79a7", (0, (8, 2))),
-    ("#e69f00", (0, (3, 1.5, 1, 1.5, 1, 1.5))),
-    ("#56b4e9", (0, (2.5, 1.5))),
-)
-NOTHING = "\N{EN DASH}"  # stands where there is no number
-USUAL = ("npg", "trpo", "vpg", "acktr", "sb3:ppo", "sb3:a2c", "contrib:trpo")  # in the order of the styles
+# Colours of Okabe and Ito (2008), "Color universal design", which the colour-blind can tell apart, and for
+# grey prints dashes of matplotlib. These algorithms look the same in every report; others get a free style.
+ALGORITHM_STYLES: dict[str, tuple[str, Any]] = {
+    "npg": ("#0072b2", "-"),
+    "trpo": ("#d55e00", (0, (5, 1.5))),
+    "vpg": ("#000000", (0, (1, 1))),
+    "acktr": ("#009e73", (0, (5, 1.5, 1, 1.5))),
+    "sb3:ppo": ("#cc79a7", (0, (8, 2))),
+    "sb3:a2c": ("#e69f00", (0, (3, 1.5, 1, 1.5, 1, 1.5))),
+    "contrib:trpo": ("#56b4e9", (0, (2.5, 1.5))),
+}
+NO_NUMBER = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
 class Style:
-    """The look of one algorithm.
+    """The style of one algorithm.
 
     Attributes:
-        label: its name for the reader.
+        label: its displayed name.
         colour: "#rrggbb".
         dashes: matplotlib's line style.
     """
@@ -39,7 +38,7 @@ class Style:
 
     @property
     def plotly_dash(self) -> str:
-        """The dashes in plotly's words, for lines two pixels wide."""
+        """The dashes in plotly's format, for lines two pixels wide."""
         return "solid" if self.dashes == "-" else ",".join(f"{2 * length:g}px" for length in self.dashes[1])
 
     def shade(self, opacity: float) -> str:
@@ -49,24 +48,23 @@ class Style:
 
 
 def styles(algorithms: Iterable[str]) -> dict[str, Style]:
-    """Return every algorithm's style: usual ones always look the same, others take what is left."""
-    others = [name for name in algorithms if name not in USUAL]
-    free = [place for place, name in enumerate(USUAL) if name not in set(algorithms)]
-    free += [place for place in range(len(USUAL)) if place not in free]
-    places = {name: place for place, name in enumerate(USUAL)}
-    places |= {name: free[k % len(free)] for k, name in enumerate(others)}
-    return {name: Style(label(name), *STYLES[places[name]]) for name in sorted(algorithms)}
+    """Return the style of every algorithm, by name."""
+    names = list(algorithms)
+    free = sorted(ALGORITHM_STYLES, key=lambda name: name in names)  # unused ones first
+    others = [name for name in names if name not in ALGORITHM_STYLES]
+    chosen = ALGORITHM_STYLES | {name: ALGORITHM_STYLES[free[k % len(free)]] for k, name in enumerate(others)}
+    return {name: Style(label(name), *chosen[name]) for name in sorted(names)}
 
 
 def label(algorithm: str) -> str:
-    """Return an algorithm's name for the reader: NPG, but sb3:ppo."""
+    """Return the displayed name of an algorithm: NPG, but sb3:ppo."""
     return algorithm if ":" in algorithm else algorithm.upper()
 
 
 def number(value: float) -> str:
-    """Return a number with about three digits, as one writes it in a text."""
+    """Return a number with about three digits."""
     if math.isnan(value):
-        return NOTHING
+        return NO_NUMBER
     size = abs(value)
     text = f"{value:.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}"
     if size >= 10_000:
@@ -75,7 +73,7 @@ def number(value: float) -> str:
 
 
 def interval(value: Interval, write: Any = number) -> str:
-    """Return "estimate [low, high]", or the estimate alone where the bounds are unknown."""
+    """Return "estimate [low, high]", or the estimate alone if the bounds are unknown."""
     if math.isnan(value.low):
         return f"{write(value.estimate)}"
     return f"{write(value.estimate)} [{write(value.low)}, {write(value.high)}]"
@@ -121,14 +119,11 @@ def enumeration(items: Iterable[str], word: str = "and") -> str:
     return f"{', '.join(most)} {word} {last}" if most else last
 
 
-def differing(values: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[str]]:
-    """Return the names whose values differ between the owners that have them, and those that agree.
+def differing(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the names whose values differ between owners.
 
     Args:
         values: named values by owner.
     """
-    names = list(dict.fromkeys(name for owned in values.values() for name in owned))
-    differs = [
-        name for name in names if len({str(owned.get(name, NOTHING)) for owned in values.values()}) > 1
-    ]
-    return differs, [name for name in names if name not in differs]
+    names = dict.fromkeys(name for owned in values.values() for name in owned)
+    return [name for name in names if len({str(owned.get(name, NO_NUMBER)) for owned in values.values()}) > 1]

@@ -1,4 +1,4 @@
-"""Compare runs: honest statistics and one report.
+"""Compare runs: statistics and one report.
 
     python -m experiments.report runs                         # every run below it; writes runs/report/
     python -m experiments.report runs/Hopper-v5 --threshold 2000 --out hopper
@@ -6,7 +6,7 @@
 
 Writes report.html (one file that opens offline), figures as PNG and SVG, and the numbers as CSV: runs,
 aggregates, improvement (probabilities) and curves. A path is a run folder, or any folder above some.
-What is left out is named with its reason. Reading executes nothing that lies in a run folder.
+Runs that are left out are named with the reason. No code in a run folder is executed.
 """
 
 import math
@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from experiments.report.appearance import NOTHING, interval, label, probability, steps
+from experiments.report.appearance import NO_NUMBER, interval, label, probability, steps
 from experiments.report.comparison import Comparison, compare
 from experiments.report.findings import findings
 from experiments.report.references import read_references
@@ -32,7 +32,7 @@ from experiments.report.tables import write_tables
 
 @dataclass(frozen=True)
 class Arguments:
-    """Compare runs: honest statistics and one report."""
+    """Compare runs: statistics and one report."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders, or folders above them."""
@@ -48,7 +48,7 @@ class Arguments:
 def main(arguments: Arguments) -> int:
     """Write the report and return the exit code."""
     try:
-        # Not at the top: --help, and messages about paths, need no plotting library.
+        # Imported here, since --help and messages about paths need no plotting library.
         records, left_out = find_runs(arguments.runs)
         from experiments.report.figures import write_figures
         from experiments.report.report_page import write_page
@@ -61,12 +61,12 @@ def main(arguments: Arguments) -> int:
             thresholds=find_thresholds(arguments.threshold, records),
             references=read_references(),
             generator=np.random.default_rng(arguments.seed),
-            progress=partial(shown, what="algorithm and task"),
+            progress=partial(with_progress, what="algorithm and task"),
         )
         out = arguments.out or arguments.runs[0] / "report"
         out.mkdir(parents=True, exist_ok=True)
         write_tables(comparison, out)
-        write_figures(comparison, out, partial(shown, what="figure"))
+        write_figures(comparison, out, partial(with_progress, what="figure"))
         write_page(comparison, out / "report.html", seed=arguments.seed)
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -112,13 +112,13 @@ def find_thresholds(texts: Sequence[str], records: Iterable[RunRecord]) -> dict[
     return thresholds
 
 
-def shown(work: Iterable[Any], what: str) -> Iterable[Any]:
-    """Return pieces of work behind a progress bar, which waits a second before it shows itself."""
+def with_progress(work: Iterable[Any], what: str) -> Iterable[Any]:
+    """Show a progress bar while items are worked on, after a second."""
     return tqdm(work, desc=f"each {what}", unit="", delay=1.0, leave=False)
 
 
 def print_summary(comparison: Comparison) -> None:
-    """Print a short table, what it means, and what to mind."""
+    """Print a short table, the findings, the notes, and what is left out."""
     for task in comparison.tasks:
         print(f"\n{task.environment}, {steps(task.budget)} steps: IQM with its 95 % interval")
         rows = [("", "seeds", "training return", "evaluation", "P(beats the next)")]
@@ -137,7 +137,7 @@ def print_summary(comparison: Comparison) -> None:
                     label(entry.algorithm),
                     str(len(entry.group.records)),
                     interval(entry.aggregates["training"]["IQM"]),
-                    interval(evaluation["IQM"]) if evaluation else NOTHING,
+                    interval(evaluation["IQM"]) if evaluation else NO_NUMBER,
                     chance,
                 )
             )

@@ -1,4 +1,4 @@
-"""What the runs of several algorithms say about each other."""
+"""A comparison of several algorithms, from their runs."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Comparison:
 
     Attributes:
         tasks: by environment.
-        aggregate: None where fewer than two tasks have a reference and all algorithms.
+        aggregate: None if fewer than two tasks have a reference and all algorithms.
         references: of the tasks that have one.
         notes: sentences about what limits the comparison.
         left_out: paths that are not in it.

@@ -1,4 +1,4 @@
-"""What runs logged on the way, averaged over seeds."""
+"""Curves of logged metrics, averaged over seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,18 +11,18 @@ from experiments.report.run_record import RunRecord
 from experiments.report.statistics import Interval, bootstrap_interval, iqm
 
 POINTS = 200
-RESAMPLES = 500  # of a curve: 200 intervals, which the eye compares
+RESAMPLES = 500  # per curve of 200 intervals
 
 
 @dataclass(frozen=True)
 class Metric:
-    """Something that updates log.
+    """A quantity that updates log.
 
     Attributes:
         title: of its plot.
-        columns: where it is logged, the first that a run has.
-        logarithmic: whether it spans decades. Its curve is then that of its logarithm, turned back.
-        meaning: a sentence for the reader.
+        columns: names in progress.csv; the first that a run has counts.
+        logarithmic: whether it spans decades. Its curve then averages logarithms.
+        meaning: a sentence of the report.
         limits: the values that are possible, beyond which no band is drawn.
     """
 
@@ -80,19 +80,19 @@ def learning_curve(
 ) -> Curve | None:
     """Return the IQM of the training return over environment steps, or over seconds of training.
 
-    None where runs have no range in common, as short ones that whole seconds put into one point.
+    None if runs have no range in common, e.g. short ones whose times in whole seconds are equal.
     """
     curves = [record.series(RETURN, record.clock if over_seconds else STEPS) for record in group.records]
     return averaged(curves, generator)
 
 
 def geometry_curve(group: Group, name: str, *, generator: np.random.Generator) -> Curve | None:
-    """Return the IQM of a metric over environment steps; None where no run, or no common step, has it."""
+    """Return the IQM of a metric over environment steps; None if no range of steps has it."""
     metric = GEOMETRY[name]
     curves = []
     for record in group.records:
         steps, values = metric_series(record, name)
-        if metric.logarithmic:  # a refused step has length 0, and no logarithm
+        if metric.logarithmic:  # a rejected step has length 0
             steps, values = steps[values > 0], np.log10(values[values > 0])
         if steps.size > 1:
             curves.append((steps, values))
@@ -105,9 +105,9 @@ def geometry_curve(group: Group, name: str, *, generator: np.random.Generator) -
 
 
 def metric_series(record: RunRecord, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return steps and values of a metric, empty where the run does not log it.
+    """Return steps and values of a metric, empty if the run does not log it.
 
-    The KL of sb3-contrib's TRPO is turned into the joint one; where its factor is not known it is not shown.
+    The KL of sb3-contrib's TRPO is converted to the joint one; empty if the factor is unknown.
     """
     column = metric_column(record, name)
     steps, values = record.series(column) if column else (np.empty(0), np.empty(0))

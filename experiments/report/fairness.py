@@ -1,4 +1,4 @@
-"""What limits a comparison, or favours a side of it, in sentences."""
+"""Notes about what limits a comparison, or favours one algorithm."""
 
 import re
 from collections import defaultdict
@@ -14,7 +14,7 @@ FEW_SEEDS = 5
 
 
 def notes_about(groups: Sequence[Group]) -> list[str]:
-    """Return all notes; those that hold for several tasks once, with the tasks in front."""
+    """Return all notes; one that holds for several tasks is given once, with their names."""
     tasks: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
         tasks[group.environment].append(group)
@@ -105,7 +105,7 @@ def missing_metrics(groups: Sequence[Group]) -> Iterable[str]:
 
 
 def kinds_of_kl(groups: Sequence[Group]) -> Iterable[str]:
-    """Yield how KLs that are not the joint KL(old ‖ new) stand beside those that are."""
+    """Yield how logged KLs differ from the joint KL(old ‖ new)."""
     for group in groups:
         record = group.records[0]
         column = metric_column(record, "kl")

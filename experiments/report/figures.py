@@ -1,4 +1,4 @@
-"""A comparison's figures, fit for a paper: 3.3 or 6.8 inches wide, letters of 8 points."""
+"""A comparison's figures, in sizes for a paper: 3.3 or 6.8 inches wide, with letters of 8 points."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -25,7 +25,7 @@ from experiments.report.task_comparison import Task
 
 COLUMN, PAGE = 3.3, 6.8  # inches
 DOTS_PER_INCH = 200
-LOOK: Any = {
+RC_PARAMS: Any = {
     "font.size": 8,
     "axes.titlesize": 8.5,
     "axes.labelsize": 8,
@@ -55,10 +55,10 @@ def write_figures(
         progress: wraps the figures while they are drawn.
     """
     paths = []
-    with matplotlib.rc_context(LOOK):
+    with matplotlib.rc_context(RC_PARAMS):
         for name, figure in progress(figures(comparison)):
             figure.draw_without_rendering()
-            figure.set_layout_engine("none")  # where everything lies is settled, and slow to find again
+            figure.set_layout_engine("none")  # the layout is final, and slow to compute again
             for kind in ("png", "svg"):
                 paths.append(out / f"{name}.{kind}")
                 metadata = {"Date": None} if kind == "svg" else None
@@ -81,12 +81,12 @@ def figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
 
 
 def file_name(environment: str) -> str:
-    """Return an environment's id as a file can have it."""
+    """Return an environment's id as a file name."""
     return environment.replace("/", "-").replace(":", "-")
 
 
 def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    """Return a figure with so many axes, of one column's width each or up to three a page."""
+    """Return a figure with so many axes, each as wide as a column or up to three per page width."""
     columns = min(count, 3)
     rows = -(-count // columns)
     width = COLUMN if count == 1 else PAGE
@@ -100,7 +100,7 @@ def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
 def legend(figure: Figure, axes: list[Axes]) -> None:
     """Put one legend for all axes below them."""
     handles = {name: line for ax in axes for line, name in zip(*ax.get_legend_handles_labels(), strict=True)}
-    if "threshold" in handles:  # drawn first, to lie below; named last
+    if "threshold" in handles:  # drawn first, below the others; named last
         handles["threshold"] = handles.pop("threshold")
     rows = -(-len(handles) // (3 if figure.get_figwidth() < PAGE else 7))
     columns = -(-len(handles) // rows)
@@ -123,7 +123,7 @@ def draw(ax: Axes, curve: Curve, style: Style) -> None:
 
 
 def learning_curves(comparison: Comparison, look: dict[str, Style], over: str) -> Figure:
-    """Draw the training return over environment steps or seconds, one panel a task."""
+    """Draw the training return over environment steps or seconds, one panel per task."""
     figure, axes = panels(len(comparison.tasks), 2.1)
     for ax, task in zip(axes, comparison.tasks, strict=True):
         if over == "steps" and task.threshold is not None:
@@ -142,7 +142,7 @@ def learning_curves(comparison: Comparison, look: dict[str, Style], over: str) -
 
 
 def scores(comparison: Comparison, look: dict[str, Style]) -> Figure:
-    """Draw the IQM of the training return with its interval, and every seed, one panel a task."""
+    """Draw the IQM of the training return with its interval, and every seed, one panel per task."""
     most = max(len(task.entries) for task in comparison.tasks)
     figure, axes = panels(len(comparison.tasks), 0.75 + 0.22 * most)
     for ax, task in zip(axes, comparison.tasks, strict=True):

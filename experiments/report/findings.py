@@ -1,4 +1,4 @@
-"""What a comparison says, in plain sentences, no stronger than its intervals."""
+"""The findings of a comparison in sentences, which claim only what the intervals support."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from experiments.report.task_comparison import Entry, Pair, Task
 
 
 def findings(comparison: Comparison) -> dict[str, str]:
-    """Return the summary: a paragraph a task by its name, and one over all tasks."""
+    """Return the summary: a paragraph per task by its name, and one over all tasks."""
     paragraphs = {
         task.environment: " ".join(filter(None, [who_is_ahead(task), who_is_faster(task)]))
         for task in comparison.tasks
@@ -28,17 +28,17 @@ def who_is_ahead(task: Task) -> str:
     if not task.pairs:
         return f"{where} {label(best.algorithm)} alone was run: {score}."
     pairs = [pair for pair in task.pairs if pair.first == best.algorithm]
-    clear = [pair for pair in pairs if surely(pair.probabilities["training"])]
-    open_ = [pair for pair in pairs if pair not in clear]
-    if not open_:
+    clear = [pair for pair in pairs if is_clear(pair.probabilities["training"])]
+    unclear = [pair for pair in pairs if pair not in clear]
+    if not unclear:
         return (
             f"{where} {label(best.algorithm)} is ahead: {score}. One of its runs beats a run of "
             f"{chances(clear, 'with probability')}."
         )
     text = (
         f"{where} no algorithm is clearly ahead of all others. {label(best.algorithm)} has the highest "
-        f"return, {score}, but the probability that one of its runs beats a run of {chances(open_, 'is')}: "
-        f"{'that interval contains' if len(open_) == 1 else 'those intervals contain'} 0.5."
+        f"return, {score}, but the probability that one of its runs beats a run of {chances(unclear, 'is')}: "
+        f"{'that interval contains' if len(unclear) == 1 else 'those intervals contain'} 0.5."
     )
     if clear:
         text += f" It does beat a run of {chances(clear, 'with probability')}."
@@ -61,7 +61,7 @@ def who_is_faster(task: Task) -> str:
             if found is None or entry.algorithm not in (pair.first, pair.second):
                 continue
             turned = found if pair.first == entry.algorithm else complement(found)
-            if surely(turned):
+            if is_clear(turned):
                 other = pair.second if pair.first == entry.algorithm else pair.first
                 slower.setdefault(probability(turned), []).append(label(other))
         if slower:
@@ -89,7 +89,7 @@ def over_all_tasks(aggregate: Aggregate) -> str:
         return f"{text}."
     pairs = [pair for pair in aggregate.pairs if pair.first == best]
     text += f". Averaged over tasks, one of its runs beats a run of {chances(pairs, 'with probability')}"
-    unclear = [label(pair.second) for pair in pairs if not surely(pair.probabilities["training"])]
+    unclear = [label(pair.second) for pair in pairs if not is_clear(pair.probabilities["training"])]
     if unclear:
         text += f", which is no clear lead over {enumeration(unclear)}"
     return f"{text}."
@@ -113,7 +113,7 @@ def chances(pairs: list[Pair], verb: str) -> str:
     return "; a run of ".join(texts)
 
 
-def surely(chance: Interval) -> bool:
+def is_clear(chance: Interval) -> bool:
     """Whether a probability of improvement lies above one half, its interval included."""
     return bool(chance.low > 0.5)
 

@@ -1,4 +1,4 @@
-"""Which runs are repetitions of one experiment, and may be averaged."""
+"""Group runs that repeat one experiment, and may be averaged."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.report.run_record import LeftOut, RunRecord
 
-# Settings that change how long a run takes or how it is looked at, and not what it learns.
+# Settings that change how long a run takes or is observed, but not what it learns.
 NEUTRAL = {"device", "vec_env", "evaluation_episodes", "geometry", "checkpoint_every", "target_kl_joint"}
 MOST_NAMED = 4  # differences in one sentence
 
@@ -61,7 +61,7 @@ def pool(records: Iterable[RunRecord]) -> tuple[list[Group], list[LeftOut]]:
     for (environment, algorithm), runs in sorted(together.items()):
         kinds: dict[tuple[tuple[str, str], ...], list[RunRecord]] = defaultdict(list)
         for run in runs:
-            kinds[tuple(sorted(essential(run).items()))].append(run)
+            kinds[tuple(sorted(compared_settings(run).items()))].append(run)
         chosen = max(kinds.values(), key=len)
         groups.append(Group(environment, algorithm, tuple(sorted(chosen, key=lambda run: run.seed))))
         for run in runs:
@@ -72,7 +72,7 @@ def pool(records: Iterable[RunRecord]) -> tuple[list[Group], list[LeftOut]]:
     return groups, left_out
 
 
-def essential(record: RunRecord) -> dict[str, str]:
+def compared_settings(record: RunRecord) -> dict[str, str]:
     """Return all that must agree between repetitions, as text."""
     settings = {name: str(value) for name, value in record.settings.items() if name not in NEUTRAL}
     return settings | {"n_timesteps": str(record.budget)}
@@ -80,7 +80,7 @@ def essential(record: RunRecord) -> dict[str, str]:
 
 def difference(record: RunRecord, other: RunRecord) -> str:
     """Return a clause that names the settings in which a run differs from another."""
-    ours, theirs = essential(record), essential(other)
+    ours, theirs = compared_settings(record), compared_settings(other)
     names = [name for name in sorted(ours | theirs) if ours.get(name) != theirs.get(name)]
     clauses = [
         f"{name} is {ours.get(name, 'absent')}, not {theirs.get(name, 'absent')}"

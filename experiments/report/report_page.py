@@ -24,8 +24,8 @@ from experiments.report.statistics import Interval
 from experiments.report.task_comparison import Pair, Task
 
 TEMPLATE = "report_page.html"
-WIN = ("training", "evaluation", "steps_to_threshold")
-MOST_PAIRS = 6  # of four algorithms; of more, those without the best one are folded away
+COMPARED_SCORES = ("training", "evaluation", "steps_to_threshold")
+MOST_PAIRS = 6  # shown at first; if there are more, those without the best algorithm are folded
 
 
 def write_page(comparison: Comparison, path: Path, *, seed: int) -> None:
@@ -70,7 +70,7 @@ def write_page(comparison: Comparison, path: Path, *, seed: int) -> None:
 def task_parts(task: Task, charts: Charts) -> dict[str, Any]:
     """Return what the template shows of one task."""
     settings = {e.algorithm: dict(e.group.settings) | {"n_timesteps": e.group.budget} for e in task.entries}
-    differs, _ = appearance.differing(settings)
+    differs = appearance.differing(settings)
     shared = {
         name for owned in settings.values() for name in owned if all(name in o for o in settings.values())
     }
@@ -101,7 +101,7 @@ def task_parts(task: Task, charts: Charts) -> dict[str, Any]:
             for entry in task.entries
             if "steps_to_threshold" in entry.scores
         },
-        **pair_parts(task.pairs, WIN),
+        **pair_parts(task.pairs, COMPARED_SCORES),
         "settings": settings,
         "differs": order,
         "shared": shared,

@@ -1,88 +1,69 @@
-"""The files in a run folder, read with suspicion.
+"""Read config.yaml, progress.csv and evaluation.json of a run, and check what the report needs of them.
 
-Nothing is executed: YAML by its safe loader, CSV and JSON as text, and never a model or a pickle.
+No code in them is executed: YAML is read by its safe loader, CSV and JSON as text.
 """
 
 import csv
-import json
 import math
 import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
 
+from experiments.run.csv_log import read_table
+from experiments.run.run_folder import RunFolder
 from experiments.settings import plain_yaml
 
 STEPS = "time/total_timesteps"
 RETURN = "rollout/ep_rew_mean"
-SECONDS = ("time/seconds", "time/time_elapsed")  # the first that is there; SB3's own is in whole seconds
+SECONDS = ("time/seconds", "time/time_elapsed")  # the first that exists; SB3's own is in whole seconds
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/+-]{0,99}")  # of an environment or an algorithm; names files too
 
 
-def read_text(path: Path) -> str:
-    """Return a file's text."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"corrupt: {path.name} is not text") from None
+def read_document(folder: RunFolder) -> dict[str, Any]:
+    """Return the content of config.yaml.
 
-
-def read_config(text: str) -> dict[str, Any]:
-    """Return the content of config.yaml, with the keys that every run has checked."""
+    Raises:
+        ValueError: it is not plain YAML, or one of the keys that every run has is missing or invalid.
+    """
     try:
-        config = plain_yaml.parse(text, "config.yaml")
+        document = plain_yaml.read(folder.config)
     except ValueError as error:
         raise ValueError(f"corrupt: {error}") from None
     for key in ("algo", "env"):
-        if not (isinstance(config.get(key), str) and NAME.fullmatch(config[key])):
-            raise ValueError(f"corrupt: {key} in config.yaml must be a name, got {config.get(key)!r}")
+        if not (isinstance(document.get(key), str) and NAME.fullmatch(document[key])):
+            raise ValueError(f"corrupt: {key} in config.yaml must be a name, got {document.get(key)!r}")
     for key, least in (("seed", 0), ("n_timesteps", 1)):
-        value = config.get(key)
+        value = document.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"corrupt: {key} in config.yaml must be an integer ≥ {least}, got {value!r}")
-    return config
+    return document
 
 
-def flattened(value: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield settings by their names, those of nested mappings as a.b; `hyperparameters.` is left away."""
-    for key, entry in value.items():
-        name = f"{prefix}{key}"
-        if isinstance(entry, dict) and entry:
-            yield from flattened(entry, "" if name == "hyperparameters" else f"{name}.")
-        else:
-            yield name, entry
-
-
-def named_texts(value: Any) -> dict[str, str]:
-    """Return a mapping with everything in it as text; empty where it is none."""
-    return {str(key): str(entry) for key, entry in value.items()} if isinstance(value, dict) else {}
-
-
-def read_log(path: Path) -> dict[str, np.ndarray]:
-    """Return the columns of progress.csv, nan where a cell is empty or a column has no number there.
+def read_log(folder: RunFolder) -> dict[str, np.ndarray]:
+    """Return the columns of progress.csv; cells without a number are nan.
 
     Raises:
-        ValueError: steps, return or time are missing or not finite, or steps do not grow.
+        ValueError: steps, return or time are missing or not finite, or steps decrease.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file, strict=True))
-    except (csv.Error, UnicodeDecodeError) as error:
+        table = read_table(folder.progress)
+    except (csv.Error, ValueError) as error:
         raise ValueError(f"corrupt: progress.csv is not CSV ({error})") from None
-    if not rows:
+    if len(table) < 2:
         raise ValueError("corrupt: progress.csv has no rows")
-    if any(None in row or None in row.values() for row in rows):
+    if any(len(row) != len(table[0]) for row in table):
         raise ValueError("corrupt: progress.csv has rows that are longer or shorter than its first")
-    clock = next((name for name in SECONDS if name in rows[0]), SECONDS[0])
+    cells = {name: column for name, *column in zip(*table, strict=True)}
+    clock = clock_of(cells)
     for name in (STEPS, RETURN, clock):
-        if name not in rows[0]:
-            raise ValueError(f"corrupt: progress.csv has no column {name}; it has {', '.join(rows[0])}")
-        for row in rows:
-            if row[name] and not math.isfinite(number(row[name])):
-                raise ValueError(f"corrupt: {name} in progress.csv is {row[name]!r}, not a finite number")
-    log = {name: np.array([number(row[name]) for row in rows]) for name in rows[0]}
+        if name not in cells:
+            raise ValueError(f"corrupt: progress.csv has no column {name}; it has {', '.join(cells)}")
+        for cell in cells[name]:
+            if cell and not math.isfinite(number(cell)):
+                raise ValueError(f"corrupt: {name} in progress.csv is {cell!r}, not a finite number")
+    log = {name: np.array([number(cell) for cell in column]) for name, column in cells.items()}
     if np.isfinite(log[RETURN] + log[STEPS] + log[clock]).sum() < 2:
         raise ValueError(
             f"too short: progress.csv has fewer than two rows with {STEPS}, {RETURN} and {clock}; "
@@ -93,25 +74,29 @@ def read_log(path: Path) -> dict[str, np.ndarray]:
     return log
 
 
+def clock_of(columns: Container[str]) -> str:
+    """Return the column with the training time in seconds."""
+    return next((name for name in SECONDS if name in columns), SECONDS[0])
+
+
 def number(text: str) -> float:
-    """Return a cell as a number, nan where it is none."""
+    """Return a cell as a number; nan if it is none."""
     try:
         return float(text)
     except ValueError:
         return math.nan
 
 
-def read_evaluation(path: Path) -> np.ndarray:
+def read_returns(folder: RunFolder) -> np.ndarray:
     """Return the returns in evaluation.json, (episodes,).
 
     Raises:
-        ValueError: the file is not JSON, or has no finite returns where it has some.
+        ValueError: the file is not JSON, or has returns that are not finite.
     """
     try:
-        document = json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+        returns = folder.read_evaluation().get("returns")
+    except (RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"corrupt: evaluation.json is not JSON ({error})") from None
-    returns = document.get("returns") if isinstance(document, dict) else None
     if not isinstance(returns, list):
         raise ValueError("corrupt: evaluation.json must have a list of returns, as train.py writes it")
     if not all(isinstance(value, int | float) and abs(value) < math.inf for value in returns):

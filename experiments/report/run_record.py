@@ -1,29 +1,28 @@
-"""Finished runs, read back from the folders that they wrote.
+"""Finished runs, read from the folders that they wrote.
 
-Reading executes nothing: YAML by its safe loader, CSV and JSON as text, and never a model or a pickle. A
-stranger's folder is safe to report on.
+No code in a folder is executed, so that it is safe to report on other people's runs.
 """
 
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from experiments.report.run_files import (
     RETURN,
-    SECONDS,
     STEPS,
-    flattened,
-    named_texts,
-    read_config,
-    read_evaluation,
+    clock_of,
+    read_document,
     read_log,
-    read_text,
+    read_returns,
 )
+from experiments.run.run_folder import RunFolder
 
 FILES = ("config.yaml", "progress.csv", "evaluation.json")
 RUN_NAME = re.compile(r"seed-\d+")
@@ -32,8 +31,8 @@ REMEDY = {
     "corrupt": "delete the folder, and repeat the run's command",
 }
 LEFTOVER = re.compile(r"seed-\d+\.unfinished-\d+")
-ABOUT = {"algo", "env", "seed", "versions", "hardware"}  # keys of config.yaml that are no settings
-LEAST_PART = 0.9  # of the budget that a finished run's log covers: some algorithms log only now and then
+NO_SETTINGS = {"algo", "env", "seed", "n_timesteps", "versions", "hardware"}  # keys of config.yaml
+LEAST_PART = 0.9  # of the budget that a finished run's log covers, since not every update is logged
 
 
 @dataclass(frozen=True)
@@ -46,39 +45,62 @@ class LeftOut:
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """What one finished run left behind.
+    """One finished run.
 
     Attributes:
         path: the folder.
-        algorithm: by its name in config.yaml, such as "npg" or "sb3:ppo".
-        environment: Gymnasium's id.
-        seed: of the run.
-        budget: environment steps that the run was given.
-        settings: everything else in config.yaml but versions and hardware, nested mappings as a.b.
-        versions: of Python and packages, and the commit.
-        hardware: the machine, empty where it is not known.
-        config: the text of config.yaml.
+        document: the content of config.yaml.
         log: columns of progress.csv, (rows,) each, nan where a cell is empty.
         evaluation: returns of the final deterministic episodes, (episodes,), raw; empty if there were none.
     """
 
     path: Path
-    algorithm: str
-    environment: str
-    seed: int
-    budget: int
-    settings: Mapping[str, Any]
-    versions: Mapping[str, str]
-    hardware: Mapping[str, str]
-    config: str
+    document: Mapping[str, Any]
     log: Mapping[str, np.ndarray]
     evaluation: np.ndarray
 
-    def series(self, metric: str, over: str = STEPS) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows that have a metric, (points,) twice: environment steps or seconds, and values.
+    @property
+    def algorithm(self) -> str:
+        """Name of the algorithm in config.yaml, e.g. "npg" or "sb3:ppo"."""
+        return str(self.document["algo"])
 
-        Both are empty where the run does not log it.
-        """
+    @property
+    def environment(self) -> str:
+        """Gymnasium's id."""
+        return str(self.document["env"])
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return int(self.document["seed"])
+
+    @property
+    def budget(self) -> int:
+        """Environment steps that the run was given."""
+        return int(self.document["n_timesteps"])
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """All other settings; those of nested mappings are called a.b, hyperparameters by their own name."""
+        return dict(flattened({k: v for k, v in self.document.items() if k not in NO_SETTINGS}))
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of Python and of packages, and the commit."""
+        return as_texts(self.document.get("versions"))
+
+    @property
+    def hardware(self) -> dict[str, str]:
+        """The machine; empty if unknown."""
+        return as_texts(self.document.get("hardware"))
+
+    @property
+    def config(self) -> str:
+        """The text of config.yaml."""
+        return str(yaml.safe_dump(dict(self.document), sort_keys=False, allow_unicode=True))
+
+    def series(self, metric: str, over: str = STEPS) -> tuple[np.ndarray, np.ndarray]:
+        """Return steps (or seconds) and values of a metric, (points,) each; empty if it is not logged."""
         if metric not in self.log:
             return np.empty(0), np.empty(0)
         known = np.isfinite(self.log[over]) & np.isfinite(self.log[metric])
@@ -87,11 +109,11 @@ class RunRecord:
     @property
     def clock(self) -> str:
         """The column with the training time in seconds."""
-        return next(name for name in SECONDS if name in self.log)
+        return clock_of(self.log)
 
     @property
     def name(self) -> str:
-        """What sentences call the run."""
+        """Name of the run in sentences."""
         return f"{self.algorithm} on {self.environment}, seed {self.seed}"
 
 
@@ -148,38 +170,38 @@ def candidates(path: Path) -> Iterator[Path]:
         )
 
 
-def read_run(folder: Path) -> RunRecord:
+def read_run(path: Path) -> RunRecord:
     """Read one finished run.
 
     Raises:
         ValueError: it is not finished, or a file in it is not what train.py writes.
     """
-    if LEFTOVER.fullmatch(folder.name):
+    if LEFTOVER.fullmatch(path.name):
         raise ValueError("what an interrupted run left; the run that took its place is read instead")
-    if not any(folder.iterdir()):
+    if not any(path.iterdir()):
         raise ValueError("the folder is empty; delete it, or repeat the run")
     for name in FILES:
-        if not (folder / name).is_file():
+        if not (path / name).is_file():
             reason = "unfinished" if name == FILES[-1] else "corrupt"
             raise ValueError(f"{reason}: there is no {name}; {REMEDY[reason]}")
-    text = read_text(folder / "config.yaml")
-    config = read_config(text)
-    budget = config.pop("n_timesteps")
-    log = read_log(folder / "progress.csv")
-    last = log[STEPS][np.isfinite(log[RETURN])].max()
+    folder = RunFolder(path)
+    document, log = read_document(folder), read_log(folder)
+    last, budget = log[STEPS][np.isfinite(log[RETURN])].max(), document["n_timesteps"]
     if last < LEAST_PART * budget:
         raise ValueError(f"corrupt: progress.csv ends at {last:g} of {budget} steps; repeat the run")
-    about = {key: config.pop(key, None) for key in ABOUT}
-    return RunRecord(
-        path=folder,
-        algorithm=about["algo"],
-        environment=about["env"],
-        seed=about["seed"],
-        budget=budget,
-        settings=dict(flattened(config)),
-        versions=named_texts(about["versions"]),
-        hardware=named_texts(about["hardware"]),
-        config=text,
-        log=log,
-        evaluation=read_evaluation(folder / "evaluation.json"),
-    )
+    return RunRecord(path, document, log, read_returns(folder))
+
+
+def flattened(value: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield settings by name, those of nested mappings as a.b; `hyperparameters.` is dropped."""
+    for key, entry in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(entry, dict) and entry:
+            yield from flattened(entry, "" if name == "hyperparameters" else f"{name}.")
+        else:
+            yield name, entry
+
+
+def as_texts(value: Any) -> dict[str, str]:
+    """Return a mapping with keys and values as text; empty if it is none."""
+    return {str(key): str(entry) for key, entry in value.items()} if isinstance(value, dict) else {}

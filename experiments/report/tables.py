@@ -38,7 +38,7 @@ def write_rows(path: Path, rows: list[Row]) -> None:
 
 
 def run_rows(comparison: Comparison) -> Iterator[Row]:
-    """Yield every run's scores; empty where it has none, inf where it never reached the threshold."""
+    """Yield every run's scores; empty if it has none, inf if it never reached the threshold."""
     for task in comparison.tasks:
         for entry in task.entries:
             for k, record in enumerate(entry.group.records):

@@ -1,4 +1,4 @@
-"""The algorithms on one task: scores, aggregates over seeds, each against each."""
+"""Compare the algorithms on one task: scores, aggregates over seeds, and all pairs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,19 +6,18 @@ from itertools import combinations
 
 import numpy as np
 
+from experiments.report.curve_scores import area_under_curve, steps_to_threshold
 from experiments.report.curves import GEOMETRY, Curve, geometry_curve, learning_curve
 from experiments.report.pooling import Group
 from experiments.report.run_files import RETURN
 from experiments.report.run_record import RunRecord
+from experiments.report.score_intervals import improvement_interval
 from experiments.report.statistics import (
     Interval,
-    area_under_curve,
     bootstrap_interval,
-    improvement_interval,
     iqm,
     mean,
     median,
-    steps_to_threshold,
 )
 
 STATISTICS = {"IQM": iqm, "mean": mean, "median": median}
@@ -30,7 +29,7 @@ class Entry:
 
     Attributes:
         group: its runs.
-        scores: one number a run, (runs,) each: "training", "evaluation" (empty without one), "area",
+        scores: one number per run, (runs,) each: "training", "evaluation" (empty without one), "area",
             "steps_to_threshold" (inf: never; not there without a threshold) and "seconds".
         aggregates: of all but steps to threshold, by score and then by the names of `STATISTICS`.
         curves: "steps" and "seconds", over which the learning curves run, and the names of `GEOMETRY`;
@@ -71,7 +70,7 @@ class Task:
     Attributes:
         environment: Gymnasium's id.
         budget: the steps at which returns are compared, the smallest of all runs.
-        threshold: the return that counts as solved, None where nobody says.
+        threshold: the return that counts as solved, or None.
         entries: by falling IQM of the training return.
         pairs: all of them, in the entries' order.
     """
@@ -89,7 +88,7 @@ class Task:
 
 
 def make_entry(group: Group, budget: int, threshold: float | None, generator: np.random.Generator) -> Entry:
-    """Work out one algorithm on one task."""
+    """Compute the scores of one algorithm on one task."""
     rows = [row_scores(record, budget, threshold) for record in group.records]
     scores = {name: np.array([row[name] for row in rows if name in row]) for name in (*rows[0], "evaluation")}
     if len(scores["evaluation"]) < len(rows):  # a part of the runs would stand for all
@@ -128,7 +127,7 @@ def row_scores(record: RunRecord, budget: int, threshold: float | None) -> dict[
 
 
 def make_task(environment: str, budget: int, threshold: float | None, entries: list[Entry]) -> Task:
-    """Rank the algorithms on one task, and compare each with each."""
+    """Rank the algorithms on one task, and compare all pairs."""
     ranked = sorted(entries, key=lambda entry: -entry.aggregates["training"]["IQM"].estimate)
     pairs = tuple(make_pair(first, second, budget) for first, second in combinations(ranked, 2))
     return Task(environment, budget, threshold, tuple(ranked), pairs)

@@ -1,24 +1,23 @@
-"""What a search over settings found: a summary, and the files beside the study."""
+"""The result of a search: a summary, and the files beside the study."""
 
 import csv
-import importlib
 import inspect
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
 import yaml
+from matplotlib.figure import Figure
 
 from experiments.algorithms import agent_class
 from experiments.run.run_folder import versions
 from experiments.settings.arguments import Arguments
 from experiments.settings.configuration import RUN_KEYS, Configuration
 from experiments.tuning.search_space import read
-from experiments.tuning.study import DEFAULT, FAILURE, FrozenTrial, Search, TrialState, value
+from experiments.tuning.study import DEFAULT, FAILURE, FrozenTrial, Search, TrialState, return_of
 from experiments.tuning.training_return import EPISODES
 
 FAILED, INTERRUPTED = "failed", "interrupted"
@@ -26,12 +25,12 @@ FAILED, INTERRUPTED = "failed", "interrupted"
 
 @dataclass(frozen=True)
 class TuningResult:
-    """A study's trials, read.
+    """The trials of a study.
 
     Attributes:
-        search: that made them.
+        search: that ran them.
         trials: of the study.
-        importances: of the axes, as shares; empty where unknown.
+        importances: of the axes, as shares; empty if unknown.
     """
 
     search: Search
@@ -43,7 +42,7 @@ class TuningResult:
         """The trials that were trained to the end."""
         return [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
 
-    @cached_property
+    @property
     def best(self) -> FrozenTrial | None:
         """The complete trial with the highest return; the default, and then the earliest, among equals."""
         return max(
@@ -52,32 +51,32 @@ class TuningResult:
             default=None,
         )
 
-    @cached_property
+    @property
     def default(self) -> FrozenTrial | None:
-        """The trial of the settings that the search began with, if it is complete."""
+        """The trial with the settings that the search began with, if it is complete."""
         return next((trial for trial in self.complete if trial.user_attrs.get(DEFAULT)), None)
 
     @property
     def configuration(self) -> Configuration:
-        """The best trial's settings; those that the search began with where there is none."""
+        """The best trial's settings; without one, those that the search began with."""
         search = self.search
         return search.configuration if self.best is None else search.space.configuration(self.best.params)
 
     @property
     def failures(self) -> Counter[str]:
-        """Why trials failed by their settings, and how many."""
+        """Reasons for which settings failed, with how often each did."""
         return Counter(trial.user_attrs[FAILURE] for trial in self.trials if outcome(trial) == FAILED)
 
     @property
     def counts(self) -> str:
-        """How the trials ended, in words."""
+        """How many trials had each outcome, as text."""
         outcomes = Counter(map(outcome, self.trials))
         order = ("complete", "pruned", FAILED, INTERRUPTED)
         return ", ".join(f"{outcomes[name]} {name}" for name in order if outcomes[name])
 
     @property
     def objective(self) -> str:
-        """What was maximised, in words."""
+        """What was maximised, as text."""
         steps = self.search.configuration.n_timesteps
         return (
             f"mean return of the last {EPISODES} training episodes at {steps} steps, "
@@ -85,7 +84,7 @@ class TuningResult:
         )
 
     def write(self) -> None:
-        """Write trials.csv and, where a trial has a value, best.yaml and history.png."""
+        """Write trials.csv and, if a trial has a value, best.yaml and history.png."""
         self._write_trials(self.search.folder / "trials.csv")
         if self.best is not None:
             (self.search.folder / "best.yaml").write_text(self.section())
@@ -95,14 +94,13 @@ class TuningResult:
         """Return the best settings as a file of configs/, which `train.py --config` reads."""
         assert self.best is not None
         search, configuration = self.search, self.configuration
-        made_with = ", ".join(f"{package} {version}" for package, version in versions().items())
         lines = [
             f"{search.algo} on {search.env_id}: trial {self.best.number} of {search.folder / 'study.db'} "
             f"({self.counts}).",
-            f"Return {in_words(self.best)}, and {in_words(self.default)} with the settings it began with:",
+            f"Return {as_text(self.best)}, and {as_text(self.default)} with the settings it began with:",
             f"{self.objective}.",
             "The best of many trials is an optimistic number: report runs with other seeds.",
-            f"Made with {made_with}.",
+            f"Made with {', '.join(f'{package} {version}' for package, version in versions().items())}.",
         ]
         searched = {setting.name.partition(".")[0] for setting in search.space.settings}
         parameters = inspect.signature(agent_class(search.algo)).parameters
@@ -117,41 +115,33 @@ class TuningResult:
     def _write_trials(self, path: Path) -> None:
         axes = [setting.axis for setting in self.search.space.settings]
         with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["trial", "outcome", "return", "default", "seconds", "failure", *axes])
+            names = ["trial", "outcome", "return", "default", "seconds", "failure", *axes]
+            writer = csv.DictWriter(file, names, extrasaction="ignore")
+            writer.writeheader()
             for trial in self.trials:
-                writer.writerow(
-                    [
-                        trial.number,
-                        outcome(trial),
-                        trial.value if trial.state == TrialState.COMPLETE else "",
-                        trial.user_attrs.get(DEFAULT, False),
-                        f"{trial.duration.total_seconds():.2f}" if trial.duration else "",
-                        trial.user_attrs.get(FAILURE, ""),
-                        *(trial.params.get(axis, "") for axis in axes),
-                    ]
-                )
+                about = {
+                    "trial": trial.number,
+                    "outcome": outcome(trial),
+                    "return": trial.value if trial.state == TrialState.COMPLETE else "",
+                    "seconds": f"{trial.duration.total_seconds():.2f}" if trial.duration else "",
+                }
+                writer.writerow({DEFAULT: False} | trial.params | trial.user_attrs | about)
 
     def _draw(self, path: Path) -> None:
-        """Draw return over trials; without matplotlib, nothing."""
-        try:
-            figure = importlib.import_module("matplotlib.figure").Figure(figsize=(7, 4), layout="constrained")
-        except ImportError:
-            return
-        numbers = [trial.number for trial in self.complete]
-        values = [value(trial) for trial in self.complete]
+        """Draw return over trials."""
+        figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
+        numbers, values = zip(*((trial.number, return_of(trial)) for trial in self.complete), strict=True)
         axes.plot(numbers, values, "o", color="C0", alpha=0.6, label="a trial")
         axes.step(numbers, list(accumulate(values, max)), where="post", color="C1", label="best so far")
         if self.default is not None:
-            axes.axhline(value(self.default), color="0.4", linestyle="--", label="settings it began with")
+            axes.axhline(return_of(self.default), color="0.4", linestyle="--", label="settings it began with")
         title = f"{self.search.algo} on {self.search.env_id}"
         axes.set(xlabel="trial", ylabel="training return", title=title)
         axes.legend()
         figure.savefig(path, dpi=150)
 
     def __str__(self) -> str:
-        assert self.best is not None
         search = self.search
         following = Arguments(
             (search.algo,), (search.env_id,), config=search.folder / "best.yaml", out=search.folder.parents[2]
@@ -159,8 +149,8 @@ class TuningResult:
         lines = [
             f"{search.algo} on {search.env_id}: {self.counts}",
             f"  maximised  {self.objective}",
-            f"  best       {in_words(self.best)}, trial {self.best.number}",
-            f"  default    {in_words(self.default)}",
+            f"  best       {as_text(self.best)}, trial {self.best.number if self.best else 'none'}",
+            f"  default    {as_text(self.default)}",
             "",
             *(f"  {line}" for line in self._table()),
             "",
@@ -172,7 +162,7 @@ class TuningResult:
         return "\n".join(lines)
 
     def _table(self) -> list[str]:
-        """Return a line for each setting, with a star where the best is not the default."""
+        """Return one line per setting, with a star if the best value is not the default."""
         rows = [("setting", "searched", "default", "best", "importance")]
         for setting in self.search.space.settings:
             default, best = (read(c, setting.name) for c in (self.search.configuration, self.configuration))
@@ -186,12 +176,12 @@ class TuningResult:
 
 
 def outcome(trial: FrozenTrial) -> str:
-    """Return how a trial ended: by its settings, by an interrupt, or not yet."""
+    """Return how a trial ended, or its state if it has not."""
     if trial.state == TrialState.FAIL:
         return FAILED if FAILURE in trial.user_attrs else INTERRUPTED
     return str(trial.state.name.lower())
 
 
-def in_words(trial: FrozenTrial | None) -> str:
-    """Return a trial's value as text."""
-    return "no value" if trial is None else f"{value(trial):.6g}"
+def as_text(trial: FrozenTrial | None) -> str:
+    """Return a trial's return as text."""
+    return "no value" if trial is None else f"{return_of(trial):.6g}"

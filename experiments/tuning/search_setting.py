@@ -1,37 +1,27 @@
-"""One setting that a search varies: where it may lie, and how it is drawn."""
+"""One setting that a search varies: its range and its scale. Plain data, without Optuna."""
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
-SIGNIFICANT = 4  # digits of what is tried, so that a file holds exactly that
-LINEAR = "lin_"  # RL Zoo's mark of a schedule that falls to 0: its first value is what is searched
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial
 
-
-class Suggests(Protocol):
-    """The part of an Optuna trial that draws."""
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
-        """Return a number."""
-
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool) -> int:
-        """Return an integer."""
-
-    def suggest_categorical(self, name: str, choices: tuple[Any, ...]) -> Any:
-        """Return one of the choices."""
+SIGNIFICANT = 4  # digits of a sampled number, so that YAML holds exactly what was tried
+LINEAR = "lin_"  # RL Zoo's mark of a schedule that falls to 0; the search varies its first value
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers between two ends.
+    """An interval of numbers.
 
     Args:
-        name: of the setting; `policy_kwargs.x` is the policy's option x.
-        low: smallest value, of 1 - the setting with `complement`.
-        high: largest.
-        log: whether the axis is logarithmic.
-        integer: whether only integers count.
-        complement: whether the axis is 1 - the setting, which tells values near 1 apart.
+        name: of the setting; `policy_kwargs.x` is option x of the policy.
+        low: smallest value, of 1 - setting with `complement`.
+        high: largest value.
+        log: whether the scale is logarithmic.
+        integer: whether the setting is an integer.
+        complement: whether 1 - setting is sampled, which resolves values close to 1.
     """
 
     name: str
@@ -43,11 +33,11 @@ class Range:
 
     @property
     def axis(self) -> str:
-        """Name of the coordinate that is drawn."""
+        """Name of the sampled coordinate."""
         return f"1 - {self.name}" if self.complement else self.name
 
     def coordinate(self, value: Any) -> float | None:
-        """Return where a setting's value lies on the axis, or None where it has no place."""
+        """Return the coordinate of a setting's value; None if the scale has no place for it."""
         if isinstance(value, str) and value.startswith(LINEAR):
             value = float(value.removeprefix(LINEAR))
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -56,19 +46,19 @@ class Range:
         return place if math.isfinite(place) and (place > 0 or not self.log) else None
 
     def including(self, value: Any) -> Self:
-        """Return the range, extended to a value that has a place on its axis."""
+        """Return the range, extended to a value that has a coordinate."""
         place = self.coordinate(value)
         assert place is not None
         return replace(self, low=min(self.low, place), high=max(self.high, place))
 
-    def suggest(self, trial: Suggests) -> float:
-        """Draw a coordinate."""
+    def suggest(self, trial: "BaseTrial") -> float:
+        """Sample a coordinate."""
         if self.integer:
             return trial.suggest_int(self.axis, int(self.low), int(self.high), log=self.log)
         return trial.suggest_float(self.axis, self.low, self.high, log=self.log)
 
     def value(self, coordinate: float, base: Any) -> Any:
-        """Return the setting at a coordinate, a schedule where the base has one."""
+        """Return the setting at a coordinate; a schedule if the base value is one."""
         if self.integer:
             return int(coordinate)
         value = float(f"{coordinate:.{SIGNIFICANT}g}")
@@ -81,7 +71,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """A few values in no order.
+    """A few values without an order.
 
     Args:
         name: of the setting, as in `Range`.
@@ -93,7 +83,7 @@ class Choice:
 
     @property
     def axis(self) -> str:
-        """Name of the coordinate that is drawn."""
+        """Name of the sampled coordinate."""
         return self.name
 
     def coordinate(self, value: Any) -> Any:
@@ -104,8 +94,8 @@ class Choice:
         """Return the choice, extended to a value."""
         return self if value in self.values else replace(self, values=(*self.values, value))
 
-    def suggest(self, trial: Suggests) -> Any:
-        """Draw a value."""
+    def suggest(self, trial: "BaseTrial") -> Any:
+        """Sample a value."""
         return trial.suggest_categorical(self.name, self.values)
 
     def value(self, coordinate: Any, base: Any) -> Any:

@@ -1,66 +1,33 @@
-"""What a search over an algorithm's settings may choose, as data."""
+"""The configurations that a search may try: a base, and the settings that vary around it."""
 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agents.hyperparameters import nearest
 from experiments.algorithms import NAMES, PEERS
 from experiments.settings.configuration import RUN_KEYS, Configuration
-from experiments.tuning.search_setting import Choice, Range, Setting, Suggests
+from experiments.tuning.search_setting import Choice, Range, Setting
+from experiments.tuning.spaces import SPACES
 
-UPDATES = 10  # that a budget must hold; with fewer a rollout's length is not worth a trial
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial
 
-GAMMA = Range("gamma", 1e-4, 0.2, complement=True)
-GAE_LAMBDA = Range("gae_lambda", 0.7, 1.0, log=False)
-ROLLOUT = (Choice("n_steps", (16, 32, 64, 128, 256, 512, 1024, 2048)), GAMMA, GAE_LAMBDA)
-CRITIC = Range("n_critic_updates", 1, 30, integer=True)
-TRUST_REGION = (Range("target_kl", 1e-3, 0.1), Range("cg_damping", 1e-3, 1.0), CRITIC)
-
-# n_envs is not searched: at a given number of states an update it hardly changes what is learned, and the
-# machine decides what it costs. critic_fit and the network are the base's: they decide what is compared.
-SPACES: Mapping[str, tuple[Setting, ...]] = {
-    "vpg": (*ROLLOUT, Range("learning_rate", 1e-4, 3e-2), CRITIC),
-    "npg": (*ROLLOUT, *TRUST_REGION),
-    "trpo": (*ROLLOUT, *TRUST_REGION),
-    "acktr": (
-        *ROLLOUT,
-        Range("learning_rate", 0.03, 2.0),
-        Range("target_kl", 1e-3, 0.3),
-        Range("damping", 1e-2, 1.0),
-        Range("momentum", 0.0, 0.95, log=False),
-    ),
-    "sb3:ppo": (
-        *ROLLOUT,
-        Range("learning_rate", 3e-5, 1e-2),
-        Choice("batch_size", (32, 64, 128, 256, 512)),
-        Range("n_epochs", 1, 20, integer=True),
-        Range("clip_range", 0.05, 0.4),
-    ),
-    "sb3:a2c": (
-        Choice("n_steps", (5, 8, 16, 32, 64, 128)),
-        GAMMA,
-        GAE_LAMBDA,
-        Range("learning_rate", 1e-4, 1e-2),
-        Range("ent_coef", 0.0, 0.02, log=False),
-        Range("vf_coef", 0.1, 1.0),
-    ),
-    "contrib:trpo": (*ROLLOUT, *TRUST_REGION, Range("learning_rate", 1e-4, 1e-2)),
-}
+UPDATES = 10  # that a budget must allow: longer rollouts are not worth a trial
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Every configuration that a search may try: a base, and the settings that vary.
+    """A base configuration, and the settings that vary.
 
-    The base is one of them. A range that leaves its value out is extended to it; a setting whose value has
-    no place on the axis, such as None or a 0 on a logarithmic one, is kept as it is.
+    The base is part of the space: a range that does not contain its value is extended to it. A setting whose
+    value has no coordinate, e.g. None, or 0 on a logarithmic scale, keeps that value.
 
     Attributes:
         base: the configuration that a search begins with.
-        settings: what varies.
-        kept: names of the algorithm's settings that stay as they are in the base.
+        settings: those that vary.
+        kept: names of the algorithm's settings that keep the base's value.
     """
 
     base: Configuration
@@ -69,10 +36,10 @@ class SearchSpace:
 
     @classmethod
     def of(cls, algo: str, base: Configuration) -> "SearchSpace":
-        """Return an algorithm's space around a configuration.
+        """Return the space of an algorithm around a configuration.
 
         Raises:
-            ValueError: the algorithm has no space, or the base makes a setting of it idle.
+            ValueError: the algorithm has no space, or a setting of it has no effect in the base.
         """
         if algo not in SPACES:
             raise ValueError(f"there is no search space for {algo!r}{nearest(algo, NAMES)}")
@@ -92,27 +59,27 @@ class SearchSpace:
 
     @property
     def base_coordinates(self) -> dict[str, Any]:
-        """Where the base lies."""
+        """The coordinates of the base."""
         return {s.axis: s.coordinate(read(self.base, s.name)) for s in self.settings}
 
-    def suggest(self, trial: Suggests) -> Configuration:
-        """Draw a configuration."""
+    def suggest(self, trial: "BaseTrial") -> Configuration:
+        """Sample a configuration."""
         return self.configuration({s.axis: s.suggest(trial) for s in self.settings})
 
     def configuration(self, coordinates: Mapping[str, Any]) -> Configuration:
-        """Return the configuration at coordinates; at the base's, exactly the base."""
+        """Return the configuration at coordinates: exactly the base at the base's."""
         if coordinates == self.base_coordinates:
             return self.base
         values = {s.name: s.value(coordinates[s.axis], read(self.base, s.name)) for s in self.settings}
         return with_whole_minibatches(with_values(self.base, values))
 
     def described(self) -> dict[str, str]:
-        """Return the axes and their extents, for people and for comparison with another space."""
+        """Return the axes and their ranges as text."""
         return {s.axis: str(s) for s in self.settings}
 
 
 def normalisation(algo: str, base: Configuration) -> Iterable[Setting]:
-    """Return the switch of the observations' normaliser, the policy's own or `VecNormalize`."""
+    """Return the switch of the observation normaliser: the policy's own, or `VecNormalize`."""
     if base.policy != "MlpPolicy":  # images have none, and of dictionaries VecNormalize takes boxes only
         return ()
     name = "normalize" if base.normalize or algo in PEERS else "policy_kwargs.normalize_observations"
@@ -120,7 +87,7 @@ def normalisation(algo: str, base: Configuration) -> Iterable[Setting]:
 
 
 def trimmed(setting: Setting, base: Configuration) -> Setting:
-    """Return the setting without rollouts so long that the budget has no more than a few updates."""
+    """Return the setting without rollouts so long that the budget allows few updates."""
     if setting.name != "n_steps" or isinstance(setting, Range):
         return setting
     longest = base.n_timesteps / (UPDATES * base.n_envs)
@@ -138,7 +105,7 @@ def read(configuration: Configuration, name: str) -> Any:
 
 
 def with_values(configuration: Configuration, values: Mapping[str, Any]) -> Configuration:
-    """Return a copy with other settings."""
+    """Return a copy with changed settings."""
     run = {name: value for name, value in values.items() if name in RUN_KEYS}
     hyperparameters = dict(configuration.hyperparameters)
     for name, value in values.items():
@@ -151,7 +118,7 @@ def with_values(configuration: Configuration, values: Mapping[str, Any]) -> Conf
 
 
 def with_whole_minibatches(configuration: Configuration) -> Configuration:
-    """Return a copy whose batch_size divides a rollout's states: the divisor nearest in ratio."""
+    """Return a copy whose batch_size divides the states of a rollout, by the divisor nearest in ratio."""
     options = configuration.hyperparameters
     batch_size = options.get("batch_size")
     if batch_size is None or options.get("critic_fit") == "lbfgs":  # which reads no batch_size

@@ -1,10 +1,14 @@
-"""A study of Optuna's on disk, for one command at a time, which may be ended at any moment."""
+"""An Optuna study on disk.
 
-import contextlib
-import fcntl
+The storage is Optuna's SQLite backend, the only one with heartbeats. Optuna's own retry callback queues an
+interrupted trial again. The heartbeat itself is off: one command at a time holds the folder's lock, and its
+workers end with it, so that a trial that is running when a command starts belongs to a dead process. A
+heartbeat would tell so only after a grace period, during which the search samples the same trial again.
+"""
+
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,38 +23,36 @@ try:
     import optuna
     from optuna.trial import FrozenTrial, TrialState
     from sqlalchemy.exc import DatabaseError
+    from sqlalchemy.pool import NullPool
 except ImportError:
     raise ImportError(
         'tuning needs Optuna; install it with: pip install -c constraints.txt -e ".[tune]"'
     ) from None
 
-RETRIES = 3  # of a trial that was interrupted
-LEAST_IMPORTANCE = 10  # complete trials, below which importances are noise
-BUSY = 60  # seconds to wait for another worker's write
-# Attributes of a trial.
-DEFAULT, FAILURE, ATTEMPTS = "default", "failure", "attempts"
-
-STARTUP = 10  # random trials before there is a model; half as many complete ones before any is pruned
-UNPRUNED = 3  # intermediate values that every trial may reach
-
-
-class StudyInUseError(FileExistsError):
-    """Another command is searching in the study's folder."""
+RETRIES = 3  # of an interrupted trial
+FEWEST_FOR_IMPORTANCES = 10  # complete trials; with fewer, importances are noise
+LOCK_TIMEOUT = 60  # seconds to wait while another worker writes
+STARTUP = 10  # random trials before TPE has a model; half as many complete ones before any is pruned
+UNPRUNED = 3  # intermediate values before a trial may be pruned
+DEFAULT, FAILURE = "default", "failure"  # attributes of a trial
 
 
 @dataclass(frozen=True)
 class Search:
-    """What all trials of a study have in common; with several jobs, pickled.
+    """What all trials of a study have in common; pickled for worker processes.
 
     Args:
         algo: a name that `experiments.algorithms.build` knows.
         env_id: of the task.
-        configuration: where the search begins, its budget, and all that it does not vary.
+        configuration: the settings to begin with, the training budget, and all that does not vary.
         make_env: (configuration, seed) -> training environments with Monitor's episode statistics, in a
-            `VecNormalize` where `configuration.normalize`.
+            `VecNormalize` if `configuration.normalize`.
         folder: of study.db, trials.csv, best.yaml and history.png.
-        seeds: of a trial's runs.
+        seeds: of the runs of each trial.
         device: of the agents.
+
+    Raises:
+        ValueError: a seed could be that of a reported run, or the configuration has no search space.
     """
 
     algo: str
@@ -61,26 +63,7 @@ class Search:
     seeds: tuple[int, ...] = TUNING_SEEDS
     device: str = "auto"
 
-    @property
-    def space(self) -> SearchSpace:
-        """What the search may choose."""
-        return SearchSpace.of(self.algo, self.configuration)
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What has to stay the same for trials to be comparable."""
-        settings = asdict(self.configuration)
-        ranges = {f"range of {axis}": extent for axis, extent in self.space.described().items()}
-        hyperparameters = settings.pop("hyperparameters")
-        run = {"algo": self.algo, "env": self.env_id, "seeds": self.seeds}
-        return {**run, **settings, **hyperparameters, **ranges}
-
-    def check(self) -> None:
-        """Check the seeds, and that there is a space around the configuration.
-
-        Raises:
-            ValueError: a seed may be one of a reported run, or there is no space.
-        """
+    def __post_init__(self) -> None:
         if not self.seeds or min(self.seeds) < RESERVED:
             raise ValueError(
                 f"tuning seeds must be at least {RESERVED}, apart from those of reported runs, "
@@ -88,45 +71,50 @@ class Search:
             )
         SearchSpace.of(self.algo, self.configuration)
 
+    @property
+    def space(self) -> SearchSpace:
+        """The settings that vary."""
+        return SearchSpace.of(self.algo, self.configuration)
 
-@contextlib.contextmanager
-def opened(search: Search) -> Iterator[optuna.Study]:
-    """Open or begin the study of a search, quietly.
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must stay the same for trials to be comparable."""
+        settings = asdict(self.configuration)
+        ranges = {f"range of {axis}": extent for axis, extent in self.space.described().items()}
+        hyperparameters = settings.pop("hyperparameters")
+        run = {"algo": self.algo, "env": self.env_id, "seeds": self.seeds}
+        return {**run, **settings, **hyperparameters, **ranges}
+
+
+def open_study(search: Search) -> optuna.Study:
+    """Open or create the study of a search.
 
     Raises:
         ValueError: the file holds another search, or no study.
     """
     path = search.folder / "study.db"
-    verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = None
     try:
-        try:
-            storage = optuna.storages.RDBStorage(
-                f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": BUSY}}
-            )
-            study = optuna.create_study(
-                storage=storage,
-                study_name="tuning",
-                direction="maximize",
-                load_if_exists=True,
-                pruner=optuna.pruners.MedianPruner(STARTUP // 2, UNPRUNED),
-            )
-        except DatabaseError as error:
-            raise ValueError(f"{path} is no study of Optuna's ({error.orig}); delete it") from None
-        check_same(path, study, search.identity)
-        if not study.get_trials(deepcopy=False):
-            study.enqueue_trial(search.space.base_coordinates, user_attrs={DEFAULT: True})
-        yield study
-    finally:
-        if storage is not None:
-            storage.remove_session()
-            storage.engine.dispose()
-        optuna.logging.set_verbosity(verbosity)
+        study = optuna.create_study(
+            storage=optuna.storages.RDBStorage(
+                f"sqlite:///{path}",
+                engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT}, "poolclass": NullPool},
+            ),
+            study_name="tuning",
+            direction="maximize",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(STARTUP // 2, UNPRUNED),
+        )
+    except DatabaseError as error:
+        raise ValueError(f"{path} is no study of Optuna's ({error.orig}); delete it") from None
+    check_identity(path, study, search.identity)
+    if not study.get_trials(deepcopy=False):
+        study.enqueue_trial(search.space.base_coordinates, user_attrs={DEFAULT: True})
+    return study
 
 
-def check_same(path: Path, study: optuna.Study, identity: Mapping[str, Any]) -> None:
-    """Check that a study is of this search; one that was just begun becomes so."""
+def check_identity(path: Path, study: optuna.Study, identity: Mapping[str, Any]) -> None:
+    """Raise ValueError if a study belongs to another search; mark a new study as this search's."""
     now = json.loads(json.dumps(identity))
     was = study.user_attrs.get("identity")
     if was is None:
@@ -139,14 +127,14 @@ def check_same(path: Path, study: optuna.Study, identity: Mapping[str, Any]) -> 
         )
 
 
-def value(trial: FrozenTrial) -> float:
-    """Return what a complete trial was worth."""
+def return_of(trial: FrozenTrial) -> float:
+    """Return the value of a complete trial."""
     assert trial.value is not None
     return float(trial.value)
 
 
-def counted(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials that count: complete, pruned, or failed by their settings and not by an interrupt."""
+def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials that count: complete, pruned, or failed by their settings, but not interrupted."""
     return [
         trial
         for trial in study.get_trials(deepcopy=False)
@@ -154,45 +142,19 @@ def counted(study: optuna.Study) -> list[FrozenTrial]:
     ]
 
 
-def reclaim(study: optuna.Study, search: Search) -> None:
-    """Fail the trials that nobody is running any more, and put them back into the queue."""
+def requeue_stale(study: optuna.Study) -> None:
+    """Fail running trials, whose process is gone, and queue them again, each at most `RETRIES` times."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        retry = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=RETRIES)
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        attempts = trial.user_attrs.get(ATTEMPTS, 0) + 1
-        coordinates = search.space.base_coordinates if trial.user_attrs.get(DEFAULT) else trial.params
-        if coordinates and attempts <= RETRIES:
-            study.enqueue_trial(coordinates, user_attrs={**trial.user_attrs, ATTEMPTS: attempts})
         study.tell(trial.number, state=TrialState.FAIL)
+        retry(study, trial)
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """Return how much each axis explains of what makes a trial good, as shares; empty where unknown."""
-    values = [value(trial) for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
-    if len(values) < LEAST_IMPORTANCE or len(set(values)) == 1:
+    """Return each axis's share of the variance in returns; empty if there are too few trials to tell."""
+    values = [return_of(trial) for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+    if len(values) < FEWEST_FOR_IMPORTANCES or len(set(values)) == 1:
         return {}
     return optuna.importance.get_param_importances(study)
-
-
-@contextlib.contextmanager
-def lock(folder: Path, shared: bool = False) -> Iterator[Callable[[], None]]:
-    """Keep other commands out of a folder; gives a function that lets this command's workers in.
-
-    The lock is held as long as the command, or a worker that outlived it, lives.
-
-    Raises:
-        StudyInUseError: another command holds it.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-
-    def take(kind: int) -> None:
-        try:
-            fcntl.flock(handle, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StudyInUseError(
-                f"another command is searching in {folder}; wait for it, or choose another --out"
-            ) from None
-
-    try:
-        take(fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-        yield lambda: take(fcntl.LOCK_SH)
-    finally:
-        os.close(handle)

@@ -1,5 +1,6 @@
-"""The return of the last training episodes, which a search maximises, as training goes."""
+"""The objective of a search: the mean return of the last training episodes."""
 
+import copy
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,20 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from experiments.tuning.study import DEFAULT, optuna
+from experiments.algorithms import build
+from experiments.tuning.study import DEFAULT, Search, optuna
 
 EPISODES = 100  # of the mean
-REPORTS = 10  # intermediate values of a run
+REPORTS = 10  # intermediate values per run
 
 
 @dataclass
 class Reporter:
-    """Hands intermediate values of one run to the pruner.
+    """Reports intermediate values of one run to the pruner.
 
     Args:
         trial: of the study.
         first: step of the trial at which the run begins.
-        last: step at which the trial is over, and pruning saves nothing.
+        last: step at which the trial ends, so that pruning saves nothing.
     """
 
     trial: optuna.Trial
@@ -28,7 +30,7 @@ class Reporter:
     last: int
 
     def __call__(self, value: float, step: int) -> None:
-        """Report the value at a step of the run; ends the trial where it is hopeless."""
+        """Report the value at a step of the run; raise TrialPruned if other trials are ahead."""
         self.trial.report(value, self.first + step)
         spared = self.first + step >= self.last or self.trial.user_attrs.get(DEFAULT)
         if not spared and self.trial.should_prune():
@@ -36,13 +38,13 @@ class Reporter:
 
 
 class TrainingReturn(BaseCallback):
-    """Follows the mean raw return of the last training episodes, and ends training at the budget.
+    """Track the mean raw return of the last training episodes, and end training at exactly the budget.
 
-    SB3 trains to the end of a rollout: a longer one would be given more steps.
+    SB3 trains to the end of a rollout, so that longer rollouts would get more steps.
 
     Args:
         n_timesteps: the budget.
-        report: takes the mean and how many `REPORTS`-ths of the budget are spent.
+        report: takes the mean and how many `REPORTS`-ths of the budget are used.
     """
 
     def __init__(self, n_timesteps: int, report: Callable[[float, int], None]):
@@ -54,7 +56,7 @@ class TrainingReturn(BaseCallback):
 
     @property
     def mean(self) -> float:
-        """The mean, or NaN where no episode has ended."""
+        """The mean; NaN if no episode has ended."""
         return float(np.mean(self._returns)) if self._returns else float("nan")
 
     def _on_step(self) -> bool:
@@ -64,3 +66,32 @@ class TrainingReturn(BaseCallback):
             self._step = step
             self._report(self.mean, step)
         return self.num_timesteps < self._n_timesteps
+
+
+def training_return(search: Search, trial: optuna.Trial) -> float:
+    """Train with a trial's settings on every seed, and return the mean training return.
+
+    Raises:
+        ValueError: training fails.
+        optuna.TrialPruned: other trials are ahead.
+    """
+    configuration = search.space.suggest(trial)
+    returns: list[float] = []
+    for seed in search.seeds:
+        env = search.make_env(configuration, seed)
+        try:
+            # SB3's A2C writes into the policy_kwargs that it is given.
+            own = copy.deepcopy(configuration)
+            agent = build(search.algo, own, env, seed=seed, device=search.device)
+            first, last = len(returns) * REPORTS, len(search.seeds) * REPORTS
+            callback = TrainingReturn(configuration.n_timesteps, Reporter(trial, first, last))
+            agent.learn(configuration.n_timesteps, callback)
+        finally:
+            env.close()
+        if not np.isfinite(callback.mean):
+            raise ValueError(
+                f"no training return after {configuration.n_timesteps} steps: no episode ended, "
+                "or rewards are not finite; raise --steps or check the environment"
+            )
+        returns.append(callback.mean)
+    return float(np.mean(returns))

@@ -3,19 +3,25 @@
 import logging
 import pickle
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 import yaml
 from episodes import Episodes
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from agents import TRPO, VPG
 from experiments import export
+from experiments.evaluation.stored_model import save_normaliser
 from experiments.export import Arguments, export_onnx, main
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -218,20 +224,34 @@ def test_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def run_folder(tmp_path: Path) -> Path:
+def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run that used VecNormalize, as train.py leaves it."""
+    name = "ExportedEpisodes-v0"
+    monkeypatch.setitem(gym.registry, name, EnvSpec(name, entry_point=lambda: make_env(VECTOR, BOX)))
     (tmp_path / "run").mkdir()
     env = normalised(VECTOR)
     make_model(env, VPG).save(tmp_path / "run" / "model.zip")
     env.save(str(tmp_path / "run" / "vecnormalize.pkl"))
-    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump({"algo": "vpg", "normalize": True}))
+    save_normaliser(env, tmp_path / "run" / "vecnormalize.npz")
+    write_config(tmp_path / "run")
     return tmp_path / "run"
 
 
-def test_command_exports_a_run(run_folder: Path, capsys: pytest.CaptureFixture) -> None:
-    """A run folder gives model.onnx with the run's normaliser; again only with --force."""
+def write_config(run: Path, **changes: object) -> None:
+    """Write config.yaml."""
+    config = {"algo": "vpg", "env": "ExportedEpisodes-v0", "policy": "MlpPolicy", "normalize": True}
+    (run / "config.yaml").write_text(yaml.safe_dump(config | {"hyperparameters": {}} | changes))
+
+
+def test_command_exports_a_run(
+    run_folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run folder gives model.onnx with the run's normaliser, unpickles nothing, and needs --force again."""
     env = normalised(VECTOR)
     model = VPG.load(run_folder / "model.zip", device="cpu")
+    (run_folder / "vecnormalize.pkl").write_bytes(b"junk")
+    for name in ("pickle.load", "pickle.loads", "cloudpickle.loads"):
+        monkeypatch.setattr(name, lambda *_, **__: pytest.fail("unpickled"))
     assert main(Arguments(run_folder)) == 0
     check(run_folder / "model.onnx", model, env)
     assert main(Arguments(run_folder)) == 2
@@ -251,21 +271,55 @@ def test_command_exports_a_model(run_folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda run: (run / "model.zip").unlink(), "no run folder"),
-        (lambda run: (run / "model.zip").write_text("no zip"), "no run folder"),
-        (lambda run: (run / "config.yaml").unlink(), "add --algo"),
-        (lambda run: (run / "config.yaml").write_text("algo: vgp"), "did you mean 'vpg'"),
-        (lambda run: (run / "vecnormalize.pkl").unlink(), "--normaliser"),
-        (lambda run: (run / "vecnormalize.pkl").write_bytes(b"junk"), "cannot read"),
-        (lambda run: (run / "vecnormalize.pkl").write_bytes(pickle.dumps({})), "no VecNormalize"),
+        (lambda run: (run / "model.zip").unlink(), "the run is unfinished"),
+        (lambda run: (run / "model.zip").write_text("no zip"), "not a model that SB3 has saved"),
+        (lambda run: (run / "config.yaml").unlink(), "expected a run folder"),
+        (lambda run: write_config(run, algo="vgp"), "did you mean 'vpg'"),
+        (lambda run: write_config(run, env="Absent-v0"), "--import"),
+        (lambda run: (run / "vecnormalize.npz").unlink(), "If you trust who made it"),
+        (lambda run: (run / "vecnormalize.npz").write_bytes(b"junk"), "is corrupt"),
+        (lambda run: np.savez(run / "vecnormalize.npz", settings="{}"), "is corrupt"),
     ],
 )
-def test_command_names_the_mistake(
-    change: object, message: str, run_folder: Path, capsys: pytest.CaptureFixture
+def test_command_names_the_mistake_in_a_run(
+    change: Callable[[Path], object], message: str, run_folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """A wrong path, run or normaliser ends with exit code 2, one line, and no file."""
+    """A damaged run ends with exit code 2, one line, and no file."""
     change(run_folder)
     assert main(Arguments(run_folder)) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
     assert not (run_folder / "model.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (lambda run: (run / "model.zip").unlink(), {}, "no run folder"),
+        (lambda run: (run / "model.zip").write_text("no zip"), {}, "no run folder"),
+        (lambda _: None, {"algo": None}, "--algo"),
+        (lambda _: None, {"algo": "vgp"}, "did you mean 'vpg'"),
+        (lambda _: None, {"normaliser": Path("absent.pkl")}, "--normaliser"),
+        (lambda run: (run / "vecnormalize.pkl").write_bytes(b"junk"), {}, "cannot read"),
+        (lambda run: (run / "vecnormalize.pkl").write_bytes(pickle.dumps({})), {}, "no VecNormalize"),
+    ],
+)
+def test_command_names_the_mistake_in_a_model(
+    change: Callable[[Path], object],
+    options: dict[str, Any],
+    message: str,
+    run_folder: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """A wrong path, option or normaliser ends with exit code 2, one line, and no file."""
+    change(run_folder)
+    assert main(replace(Arguments(run_folder / "model.zip", algo="vpg"), **options)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+    assert not (run_folder / "model.onnx").exists()
+
+
+def test_a_run_takes_no_options_of_a_model(run_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    """Its algorithm and its normaliser are its own."""
+    assert main(Arguments(run_folder, algo="vpg")) == 2
+    assert "leave them out" in capsys.readouterr().err

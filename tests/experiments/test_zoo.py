@@ -13,7 +13,8 @@ import yaml
 
 from agents import ALGORITHMS
 from agents.hyperparameters import names_of
-from experiments.zoo import CONFIGS, SEARCH, SEARCH_OF, defaults, main
+from experiments.tuning.spaces import SPACES
+from experiments.zoo import CONFIGS, main, parse_options
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,9 +84,8 @@ def test_every_agent_has_a_configuration() -> None:
 
 def test_search_varies_known_hyperparameters() -> None:
     """A misspelt name would never be searched, without a word."""
-    assert SEARCH.keys() <= {name for agent_class in ALGORITHMS.values() for name in names_of(agent_class)}
-    for agent_class, search in SEARCH_OF.items():
-        assert search.keys() <= set(names_of(agent_class))
+    for algo, agent_class in ALGORITHMS.items():
+        assert {setting.name for setting in SPACES[algo]} <= set(names_of(agent_class))
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_usage_is_printed(arguments: list[str], code: int, capsys: pytest.Captur
 def test_algo_without_value_is_an_error(capsys: pytest.CaptureFixture) -> None:
     """It is named by the command that the user typed."""
     with pytest.raises(SystemExit):
-        defaults("train", ["--algo"])
+        parse_options("train", ["--algo"])
     assert "python -m experiments.zoo train: error: argument --algo" in capsys.readouterr().err
 
 
@@ -159,7 +159,8 @@ for _ in range(20):
     sampled = HYPERPARAMS_SAMPLER[{algo!r}](trial, 1, 8, {{}})
     assert sampled == HYPERPARAMS_CONVERTER[{algo!r}](trial.params)
     agent = ALGORITHMS[{algo!r}]("MlpPolicy", "CartPole-v1", device="cpu", **sampled)
-    assert (agent.policy.observation_normaliser is not None) == trial.params["normalize"]
+    normalised = trial.params["policy_kwargs.normalize_observations"]
+    assert (agent.policy.observation_normaliser is not None) == normalised
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, timeout=120)

@@ -141,10 +141,14 @@ def test_resuming_runs_none_of_it(server: Server, crafted: tuple[Path, Path]) ->
     assert not canary.exists()
 
 
-@pytest.mark.parametrize("module", ["experiments.evaluate", "experiments.report.command"])
+@pytest.mark.parametrize(
+    "module", ["experiments.evaluate", "experiments.export", "experiments.report.command"]
+)
 def test_looking_at_it_runs_none_of_it(server: Server, crafted: tuple[Path, Path], module: str) -> None:
-    """`python -m experiments.evaluate` and `python -m experiments.report`."""
+    """`python -m experiments.evaluate`, `export` and `report`."""
     folder, canary = crafted
+    if module == "experiments.export":
+        pytest.importorskip("onnxruntime")
     if module == "experiments.report.command":
         pytest.importorskip("jinja2")
         pytest.importorskip("plotly")

@@ -14,7 +14,7 @@ from experiments.report.comparison import Comparison, compare
 from experiments.report.findings import findings
 from experiments.report.references import Reference, read_reference, read_references
 from experiments.report.run_record import find_runs
-from experiments.report.statistics import improvement_interval
+from experiments.report.score_intervals import improvement_interval
 
 REFERENCES = {
     "CartPole-v1": Reference(0, 100, "measured", "invented"),

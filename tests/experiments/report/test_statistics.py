@@ -7,21 +7,17 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from experiments.report.curve_scores import area_under_curve, steps_to_threshold
+from experiments.report.score_intervals import improvement_interval, profile_interval
 from experiments.report.statistics import (
     Interval,
     Statistic,
-    area_under_curve,
     bootstrap_interval,
     degrees_of_freedom,
-    improvement_interval,
     iqm,
     mean,
     median,
     optimality_gap,
-    performance_profile,
-    probability_of_improvement,
-    profile_interval,
-    steps_to_threshold,
 )
 
 AGGREGATES = [iqm, mean, median, optimality_gap]
@@ -203,9 +199,9 @@ def test_improvement_is_mann_whitneys() -> None:
     expected = [
         scipy.stats.mannwhitneyu(a, b).statistic / (a.size * b.size) for a, b in zip(x, y, strict=True)
     ]
-    assert probability_of_improvement(x, y) == pytest.approx(np.mean(expected))
-    assert probability_of_improvement([[2.0, 3.0]], [[1.0, 2.0]]) == (1 + 1 + 1 + 0.5) / 4
-    assert probability_of_improvement(x, y) + probability_of_improvement(y, x) == pytest.approx(1)
+    assert improvement_interval(x, y).estimate == pytest.approx(np.mean(expected))
+    assert improvement_interval([[2.0, 3.0]], [[1.0, 2.0]]).estimate == (1 + 1 + 1 + 0.5) / 4
+    assert improvement_interval(x, y).estimate + improvement_interval(y, x).estimate == pytest.approx(1)
 
 
 @pytest.mark.parametrize("p", [0.5, 0.76, 0.92, 0.98])
@@ -245,7 +241,7 @@ def test_profile_by_hand() -> None:
     """Strictly above, and every task weighs the same."""
     thresholds = np.array([-1.0, 1.0, 5.0, 10.0])
     expected = [1, (2 / 3 + 1 / 2 + 1) / 3, (1 / 3 + 1 / 2 + 0) / 3, 0]
-    np.testing.assert_allclose(performance_profile(UNEQUAL, thresholds), expected)
+    np.testing.assert_allclose(profile_interval(UNEQUAL, thresholds).estimate, expected)
 
 
 @pytest.mark.parametrize("above", [0, 1, 5, 7])
@@ -261,9 +257,11 @@ def test_profile_interval_is_wilsons(above: int) -> None:
 def test_profile_interval_of_several_tasks(generator: np.random.Generator) -> None:
     """It holds the profile, stays in [0, 1], and falls with the threshold."""
     strata = [generator.normal(size=n) for n in (5, 8, 1)]
-    found = profile_interval(strata, np.linspace(-3, 3, 30))
+    thresholds = np.linspace(-3, 3, 30)
+    found = profile_interval(strata, thresholds)
     assert isinstance(found, Interval)
-    np.testing.assert_array_equal(found.estimate, performance_profile(strata, np.linspace(-3, 3, 30)))
+    profile = np.mean([(scores > thresholds[:, None]).mean(axis=1) for scores in strata], axis=0)
+    np.testing.assert_array_equal(found.estimate, profile)
     assert ((found.low >= 0) & (found.low <= found.estimate)).all()
     assert ((found.high <= 1) & (found.high >= found.estimate)).all()
     assert (np.diff(found.low) <= 0).all() and (np.diff(found.high) <= 0).all()
@@ -321,10 +319,10 @@ def test_bad_settings_are_refused(generator: np.random.Generator) -> None:
         bootstrap_interval(lambda tasks: tasks[0].mean(), strata, generator=generator)
     for y in (strata * 2, [np.ones(4)]):
         with pytest.raises(ValueError, match="x and y must differ in runs alone"):
-            probability_of_improvement(strata, y)
+            improvement_interval(strata, y)
     for thresholds in ([], [math.nan], 1.0):
         with pytest.raises(ValueError, match="thresholds must be a vector of numbers"):
-            performance_profile(strata, np.array(thresholds))
+            profile_interval(strata, np.array(thresholds))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import copy
 import csv
 import importlib
-import multiprocessing
 import os
 import signal
 import sqlite3
@@ -24,19 +23,20 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from agents.rollout.collect import NonFiniteError
 from experiments.algorithms import NAMES, agent_class, build, folder_name
+from experiments.run.run_folder import RunFolder, RunInUseError
 from experiments.settings.configuration import Configuration
 from experiments.settings.tuning_seeds import check_reported
 from experiments.tuning import search as tuning
 from experiments.tuning.search import tune
-from experiments.tuning.search_space import SPACES, SearchSpace, read, with_values
+from experiments.tuning.search_space import SearchSpace, read, with_values
+from experiments.tuning.spaces import SPACES
 from experiments.tuning.study import (
     RESERVED,
     RETRIES,
     TUNING_SEEDS,
     Search,
-    StudyInUseError,
-    lock,
-    opened,
+    open_study,
+    requeue_stale,
 )
 from experiments.tuning.training_return import REPORTS, Reporter, TrainingReturn
 
@@ -311,18 +311,16 @@ def test_a_killed_trial_is_repeated_a_few_times(search: Search, closed_form: lis
     """What SIGKILL leaves RUNNING is failed and drawn again with its settings; not for ever."""
     search.folder.mkdir()
     for _ in range(RETRIES):
-        with opened(search) as study:
-            tuning.reclaim(study, search)
-            trial = study.ask()
-            search.space.suggest(trial)
+        study = open_study(search)
+        requeue_stale(study)
+        search.space.suggest(study.ask())
     result = tune(search, 1)
     assert result.counts == f"1 complete, {RETRIES} interrupted"
     assert result.default is not None and result.default.params == search.space.base_coordinates
-    with opened(search) as study:
-        for _ in range(RETRIES + 1):
-            trial = study.ask()
-            search.space.suggest(trial)
-            tuning.reclaim(study, search)
+    study = open_study(search)
+    for _ in range(RETRIES + 1):
+        search.space.suggest(study.ask())
+        requeue_stale(study)
     assert [t.state.name for t in tune(search, 1).trials if not t.state.is_finished()] == []
 
 
@@ -344,8 +342,8 @@ def test_pruned_trials_count_and_the_default_is_never_pruned(
     result = tune(search, 8)
     assert steps == [0, 1, 2, 3, 4, 5]
     assert result.counts == "6 complete, 2 pruned"
-    with opened(search) as study:  # the default again, among five that are ahead of it
-        study.enqueue_trial(search.space.base_coordinates, user_attrs={"default": True})
+    # The default again, among five that are ahead of it.
+    open_study(search).enqueue_trial(search.space.base_coordinates, user_attrs={"default": True})
     assert tune(search, 9).counts == "7 complete, 2 pruned"
 
 
@@ -430,27 +428,22 @@ def test_tuning_seeds_are_never_reported(search: Search) -> None:
 
 
 def test_one_command_at_a_time(search: Search, closed_form: list[float]) -> None:
-    """A second command is refused while the first, or a worker of it, is there, and let in afterwards."""
-    search.folder.mkdir()
-    with lock(search.folder) as let_workers_in:
-        with pytest.raises(StudyInUseError, match="another command is searching"):
-            tune(search, 1)
-        let_workers_in()
-        with lock(search.folder, shared=True), pytest.raises(StudyInUseError):
-            tune(search, 1)
+    """A second command is rejected while the first is there, and accepted afterwards."""
+    first = RunFolder(search.folder)
+    first.claim()
+    with pytest.raises(RunInUseError, match="another command is writing"):
+        tune(search, 1)
+    first.close()
     assert tune(search, 1).counts == "1 complete"
 
 
-def test_workers_share_the_trials(
-    search: Search, closed_form: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A worker makes no more than what remains, and draws what another at the same place does not."""
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
+def test_workers_share_the_trials(search: Search, closed_form: list[float]) -> None:
+    """A worker's trial counts, and samples what another at the same place does not."""
     tune(search, 1)
-    remaining = multiprocessing.Value("l", 2)
-    tuning.work(search, remaining, 1)
+    for number in (1, 2):
+        tuning.work(search, number)
     result = tune(search, 3)
-    assert remaining.value == 0 and result.counts == "3 complete"
+    assert result.counts == "3 complete"
     other = tune(replace(search, folder=search.folder / "other"), 3)
     assert drawn(result)[1:] != drawn(other)[1:]
 
@@ -461,6 +454,19 @@ def test_two_jobs_make_the_trials(search: Search) -> None:
     result = tune(search, 5, jobs=2)
     assert [trial.number for trial in result.trials] == list(range(5))
     assert result.counts == "5 complete" and result.default is not None
+
+
+def make_no_env(configuration: Configuration, seed: int) -> VecEnv:
+    """End the process, as the kernel does when memory runs out."""
+    os._exit(3)
+
+
+@pytest.mark.slow
+def test_a_dead_worker_ends_the_command(search: Search) -> None:
+    """The error says how to resume, and the dead worker's trials are in the queue."""
+    with pytest.raises(ChildProcessError, match="repeat the command to resume"):
+        tune(replace(search, make_env=make_no_env), 2, jobs=2)
+    assert tune(search, 2, jobs=1).counts.startswith("2 complete, ")
 
 
 SCRIPT = """
@@ -481,9 +487,9 @@ if __name__ == "__main__":
 @pytest.mark.slow
 @pytest.mark.parametrize(("jobs", "by"), [(1, "SIGINT"), (2, "SIGINT"), (1, "SIGKILL"), (2, "SIGKILL")])
 def test_a_command_that_is_ended_can_be_repeated(tmp_path: Path, jobs: int, by: str) -> None:
-    """No process stays behind for longer than its trial; the study is sound, its trials are in the queue."""
+    """No process outlives the command; the study is intact, its trials are in the queue."""
     script = tmp_path / "search.py"
-    script.write_text(SCRIPT.format(module="tests.agents.test_tuning"))
+    script.write_text(SCRIPT.format(module="tests.experiments.tuning.test_tuning"))
     root = Path(__file__).parents[3]
     environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'tests'}"}
     folder = tmp_path / "tuning"
@@ -497,14 +503,10 @@ def test_a_command_that_is_ended_can_be_repeated(tmp_path: Path, jobs: int, by: 
         time.sleep(0.5)
     process.send_signal(signal.Signals[by])
     process.wait(60)
-    while True:  # workers end with their trial
-        try:
-            with lock(folder), opened(search) as study:
-                tuning.reclaim(study, search)
-            break
-        except StudyInUseError:
-            assert by == "SIGKILL" and jobs == 2 and time.monotonic() < deadline
-            time.sleep(0.5)
+    time.sleep(1.0)
+    study = open_study(search)  # rolls back what a killed process was writing
+    assert states(folder, "RUNNING") == (jobs if by == "SIGKILL" else 0), "workers end with the command"
+    requeue_stale(study)
     assert states(folder, "RUNNING") == 0
     interrupted = states(folder, "FAIL")
     assert states(folder, "WAITING") == interrupted
