@@ -64,7 +64,11 @@ def select(data: Any, states: slice | Tensor) -> Any:
         data: every tensor with the states along its first dimension.
         states: which ones, as an index of that dimension.
     """
-    return each(lambda tensor: tensor[states], data)
+
+    def of(tensor: Tensor) -> Tensor:
+        return tensor[states.to(tensor.device) if isinstance(states, Tensor) else states]
+
+    return each(of, data)
 
 
 def each(function: Callable[[Tensor], Tensor], data: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
@@ -80,3 +81,8 @@ class Critic(ABC):
     @abstractmethod
     def _losses(self, batch: Batch) -> list[Tensor]:
         """Move the parameters and return the mean squared error before each step, 0-d."""
+
+
+def shuffled(states: int, batch_size: int | None, device: torch.device) -> tuple[Tensor, ...]:
+    """Return indices of minibatches, drawn from torch's generator of the CPU, wherever they are used."""
+    return torch.randperm(states).to(device).split(batch_size or states)

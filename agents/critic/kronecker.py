@@ -9,7 +9,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agents.critic.critic import Critic, CriticFit
+from agents.critic.critic import Critic, CriticFit, shuffled
 from agents.rollout.batch import Batch
 from npg import DiagGaussian, KroneckerStepper, SingularMatrixError, host
 
@@ -93,24 +93,26 @@ class KroneckerCritic(Critic):
             self.stepper.observe(batch.observations)
         except (FloatingPointError, SingularMatrixError):
             return [errors.new_tensor(math.nan)]
-        parameters = self.stepper.fisher.parameters
-        losses = []
-        for states in self._parts(len(batch)):
-            values = self.values(batch.select(states)).mean.flatten()
-            loss = F.mse_loss(values, batch.returns[states])
-            # Of the mean log-likelihood, which ascends as the squared error falls.
-            gradient = parameters.flatten(
-                torch.autograd.grad(-0.5 * loss / deviation**2, parameters.tensors, allow_unused=True)
-            )
-            step = self.stepper.displacement(gradient, step_size=self.step_size, target_kl=self.target_kl)
-            parameters.add_(step, known_finite=True)  # checked at the end of the fit
-            self.stepper.keep(step)
-            losses.append(loss.detach())
+        losses: list[Tensor] = []
+        whole = self.batch_size is None or self.batch_size >= len(batch)
+        for _ in range(self.passes):
+            if whole:
+                losses.append(self._step(batch, slice(None)))
+                continue
+            for states in shuffled(len(batch), self.batch_size, batch.returns.device):
+                losses.append(self._step(batch, states))
         return losses
 
-    def _parts(self, states: int) -> Iterator[Tensor | slice]:
-        for _ in range(self.passes):
-            if self.batch_size is None or self.batch_size >= states:
-                yield slice(None)
-            else:
-                yield from torch.randperm(states).split(self.batch_size)
+    def _step(self, batch: Batch, states: Tensor | slice) -> Tensor:
+        """Make one step and return the mean squared error before it."""
+        parameters = self.stepper.fisher.parameters
+        values = self.values(batch.select(states)).mean.flatten()
+        loss = F.mse_loss(values, batch.returns[states])
+        # Of the mean log-likelihood, which ascends as the squared error falls.
+        gradient = parameters.flatten(
+            torch.autograd.grad(-0.5 * loss / self.values.deviation**2, parameters.tensors, allow_unused=True)
+        )
+        step = self.stepper.displacement(gradient, step_size=self.step_size, target_kl=self.target_kl)
+        parameters.add_(step, known_finite=True)  # checked at the end of the fit
+        self.stepper.keep(step)
+        return loss.detach()

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from agents.critic.critic import Critic
+from agents.critic.critic import Critic, shuffled
 from agents.policy.policies import MlpPolicy
 from agents.rollout.batch import Batch
 
@@ -24,7 +24,7 @@ class MinibatchCritic(Critic):
         losses = []
         optimizer.zero_grad(set_to_none=True)
         for _ in range(self.passes):
-            for states in torch.randperm(len(batch)).split(self.batch_size or len(batch)):
+            for states in shuffled(len(batch), self.batch_size, batch.returns.device):
                 values = self.policy.predict_values(batch.select(states)).flatten()
                 loss = F.mse_loss(values, batch.returns[states])
                 gradients = torch.autograd.grad(loss / unit, self.parameters)

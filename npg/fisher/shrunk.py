@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from npg import host
 from npg.fisher.blocks import BlockDiagonal
 from npg.fisher.diagonal import root_scores
 from npg.fisher.kfac import KroneckerFisher
@@ -96,5 +97,6 @@ def _rows(actor: nn.Module, observations: Any, micro_batch_size: int | None) -> 
     parts = root_scores(actor, observations, parameters, micro_batch_size)
     rows = torch.cat([torch.cat([row.flatten(2) for row in part], -1) for part in parts])
     # A root score that no state changes, as those of a log standard deviation, is its own mean: one row.
-    same = (rows == rows[0]).all(-1).all(0)
-    return torch.cat([rows[:, ~same].flatten(0, 1) / math.sqrt(len(rows)), rows[0, same]])
+    same = host.read(**{str(k): flag for k, flag in enumerate((rows == rows[0]).all(-1).all(0))})
+    differing, equal = ([k for k, flag in enumerate(same.values()) if flag == kind] for kind in (0, 1))
+    return torch.cat([rows[:, differing].flatten(0, 1) / math.sqrt(len(rows)), rows[0, equal]])
