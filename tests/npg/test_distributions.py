@@ -310,3 +310,15 @@ def test_kl_between_batches_of_different_length_is_refused() -> None:
     """One state against N would broadcast."""
     with pytest.raises(ValueError, match="of one shape"):
         DiagGaussian(torch.zeros(3, 2), torch.zeros(2)).kl(DiagGaussian(torch.zeros(1, 2), torch.zeros(2)))
+
+
+@pytest.mark.parametrize(("old", "new"), [(17, 67), (-17, -67), (17, 18), (80, 17), (-80, -17), (3, 3)])
+def test_certain_bits_keep_their_digits_in_float32(old: float, new: float) -> None:
+    """1 − p is not rounded to 0: KL and entropy equal those of float64, and of the mirrored pair."""
+    bits, other = Bernoulli(torch.tensor([[float(old)]])), Bernoulli(torch.tensor([[float(new)]]))
+    wide, wide_other = Bernoulli(bits.logits.double()), Bernoulli(other.logits.double())
+    torch.testing.assert_close(bits.entropy().double(), wide.entropy(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(bits.kl(other).double(), wide.kl(wide_other), rtol=1e-5, atol=0)
+    mirrored = Bernoulli(-bits.logits)
+    assert torch.equal(bits.entropy(), mirrored.entropy())
+    assert torch.equal(bits.kl(other), mirrored.kl(Bernoulli(-other.logits)))

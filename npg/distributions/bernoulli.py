@@ -1,0 +1,70 @@
+"""Independent bits."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from npg.distributions.distribution import Coordinates, Distribution, check_pair, check_shape
+
+
+@dataclass(frozen=True, eq=False)
+class Bernoulli(Distribution):
+    """Independent bits.
+
+    Args:
+        logits: log-odds of a one, (N, A).
+    """
+
+    logits: Tensor
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """The logits (N, A)."""
+        return (self.logits,)
+
+    def snapshot(self) -> Self:
+        """Return a detached copy, which later changes of the parameters do not affect."""
+        return type(self)(self.logits.detach().clone())
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Return log π of actions (N, A) in {0, 1}, shape (N,)."""
+        check_shape(actions, self.logits.shape)
+        ones = actions.to(self.logits.dtype)
+        log_p, log_not_p = F.logsigmoid(self.logits), F.logsigmoid(-self.logits)
+        return (ones * log_p + (1 - ones) * log_not_p).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Return the joint entropy, shape (N,)."""
+        p, not_p = self._probabilities()
+        return -(p * F.logsigmoid(self.logits) + not_p * F.logsigmoid(-self.logits)).sum(-1)
+
+    def kl(self, new: Self) -> Tensor:
+        """Return the joint KL(self ‖ new), shape (N,)."""
+        check_pair(self, new)
+        p, not_p = self._probabilities()
+        on = F.logsigmoid(self.logits) - F.logsigmoid(new.logits)
+        off = F.logsigmoid(-self.logits) - F.logsigmoid(-new.logits)
+        return (p * on + not_p * off).sum(-1)
+
+    def fisher_product(self, tangent: Coordinates) -> Coordinates:
+        """Return p (1 − p) t."""
+        (t,) = tangent
+        p, not_p = self._probabilities()
+        return (p * not_p * t,)
+
+    def fisher_root_product(self, white: Coordinates) -> Coordinates:
+        """Return √(p (1 − p)) w."""
+        (w,) = white
+        p, not_p = self._probabilities()
+        return ((p * not_p).sqrt() * w,)
+
+    def sample(self, generator: Generator | None = None) -> Tensor:
+        """Draw actions (N, A) in {0, 1}, of the logits' dtype."""
+        return torch.bernoulli(torch.sigmoid(self.logits.detach()), generator=generator)
+
+    def _probabilities(self) -> tuple[Tensor, Tensor]:
+        """Return p and 1 − p, (N, A) each; subtracting p from 1 would round a small 1 − p to 0."""
+        return torch.sigmoid(self.logits), torch.sigmoid(-self.logits)

@@ -1,0 +1,79 @@
+"""The abstract base class of action distributions."""
+
+from abc import ABC, abstractmethod
+from typing import Self
+
+from torch import Generator, Tensor
+
+Coordinates = tuple[Tensor, ...]
+
+
+class Distribution(ABC):
+    """A policy's distribution of actions, one per state, as an immutable value.
+
+    `npg.distributions` says which methods the Fisher operators and the objective use.
+    """
+
+    @property
+    @abstractmethod
+    def coordinates(self) -> Coordinates:
+        """The tensors, each (N, ...), that describe the distribution."""
+
+    @abstractmethod
+    def snapshot(self) -> Self:
+        """Return a detached copy, which later changes of the parameters do not affect."""
+
+    @abstractmethod
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Return log π(action | state), (N,), in nats."""
+
+    @abstractmethod
+    def entropy(self) -> Tensor:
+        """Return the entropy per state, (N,), in nats."""
+
+    @abstractmethod
+    def kl(self, new: Self) -> Tensor:
+        """Return KL(self ‖ new) per state, (N,), in nats."""
+
+    @abstractmethod
+    def fisher_product(self, tangent: Coordinates) -> Coordinates:
+        """Return each state's Fisher matrix times a tangent, both shaped as `coordinates`."""
+
+    @abstractmethod
+    def fisher_root_product(self, white: Coordinates) -> Coordinates:
+        """Return each state's root B times a vector, both shaped as `coordinates`; B Bᵀ is the Fisher matrix.
+
+        White noise becomes a vector with the mean and covariance of a score.
+        """
+
+    @abstractmethod
+    def sample(self, generator: Generator | None = None) -> Tensor:
+        """Return one action per state, without a gradient."""
+
+
+def check_shape(actions: Tensor, expected: tuple[int, ...]) -> None:
+    """Check the shape of actions: (N, 1) against logits (N,) would silently broadcast to (N, N).
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if tuple(actions.shape) != tuple(expected):
+        raise ValueError(
+            f"actions must have shape {tuple(expected)}, one action per state; got {tuple(actions.shape)}"
+        )
+
+
+def check_pair(old: Distribution, new: Distribution) -> None:
+    """Check that two distributions can be compared.
+
+    Raises:
+        TypeError: their families differ.
+        ValueError: their shapes differ.
+    """
+    if type(new) is not type(old):
+        raise TypeError(
+            f"KL needs two distributions of one family, got {type(old).__name__} and {type(new).__name__}"
+        )
+    old_shapes, new_shapes = ([tuple(z.shape) for z in d.coordinates] for d in (old, new))
+    if old_shapes != new_shapes:
+        raise ValueError(f"KL needs two distributions of one shape, got {old_shapes} and {new_shapes}")
