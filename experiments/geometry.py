@@ -19,7 +19,7 @@ from torch import Tensor
 
 from agents.policy.actor import PolicyActor
 from npg import EmpiricalFisher, ExactFisher, FlatParameters, LikelihoodHessian
-from npg.fisher.layers import white_noise
+from npg.fisher.root_scores import white_noise
 from npg.geometry.diagnostics import block_coupling, relative_gap
 from npg.geometry.spectrum import Estimate, Spectrum, spectrum
 from npg.policy import evaluate

@@ -12,12 +12,15 @@ from npg.distributions import (
     Distribution,
     MultiCategorical,
 )
-from npg.fisher.diagonal import BlockDiagonalFisher, DiagonalFisher
+from npg.fisher.block_diagonal import BlockDiagonalFisher
+from npg.fisher.diagonal import DiagonalFisher
 from npg.fisher.ekfac import EigenvalueCorrectedFisher
-from npg.fisher.exact import EmpiricalFisher, ExactFisher, FiniteDifferenceFisher, SampledFisher
+from npg.fisher.exact import ExactFisher
+from npg.fisher.finite_difference import FiniteDifferenceFisher
 from npg.fisher.hessian import KLHessian, LikelihoodHessian
 from npg.fisher.kfac import KroneckerFisher
 from npg.fisher.kronecker_step import KroneckerStepper
+from npg.fisher.score import EmpiricalFisher, SampledFisher
 from npg.fisher.shrunk import ShrunkFisher
 from npg.geometry.diagnostics import (
     Coupling,

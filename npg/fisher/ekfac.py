@@ -16,9 +16,9 @@ from torch import Generator, Tensor, nn
 
 from npg import host
 from npg.fisher.blocks import BlockDiagonal
-from npg.fisher.diagonal import NUMBERS_AT_A_TIME
 from npg.fisher.kfac import KroneckerFisher, check_finite, finite_by_module
 from npg.fisher.kronecker import RotatedDiagonal
+from npg.fisher.root_scores import NUMBERS_AT_A_TIME
 from npg.reduction import Reduce, identity
 
 

@@ -11,9 +11,7 @@ approximate curvature"; Grosse & Martens 2016, "A Kronecker-factored approximate
 layers".
 """
 
-import inspect
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,19 +19,14 @@ import torch
 from torch import Generator, Tensor, nn
 
 from npg import host
-from npg.fisher.blocks import BlockDiagonal, Dense, Diagonal
-from npg.fisher.diagonal import root_scores
-from npg.fisher.exact import metric_sum
-from npg.fisher.jacobian import Jacobian
-from npg.fisher.kronecker import Kronecker
-from npg.fisher.layers import Layer, Pass, check_owners, pass_through
+from npg.fisher.blocks import BlockDiagonal
+from npg.fisher.layers import check_owners
+from npg.fisher.module_blocks import ModuleBlocks
+from npg.fisher.passes import Pass, pass_through
 from npg.linear_operator import InvertibleOperator
 from npg.parameters import FlatParameters
 from npg.reduction import Reduce, identity
 from npg.states import check_micro_batch_size, micro_batches
-
-# Parameters that belong to no layer, such as a log standard deviation, get an exact block up to this size.
-LARGEST_EXACT_BLOCK = 64
 
 Averages = dict[str, tuple[Tensor, ...]]
 
@@ -90,36 +83,11 @@ class KroneckerFisher(InvertibleOperator):
         super().__init__(*self.parameters.space)
         if self.dtype in (torch.float16, torch.bfloat16):
             raise TypeError(f"K-FAC needs parameters of float32 or float64, got {self.dtype}")
-        self._sort_modules()
+        self._modules = ModuleBlocks(actor, self.parameters)
+        self.layers = self._modules.layers
         self.averages: Averages = {}
         if observations is not None:
             self.update(observations)
-
-    def _sort_modules(self) -> None:
-        """Decide of every module with parameters which kind of block it gets."""
-        self.layers: dict[str, Layer] = {}
-        self._exact: dict[str, FlatParameters] = {}
-        self._diagonal: dict[str, FlatParameters] = {}
-        for name in self.parameters.by_module():
-            module, own = self._actor.get_submodule(name), self.parameters.of_module(name)
-            layer = Layer.of(module, [parameter.rpartition(".")[2] for parameter in own.names])
-            is_layer = module is not self._actor and not any(True for _ in module.children())
-            if layer is not None:
-                self.layers[name] = layer
-            elif not is_layer and own.size <= LARGEST_EXACT_BLOCK:
-                self._exact[name] = own
-            else:
-                self._diagonal[name] = own
-        if self._diagonal:
-            kinds = {name: type(self._actor.get_submodule(name)).__name__ for name in self._diagonal}
-            listed = ", ".join(
-                f"{' and '.join(self._diagonal[name].names)} ({kind})" for name, kind in kinds.items()
-            )
-            warnings.warn(
-                f"no Kronecker factors are known for {listed}: a diagonal block stands in",
-                UserWarning,
-                stacklevel=_level_of_caller(),
-            )
 
     def update(self, observations: Any, *, decay: float = 0.0) -> None:
         """Take the statistics of more states into the running averages, all of them or none.
@@ -154,15 +122,18 @@ class KroneckerFisher(InvertibleOperator):
         sums: dict[str, list[Tensor]] = {}
         states = 0
         for through in self.passes(observations):
-            for name, values in self._sums(through).items():
+            for name, values in self._modules.sums(through, sampled=self._samples is not None).items():
                 if name in sums:
                     torch._foreach_add_(sums[name], values)
                 else:
                     sums[name] = values
             states += through.states
-        if self._diagonal and self._samples is None:
-            sums |= self._exact_diagonals(observations)
-        return {name: tuple(self._reduce(total / states) for total in sums[name]) for name in self._shapes()}
+        if self._samples is None:
+            sums |= self._modules.exact_diagonals(observations, self._micro_batch_size)
+        return {
+            name: tuple(self._reduce(total / states) for total in sums[name])
+            for name in self._modules.shapes()
+        }
 
     def passes(self, observations: Any) -> Iterator[Pass]:
         """Yield passes through the layers, one a micro-batch."""
@@ -171,49 +142,11 @@ class KroneckerFisher(InvertibleOperator):
             yield pass_through(
                 self._actor,
                 self.layers,
-                {} if self._samples is None else self._tensors_with_a_diagonal(),
+                {} if self._samples is None else self._modules.tensors_with_a_diagonal(),
                 part,
                 samples=self._samples,
                 generator=self._generator,
             )
-
-    def _sums(self, through: Pass) -> dict[str, list[Tensor]]:
-        """Return what one pass adds to each layer's factors and to each exact block."""
-        sums = {}
-        for name, layer in self.layers.items():
-            sums[name] = [torch.zeros(n, n, dtype=self.dtype, device=self.device) for n in layer.shape]
-            inputs, outputs = sums[name]
-            if name in through.inputs:  # else the policy does not depend on it
-                columns = through.inputs[name].flatten(0, 1)
-                inputs.addmm_(columns.T, columns)
-            for gradients in through.gradients:
-                if name in gradients:
-                    rows = gradients[name].flatten(0, 1)
-                    outputs.addmm_(rows.T, rows, alpha=through.states / len(rows))
-        for name, own in self._diagonal.items() if self._samples is not None else ():
-            # The signs of different states do not correlate: of the squared sum, the squares remain.
-            drawn = [own.flatten([total.get(key) for key in own.names]) for total in through.totals]
-            sums[name] = [torch.stack(drawn).square().sum(0)]
-        for name, own in self._exact.items():
-            jacobian = Jacobian(through.policy.coordinates, own.tensors)
-            product = metric_sum(jacobian, through.policy, own).product
-            units = torch.eye(own.size, dtype=self.dtype, device=self.device)
-            sums[name] = [torch.stack([product(unit) for unit in units])]
-        return sums
-
-    def _tensors_with_a_diagonal(self) -> dict[str, Tensor]:
-        return {name: p for own in self._diagonal.values() for name, p in own.named().items()}
-
-    def _exact_diagonals(self, observations: Any) -> dict[str, list[Tensor]]:
-        """Return the diagonal of every module without a rule, summed over the states."""
-        tensors = self._tensors_with_a_diagonal()
-        squares = {name: torch.zeros_like(p) for name, p in tensors.items()}
-        for rows in root_scores(self._actor, observations, tensors, self._micro_batch_size):
-            for square, row in zip(squares.values(), rows, strict=True):
-                square += row.square().sum((0, 1))
-        return {
-            name: [own.flatten([squares[key] for key in own.names])] for name, own in self._diagonal.items()
-        }
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Return the product with the averages as they are."""
@@ -239,13 +172,7 @@ class KroneckerFisher(InvertibleOperator):
         """
         if not self.averages:
             raise ValueError("there are no Fisher statistics yet; call update(observations) first")
-        return {name: self._block(name, *values) for name, values in self.averages.items()}
-
-    def _block(self, name: str, *values: Tensor) -> InvertibleOperator:
-        if name in self.layers:
-            inputs, outputs = values
-            return Kronecker(inputs, outputs, split_bias=self.layers[name].split_bias)
-        return Dense(*values) if name in self._exact else Diagonal(*values)
+        return {name: self._modules.block(name, *values) for name, values in self.averages.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the averages as a flat dictionary of tensors."""
@@ -259,7 +186,7 @@ class KroneckerFisher(InvertibleOperator):
         Raises:
             ValueError: it belongs to another policy; nothing was changed.
         """
-        shapes = self._shapes()
+        shapes = self._modules.shapes()
         expected = {f"{name}/{i}": shape for name, own in shapes.items() for i, shape in enumerate(own)}
         given = {key: tuple(value.shape) for key, value in state.items()}
         if given and given != expected:
@@ -271,25 +198,6 @@ class KroneckerFisher(InvertibleOperator):
             for name, own in shapes.items()
             if given
         }
-
-    def _shapes(self) -> dict[str, list[tuple[int, ...]]]:
-        shapes: dict[str, list[tuple[int, ...]]] = {}
-        for name in self.parameters.by_module():
-            if name in self.layers:
-                shapes[name] = [(n, n) for n in self.layers[name].shape]
-            elif name in self._exact:
-                shapes[name] = [(self._exact[name].size, self._exact[name].size)]
-            else:
-                shapes[name] = [(self._diagonal[name].size,)]
-        return shapes
-
-
-def _level_of_caller() -> int:
-    """Return the `stacklevel` that points out of this package, from wherever in it the call came."""
-    frame, level = inspect.currentframe(), 0
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("npg."):
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def finite_by_module(averages: Averages) -> dict[str, Tensor]:

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from npg import host
 from npg.fisher.blocks import BlockDiagonal
-from npg.fisher.diagonal import root_scores
 from npg.fisher.kfac import KroneckerFisher
 from npg.fisher.low_rank import LowRankUpdate
+from npg.fisher.root_scores import root_scores
 from npg.parameters import FlatParameters
 from npg.states import count_states, select
 

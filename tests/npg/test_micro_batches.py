@@ -11,7 +11,7 @@ from oracles import FAMILIES, RandomActor
 from torch import Tensor, nn
 
 from npg import Categorical, Distribution, KroneckerFisher
-from npg.fisher.diagonal import root_scores
+from npg.fisher.root_scores import root_scores
 from npg.states import micro_batches
 
 N = 7
@@ -218,7 +218,7 @@ def test_own_micro_batches_change_nothing(name: str, numbers: int, monkeypatch: 
     actor = oracles.Stack("categorical", nn.Conv2d(2, 2, 2), nn.Tanh(), nn.Flatten(), nn.Linear(18, 3))
     images = oracles.randn(0, N, 2, 4, 4)
     whole = EVERY[name](actor, images).to_dense()
-    for module in ("npg.fisher.diagonal", "npg.fisher.ekfac"):
+    for module in ("npg.fisher.root_scores", "npg.fisher.ekfac"):
         monkeypatch.setattr(f"{module}.NUMBERS_AT_A_TIME", numbers)
     torch.testing.assert_close(EVERY[name](actor, images).to_dense(), whole, rtol=1e-12, atol=1e-12)
     parts = EVERY[name](actor, images, micro_batch_size=3).to_dense()

@@ -13,7 +13,7 @@ from npg import (
     Distribution,
     SingularMatrixError,
 )
-from npg.fisher.diagonal import root_scores
+from npg.fisher.root_scores import root_scores
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 

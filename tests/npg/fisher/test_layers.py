@@ -7,7 +7,8 @@ from oracles import RandomActor, Stack
 from torch import Tensor, nn
 
 from npg import Bernoulli, Distribution
-from npg.fisher.layers import Layer, check_owners, pass_through, recorded
+from npg.fisher.layers import Layer, check_owners
+from npg.fisher.passes import pass_through, recorded
 
 CONVOLUTIONS = [
     {},

@@ -1,0 +1,154 @@
+"""A pass through an actor as K-FAC uses it: the inputs of layers and the gradients at their outputs."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from npg.distributions import Distribution
+from npg.fisher.layers import Layer
+from npg.fisher.root_scores import white_noise
+from npg.policy import evaluate
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One pass of n states through the actor, seen from its layers.
+
+    Attributes:
+        policy: the distribution, with its graph.
+        states: n.
+        inputs: {layer's name: (n, T, D')}.
+        gradients: for every draw, {layer's name: (n, T, O)}: root scores (see `diagonal.py`) at the
+            layer's outputs, whose outer products sum over the draws to the Fisher matrix of the outputs, in
+            expectation or exactly. A layer that a draw does not reach is missing.
+        totals: for every draw, {parameter's name: the same for a parameter, added up over the states}.
+    """
+
+    policy: Distribution
+    states: int
+    inputs: dict[str, Tensor]
+    gradients: list[dict[str, Tensor]]
+    totals: list[dict[str, Tensor]]
+
+
+def pass_through(
+    actor: nn.Module,
+    layers: Mapping[str, Layer],
+    parameters: Mapping[str, Tensor],
+    observations: Any,
+    *,
+    samples: int | None,
+    generator: Generator | None,
+) -> Pass:
+    """Send states through the actor and draw gradients at its layers' outputs.
+
+    Args:
+        actor: maps observations to an npg distribution.
+        layers: {name of a module: layer}.
+        parameters: what else to differentiate by, {name: parameter}.
+        observations: n states.
+        samples: how many random signs a state weigh its root scores; None for every root score in turn,
+            which is exact and costs a pass backward for each of the distribution's coordinates.
+        generator: source of the signs, on the policy's device; torch's global one by default.
+
+    Raises:
+        ValueError: a layer ran twice, or not at all though its parameters were used, or not with the states
+            along its first dimension; or see `npg.policy.evaluate`.
+        TypeError: see `npg.policy.evaluate`.
+    """
+    with torch.enable_grad(), recorded(layers) as records:
+        policy = evaluate(actor, observations)
+    coordinates = policy.coordinates
+    states = coordinates[0].shape[:-1].numel()
+    check_recorded(layers, records, policy, states)
+    metric = policy.snapshot()
+    moving = [i for i, z in enumerate(coordinates) if z.requires_grad]
+    names = [name for name, (_, output) in records.items() if output.requires_grad]
+    inputs = {name: layers[name].columns(records[name][0], states) for name in names}
+    targets = [*(records[name][1] for name in names), *parameters.values()]
+    gradients, totals = [], []
+    for white in white_noise(metric.coordinates, samples, generator) if targets else ():
+        cotangents = metric.fisher_root_product(white)
+        drawn = torch.autograd.grad(
+            [coordinates[i] for i in moving],
+            targets,
+            [cotangents[i] for i in moving],
+            retain_graph=True,
+            allow_unused=True,
+        )
+        pairs = zip([*names, *parameters], drawn, strict=True)
+        reached = {name: gradient for name, gradient in pairs if gradient is not None}
+        gradients.append(
+            {name: layers[name].rows(reached[name], states) for name in names if name in reached}
+        )
+        totals.append({name: reached[name] for name in parameters if name in reached})
+    return Pass(policy, states, inputs, gradients, totals)
+
+
+@contextmanager
+def recorded(layers: Mapping[str, Layer]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """Record {name: (input, output)} of the layers during a forward pass.
+
+    Raises:
+        ValueError: a layer ran twice.
+    """
+    records: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def record(name: str) -> Any:
+        def hook(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> Tensor:
+            if name in records:
+                raise ValueError(
+                    f"the layer {name!r} ran twice in one forward pass, and K-FAC's factors know a layer "
+                    "used once; use two layers, or ExactFisher"
+                )
+            records[name] = (args[0] if args else named["input"]).detach(), output
+            return output.clone()  # what follows, an in-place ReLU say, may write into this one
+
+        return hook
+
+    handles = [
+        # First of the hooks: one of the user's may change the output, which is then no longer the layer's.
+        layer.module.register_forward_hook(record(name), prepend=True, with_kwargs=True)
+        for name, layer in layers.items()
+    ]
+    try:
+        yield records
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def check_recorded(
+    layers: Mapping[str, Layer],
+    records: Mapping[str, tuple[Tensor, Tensor]],
+    policy: Distribution,
+    states: int,
+) -> None:
+    """Check that the records tell all that the layers' parameters do to a policy of n states.
+
+    Raises:
+        ValueError: naming a layer of which they do not.
+    """
+    outputs = [z for z in policy.coordinates if z.requires_grad]
+    for name, layer in layers.items():
+        if name in records:
+            shape = records[name][0].shape
+            leading = shape[:1] if isinstance(layer.module, nn.Conv2d) else shape[:-1]
+            if leading.numel() % states:
+                raise ValueError(
+                    f"the layer {name!r} saw an input of shape {tuple(shape)} for {states} states; K-FAC "
+                    "needs the states along its first dimension. Use ExactFisher"
+                )
+            continue
+        tensors = [p for p in layer.module.parameters() if p.requires_grad]
+        ones = [torch.ones_like(z) for z in outputs]
+        reached = torch.autograd.grad(outputs, tensors, ones, retain_graph=True, allow_unused=True)
+        if any(g is not None for g in reached):
+            raise ValueError(
+                f"the layer {name!r} did not run, yet its parameters reach the policy; K-FAC sees what a "
+                "layer does only when the module itself is called. Call it, or use ExactFisher"
+            )

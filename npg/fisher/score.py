@@ -1,0 +1,102 @@
+"""Covariances of the score s = ∇log π(a | s): over actions drawn from the policy, or over given ones."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from npg.fisher.chain import jacobian_of
+from npg.fisher.state_mean import StateMean, StateSum
+from npg.parameters import FlatParameters
+from npg.policy import evaluate
+from npg.reduction import Reduce, identity
+
+# Every sample lengthens a chain in the graph, whose destruction recurses: 30 000 overflow the stack.
+MOST_SAMPLES = 10_000
+
+
+class EmpiricalFisher(StateMean):
+    """1/N Σ s sᵀ over the scores s = ∇log π(a | s) of given actions: the covariance of the score.
+
+    It is the Fisher matrix only if the actions were drawn from this very policy, and then only as N grows.
+    Away from that it can be far off (Kunstner et al. 2019, "Limitations of the empirical Fisher
+    approximation"): `npg.relative_gap` measures how far.
+
+    Arguments not listed, and errors, are those of `ExactFisher`.
+
+    Args:
+        actions: one a state, shaped as the distribution's `log_prob` takes them.
+    """
+
+    def __init__(
+        self,
+        actor: nn.Module,
+        observations: Any,
+        actions: Tensor,
+        *,
+        micro_batch_size: int | None = None,
+        reduce: Reduce = identity,
+    ):
+        parameters = FlatParameters(actor)
+        theta = None if micro_batch_size is None else parameters.copies()
+        linearise = partial(_score_sum, actor, parameters, theta)
+        super().__init__(parameters, linearise, (observations, (actions,)), micro_batch_size, reduce)
+
+
+class SampledFisher(StateMean):
+    """1/(N k) Σ s sᵀ over the scores of k actions a state, drawn from the policy itself.
+
+    Unbiased for F, with a relative error that falls as 1/√(N k). The actions are drawn once, so that
+    every product is with one and the same matrix.
+
+    Arguments not listed, and errors, are those of `ExactFisher`.
+
+    Args:
+        samples: k, from 1 to 10 000.
+        generator: source of the actions, on the policy's device; torch's global one by default.
+    """
+
+    def __init__(
+        self,
+        actor: nn.Module,
+        observations: Any,
+        *,
+        samples: int = 1,
+        generator: Generator | None = None,
+        micro_batch_size: int | None = None,
+        reduce: Reduce = identity,
+    ):
+        if not 1 <= samples <= MOST_SAMPLES:
+            raise ValueError(
+                f"SampledFisher takes 1 to {MOST_SAMPLES} samples a state, got {samples}; for less noise use "
+                "more states, or ExactFisher, which has none"
+            )
+        parameters = FlatParameters(actor)
+        theta = None if micro_batch_size is None else parameters.copies()
+        with torch.no_grad():
+            policy = evaluate(actor, observations)
+        actions = tuple(policy.sample(generator) for _ in range(samples))
+        linearise = partial(_score_sum, actor, parameters, theta)
+        super().__init__(parameters, linearise, (observations, actions), micro_batch_size, reduce)
+
+
+@torch.enable_grad()
+def _score_sum(
+    actor: nn.Module,
+    parameters: FlatParameters,
+    theta: Mapping[str, Tensor] | None,
+    observations: Any,
+    actions: tuple[Tensor, ...],
+) -> StateSum:
+    """Return v ↦ Σ_s mean over the k actions of s (sᵀv): log π as the output, and the identity as metric."""
+    distribution = evaluate(actor, observations, theta)
+    log_prob = torch.stack([distribution.log_prob(action) for action in actions])
+    jacobian = jacobian_of((log_prob,), parameters.tensors if theta is None else theta.values())
+
+    def product(vector: Tensor) -> Tensor:
+        (derivative,) = jacobian.push_forward(parameters.unflatten(vector))
+        return parameters.flatten(jacobian.pull_back((derivative / len(actions),)))
+
+    return StateSum(product, log_prob[0].numel())
