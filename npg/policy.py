@@ -24,10 +24,7 @@ def evaluate(
         TypeError: the actor returned something else than an npg distribution.
         ValueError: there is no state, or nothing to differentiate where gradients are on.
     """
-    if parameters is None:
-        distribution = actor(observations)
-    else:
-        distribution = functional_call(actor, dict(parameters), (observations,), strict=False)
+    distribution = actor(observations) if parameters is None else call_with(parameters, actor, observations)
     if not isinstance(distribution, Distribution):
         raise TypeError(
             f"the actor must return an npg distribution such as npg.DiagGaussian, "
@@ -38,3 +35,24 @@ def evaluate(
     if torch.is_grad_enabled() and not any(z.requires_grad for z in distribution.coordinates):
         raise ValueError("no trainable parameter of the actor reaches its distribution")
     return distribution
+
+
+def call_with(parameters: Mapping[str, Tensor], actor: nn.Module, observations: Any) -> Any:
+    """Return `actor(observations)` with tensors in place of the actor's parameters, which are not touched.
+
+    Args:
+        parameters: {name: tensor}, with names as in `named_parameters()`. A parameter of several modules is
+            replaced in each of them.
+        actor: the module.
+        observations: what it takes.
+    """
+    # Every module once, under its first name: torch's own `tie_weights` replaces the tensors of a module with
+    # two names twice, and then restores the replacement.
+    owners = {
+        f"{prefix}.{name}".removeprefix("."): id(parameter)
+        for prefix, module in actor.named_modules()
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
+    }
+    given = {owners[name]: tensor for name, tensor in parameters.items()}
+    tensors = {name: given[owner] for name, owner in owners.items() if owner in given}
+    return functional_call(actor, tensors, (observations,), tie_weights=False, strict=False)

@@ -58,16 +58,25 @@ class EigenvalueCorrectedFisher(BlockDiagonal):
         scales = {
             name: inputs.new_zeros(len(outputs), len(inputs)) for name, (inputs, outputs) in bases.items()
         }
-        states = 0
+        states, grouped = 0, dict[str, Tensor]()
         for through in kronecker.passes(observations):
             states += through.states
+            for name, ok in through.rows_belong_to_states(kronecker.layers).items():
+                grouped[name] = ok & grouped.get(name, ok)
             for name, (input_basis, output_basis) in bases.items():
                 for gradients in through.gradients:
                     if name in gradients:
                         columns = through.inputs[name] @ input_basis
                         scales[name] += _sum_of_squares(gradients[name] @ output_basis, columns)
         scales = {name: reduce(total / states) for name, total in scales.items()}
-        check_finite(host.read(**finite_by_module({name: (scale,) for name, scale in scales.items()})))
+        finite = finite_by_module({name: (scale,) for name, scale in scales.items()})
+        numbers = host.read(**finite, **{f"rows of {name}": ok for name, ok in grouped.items()})
+        check_finite({name: numbers[name] for name in finite})
+        if mixed := [name for name in grouped if not numbers[f"rows of {name}"]]:
+            raise ValueError(
+                f"the layers {mixed} do not have the states along the first dimension of their input; put "
+                "the states first (batch_first=True), or use KroneckerFisher or ExactFisher"
+            )
         corrected = {
             name: RotatedDiagonal(bases[name][0], bases[name][1], scales[name], split_bias=layer.split_bias)
             for name, layer in kronecker.layers.items()

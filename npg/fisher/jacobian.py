@@ -1,5 +1,6 @@
 """The derivative of a module's outputs with respect to its parameters, by products."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from npg import host
 from npg.distributions import Coordinates
+from npg.scaling import power_of_two
 
 
 class Jacobian:
@@ -107,13 +109,15 @@ class DifferenceJacobian:
 
     def push_forward(self, tangents: Sequence[Tensor]) -> Coordinates:
         """Return (z(θ + h v/‖v‖) − z(θ)) ‖v‖/h."""
-        size = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tangents))))
+        scale = power_of_two(torch.stack(torch._foreach_norm(list(tangents), math.inf)))
+        tangents = [v / scale for v in tangents]
+        size = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tangents)))
         h = self._increment / torch.where(size > 0, size, 1).to(self._increment)
         with torch.no_grad():
             moved = self._displaced([h * v for v in tangents])
         # Chosen, since a logit of −∞ stays where it is and −∞ − −∞ would be NaN.
         pairs = zip(moved, self._base, strict=True)
-        return tuple(torch.where(new == old, 0, (new - old) / h) for new, old in pairs)
+        return tuple(torch.where(new == old, 0, (new - old) / h * scale) for new, old in pairs)
 
     def pull_back(self, cotangents: Coordinates) -> Sequence[Tensor | None]:
         """Return Jᵀ u, a tensor a parameter; None stands for zeros."""

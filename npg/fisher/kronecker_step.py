@@ -10,6 +10,7 @@ from npg import host
 from npg.fisher.kfac import KroneckerFisher, check_finite
 from npg.linear_operator import InvertibleOperator, check_damping
 from npg.natural_direction import DAMPING_GROWTH
+from npg.scaling import power_of_two
 
 # Keys of a saved state.
 FACTORS, INVERTED, VELOCITY, UPDATES = "factors", "inverted", "velocity", "updates"
@@ -109,11 +110,14 @@ class KroneckerStepper:
         """
         if self._inverse is None:
             raise ValueError("there is no Fisher matrix yet; call observe(observations) first")
-        x = self._inverse @ gradient
-        # xᵀF_λx, since F_λx = g; zero only with g, or where it underflows
-        curvature = (x @ gradient).to(host.scalar_dtype(x.device))
-        length = torch.sqrt(2 * target_kl / curvature).clamp(max=step_size)
-        length = torch.where(curvature > 0, length, step_size)
+        scale = power_of_two(gradient)
+        unit = gradient / scale
+        x = self._inverse @ unit
+        # xᵀF_λx, since F_λx = g; zero only with g
+        curvature = (x @ unit).to(host.scalar_dtype(x.device))
+        longest = step_size * scale
+        length = torch.minimum(torch.sqrt(2 * target_kl / curvature), longest)
+        length = torch.where(curvature > 0, length, longest)
         return self.momentum * self.velocity + (1 - self.momentum) * length * x
 
     def keep(self, displacement: Tensor) -> None:

@@ -56,7 +56,9 @@ class ModuleBlocks:
                 f"{' and '.join(self._diagonal[name].names)} ({kind})" for name, kind in kinds.items()
             )
             warnings.warn(
-                f"no Kronecker factors are known for {listed}: a diagonal block stands in",
+                f"no Kronecker factors are known for {listed}: a diagonal block is used, which ignores how "
+                "these parameters act together. Use Linear or Conv2d layers without parametrizations, or "
+                "ExactFisher",
                 UserWarning,
                 stacklevel=_level_of_caller(),
             )

@@ -22,6 +22,7 @@ class Pass:
         policy: the distribution, with its graph.
         states: n.
         inputs: {layer's name: (n, T, D')}.
+        outputs: {layer's name: what it returned, with its graph}.
         gradients: for every draw, {layer's name: (n, T, O)}: root scores (see `diagonal.py`) at the
             layer's outputs, whose outer products sum over the draws to the Fisher matrix of the outputs, in
             expectation or exactly. A layer that a draw does not reach is missing.
@@ -31,8 +32,28 @@ class Pass:
     policy: Distribution
     states: int
     inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
     gradients: list[dict[str, Tensor]]
     totals: list[dict[str, Tensor]]
+
+    def rows_belong_to_states(self, layers: Mapping[str, Layer]) -> dict[str, Tensor]:
+        """Return {layer's name: whether rows i T to (i + 1) T at its output affect state i alone, 0-d}.
+
+        Layers with one row per state are left out. It takes one backward pass: no row of the second half of
+        the states may affect the first half.
+        """
+        half = self.states // 2
+        names = [name for name, columns in self.inputs.items() if columns.shape[1] > 1]
+        if not names or not half:
+            return {}
+        first = [z.flatten(0, -2)[:half] for z in self.policy.coordinates if z.requires_grad]
+        # Different weights, since the sum of normalised logits may depend on nothing.
+        weights = [torch.arange(1, z.shape[-1] + 1).to(z).expand_as(z) for z in first]
+        outputs = [self.outputs[name] for name in names]
+        found = torch.autograd.grad(first, outputs, weights, retain_graph=True, materialize_grads=True)
+        others = {n: layers[n].rows(g, self.states)[half:] for n, g in zip(names, found, strict=True)}
+        # What is not finite is reported by the statistics.
+        return {name: ((rows == 0) | ~rows.isfinite()).all() for name, rows in others.items()}
 
 
 def pass_through(
@@ -69,7 +90,8 @@ def pass_through(
     moving = [i for i, z in enumerate(coordinates) if z.requires_grad]
     names = [name for name, (_, output) in records.items() if output.requires_grad]
     inputs = {name: layers[name].columns(records[name][0], states) for name in names}
-    targets = [*(records[name][1] for name in names), *parameters.values()]
+    outputs = {name: records[name][1] for name in names}
+    targets = [*outputs.values(), *parameters.values()]
     gradients, totals = [], []
     for white in white_noise(metric.coordinates, samples, generator) if targets else ():
         cotangents = metric.fisher_root_product(white)
@@ -86,7 +108,7 @@ def pass_through(
             {name: layers[name].rows(reached[name], states) for name in names if name in reached}
         )
         totals.append({name: reached[name] for name in parameters if name in reached})
-    return Pass(policy, states, inputs, gradients, totals)
+    return Pass(policy, states, inputs, outputs, gradients, totals)
 
 
 @contextmanager

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.func import functional_call, vjp, vmap
+from torch.func import vjp, vmap
 
 from npg.distributions import Coordinates, Distribution
-from npg.policy import evaluate
+from npg.policy import call_with, evaluate
 from npg.states import check_micro_batch_size, each, micro_batches
 
 # Root scores held at a time if the caller sets no micro-batch: 128 MB in float32.
@@ -53,7 +53,7 @@ def root_scores(
 
     def rows_of_state(state: Any) -> dict[str, Tensor]:
         def policy(theta: dict[str, Tensor]) -> tuple[Tensor, ...]:
-            distribution: Distribution = functional_call(actor, theta, (each(as_batch, state),), strict=False)
+            distribution: Distribution = call_with(theta, actor, each(as_batch, state))
             metrics.append(distribution.snapshot())
             return distribution.coordinates
 

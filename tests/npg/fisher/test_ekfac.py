@@ -179,3 +179,65 @@ def test_random_signs_are_unbiased_given_the_basis() -> None:
     )
     exact = oracles.enumerated_fisher(actor, observations).trace()
     assert (traces.mean() - exact).abs() < 4 * traces.std() / 10
+
+
+class TimeFirst(nn.Module):
+    """Moves the states from the first dimension to the second, or back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(A, B, D) -> (B, A, D)."""
+        return x.transpose(0, 1)
+
+
+class Folded(nn.Module):
+    """(N, T, D) -> (N T, D)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the rows of all states."""
+        return x.flatten(0, 1)
+
+
+class Unfolded(nn.Module):
+    """(N 4, D) -> (N, 4, D)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the rows by state."""
+        return x.unflatten(0, (-1, 4))
+
+
+def stacked(*around: tuple[nn.Module, ...]) -> Stack:
+    """`sequential` with other modules before and after its first layer."""
+    before, after = around
+    tail = nn.Tanh(), oracles.MeanOverTime(), nn.Linear(3, 3)
+    actor = Stack("categorical", *before, nn.Linear(8, 3), *after, *tail, seed=1)
+    torch.nn.utils.vector_to_parameters(
+        torch.cat([p.detach().flatten() for p in sequential("categorical", 1).parameters()]),
+        actor.parameters(),
+    )
+    return actor
+
+
+@pytest.mark.parametrize("states", [2, 4, 5])
+@pytest.mark.parametrize("size", [None, 3])
+def test_states_along_another_dimension_are_rejected(states: int, size: int | None) -> None:
+    """(T, N, D), also with T = N: K-FAC, which sums over all rows, is the same; EKFAC names the layer."""
+    observations = oracles.randn(8, states, 4, 8)
+    actor = stacked((TimeFirst(),), (TimeFirst(),))
+    whole = KroneckerFisher(sequential("categorical", 1), observations).to_dense()
+    equal(KroneckerFisher(actor, observations, micro_batch_size=size).to_dense(), whole)
+    with pytest.raises(ValueError, match=r"'body.1'.*states first.*KroneckerFisher or ExactFisher"):
+        EigenvalueCorrectedFisher(actor, observations, micro_batch_size=size)
+
+
+def test_rows_of_a_state_may_be_folded_into_the_first_dimension() -> None:
+    """(N T, D), one state after another, is (N, T, D)."""
+    observations = oracles.randn(8, 5, 4, 8)
+    folded = EigenvalueCorrectedFisher(stacked((Folded(),), (Unfolded(),)), observations)
+    equal(folded.to_dense(), EigenvalueCorrectedFisher(sequential("categorical", 1), observations).to_dense())
+
+
+def test_one_state_has_no_wrong_layout() -> None:
+    """(T, 1, D) and (1, T, D) are the same rows."""
+    observations = oracles.randn(8, 1, 4, 8)
+    moved = EigenvalueCorrectedFisher(stacked((TimeFirst(),), (TimeFirst(),)), observations)
+    equal(moved.to_dense(), EigenvalueCorrectedFisher(sequential("categorical", 1), observations).to_dense())

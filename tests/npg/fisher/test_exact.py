@@ -447,3 +447,12 @@ def test_a_preconditioner_undoes_a_bad_scale(family: str, name: str) -> None:
     better = conjugate_gradient(system, b, max_iterations=500, tolerance=1e-6, preconditioner=inverse)
     assert plain.status == better.status == "converged"
     assert better.iterations <= 0.75 * plain.iterations
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e20, 1e30])
+def test_a_difference_does_not_overflow_in_float32(size: float) -> None:
+    """The product is linear in the scale of the vector, although its squares leave the range of float32."""
+    actor, observations = RandomActor("gaussian", dtype=torch.float32), oracles.observations(0).float()
+    fisher = FiniteDifferenceFisher(actor, observations)
+    vector = oracles.randn(1, fisher.size, dtype=torch.float32)
+    torch.testing.assert_close(fisher @ (size * vector) / size, fisher @ vector, rtol=1e-2, atol=1e-3)

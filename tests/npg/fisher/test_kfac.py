@@ -1,6 +1,7 @@
 """K-FAC against its definition, and where theory says that it is exact."""
 
 import warnings
+from collections.abc import Callable
 
 import oracles
 import pytest
@@ -100,6 +101,21 @@ def test_a_convolution_with_one_position_is_exact(family: str) -> None:
     actor = Stack(family, nn.Conv2d(2, 2, (3, 2)), nn.Flatten())
     images = oracles.randn(0, 6, 2, 3, 2)
     equal(kfac(actor, images).to_dense(), oracles.enumerated_fisher(actor, images))
+
+
+def test_where_it_is_not_exact() -> None:
+    """A softmax has another metric in every state, and a convolution several positions in one state."""
+    softmax, conv = (
+        Stack("categorical", nn.Linear(3, 3)),
+        [nn.Conv2d(2, 2, 2), nn.Flatten(), nn.Linear(18, 2)],
+    )
+    for actor, observations in (
+        (softmax, oracles.observations(0, n=20)),
+        (Stack("gaussian", *conv), oracles.randn(0, 1, 2, 4, 4)),
+    ):
+        exact = oracles.within_modules(oracles.enumerated_fisher(actor, observations), actor)
+        gap = torch.linalg.norm(kfac(actor, observations).to_dense() - exact) / torch.linalg.norm(exact)
+        assert gap > 0.1
 
 
 @pytest.mark.parametrize("family", ["gaussian", "gaussian_of_state", "categorical"])
@@ -507,3 +523,24 @@ def test_a_policy_that_is_itself_a_layer() -> None:
     with pytest.warns(UserWarning, match=r"factors are known for weight and bias \(Head\)"):
         fisher = KroneckerFisher(large, oracles.randn(0, 3, 40))
     equal(fisher.to_dense(), torch.diag(oracles.enumerated_fisher(large, oracles.randn(0, 3, 40)).diagonal()))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize(
+    "parametrise", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm]
+)
+def test_a_parametrised_layer_has_its_exact_diagonal(parametrise: Callable[[nn.Module], nn.Module]) -> None:
+    """It is not dropped, and a warning says what to do.
+
+    In a random direction, the product with the diagonal is about √P times shorter than that with the block.
+    """
+    body = parametrise(nn.Linear(12, 20))
+    actor = Stack("categorical", body, nn.Tanh(), nn.Linear(20, 3)).eval()
+    observations = oracles.randn(0, 10, 12)
+    with pytest.warns(UserWarning, match=r"body.0.*original.*Use Linear or Conv2d layers .*or ExactFisher"):
+        fisher = KroneckerFisher(actor, observations)
+    exact, place = ExactFisher(actor, observations).to_dense(), fisher.parameters.by_module()
+    block = place["body.0.parametrizations.weight"]
+    equal(fisher.to_dense()[block, block], torch.diag(exact.diag()[block]))
+    bias = place["body.0"]
+    equal(fisher.to_dense()[bias, bias], exact[bias, bias])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from npg import DiagGaussian, KroneckerFisher, KroneckerStepper, SingularMatrixError
 from npg.fisher.blocks import BlockDiagonal
+from npg.scaling import power_of_two
 
 
 class Linear(nn.Module):
@@ -165,3 +166,28 @@ def test_a_fresh_state_forgets_the_inverse() -> None:
     assert not stepper.state_dict()["inverted"]
     with pytest.raises(ValueError, match="observe"):
         stepper.displacement(gradient(1, stepper.fisher.size), step_size=1.0, target_kl=1.0)
+
+
+@pytest.mark.parametrize("size", [1e-36, 1e-25, 1.0, 1e20, 3e37])
+def test_the_scale_of_a_gradient_does_not_overflow_in_float32(size: float) -> None:
+    """With η out of the way the step is the same for every length of g, within the range of float32."""
+    torch.manual_seed(0)
+    actor = Linear().float()
+    stepper = KroneckerStepper(KroneckerFisher(actor), damping=0.1, momentum=0.0)
+    stepper.observe(oracles.observations(0, n=30, dtype=torch.float32))
+    g = gradient(1, stepper.fisher.size).float().clamp(-1, 1)
+    plain = stepper.displacement(g, step_size=1e6, target_kl=0.01)
+    d = stepper.displacement(size * g, step_size=1e38, target_kl=0.01)
+    torch.testing.assert_close(d, plain, rtol=1e-5, atol=1e-6)
+    F = stepper.fisher.damped(0.1).to_dense()
+    assert float(d @ F @ d) / 2 == pytest.approx(0.01, rel=1e-4)
+
+
+def test_a_power_of_two_changes_no_digit() -> None:
+    """Dividing by it and multiplying again gives the same bits; of zeros it is 1."""
+    for scale in (1e-30, 0.3, 1.0, 7e12, 1e38):
+        g = scale * oracles.randn(0, 20, dtype=torch.float32).clamp(-1, 1)
+        power = power_of_two(g)
+        assert torch.equal(g / power * power, g)
+        assert 0.5 <= float((g / power).abs().amax()) <= 2
+    assert float(power_of_two(torch.zeros(3))) == 1
