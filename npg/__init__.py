@@ -34,6 +34,7 @@ from npg.line_search import LineSearch, backtrack
 from npg.linear_operator import (
     Damped,
     InvertibleOperator,
+    InvertibleScaled,
     LinearOperator,
     Scaled,
     SingularMatrixError,
@@ -63,6 +64,7 @@ __all__ = [
     "FiniteDifferenceFisher",
     "FlatParameters",
     "InvertibleOperator",
+    "InvertibleScaled",
     "KLHessian",
     "KroneckerFisher",
     "KroneckerStepper",

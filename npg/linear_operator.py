@@ -166,6 +166,34 @@ class Scaled(LinearOperator):
         return self.factor * self.operator.matvec(vector)
 
 
+class InvertibleScaled(Scaled, InvertibleOperator):
+    """The operator c A of an A with an inverse; its inverse is A⁻¹ / c.
+
+    Args:
+        factor: c > 0.
+        operator: A.
+
+    Raises:
+        ValueError: the factor is not a positive finite number.
+    """
+
+    operator: InvertibleOperator
+
+    def __init__(self, factor: float, operator: InvertibleOperator):
+        if factor == 0:
+            raise ValueError("factor must be positive: 0 A has no inverse; got 0")
+        super().__init__(factor, operator)
+
+    def damped(self, damping: float) -> "InvertibleScaled":
+        """Return c times A damped by λ / c, which is c A + λI if A is damped by adding λI."""
+        return InvertibleScaled(self.factor, self.operator.damped(damping / self.factor))
+
+    def unchecked_inverse(self, damping: float = 0.0) -> tuple["InvertibleScaled", dict[str, Tensor]]:
+        """Return the inverse of `damped(λ)`."""
+        inverse, usable = self.operator.unchecked_inverse(damping / self.factor)
+        return InvertibleScaled(1 / self.factor, inverse), usable
+
+
 class Sum(LinearOperator):
     """The operator A + B + ….
 

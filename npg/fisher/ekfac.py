@@ -50,38 +50,43 @@ class EigenvalueCorrectedFisher(BlockDiagonal):
             micro_batch_size=micro_batch_size,
             reduce=reduce,
         )
-        kronecker = self.kronecker
+        factors = {name: self.kronecker.averages[name] for name in self.kronecker.layers}
         bases = {
-            name: [torch.linalg.eigh(factor).eigenvectors for factor in kronecker.averages[name]]
-            for name in kronecker.layers
+            name: (torch.linalg.eigh(inputs).eigenvectors, torch.linalg.eigh(outputs).eigenvectors)
+            for name, (inputs, outputs) in factors.items()
         }
-        scales = {
-            name: inputs.new_zeros(len(outputs), len(inputs)) for name, (inputs, outputs) in bases.items()
-        }
-        states, grouped = 0, dict[str, Tensor]()
-        for through in kronecker.passes(observations):
-            states += through.states
-            for name, ok in through.rows_belong_to_states(kronecker.layers).items():
-                grouped[name] = ok & grouped.get(name, ok)
-            for name, (input_basis, output_basis) in bases.items():
-                for gradients in through.gradients:
-                    if name in gradients:
-                        columns = through.inputs[name] @ input_basis
-                        scales[name] += _sum_of_squares(gradients[name] @ output_basis, columns)
-        scales = {name: reduce(total / states) for name, total in scales.items()}
-        finite = finite_by_module({name: (scale,) for name, scale in scales.items()})
-        numbers = host.read(**finite, **{f"rows of {name}": ok for name, ok in grouped.items()})
-        check_finite({name: numbers[name] for name in finite})
-        if mixed := [name for name in grouped if not numbers[f"rows of {name}"]]:
-            raise ValueError(
-                f"the layers {mixed} do not have the states along the first dimension of their input; put "
-                "the states first (batch_first=True), or use KroneckerFisher or ExactFisher"
-            )
+        scales = _scales(self.kronecker, bases, observations, reduce)
         corrected = {
-            name: RotatedDiagonal(bases[name][0], bases[name][1], scales[name], split_bias=layer.split_bias)
-            for name, layer in kronecker.layers.items()
+            name: RotatedDiagonal(*bases[name], scales[name], split_bias=layer.split_bias)
+            for name, layer in self.kronecker.layers.items()
         }
-        super().__init__([corrected.get(name, block) for name, block in kronecker.blocks().items()])
+        super().__init__(list((self.kronecker.blocks() | corrected).values()))
+
+
+def _scales(
+    kronecker: KroneckerFisher, bases: dict[str, tuple[Tensor, Tensor]], observations: Any, reduce: Reduce
+) -> dict[str, Tensor]:
+    """Return {layer's name: S, (O, D')} in the bases (U_A, U_G)."""
+    sums = {name: inputs.new_zeros(len(outputs), len(inputs)) for name, (inputs, outputs) in bases.items()}
+    states, grouped = 0, dict[str, Tensor]()
+    for through in kronecker.passes(observations):
+        states += through.states
+        for name, ok in through.rows_belong_to_states(kronecker.layers).items():
+            grouped[name] = ok & grouped.get(name, ok)
+        for gradients in through.gradients:
+            for name, gradient in gradients.items():
+                input_basis, output_basis = bases[name]
+                sums[name] += _sum_of_squares(gradient @ output_basis, through.inputs[name] @ input_basis)
+    scales = {name: reduce(total / states) for name, total in sums.items()}
+    finite = finite_by_module({name: (scale,) for name, scale in scales.items()})
+    numbers = host.read(**finite, **{f"rows of {name}": ok for name, ok in grouped.items()})
+    check_finite({name: numbers[name] for name in finite})
+    if mixed := [name for name in grouped if not numbers[f"rows of {name}"]]:
+        raise ValueError(
+            f"the layers {mixed} do not have the states along the first dimension of their input; put the "
+            "states first (batch_first=True), or use KroneckerFisher or ExactFisher"
+        )
+    return scales
 
 
 def _sum_of_squares(rows: Tensor, columns: Tensor) -> Tensor:

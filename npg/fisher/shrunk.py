@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from npg import host
-from npg.fisher.blocks import BlockDiagonal
 from npg.fisher.kfac import KroneckerFisher
 from npg.fisher.low_rank import LowRankUpdate
 from npg.fisher.root_scores import root_scores
+from npg.linear_operator import InvertibleScaled
 from npg.parameters import FlatParameters
 from npg.states import count_states, select
 
@@ -73,16 +73,9 @@ class ShrunkFisher(LowRankUpdate):
         if not 0 < shrinkage <= 1:
             raise ValueError(f"shrinkage must be in (0, 1], the weight of K-FAC; got {shrinkage}")
         kronecker = KroneckerFisher(actor, observations, micro_batch_size=micro_batch_size)
-        # A block's scale is in the first of its statistics. Factored damping of ρA ⊗ G by λ is ρ times that
-        # of A ⊗ G by λ/ρ, since its balance π moves with it.
-        kronecker.averages = {
-            name: (shrinkage * first, *rest) for name, (first, *rest) in kronecker.averages.items()
-        }
         few = select(observations, _strided(count_states(observations), states))
         rows = _rows(actor, few, micro_batch_size)
-        super().__init__(
-            BlockDiagonal(list(kronecker.blocks().values())), rows.mul_(math.sqrt(1 - shrinkage))
-        )
+        super().__init__(InvertibleScaled(shrinkage, kronecker.operator()), rows.mul_(math.sqrt(1 - shrinkage)))
 
 
 def _strided(states: int, most: int) -> Tensor:

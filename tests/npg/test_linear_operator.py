@@ -8,7 +8,8 @@ import pytest
 import scipy.sparse.linalg
 import torch
 
-from npg import Damped, InvertibleOperator, Scaled, SingularMatrixError, Sum
+from npg import Damped, InvertibleOperator, InvertibleScaled, Scaled, SingularMatrixError, Sum
+from npg.fisher.blocks import Diagonal
 
 
 def operator(dtype: torch.dtype = torch.float64) -> oracles.Dense:
@@ -112,3 +113,22 @@ def test_a_singular_matrix_is_an_arithmetic_error_that_says_what_to_do() -> None
     error = SingularMatrixError.at("a block", 1e-3)
     assert isinstance(error, ArithmeticError)
     assert str(error) == "a block of the matrix is singular or not finite at damping 0.001; raise the damping"
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1.0, 7.0])
+def test_a_scaled_matrix_has_a_scaled_inverse(factor: float) -> None:
+    """(c A + λI)⁻¹, by the inverse of A + λ/c I; the sum of two is their sum."""
+    diagonal = Diagonal(torch.arange(1.0, 7).double())
+    scaled = InvertibleScaled(factor, diagonal)
+    dense = factor * diagonal.to_dense()
+    torch.testing.assert_close(Sum(scaled, Scaled(2.0, diagonal)).to_dense(), dense + 2 * diagonal.to_dense())
+    for damping in (0.0, 0.3):
+        damped = dense + damping * torch.eye(6).double()
+        torch.testing.assert_close(scaled.damped(damping).to_dense(), damped)
+        torch.testing.assert_close(scaled.inverse(damping).to_dense(), torch.linalg.inv(damped))
+
+
+def test_zero_times_a_matrix_has_no_inverse() -> None:
+    """`Scaled` takes 0, this does not."""
+    with pytest.raises(ValueError, match="positive"):
+        InvertibleScaled(0.0, Diagonal(torch.ones(2)))

@@ -262,7 +262,7 @@ def test_a_module_without_kronecker_factors() -> None:
             return Categorical(self.norm(self.hidden(observations)))
 
     actor, observations = Normalised(), oracles.observations(0)
-    with pytest.warns(UserWarning, match="a diagonal block stands in") as record:
+    with pytest.warns(UserWarning, match="a diagonal block is used") as record:
         fisher = ShrunkFisher(actor, observations, states=2, shrinkage=0.3)
     assert record[0].filename == __file__
     few = oracles.enumerated_fisher(actor, observations[[0, 2]])
