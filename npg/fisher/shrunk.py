@@ -75,7 +75,8 @@ class ShrunkFisher(LowRankUpdate):
         kronecker = KroneckerFisher(actor, observations, micro_batch_size=micro_batch_size)
         few = select(observations, _strided(count_states(observations), states))
         rows = _rows(actor, few, micro_batch_size)
-        super().__init__(InvertibleScaled(shrinkage, kronecker.operator()), rows.mul_(math.sqrt(1 - shrinkage)))
+        kronecker_part = InvertibleScaled(shrinkage, kronecker.operator())
+        super().__init__(kronecker_part, rows.mul_(math.sqrt(1 - shrinkage)))
 
 
 def _strided(states: int, most: int) -> Tensor:
