@@ -12,20 +12,30 @@ from npg.linear_operator import LinearOperator
 
 
 class Status(StrEnum):
-    """Why the solver stopped."""
+    """Why the solver stopped; `advice` says what to do about it."""
 
     CONVERGED = "converged"
     MAX_ITERATIONS = "max_iterations"
     NEGATIVE_CURVATURE = "negative_curvature"
     NON_FINITE = "non_finite"
 
+    @property
+    def advice(self) -> str:
+        """What to do about it."""
+        return {
+            Status.CONVERGED: "nothing: the residual is below the tolerance",
+            Status.MAX_ITERATIONS: "raise max_iterations, the tolerance or the damping",
+            Status.NEGATIVE_CURVATURE: "raise the damping",
+            Status.NON_FINITE: "look for NaN or infinity in observations, parameters and the right-hand side",
+        }[self]
+
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """What conjugate gradient found.
+    """The result of conjugate gradient.
 
     Attributes:
-        x: (P,), always finite: the last iterate that was, or zero.
+        x: (P,), always finite: the last finite iterate, or zero.
         residual: ‖b − A x‖ / ‖b‖, without unit.
         iterations: products with A that moved x.
         status: why it stopped.
@@ -48,22 +58,21 @@ def conjugate_gradient(
 ) -> Solution:
     """Solve A x = b (Hestenes & Stiefel 1952; preconditioned as in Shewchuk 1994, B.3).
 
-    Everything is relative, so that scaling b scales x and changes nothing else: no ε is added to a
-    denominator, and a breakdown is reported instead. No argument is changed and no random number
-    drawn.
+    Tolerances are relative, so that scaling b scales x and changes nothing else. No ε is added to a
+    denominator: a breakdown is reported instead. Arguments are not changed, and no random number is drawn.
 
     Args:
         operator: A, an operator or a dense matrix; only `operator @ vector` is used.
         b: (P,).
         max_iterations: bound on the products with A that move x.
-        tolerance: stop at ‖b − A x‖ ≤ tolerance · ‖b‖. Convergence is never claimed on the
-            recurrence's word: the residual is then computed afresh.
+        tolerance: stop at ‖b − A x‖ ≤ tolerance · ‖b‖. Convergence is only reported for a residual that
+            was computed anew, not for the recurrence's.
         preconditioner: an approximation of A⁻¹, symmetric positive definite.
         x0: a warm start (P,); zero by default.
 
     Returns:
-        The solution. Its status is NEGATIVE_CURVATURE when a direction p came with pᵀAp ≤ 0, or
-        zero up to rounding beside the largest curvature met; `x` is then the iterate before it.
+        The solution. Its status is NEGATIVE_CURVATURE if a direction p had pᵀAp ≤ 0, or zero up to the
+        rounding of the largest curvature so far; `x` is then the iterate before it.
 
     Raises:
         ValueError: b is not a vector, or an option is out of range.
@@ -118,7 +127,7 @@ def _without_direction(b: Tensor, scale: float) -> Solution:
 
 
 class _Outcome(IntEnum):
-    """What an iteration came to: a number, so that it can stay on the device."""
+    """The result of an iteration: a number, so that it can stay on the device."""
 
     RUNNING = 0
     SMALL = 1
@@ -127,13 +136,13 @@ class _Outcome(IntEnum):
 
     @property
     def status(self) -> Status:
-        """What it means where the iterations end with it."""
+        """The status if the iterations end with this outcome."""
         return (Status.MAX_ITERATIONS, Status.CONVERGED, Status.NEGATIVE_CURVATURE, Status.NON_FINITE)[self]
 
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """All that one iteration hands to the next: tensors, which nothing on the host waits for.
+    """The state between two iterations: tensors, which the host does not read.
 
     Once the outcome is no longer RUNNING, further iterations change nothing.
     """
@@ -148,7 +157,7 @@ class _State:
 
     @classmethod
     def at(cls, x: Tensor, residual: Tensor, norm_b: Tensor, tolerance: float) -> "_State":
-        """Return the state before the first iteration, SMALL if there is nothing left to do."""
+        """Return the state before the first iteration, SMALL if the residual is small already."""
         zero, count = x.new_zeros(()), torch.zeros((), dtype=torch.int64, device=x.device)
         small = torch.linalg.vector_norm(residual) / norm_b <= tolerance
         return cls(x, residual, None, zero, zero, count, small * _Outcome.SMALL.value)

@@ -10,22 +10,21 @@ from npg.policy_step import PolicyStep
 class LevenbergMarquardt:
     """The rule by which the next λ follows from the last step's gain ratio ρ = gain / predicted gain.
 
-    ρ above `high` divides λ by `factor`, ρ below `low` and a refused step multiply it: what F says of its
-    flat directions is trusted as far as it held. Levenberg 1944 and Marquardt 1963 for the idea, Martens
-    2010, section 4.1 and Martens & Grosse 2015, section 6.5 for λ on top of a Fisher matrix, Nocedal &
-    Wright 2006, algorithm 4.1 for the thresholds. Two things differ here:
+    ρ above `high` divides λ by `factor`; ρ below `low` and a rejected step multiply it. Levenberg 1944 and
+    Marquardt 1963 for the idea, Martens 2010, section 4.1 and Martens & Grosse 2015, section 6.5 for λ on top
+    of a Fisher matrix, Nocedal & Wright 2006, algorithm 4.1 for the thresholds. Two things differ here:
 
     * The predicted gain is gᵀd, without the −½dᵀFd of a least-squares problem: F is the curvature of the
-      KL, not of the surrogate, and bounds the step instead of entering its value. So ρ is 1 where the
-      prediction is exact, and ¼ and ¾ keep their meaning. (Were F the surrogate's curvature too, the
-      undamped natural step would have ρ = ½, and λ would rest.)
+      KL, not of the surrogate, and bounds the step instead of entering its value. So ρ is 1 if the
+      prediction is exact, and ¼ and ¾ keep their meaning. (If F were the surrogate's curvature too, the
+      undamped natural step would have ρ = ½, and λ would not change.)
     * A step that the line search had to shorten never lowers λ, as algorithm 4.1 widens its region only
-      after a full step. Any smooth surrogate has ρ → 1 as steps shrink, so that the ratio of a shortened
-      step says little about the direction that failed at full length.
+      after a full step. Any smooth surrogate has ρ → 1 as steps shrink, so the ratio of a shortened step is
+      little evidence about the direction that failed at full length.
 
-    λ shapes the direction alone: the length of a step comes from its KL. Raising λ therefore mends a step
-    that was too bold in nearly flat directions, not a KL bound that is too wide. And ρ is measured on the
-    batch that made the step: it sees curvature, not the noise of sampling, against which `minimum` remains.
+    λ shapes the direction alone: the length of a step comes from its KL. Raising λ therefore corrects steps
+    that are too long in nearly flat directions, not a KL bound that is too large. ρ is measured on the batch
+    that made the step, so it reflects curvature but not sampling noise; `minimum` limits the latter.
 
     Args:
         factor: what λ is multiplied or divided by, above 1; 3/2 is that of Martens 2010.
@@ -55,13 +54,13 @@ class LevenbergMarquardt:
     def adapted(self, damping: float, step: PolicyStep) -> float:
         """Return the λ of the next step, in [minimum, maximum].
 
-        It follows from the λ that the step *used*, which a second attempt may have raised above the one
-        that was asked for.
+        It follows from the λ that the step *used*, which a second attempt may have raised above the given
+        one.
 
         Args:
-            damping: the λ that was asked for, at least 0. It stays, within the bounds, where the step solved
-                no system (a zero or non-finite gradient), since that says nothing about λ.
-            step: the account of the step, taken or refused.
+            damping: the λ given to the step, at least 0. It stays, within the bounds, if the step solved no
+                system (a zero or non-finite gradient).
+            step: the step, accepted or rejected.
 
         Raises:
             ValueError: the damping is negative or not finite.

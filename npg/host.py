@@ -1,9 +1,9 @@
-"""The one place where the host reads numbers from the device that computes them.
+"""Reads of numbers by the host from the device: no other code of an update does it.
 
-A read from a GPU waits until all work queued before it is done, so an update reads as seldom as it can: once
-per solve and once per candidate step. Everything between two reads stays on the device: a decision there is
-a `torch.where`, not an `if`. Tests replace `read` and `peek` to count the reads, or to run an update on the
-meta device, where there are no numbers to read.
+A read from a GPU waits until all work queued before it is done, so an update reads as seldom as possible:
+once per solve and once per candidate step. Everything between two reads stays on the device: a decision there
+is a `torch.where`, not an `if`. Tests replace `read` and `peek` to count the reads, or to run an update on
+the meta device, which has no numbers to read.
 """
 
 import torch

@@ -9,13 +9,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LineSearch(Generic[T]):
-    """Where a backtracking search ended.
+    """The result of a backtracking search.
 
     Attributes:
         scale: the last scale tried, 1 for the full step.
         evaluation: what `evaluate` returned there.
-        backtracks: how often the step was shortened.
-        accepted: whether `accept` agreed.
+        backtracks: how many times the step was shortened.
+        accepted: whether `accept` returned True.
     """
 
     scale: float
@@ -34,8 +34,8 @@ def backtrack(
     """Try the scales 1, shrink, shrink², ... until one is accepted.
 
     Args:
-        evaluate: maps a scale to whatever `accept` judges.
-        accept: the condition that the search promises.
+        evaluate: maps a scale to the argument of `accept`.
+        accept: the condition to be met.
         shrink: factor between two scales, in (0, 1).
         max_iterations: how many scales are tried, at least 1.
 

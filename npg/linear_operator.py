@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class LinearOperator(ABC):
-    """A symmetric positive semi-definite matrix, known by its products.
+    """A symmetric positive semi-definite matrix, defined by its products with vectors.
 
-    A subclass gives `matvec`; operators compose by `Damped`, `Scaled` and `Sum`.
+    A subclass implements `matvec`; operators compose by `Damped`, `Scaled` and `Sum`.
 
     Args:
         size: P, how many rows and columns.
@@ -44,7 +44,7 @@ class LinearOperator(ABC):
         return self.size, self.size
 
     def to_dense(self) -> Tensor:
-        """Return the whole matrix (P, P), at the price of P products."""
+        """Return the whole matrix (P, P), with P products."""
         basis = torch.eye(self.size, dtype=self.dtype, device=self.device)
         return torch.stack([self.matvec(column) for column in basis], dim=1)
 
@@ -75,13 +75,13 @@ class SingularMatrixError(ArithmeticError):
 class InvertibleOperator(LinearOperator):
     """A linear operator A with an inverse in closed form.
 
-    A subclass gives `matvec`, `damped` and `unchecked_inverse`. How it is damped is its own: A + λI, or near
-    it.
+    A subclass implements `matvec`, `damped` and `unchecked_inverse`. Its damping is A + λI or an
+    approximation.
     """
 
     @abstractmethod
     def damped(self, damping: float) -> "InvertibleOperator":
-        """Return A + λI, or what of its kind stands for it.
+        """Return A + λI, or an approximation of the same kind.
 
         Args:
             damping: λ ≥ 0, in the units of A.
@@ -92,7 +92,7 @@ class InvertibleOperator(LinearOperator):
 
     @abstractmethod
     def unchecked_inverse(self, damping: float = 0.0) -> tuple["InvertibleOperator", dict[str, Tensor]]:
-        """Return the inverse of `damped(λ)` without a host read, and whether it can be trusted.
+        """Return the inverse of `damped(λ)` without a host read, and whether it is usable.
 
         Returns:
             The inverse, and for each part of the matrix by name, a 0-d bool: whether the part could be
@@ -107,7 +107,7 @@ class InvertibleOperator(LinearOperator):
 
         Raises:
             ValueError: the damping is negative or not finite.
-            SingularMatrixError: there is none, up to rounding.
+            SingularMatrixError: there is no inverse, up to rounding.
         """
         inverse, usable = self.unchecked_inverse(damping)
         numbers = host.read(**usable)
@@ -122,7 +122,7 @@ class InvertibleOperator(LinearOperator):
 
 
 class Damped(LinearOperator):
-    """The operator A + λI (Tikhonov damping), positive definite where A is semi-definite and λ > 0.
+    """The operator A + λI (Tikhonov damping), positive definite if A is semi-definite and λ > 0.
 
     Args:
         operator: A.

@@ -14,7 +14,7 @@ from npg.policy_step import Rejection
 
 Solver = Callable[[LinearOperator, Tensor], Solution]
 
-# A second attempt after negative curvature multiplies the damping, or begins here where it was zero.
+# A second attempt after negative curvature multiplies the damping, or begins here if it was zero.
 DAMPING_GROWTH = 10.0
 LEAST_RAISED_DAMPING = 1e-3
 
@@ -29,8 +29,8 @@ class NaturalDirection:
         curvature: xᵀFx. Damping shapes the direction only: the constraint is about the KL, so the
             length of the step comes from F alone.
         damping: the λ that was used.
-        solution: the solver's account, None where g already ruled a step out.
-        rejection: why the direction is of no use, None where it is.
+        solution: the solver's; None if g already rules a step out.
+        rejection: why the direction is unusable, None if it is usable.
     """
 
     gradient: Tensor
@@ -87,7 +87,7 @@ class UnreadDirection:
         x: (P,).
         curvature: xᵀFx, 0-d.
         positive: whether the curvature is positive beyond rounding, 0-d.
-        solution: the solver's account.
+        solution: the solver's.
     """
 
     gradient: Tensor
@@ -109,7 +109,7 @@ class UnreadDirection:
         unit = x / scale
         dtype = host.scalar_dtype(x.device)
         curvature, scale = (unit @ (fisher @ unit)).to(dtype), scale.to(dtype)
-        # Below the rounding of λ xᵀx, the curvature says nothing of the KL along x.
+        # Below the rounding of λ xᵀx, the curvature is no estimate of the KL along x.
         tiny = torch.finfo(x.dtype).eps * damping * (unit @ unit).to(dtype)
         full_curvature = curvature * scale * scale  # of x itself; may still leave the range of a float
         return cls(gradient, x, full_curvature, (curvature > tiny) & (full_curvature > 0), solution)
@@ -123,7 +123,7 @@ class UnreadDirection:
         }
 
     def rejection_of(self, numbers: Mapping[str, float]) -> Rejection | None:
-        """Return why the direction is of no use, None if it is."""
+        """Return why the direction is unusable, None if it is usable."""
         if (rejection := Rejection.of_gradient_size(numbers["gradient_size"])) is not None:
             return rejection
         if self.solution.status is Status.NON_FINITE or not math.isfinite(numbers["curvature"]):

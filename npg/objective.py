@@ -1,4 +1,4 @@
-"""The surrogate objective E[ratio · advantage] and the KL that bounds its trust."""
+"""The surrogate objective E[ratio · advantage] and the KL of its constraint."""
 
 import math
 from collections.abc import Mapping
@@ -46,8 +46,8 @@ class Evaluation:
 class SurrogateObjective:
     """L(d) = E[π_{θ+d}(a|s) / π_behaviour(a|s) · advantage] around the actor's parameters θ.
 
-    Candidates are evaluated functionally: the live module is never written, so that there is nothing
-    to restore. Schulman et al. 2015, "Trust region policy optimization", eq. 14.
+    Candidates are evaluated functionally: the live module is never written. Schulman et al. 2015, "Trust
+    region policy optimization", eq. 14.
 
     Args:
         actor: a module whose forward maps observations to an npg distribution.
@@ -77,7 +77,7 @@ class SurrogateObjective:
         self._actions = actions
         self._advantages = advantages
         self._reduce = reduce
-        # With its graph, which the gradient needs: one pass forward serves both.
+        # With its graph, which the gradient needs: one forward pass for both.
         with torch.enable_grad():
             policy = evaluate(actor, observations)
             self._log_prob = policy.log_prob(actions)
@@ -87,7 +87,7 @@ class SurrogateObjective:
         self._old_log_prob = log_prob if old_log_prob is None else old_log_prob
         if not log_prob.shape == advantages.shape == self._old_log_prob.shape:
             raise ValueError(
-                f"expected one advantage and one log-probability a state, {tuple(log_prob.shape)}; "
+                f"expected one advantage and one log-probability per state, {tuple(log_prob.shape)}; "
                 f"got advantages {tuple(advantages.shape)} and old_log_prob "
                 f"{tuple(self._old_log_prob.shape)}"
             )
@@ -117,7 +117,7 @@ class SurrogateObjective:
     def measure(self, step: Tensor) -> dict[str, Tensor]:
         """Return what `evaluate` reads as 0-d tensors on the device, by the names of `Evaluation`."""
         theta = self.parameters.displaced(step)
-        known = torch.stack(torch._foreach_norm(list(theta.values()), math.inf)).isfinite().all()
+        finite = torch.stack(torch._foreach_norm(list(theta.values()), math.inf)).isfinite().all()
         candidate = evaluate(self._actor, self._observations, theta)
         ratio = torch.exp(candidate.log_prob(self._actions) - self._old_log_prob)
         # The mean of differences: the difference of two means would drown small gains in rounding.
@@ -125,7 +125,7 @@ class SurrogateObjective:
         surrogate = (ratio * self._advantages).mean()
         before = (self._old_ratio * self._advantages).mean()
         means = self._reduce(torch.stack([surrogate, gain, self._old.kl(candidate).mean(), before]))
-        surrogate, gain, kl = torch.where(known, means[:3], math.nan).unbind()
+        surrogate, gain, kl = torch.where(finite, means[:3], math.nan).unbind()
         gradient = self._gradient
         return {
             "surrogate": surrogate,

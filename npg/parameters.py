@@ -20,7 +20,7 @@ class FlatParameters:
         module: its frozen parameters (`requires_grad=False`) are left out.
 
     Raises:
-        ValueError: there is nothing to train, or the parameters differ in dtype or device.
+        ValueError: there is no trainable parameter, or the parameters differ in dtype or device.
     """
 
     def __init__(self, module: nn.Module):
@@ -47,14 +47,14 @@ class FlatParameters:
         self.dtype, self.device = self.tensors[0].dtype, self.tensors[0].device
 
     def of_module(self, module: str) -> Self:
-        """Return those that one module holds itself, by its name in the whole."""
+        """Return the parameters of one module without its children, by its name in the whole."""
         part = copy(self)
         part._hold({name: p for name, p in self.named().items() if name.rpartition(".")[0] == module})
         return part
 
     @property
     def space(self) -> tuple[int, torch.dtype, torch.device]:
-        """(P, dtype, device): what an operator on these vectors has to say of itself."""
+        """(P, dtype, device), of an operator on these vectors."""
         return self.size, self.dtype, self.device
 
     def named(self) -> dict[str, Tensor]:
@@ -62,7 +62,7 @@ class FlatParameters:
         return dict(zip(self.names, self.tensors, strict=True))
 
     def by_module(self) -> dict[str, slice]:
-        """Return {name of a module: where its own parameters lie in the vector}, in order."""
+        """Return {name of a module: the slice of its own parameters in the vector}, in order."""
         parts: dict[str, slice] = {}
         start = 0
         for name, size in zip(self.names, self.sizes, strict=True):
@@ -80,7 +80,7 @@ class FlatParameters:
         return self.flatten(self.tensors).detach().clone()
 
     def flatten(self, tensors: Sequence[Tensor | None]) -> Tensor:
-        """Concatenate one tensor a parameter; None, autograd's word for unused, counts as zeros."""
+        """Concatenate one tensor per parameter; None, autograd's value for unused, counts as zeros."""
         pairs = zip(tensors, self.tensors, strict=True)
         return torch.cat([(torch.zeros_like(p) if t is None else t).reshape(-1) for t, p in pairs])
 
@@ -117,7 +117,8 @@ class FlatParameters:
             finite = host.read(**{name: value.isfinite().all() for name, value in new.items()})
             if bad := [name for name in new if not finite[name]]:
                 raise FloatingPointError(
-                    f"the step would make {', '.join(bad)} non-finite; no parameter was changed"
+                    f"the step would make {', '.join(bad)} non-finite, and no parameter was changed; lower "
+                    "the step size"
                 )
         with torch.no_grad():
             # One call into C++, so that a Ctrl-C falls before or after it, never between two tensors.

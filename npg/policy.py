@@ -21,19 +21,22 @@ def evaluate(
         parameters: tensors by name to use in place of the actor's own, which are not touched.
 
     Raises:
-        TypeError: the actor returned something else than an npg distribution.
-        ValueError: there is no state, or nothing to differentiate where gradients are on.
+        TypeError: the actor did not return an npg distribution.
+        ValueError: there is no state, or with gradients on, no trainable parameter reaches the distribution.
     """
     distribution = actor(observations) if parameters is None else call_with(parameters, actor, observations)
     if not isinstance(distribution, Distribution):
         raise TypeError(
-            f"the actor must return an npg distribution such as npg.DiagGaussian, "
+            f"the actor must return an npg distribution, e.g. npg.DiagGaussian; "
             f"got {type(distribution).__name__}"
         )
     if distribution.coordinates[0].shape[:-1].numel() == 0:
         raise ValueError("expected at least one state, got an empty batch of observations")
     if torch.is_grad_enabled() and not any(z.requires_grad for z in distribution.coordinates):
-        raise ValueError("no trainable parameter of the actor reaches its distribution")
+        raise ValueError(
+            "no trainable parameter of the actor reaches its distribution; look for detach() or no_grad in "
+            "its forward"
+        )
     return distribution
 
 

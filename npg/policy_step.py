@@ -1,4 +1,4 @@
-"""The account of one policy update."""
+"""The result of one policy update."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,7 +14,7 @@ from npg.objective import Evaluation, SurrogateObjective
 
 
 class Rejection(StrEnum):
-    """Why a step was not taken."""
+    """Why a step was rejected; `advice` says what to do about it."""
 
     NO_IMPROVEMENT = "no_improvement"
     KL_ABOVE_TARGET = "kl_above_target"
@@ -26,8 +26,23 @@ class Rejection(StrEnum):
     NON_FINITE_KL = "non_finite_kl"
 
     @property
+    def advice(self) -> str:
+        """What to do if it happens often."""
+        numbers = "look for NaN or infinity in observations, advantages and parameters"
+        return {
+            Rejection.NO_IMPROVEMENT: "use more states per update, or check that the advantages differ",
+            Rejection.KL_ABOVE_TARGET: "allow more iterations of the line search, or raise the damping",
+            Rejection.NEGATIVE_CURVATURE: "raise the damping",
+            Rejection.SINGULAR_FISHER: "raise the damping",
+            Rejection.NON_FINITE_GRADIENT: numbers,
+            Rejection.NON_FINITE_FISHER: numbers,
+            Rejection.NON_FINITE_SURROGATE: "lower target_kl or the step size, or scale the advantages down",
+            Rejection.NON_FINITE_KL: "lower target_kl or the step size, or bound the log standard deviation",
+        }[self]
+
+    @property
     def non_finite(self) -> bool:
-        """Whether a number was NaN or infinite, which has nothing to do with a search that found nothing."""
+        """Whether a number was NaN or infinite, as opposed to a search that found no step."""
         return self in (
             Rejection.NON_FINITE_GRADIENT,
             Rejection.NON_FINITE_FISHER,
@@ -37,7 +52,7 @@ class Rejection(StrEnum):
 
     @classmethod
     def of_gradient(cls, gradient: Tensor) -> "Rejection | None":
-        """Return why no step can follow this gradient (P,), None where one can."""
+        """Return why no step can follow this gradient (P,), None if one can."""
         return cls.of_gradient_size(host.read(size=gradient.abs().amax())["size"])
 
     @classmethod
@@ -49,7 +64,7 @@ class Rejection(StrEnum):
 
     @classmethod
     def of_numbers(cls, evaluation: Evaluation) -> "Rejection | None":
-        """Return why a candidate's numbers cannot be trusted, None where they can."""
+        """Return why a candidate's numbers are unusable, None if they are usable."""
         if not (isfinite(evaluation.surrogate) and isfinite(evaluation.gain)):
             return cls.NON_FINITE_SURROGATE
         return None if isfinite(evaluation.kl) else cls.NON_FINITE_KL
@@ -59,20 +74,20 @@ class Rejection(StrEnum):
 class PolicyStep:
     """One update of the policy, taken or rejected.
 
-    Of a rejected step, displacement, KL and gains are zero: the numbers agree with the parameters.
+    In a rejected step, displacement, KL and gains are zero: they describe the parameters as they are.
 
     Attributes:
-        displacement: d, what to add to the parameters, (P,).
-        rejection: None where the step is accepted, else the one reason why not.
+        displacement: d, to be added to the parameters, (P,).
+        rejection: None if the step is accepted, else the reason.
         surrogate: the objective at the new parameters, in units of the advantage.
         gain: its actual improvement.
         predicted_gain: gᵀd.
         kl: KL(π_old ‖ π_new), joint over action dimensions, mean over states, in nats.
         step_length: ‖d‖.
-        cosine: of the angle between g and d; 1 says that the metric turned nothing.
-        backtracks: how often the line search shortened the step.
-        damping: the λ that was used, raised where the curvature asked for it.
-        solution: the linear solver's account; None where no system was solved.
+        cosine: of the angle between g and d; 1 if the metric did not change the direction.
+        backtracks: how many times the line search shortened the step.
+        damping: the λ that was used; raised if the curvature was not positive.
+        solution: the linear solver's; None if no system was solved.
     """
 
     displacement: Tensor
@@ -98,7 +113,7 @@ class PolicyStep:
         damping: float = 0.0,
         solution: Solution | None = None,
     ) -> Self:
-        """Return the account of a displacement (P,), its evaluation and, if it is rejected, the reason."""
+        """Return the result for a displacement (P,), its evaluation and, if it is rejected, the reason."""
         if rejection is not None:
             displacement = torch.zeros_like(displacement)
             evaluation = Evaluation(evaluation.surrogate_before, 0.0, 0.0)
@@ -119,11 +134,11 @@ class PolicyStep:
 
     @classmethod
     def without_candidate(cls, objective: SurrogateObjective, rejection: Rejection | None = None) -> Self:
-        """Return the account of an update that found no displacement to try.
+        """Return the result of an update without a displacement to try.
 
         Args:
             objective: of the update.
-            rejection: why; by default what is wrong with the gradient.
+            rejection: the reason; by default that of the gradient.
         """
         numbers = host.read(
             size=objective.gradient().abs().amax(), surrogate_before=objective.surrogate_before()

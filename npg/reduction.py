@@ -1,4 +1,4 @@
-"""The one seam through which data-parallel training enters."""
+"""Means over processes, for data-parallel training."""
 
 from collections.abc import Callable
 

@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def check_micro_batch_size(size: int | None) -> None:
-    """Check that micro-batches have states.
+    """Check that micro-batches are not empty.
 
     Raises:
-        ValueError: they have none.
+        ValueError: they are.
     """
     if size is not None and size < 1:
         raise ValueError(f"micro_batch_size must be at least 1 state, or None for all at once; got {size}")
@@ -20,7 +20,7 @@ def micro_batches(data: Any, size: int) -> Iterator[Any]:
     """Yield `data`, tensors or tuples, lists and dictionaries of them, `size` states at a time.
 
     Raises:
-        TypeError: something in it is no tensor.
+        TypeError: an element is not a tensor.
         ValueError: there is no state, or the tensors differ in length.
     """
     states = count_states(data)
@@ -34,12 +34,14 @@ def count_states(data: Any) -> int:
     """Return the length of every tensor in the data.
 
     Raises:
-        TypeError: something in it is no tensor.
+        TypeError: an element is not a tensor.
         ValueError: the lengths differ, or there is no tensor.
     """
     lengths = set(_lengths(data))
     if len(lengths) != 1:
-        raise ValueError(f"micro-batches need tensors of one length, the states; got {sorted(lengths)}")
+        raise ValueError(
+            f"micro-batches need tensors of one length, the number of states; got {sorted(lengths)}"
+        )
     return lengths.pop()
 
 

@@ -1,7 +1,7 @@
 """The constrained step: maximise gᵀd subject to KL(π_old ‖ π_new) ≤ δ.
 
-`natural_step` trusts the quadratic model of the KL; `trust_region_step` checks the KL itself and shortens
-the step until it holds. docs/derivation.md derives every line.
+`natural_step` relies on the quadratic model of the KL; `trust_region_step` evaluates the KL itself and
+shortens the step until it is at most δ. docs/derivation.md derives every line.
 """
 
 import math
@@ -37,10 +37,10 @@ def natural_step(
     """Return the natural gradient step, without a line search (Kakade 2001).
 
     Args:
-        objective: gives g and evaluates the step.
+        objective: computes g and evaluates the step.
         fisher: F at the objective's parameters.
         target_kl: δ in nats, which the quadratic model of the step's KL equals.
-        step_size: a fixed multiple of the direction x, in place of the length that δ gives.
+        step_size: a fixed multiple of the direction x, instead of the length from δ.
         damping: λ ≥ 0 added to F for the direction.
         solver: of the linear system.
 
@@ -68,12 +68,12 @@ def trust_region_step(
     shrink: float = 0.8,
     max_iterations: int = 10,
 ) -> PolicyStep:
-    """Return a step with KL ≤ δ and a gain > 0, or one that moves nothing and says why.
+    """Return a step with KL ≤ δ and a gain > 0, or a rejected one that moves nothing.
 
     Schulman et al. 2015, "Trust region policy optimization", appendix C.
 
     Args:
-        objective: gives g and evaluates every candidate.
+        objective: computes g and evaluates every candidate.
         fisher: F at the objective's parameters.
         target_kl: δ in nats.
         damping: λ ≥ 0 added to F for the direction.
@@ -143,7 +143,7 @@ class _Candidate:
 
     Attributes:
         evaluation: of the objective there.
-        useless: why its direction, and so every candidate along it, is of no use.
+        useless: why its direction, and so every candidate along it, is unusable.
         rejection: why this candidate is rejected.
     """
 
@@ -156,8 +156,8 @@ class _Candidate:
 class _Line:
     """The candidates along a direction.
 
-    The first is evaluated before the host knows whether the direction is of use, so that both are read at
-    once: one host read per solve and one per candidate.
+    The first is evaluated before the host has read whether the direction is usable, so that both are read
+    together: one host read per solve and one per candidate.
     """
 
     objective: SurrogateObjective

@@ -11,7 +11,7 @@ Coordinates = tuple[Tensor, ...]
 class Distribution(ABC):
     """A policy's distribution of actions, one per state, as an immutable value.
 
-    `npg.distributions` says which methods the Fisher operators and the objective use.
+    The package docstring explains how to add one.
     """
 
     @property

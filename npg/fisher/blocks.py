@@ -37,7 +37,7 @@ class Diagonal(InvertibleOperator):
 
 
 class Dense(InvertibleOperator):
-    """A symmetric matrix held as it is.
+    """A symmetric matrix, stored in full.
 
     Args:
         matrix: (P, P).
@@ -81,7 +81,7 @@ class BlockDiagonal(InvertibleOperator):
         return torch.cat([block.matvec(part) for block, part in parts])
 
     def damped(self, damping: float) -> "BlockDiagonal":
-        """Return every block, damped its own way."""
+        """Return every block, damped in its own way."""
         return BlockDiagonal([block.damped(damping) for block in self.operators])
 
     def unchecked_inverse(self, damping: float = 0.0) -> tuple["BlockDiagonal", dict[str, Tensor]]:
@@ -106,10 +106,10 @@ def inverse_of(matrix: Tensor, damping: float | Tensor) -> tuple[Tensor, Tensor]
         raise TypeError(f"an inverse needs float32 or float64, got {matrix.dtype}; convert with .float()")
     damped = shifted(matrix, damping)
     factor, failed = torch.linalg.cholesky_ex(damped)
-    # Rounding can carry a singular matrix past the factorisation, with a pivot of its own size.
+    # By rounding, a singular matrix can pass the factorisation with a pivot of the rounding's size.
     least = 4 * torch.finfo(matrix.dtype).eps * math.sqrt(len(matrix)) * damped.diagonal().abs().amax()
     usable = (failed == 0) & (factor.diagonal().square() > least).all()
-    # A zero pivot would make the inversion raise: the factor of the identity stands in.
+    # A zero pivot would make the inversion raise, so the identity's factor is used instead.
     factor = torch.where(usable, factor, torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device))
     return torch.cholesky_inverse(factor), usable
 

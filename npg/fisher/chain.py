@@ -1,15 +1,14 @@
 """The Jacobian of linear layers one after another, with activations between them, by hand.
 
-Layer k maps h_k to z_k = W_k h_k + b_k and the activation h_{k+1} = φ(z_k). With the h_k, the W_k and the
-slopes φ'(z_k) at hand, a product with J or Jᵀ is two small matrix products a layer:
+Layer k maps h_k to z_k = W_k h_k + b_k, followed by the activation h_{k+1} = φ(z_k). Given the h_k, the W_k
+and the slopes φ'(z_k), a product with J or Jᵀ is two small matrix products per layer:
 
     J v:    ż_k = V_k h_k + c_k + W_k ḣ_k,     ḣ_{k+1} = φ'(z_k) ż_k
     Jᵀ u:   V_k = u_kᵀ h_k,   c_k = Σ u_k,     u_{k−1} = φ'(z_{k−1}) (W_kᵀ u_k)
 
-which is what autograd computes too, without its bookkeeping and without a graph of the gradient. The
-layers are read off the graph of the outputs, so that any module whose forward is such a chain has it,
-whatever its classes. What follows the last layer (a normalisation of logits, a log-probability) is left to
-autograd.
+the same computation as autograd's, without its overhead and without a graph of the gradient. The layers are
+found in the graph of the outputs, so it applies to any module whose forward is such a chain. What follows the
+last layer (a normalisation of logits, a log-probability) is left to autograd.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,10 +35,10 @@ class Link:
     """One linear layer.
 
     Attributes:
-        weight: W, (out, in), a copy: it stands for the parameters at linearisation.
+        weight: W, (out, in), a copy made at linearisation.
         inputs: h, (N, in).
-        slope: φ'(z) of what follows, (N, out); None where nothing does.
-        parameters: where W and b stand among the parameters.
+        slope: φ'(z) of the activation that follows, (N, out); None if there is none.
+        parameters: the indices of W and b among the parameters.
     """
 
     weight: Tensor
@@ -49,16 +48,16 @@ class Link:
 
 
 class ChainJacobian:
-    """J = ∂outputs/∂parameters of a chain; see the module.
+    """J = ∂outputs/∂parameters of a chain; see the module docstring.
 
     Args:
         links: from the first layer to the last.
         head: the derivative of the outputs in the last layer's outputs and in further parameters.
-        others: where those parameters stand among all.
+        others: the indices of those parameters among all.
         count: how many parameters there are.
 
     Raises:
-        RuntimeError: of products, where the observations have been changed in place since.
+        RuntimeError: in a product, if the observations have been changed in place since.
     """
 
     def __init__(self, links: Sequence[Link], head: Jacobian, others: Sequence[int], count: int):
@@ -69,7 +68,7 @@ class ChainJacobian:
         self._version = links[0].inputs._version
 
     def push_forward(self, tangents: Sequence[Tensor]) -> Coordinates:
-        """Return J v, shaped as the outputs; v has a tensor a parameter."""
+        """Return J v, shaped as the outputs; v has one tensor per parameter."""
         self._check_version()
         moved: Tensor | None = None
         for link in self._links:
@@ -82,7 +81,7 @@ class ChainJacobian:
         return self._head.push_forward([moved, *(tangents[i] for i in self._others)])
 
     def pull_back(self, cotangents: Coordinates) -> Sequence[Tensor | None]:
-        """Return Jᵀ u, a tensor a parameter; None stands for zeros."""
+        """Return Jᵀ u, one tensor per parameter; None means zeros."""
         self._check_version()
         gradients: list[Tensor | None] = [None] * self._count
         pulled, *rest = self._head.pull_back(cotangents)
@@ -101,12 +100,13 @@ class ChainJacobian:
     def _check_version(self) -> None:
         if self._links[0].inputs._version != self._version:
             raise RuntimeError(
-                "the observations were changed in place since the policy was linearised at them"
+                "the observations were changed in place since the policy was linearised at them; pass a "
+                "copy, or build the operator again"
             )
 
 
 def jacobian_of(outputs: Coordinates, tensors: Iterable[Tensor]) -> Jacobian | ChainJacobian:
-    """Return the derivative of outputs with a graph in parameters, as a chain where it is one.
+    """Return the derivative of outputs with a graph in parameters, as a chain if it is one.
 
     Raises:
         TypeError: the outputs can be differentiated only once.
@@ -160,7 +160,7 @@ def _head(outputs: Coordinates, place: dict[int, int]) -> tuple[Any, list[int]]:
 
 
 def _parameters(node: Any, place: dict[int, int]) -> tuple[int, int] | None:
-    """Return where a layer's weight and bias stand among the parameters, None if they do not both."""
+    """Return the indices of a layer's weight and bias among the parameters, None if one is not among them."""
     (bias, _), _, (transposed, _) = node.next_functions
     if (
         transposed is None
@@ -177,7 +177,7 @@ def _parameters(node: Any, place: dict[int, int]) -> tuple[int, int] | None:
 
 
 def _before(node: Any, inputs: Tensor) -> tuple[Any, Tensor | None]:
-    """Return what a layer's inputs come from, activations passed, and the activations' slope."""
+    """Return the node before a layer and the activations that precede it, and the activations' slope."""
     before, slope = node.next_functions[1][0], None
     while before is not None and before.name() in ACTIVATIONS:
         factor = before(torch.ones_like(inputs)).detach()

@@ -14,7 +14,7 @@ from npg.reduction import Reduce, identity
 class DiagonalFisher(Diagonal):
     """diag(F), each entry exact.
 
-    Built by K passes backward, one state at a time under `torch.func.vmap`, which the actor has to bear.
+    Built by K backward passes, one state at a time under `torch.func.vmap`, which must support the actor.
 
     Args:
         actor: a module whose forward maps observations to an npg distribution, in evaluation mode.

@@ -25,8 +25,10 @@ from npg.reduction import Reduce, identity
 class EigenvalueCorrectedFisher(BlockDiagonal):
     """K-FAC with corrected eigenvalues; its damping is exact, F + λI.
 
-    It sends the states through the actor twice, once for the basis and once for its scales. Arguments,
-    errors and what becomes of modules that are no layer: see `KroneckerFisher`.
+    It sends the states through the actor twice, once for the basis and once for its scales. The scales are
+    squares per state, so every layer's input needs the states along its first dimension; otherwise it raises
+    ValueError. Arguments, other errors and the blocks of modules that are no layer are those of
+    `KroneckerFisher`.
 
     Attributes:
         kronecker: the Kronecker-factored matrix whose basis this is.

@@ -19,10 +19,10 @@ class ExactFisher(StateMean):
 
     Args:
         actor: a module whose forward maps observations to an npg distribution. Put it in evaluation
-            mode: dropout would make the two passes see two networks.
-        observations: what `actor` takes, N states. They may be a part of a larger batch.
-        micro_batch_size: states linearised at a time, which bounds the memory at any N; None keeps one
-            graph of all N, which makes products faster.
+            mode: with dropout two passes would use two networks.
+        observations: what `actor` takes, N states.
+        micro_batch_size: states linearised at a time, which limits the memory; None keeps one graph of all
+            N, which makes products faster.
         reduce: maps a local mean to the mean over all processes.
 
     Raises:

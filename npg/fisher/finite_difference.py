@@ -15,10 +15,10 @@ from npg.reduction import Reduce, identity
 
 
 class FiniteDifferenceFisher(StateMean):
-    """The exact matrix, with J v by a forward difference and Jᵀ u by one pass backward.
+    """The exact matrix, with J v by a forward difference and Jᵀ u by one backward pass.
 
-    For modules that cannot be differentiated twice, such as a fused LSTM. Products err by a relative √eps
-    or so of the dtype (1e-7 in float64, 1e-3 in float32) times the policy's curvature, and are symmetric
+    For modules that cannot be differentiated twice, e.g. a fused LSTM. Products have a relative error of
+    about √eps of the dtype (1e-7 in float64, 1e-3 in float32) times the policy's curvature, and are symmetric
     and linear only up to that. Arguments and errors are those of `ExactFisher`.
     """
 

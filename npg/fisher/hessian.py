@@ -15,7 +15,7 @@ from npg.reduction import Reduce, identity
 
 
 class _MeanHessian(StateMean):
-    """The mean Hessian of a function of the policy and the data beside the observations, (N,)."""
+    """The mean Hessian of a function of the policy and of further data, (N,)."""
 
     def __init__(
         self,
@@ -50,8 +50,8 @@ class _MeanHessian(StateMean):
 class KLHessian(_MeanHessian):
     """The Hessian at θ' = θ of the mean KL(π_θ ‖ π_θ'): the Fisher matrix, a second way.
 
-    Arguments and errors are those of `ExactFisher`, which is faster; this one serves as its check, and
-    for distributions that know their KL but not their metric. Schulman et al. 2015, "Trust region policy
+    Arguments and errors are those of `ExactFisher`, which is faster; use this one as a check, or for a
+    distribution whose `fisher_product` is not implemented. Schulman et al. 2015, "Trust region policy
     optimization", appendix C.
     """
 
@@ -77,7 +77,7 @@ class LikelihoodHessian(_MeanHessian):
     Arguments not listed, and errors, are those of `ExactFisher`.
 
     Args:
-        actions: one a state, shaped as the distribution's `log_prob` takes them.
+        actions: one per state, shaped as the distribution's `log_prob` takes them.
     """
 
     def __init__(

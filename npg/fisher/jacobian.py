@@ -1,4 +1,4 @@
-"""The derivative of a module's outputs with respect to its parameters, by products."""
+"""The derivative of a module's outputs in its parameters, as products."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +15,7 @@ class Jacobian:
     """J = ∂outputs/∂parameters, linearised once and then applied many times.
 
     u ↦ Jᵀu is linear, so that *its* transposed product is v ↦ Jv: with the graph of Jᵀu kept, every later
-    product is a cheap pass backward and never one forward.
+    product is a backward pass, and none needs a forward pass.
 
     Args:
         outputs: tensors with a graph. One that no parameter reaches (a constant scale) has derivative 0.
@@ -38,7 +38,7 @@ class Jacobian:
         check_twice_differentiable(self._pulled_back)
 
     def push_forward(self, tangents: Sequence[Tensor]) -> Coordinates:
-        """Return J v, shaped as the outputs; v has a tensor a parameter."""
+        """Return J v, shaped as the outputs; v has one tensor per parameter."""
         reached = [(t, v) for t, v in zip(self._pulled_back, tangents, strict=True) if t.requires_grad]
         if not reached:
             return tuple(torch.zeros_like(z) for z in self._shapes)
@@ -52,7 +52,7 @@ class Jacobian:
         return tuple(next(pushed) if moves else torch.zeros_like(z) for z, moves in pairs)
 
     def pull_back(self, cotangents: Coordinates) -> Sequence[Tensor | None]:
-        """Return Jᵀ u, a tensor a parameter; None stands for zeros."""
+        """Return Jᵀ u, one tensor per parameter; None means zeros."""
         moving = [u for u, moves in zip(cotangents, self._moves, strict=True) if moves]
         return torch.autograd.grad(self._outputs, self._tensors, moving, retain_graph=True, allow_unused=True)
 
@@ -61,7 +61,7 @@ def check_twice_differentiable(gradients: Iterable[Tensor]) -> None:
     """Check that gradients can be differentiated once more.
 
     A function marked with `once_differentiable` leaves a node in their graph that would raise, but torch
-    prunes it and takes its part of the derivative for zero.
+    prunes it and counts its part of the derivative as zero.
 
     Raises:
         TypeError: there is such a function.
@@ -80,14 +80,14 @@ def check_twice_differentiable(gradients: Iterable[Tensor]) -> None:
 
 
 class DifferenceJacobian:
-    """The same by a forward difference for J v and one pass backward for Jᵀ u.
+    """The same by a forward difference for J v and one backward pass for Jᵀ u.
 
     For modules that can be differentiated only once, such as a fused LSTM.
 
     Args:
         outputs: tensors with a graph, at the parameters θ.
         tensors: the parameters.
-        displaced: gives the outputs at θ + v, for v with a tensor a parameter.
+        displaced: returns the outputs at θ + v, for v with one tensor per parameter.
     """
 
     def __init__(
@@ -115,11 +115,11 @@ class DifferenceJacobian:
         h = self._increment / torch.where(size > 0, size, 1).to(self._increment)
         with torch.no_grad():
             moved = self._displaced([h * v for v in tangents])
-        # Chosen, since a logit of −∞ stays where it is and −∞ − −∞ would be NaN.
+        # Selected by where, since a logit of −∞ does not move and −∞ − −∞ would be NaN.
         pairs = zip(moved, self._base, strict=True)
         return tuple(torch.where(new == old, 0, (new - old) / h * scale) for new, old in pairs)
 
     def pull_back(self, cotangents: Coordinates) -> Sequence[Tensor | None]:
-        """Return Jᵀ u, a tensor a parameter; None stands for zeros."""
+        """Return Jᵀ u, one tensor per parameter; None means zeros."""
         moving = [u for u, moves in zip(cotangents, self._moves, strict=True) if moves]
         return torch.autograd.grad(self._moving, self._tensors, moving, retain_graph=True, allow_unused=True)

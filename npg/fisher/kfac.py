@@ -1,7 +1,7 @@
-"""K-FAC: the Fisher matrix as one Kronecker product a layer, with running averages.
+"""K-FAC: the Fisher matrix as one Kronecker product per layer, with running averages.
 
 A linear layer s = W ā, with ā its inputs and a 1 for the bias, has the gradient g āᵀ, g being that at s. Its
-block of the Fisher matrix is E[āāᵀ ⊗ ggᵀ], which K-FAC takes for
+block of the Fisher matrix is E[āāᵀ ⊗ ggᵀ], which K-FAC replaces by
 
     A ⊗ G,   A = E[āāᵀ],   G = E[ggᵀ],
 
@@ -32,17 +32,18 @@ Averages = dict[str, tuple[Tensor, ...]]
 
 
 class KroneckerFisher(InvertibleOperator):
-    """The Fisher matrix, block-diagonal in the modules, with A ⊗ G for a layer.
+    """The Fisher matrix, block-diagonal in the modules, with A ⊗ G per layer.
 
-    Linear and Conv2d layers are Kronecker-factored. A few parameters outside any layer, such as a log
-    standard deviation, have their exact block. Any other module has the diagonal of its block, and a warning
-    says so. It is exact for a policy of one linear layer whose metric is the same in every state.
+    Linear and Conv2d layers are Kronecker-factored. A few parameters outside any layer, e.g. a log standard
+    deviation, have their exact block. Any other module, e.g. a parametrised layer, has the diagonal of its
+    block, with a warning. It is exact for a policy of one linear layer whose metric is the same in every
+    state.
 
     Args:
         actor: a module whose forward maps observations to an npg distribution, in evaluation mode.
-        observations: what `actor` takes, N states; None to give the first statistics by `update`.
-        samples: random signs a state that weigh its root scores, one pass backward each, unbiased; None
-            for all of them, without noise.
+        observations: what `actor` takes, N states; None to begin without statistics.
+        samples: random signs per state that weigh its root scores, with one backward pass each, unbiased;
+            None for every root score, without noise.
         generator: source of the signs, on the policy's device; torch's global one by default.
         micro_batch_size: states sent through the actor at a time; None for all of them.
         reduce: maps a local mean to the mean over all processes.
@@ -72,7 +73,7 @@ class KroneckerFisher(InvertibleOperator):
         check_micro_batch_size(micro_batch_size)
         if samples is not None and samples < 1:
             raise ValueError(
-                f"samples must be at least 1 random sign a state, or None for all; got {samples}"
+                f"samples must be at least 1 random sign per state, or None for all; got {samples}"
             )
         self._actor = actor
         self._samples = samples
@@ -90,7 +91,7 @@ class KroneckerFisher(InvertibleOperator):
             self.update(observations)
 
     def update(self, observations: Any, *, decay: float = 0.0) -> None:
-        """Take the statistics of more states into the running averages, all of them or none.
+        """Add the statistics of more states to the running averages, all of them or none.
 
         Args:
             observations: N states.
@@ -105,7 +106,7 @@ class KroneckerFisher(InvertibleOperator):
         self.averages = averages
 
     def updated(self, observations: Any, *, decay: float = 0.0) -> tuple[Averages, dict[str, Tensor]]:
-        """Return what `update` would make of the averages, without a host read.
+        """Return the averages after an `update`, without a host read.
 
         Returns:
             The averages, and {module's name: whether its statistics are finite, 0-d}.
@@ -118,7 +119,7 @@ class KroneckerFisher(InvertibleOperator):
         return new, finite_by_module(new)
 
     def _statistics(self, observations: Any) -> Averages:
-        """Return what the averages would be if these were the only states."""
+        """Return the averages over these states alone."""
         sums: dict[str, list[Tensor]] = {}
         states = 0
         for through in self.passes(observations):
@@ -136,7 +137,7 @@ class KroneckerFisher(InvertibleOperator):
         }
 
     def passes(self, observations: Any) -> Iterator[Pass]:
-        """Yield passes through the layers, one a micro-batch."""
+        """Yield passes through the layers, one per micro-batch."""
         size = self._micro_batch_size
         for part in (observations,) if size is None else micro_batches(observations, size):
             yield pass_through(
@@ -181,7 +182,7 @@ class KroneckerFisher(InvertibleOperator):
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor], strict: bool = True) -> None:
-        """Put back what `state_dict` returned.
+        """Restore what `state_dict` returned.
 
         Raises:
             ValueError: it belongs to another policy; nothing was changed.
@@ -191,7 +192,10 @@ class KroneckerFisher(InvertibleOperator):
         given = {key: tuple(value.shape) for key, value in state.items()}
         if given and given != expected:
             wrong = sorted(set(given.items()) ^ set(expected.items()))
-            raise ValueError(f"these statistics belong to another policy: they differ in {wrong}")
+            raise ValueError(
+                f"these statistics belong to another policy: they differ in {wrong}; load them into a policy "
+                "of the same architecture"
+            )
         values = {key: value.to(self.device, self.dtype, copy=True) for key, value in state.items()}
         self.averages = {
             name: tuple(values[f"{name}/{i}"] for i in range(len(own)))
@@ -209,16 +213,16 @@ def finite_by_module(averages: Averages) -> dict[str, Tensor]:
 
 
 def check_finite(finite: Mapping[str, float]) -> None:
-    """Check statistics before they are taken in.
+    """Check statistics before they are used.
 
     Args:
         finite: `finite_by_module`, read from the device.
 
     Raises:
-        FloatingPointError: naming the modules whose are not finite.
+        FloatingPointError: naming the modules whose statistics are not finite.
     """
     if bad := [name or "the policy" for name in finite if not finite[name]]:
         raise FloatingPointError(
-            f"the Fisher statistics of {', '.join(bad)} are not finite; "
-            "the running averages stay as they were"
+            f"the Fisher statistics of {', '.join(bad)} are not finite; the running averages stay as they "
+            "were. Look for NaN or infinity in observations and parameters"
         )

@@ -1,7 +1,7 @@
 """Fisher blocks of one layer, on its part of the flat vector: weight (O, D) and then bias (O,).
 
-Seen as a matrix V (O, D'), whose last column is the bias where there are both, the product of A ⊗ G with V
-is G V A. A (D', D') belongs to the layer's inputs, G (O, O) to the gradients at its outputs.
+As a matrix V (O, D'), whose last column is the bias if there are both, the product of A ⊗ G with V is G V A.
+A (D', D') belongs to the layer's inputs, G (O, O) to the gradients at its outputs.
 """
 
 import math

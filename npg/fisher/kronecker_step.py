@@ -17,18 +17,18 @@ FACTORS, INVERTED, VELOCITY, UPDATES = "factors", "inverted", "velocity", "updat
 
 
 class KroneckerStepper:
-    """Makes displacements of gradients, with a Kronecker-factored Fisher matrix that runs along.
+    """Displacements from gradients, with a Kronecker-factored Fisher matrix as a running average.
 
         x = F_λ⁻¹ g,   α = min(η, sqrt(2δ / xᵀF_λx)),   d = μ d_last + (1 − μ) α x
 
-    with F_λ the damped matrix. Elsewhere in npg damping shapes the direction alone, and the exact F gives the
-    length; here it also makes up for what the factors miss, which along x is more than half of the KL
-    (docs/fisher.md). A displacement is a mean over past α x, each inside the ellipsoid ½ dᵀF_λd ≤ δ of its
-    time: by convexity it stays there while F_λ does. Wu et al. 2017, "Scalable trust-region method for deep
-    reinforcement learning using Kronecker-factored approximation", section 3.
+    with F_λ the damped matrix. Elsewhere in npg damping shapes the direction alone, and the length follows
+    from the exact F; here it also compensates for what the factors miss, which along x is more than half of
+    the KL (docs/fisher.md). A displacement is a mean over past α x, each inside the ellipsoid ½ dᵀF_λd ≤ δ of
+    its update: by convexity so is the mean, as long as F_λ does not change. Wu et al. 2017, "Scalable
+    trust-region method for deep reinforcement learning using Kronecker-factored approximation", section 3.
 
     Args:
-        fisher: F, still without statistics.
+        fisher: F, without statistics so far.
         damping: λ > 0.
         decay: weight of F's averages so far when new statistics enter, in [0, 1).
         momentum: μ, in [0, 1).
@@ -66,7 +66,7 @@ class KroneckerStepper:
         self._inverse: InvertibleOperator | None = None
 
     def observe(self, observations: Any) -> None:
-        """Refresh factors and inverses from the states of this update, as far as their intervals ask.
+        """Refresh factors and inverses from the states of this update, if their intervals are over.
 
         Raises:
             FloatingPointError: a statistic is not finite; nothing was changed.
@@ -91,7 +91,7 @@ class KroneckerStepper:
         numbers = host.read(**finite, **{f"inverse of {part}": ok for part, ok in usable.items()})
         check_finite({module: numbers[module] for module in finite})
         if inverse is not None:
-            # What is not finite was ruled out above, so that what remains to fail is the inverse.
+            # The statistics are finite, so that only the inverse can have failed.
             self._inverse = (
                 inverse if all(numbers.values()) else self.fisher.inverse(DAMPING_GROWTH * self.damping)
             )
@@ -106,7 +106,7 @@ class KroneckerStepper:
             target_kl: δ in nats.
 
         Raises:
-            ValueError: nothing was observed yet.
+            ValueError: `observe` was not called yet.
         """
         if self._inverse is None:
             raise ValueError("there is no Fisher matrix yet; call observe(observations) first")
@@ -121,7 +121,7 @@ class KroneckerStepper:
         return self.momentum * self.velocity + (1 - self.momentum) * length * x
 
     def keep(self, displacement: Tensor) -> None:
-        """Remember a displacement (P,) that was taken, for the momentum of the next."""
+        """Store a displacement (P,) that was taken, for the momentum of the next."""
         self.velocity = displacement
 
     def state_dict(self) -> dict[str, Any]:
@@ -134,7 +134,7 @@ class KroneckerStepper:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
-        """Put back what `state_dict` returned.
+        """Restore what `state_dict` returned.
 
         Raises:
             ValueError: it belongs to another policy.

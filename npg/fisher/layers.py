@@ -25,10 +25,10 @@ class Layer:
 
     @classmethod
     def of(cls, module: nn.Module, trainable: Sequence[str]) -> "Layer | None":
-        """Return the layer of which these parameters are trained, None where no rule for it is known."""
+        """Return the layer of which these parameters are trained, None if K-FAC has no factors for it."""
         if not (type(module) is nn.Linear or type(module) is nn.Conv2d):
             return None
-        if not {"weight", "bias"}.issuperset(trainable):  # weight_norm, say, trains other tensors
+        if not {"weight", "bias"}.issuperset(trainable):  # e.g. weight_norm trains other tensors
             return None
         if isinstance(module, nn.Conv2d) and (
             module.groups != 1 or module.padding_mode != "zeros" or isinstance(module.padding, str)
@@ -89,6 +89,6 @@ def check_owners(actor: nn.Module) -> None:
     shared = [names[key] for key, modules in owners.items() if len(modules) > 1]
     if shared:
         raise ValueError(
-            f"{', '.join(shared)}: used by two modules; K-FAC's factors know a parameter used once. "
+            f"{', '.join(shared)}: used by two modules, but K-FAC's factors are those of one use. "
             "Give each module its own, or use ExactFisher"
         )

@@ -16,8 +16,8 @@ class LowRankUpdate(InvertibleOperator):
 
     of the same form. It costs n products with B⁻¹ and O(n² (n + P)) operations; a product then costs 2nP.
 
-    The difference cancels where RᵀR is far above B, and so errs relatively by about ε‖R B⁻¹Rᵀ‖, ε being the
-    dtype's rounding: 10⁻⁴ in float32 where the update is a thousand times B.
+    The difference cancels if RᵀR is far above B: its relative error is about ε‖R B⁻¹Rᵀ‖, ε being the dtype's
+    rounding, i.e. 10⁻⁴ in float32 if the update is a thousand times B.
 
     Args:
         base: B, whose products run under `torch.func.vmap`.
@@ -36,7 +36,7 @@ class LowRankUpdate(InvertibleOperator):
         return self.base.matvec(vector) + self.sign * (self.rows.T @ (self.rows @ vector))
 
     def damped(self, damping: float) -> "LowRankUpdate":
-        """Return the matrix with B damped its own way."""
+        """Return the matrix with B damped in its own way."""
         return LowRankUpdate(self.base.damped(damping), self.rows, sign=self.sign)
 
     def unchecked_inverse(self, damping: float = 0.0) -> tuple["LowRankUpdate", dict[str, Tensor]]:
@@ -46,8 +46,8 @@ class LowRankUpdate(InvertibleOperator):
         gram = self.sign * (self.rows @ solved.T)
         gram.diagonal().add_(1)
         factor, failed = torch.linalg.cholesky_ex(gram)
-        # With + every pivot is at least 1: where the largest entry's rounding drowns that 1, no digit of
-        # the difference of inverses is right. With − a pivot is small where B and the update cancel.
+        # With + every pivot is at least 1: if the rounding of the largest entry exceeds that 1, no digit of
+        # the difference of inverses is right. With − a pivot is small if B and the update cancel.
         least = torch.finfo(self.dtype).eps * gram.diagonal().abs().amax()
         usable[f"an update of {len(gram)} rows"] = (failed == 0) & (factor.diagonal().square() > least).all()
         whitened = torch.linalg.solve_triangular(factor, solved, upper=False)

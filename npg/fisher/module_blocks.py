@@ -1,4 +1,4 @@
-"""Which kind of block K-FAC gives to each module, and its statistics."""
+"""The kind of block that each module has in K-FAC's matrix, and its statistics."""
 
 import inspect
 import warnings
@@ -105,7 +105,7 @@ class ModuleBlocks:
                     rows = gradients[name].flatten(0, 1)
                     outputs.addmm_(rows.T, rows, alpha=through.states / len(rows))
         for name, own in self._diagonal.items() if sampled else ():
-            # The signs of different states do not correlate: of the squared sum, the squares remain.
+            # The signs of different states are uncorrelated: the expected squared sum is the sum of squares.
             drawn = [own.flatten([total.get(key) for key in own.names]) for total in through.totals]
             sums[name] = [torch.stack(drawn).square().sum(0)]
         for name, own in self._exact.items():

@@ -25,7 +25,7 @@ class Pass:
         outputs: {layer's name: what it returned, with its graph}.
         gradients: for every draw, {layer's name: (n, T, O)}: root scores (see `diagonal.py`) at the
             layer's outputs, whose outer products sum over the draws to the Fisher matrix of the outputs, in
-            expectation or exactly. A layer that a draw does not reach is missing.
+            expectation or exactly. Layers that a draw does not reach are missing.
         totals: for every draw, {parameter's name: the same for a parameter, added up over the states}.
     """
 
@@ -72,13 +72,13 @@ def pass_through(
         layers: {name of a module: layer}.
         parameters: what else to differentiate by, {name: parameter}.
         observations: n states.
-        samples: how many random signs a state weigh its root scores; None for every root score in turn,
-            which is exact and costs a pass backward for each of the distribution's coordinates.
+        samples: how many random signs per state weigh its root scores; None for every root score in turn,
+            which is exact and takes one backward pass per coordinate of the distribution.
         generator: source of the signs, on the policy's device; torch's global one by default.
 
     Raises:
-        ValueError: a layer ran twice, or not at all though its parameters were used, or not with the states
-            along its first dimension; or see `npg.policy.evaluate`.
+        ValueError: a layer ran twice, or not at all though its parameters were used, or not once per state;
+            or see `npg.policy.evaluate`.
         TypeError: see `npg.policy.evaluate`.
     """
     with torch.enable_grad(), recorded(layers) as records:
@@ -124,11 +124,11 @@ def recorded(layers: Mapping[str, Layer]) -> Iterator[dict[str, tuple[Tensor, Te
         def hook(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> Tensor:
             if name in records:
                 raise ValueError(
-                    f"the layer {name!r} ran twice in one forward pass, and K-FAC's factors know a layer "
-                    "used once; use two layers, or ExactFisher"
+                    f"the layer {name!r} ran twice in one forward pass, but K-FAC's factors are those of one "
+                    "use; use two layers, or ExactFisher"
                 )
             records[name] = (args[0] if args else named["input"]).detach(), output
-            return output.clone()  # what follows, an in-place ReLU say, may write into this one
+            return output.clone()  # what follows, e.g. an in-place ReLU, may write into this one
 
         return hook
 
@@ -150,10 +150,10 @@ def check_recorded(
     policy: Distribution,
     states: int,
 ) -> None:
-    """Check that the records tell all that the layers' parameters do to a policy of n states.
+    """Check that the records cover every effect of the layers' parameters on a policy of n states.
 
     Raises:
-        ValueError: naming a layer of which they do not.
+        ValueError: naming a layer for which they do not.
     """
     outputs = [z for z in policy.coordinates if z.requires_grad]
     for name, layer in layers.items():
@@ -171,6 +171,6 @@ def check_recorded(
         reached = torch.autograd.grad(outputs, tensors, ones, retain_graph=True, allow_unused=True)
         if any(g is not None for g in reached):
             raise ValueError(
-                f"the layer {name!r} did not run, yet its parameters reach the policy; K-FAC sees what a "
-                "layer does only when the module itself is called. Call it, or use ExactFisher"
+                f"the layer {name!r} did not run, yet its parameters reach the policy; K-FAC records a layer "
+                "only if the module itself is called. Call it, or use ExactFisher"
             )

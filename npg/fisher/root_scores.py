@@ -30,11 +30,11 @@ def root_scores(
     Args:
         actor: maps observations to an npg distribution.
         observations: N states.
-        parameters: those of the actor to differentiate by, all of them or some.
+        parameters: {name: parameter of the actor} to differentiate by, all of them or some.
         micro_batch_size: n, states at a time.
 
     Yields:
-        A tensor a parameter, (n, K, *shape of the parameter).
+        One tensor per parameter, (n, K, *shape of the parameter).
 
     Raises:
         ValueError: see `DiagonalFisher`.
@@ -44,7 +44,7 @@ def root_scores(
     with torch.enable_grad():
         first = evaluate(actor, next(micro_batches(observations, 1))).coordinates
     sizes = [z.shape[-1] for z in first]
-    states = first[0].shape[:-1].numel()  # in one entry of the first dimension: more where that is time
+    states = first[0].shape[:-1].numel()  # per entry of the first dimension, which may be time
     unit = torch.eye(states * sum(sizes), dtype=first[0].dtype, device=first[0].device)
     columns = unit.view(len(unit), states, sum(sizes))
 

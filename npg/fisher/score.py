@@ -20,14 +20,14 @@ MOST_SAMPLES = 10_000
 class EmpiricalFisher(StateMean):
     """1/N Σ s sᵀ over the scores s = ∇log π(a | s) of given actions: the covariance of the score.
 
-    It is the Fisher matrix only if the actions were drawn from this very policy, and then only as N grows.
-    Away from that it can be far off (Kunstner et al. 2019, "Limitations of the empirical Fisher
-    approximation"): `npg.relative_gap` measures how far.
+    It tends to the Fisher matrix as N grows if the actions were drawn from this very policy. Otherwise it can
+    be far from it (Kunstner et al. 2019, "Limitations of the empirical Fisher approximation"):
+    `npg.relative_gap` measures how far.
 
     Arguments not listed, and errors, are those of `ExactFisher`.
 
     Args:
-        actions: one a state, shaped as the distribution's `log_prob` takes them.
+        actions: one per state, shaped as the distribution's `log_prob` takes them.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class EmpiricalFisher(StateMean):
 
 
 class SampledFisher(StateMean):
-    """1/(N k) Σ s sᵀ over the scores of k actions a state, drawn from the policy itself.
+    """1/(N k) Σ s sᵀ over the scores of k actions per state, drawn from the policy itself.
 
     Unbiased for F, with a relative error that falls as 1/√(N k). The actions are drawn once, so that
-    every product is with one and the same matrix.
+    every product is with the same matrix.
 
     Arguments not listed, and errors, are those of `ExactFisher`.
 
@@ -70,8 +70,8 @@ class SampledFisher(StateMean):
     ):
         if not 1 <= samples <= MOST_SAMPLES:
             raise ValueError(
-                f"SampledFisher takes 1 to {MOST_SAMPLES} samples a state, got {samples}; for less noise use "
-                "more states, or ExactFisher, which has none"
+                f"SampledFisher takes 1 to {MOST_SAMPLES} samples per state, got {samples}; for less noise "
+                "use more states, or ExactFisher, which has none"
             )
         parameters = FlatParameters(actor)
         theta = None if micro_batch_size is None else parameters.copies()

@@ -19,34 +19,34 @@ class ShrunkFisher(LowRankUpdate):
     """The matrix (1 − ρ) F_m + ρ K.
 
     F_m is the exact Fisher matrix of m of the N states, evenly strided, and K the `KroneckerFisher` of all N.
-    F_m does most of the work: it is exact along what its states are sensitive to, with what couples one layer
-    to another, of which K knows nothing. But its rank is at most mC, with C the number of the
-    distribution's coordinates, and K speaks for all that is left. Early in training F_m alone (ρ → 0) serves
-    as well or better; later, when m states show less of F, K saves up to a quarter of the iterations
-    (`benchmarks/preconditioning.py`). The sum has one inverse, by Woodbury's identity.
+    F_m is exact in the directions to which its states are sensitive, including the coupling between layers,
+    which K lacks. But its rank is at most mC, with C the number of the distribution's coordinates; K covers
+    the other directions. Early in training F_m alone (ρ → 0) is as good or better; later, when m states
+    represent F less well, K saves up to a quarter of the iterations (`benchmarks/preconditioning.py`). The
+    sum has an inverse by Woodbury's identity.
 
-    It is made to precondition conjugate gradient, not to be near F in a norm: ρ = 0.02 and m = 128 were
-    chosen for iterations on policies of Hopper-v5 at damping 10⁻². It saves products with F, and time only
-    where these are dear: at 2048 states and 5000 parameters a solve on a CPU, building included, takes about
-    as long as without it. With ρ = 1 it is K-FAC itself; with m = N it goes to F as ρ goes to 0.
+    It is a preconditioner of conjugate gradient, not an approximation of F in a norm: ρ = 0.02 and m = 128
+    minimise iterations on policies of Hopper-v5 at damping 10⁻². It saves products with F, and time only if
+    these are expensive: with 2048 states and 5000 parameters a solve on a CPU, building included, takes about
+    as long as without it. With ρ = 1 it is K-FAC; with m = N it tends to F as ρ → 0.
 
     Shrinkage towards a structured target: Ledoit & Wolf 2004, "A well-conditioned estimator for
     large-dimensional covariance matrices". A sub-sampled Fisher matrix inverted by Woodbury's identity, with
-    a multiple of the identity in the place of K: Ren & Goldfarb 2019, "Efficient subsampled Gauss-Newton and
+    a multiple of the identity instead of K: Ren & Goldfarb 2019, "Efficient subsampled Gauss-Newton and
     natural gradient methods for training neural networks".
 
-    It holds up to mC·P numbers, and its inverse as many again, twice as many while it is made: 8 MB in
+    It holds up to mC·P numbers, and its inverse as many again, twice as many during the inversion: 8 MB in
     float32 for a Gaussian of 3 dimensions with 5000 parameters, but 3.5 GB for NatureCNN's 1.7 million with 4
-    discrete actions, where a smaller m is the remedy. Building takes C passes backward over all the
-    states, and C over m states one at a time under `torch.func.vmap`, which the actor has to bear.
+    discrete actions; use a smaller m there. Building takes C backward passes over all the states, and C over
+    m states one at a time under `torch.func.vmap`, which must support the actor.
 
-    There is no `reduce`: the inverse needs the root scores themselves, and those of other processes are not
-    known here. Every process has its own matrix.
+    There is no `reduce`: the inverse needs the root scores themselves, and a process has only its own. Every
+    process has its own matrix.
 
     Args:
         actor: a module whose forward maps observations to an npg distribution, in evaluation mode.
         observations: what `actor` takes, N states: tensors, or tuples, lists and dictionaries of them.
-        states: m; all of the N where it is larger.
+        states: m; at most N are used.
         shrinkage: ρ, in (0, 1].
         micro_batch_size: states sent through the actor at a time, for either part; None for as many as
             `KroneckerFisher` and `root_scores` choose.
@@ -80,7 +80,7 @@ class ShrunkFisher(LowRankUpdate):
 
 
 def _strided(states: int, most: int) -> Tensor:
-    """Return the indices of at most so many of the states, evenly strided."""
+    """Return the indices of at most `most` of the states, evenly strided."""
     m = min(states, most)
     return torch.arange(m) * states // m
 

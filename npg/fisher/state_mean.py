@@ -26,11 +26,11 @@ class StateSum(NamedTuple):
 class StateMean(LinearOperator):
     """The mean 1/N Σ_s A_s of one matrix per state: the base class of most Fisher matrices.
 
-    Without micro-batches the states are linearised once, and the graph is kept. With them a graph lives
-    for one micro-batch and one product: memory no longer grows with N, at the price of linearising anew.
+    Without micro-batches the states are linearised once, and the graph is kept. With them a graph exists for
+    one micro-batch and one product: memory does not grow with N, but every product linearises again.
 
     Args:
-        parameters: that the matrix belongs to.
+        parameters: of the matrix.
         linearise: makes the sum over the states of one part of the data.
         data: what `linearise` takes, every tensor with the states along its first dimension.
         micro_batch_size: states in a part; None for all of them.
@@ -56,7 +56,7 @@ class StateMean(LinearOperator):
         self._reduce = reduce
         self._kept = linearise(*data) if micro_batch_size is None else None
         if micro_batch_size is not None:
-            linearise(*next(micro_batches(data, micro_batch_size)))  # what is wrong shows here, as without
+            linearise(*next(micro_batches(data, micro_batch_size)))  # raise its errors here, as without
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Return 1/N Σ_s A_s v."""

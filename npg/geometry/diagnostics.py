@@ -1,8 +1,8 @@
 """How curvature matrices compare: coupling of blocks, distance to another matrix, covariance of estimates.
 
-Every function knows a matrix by its products alone. Fisher matrices and all numbers derived from them are in
-nats, with the parameters as they are. Random probes, and what they leave of doubt, are those of
-`npg/geometry/spectrum.py`.
+Every function uses products with a matrix alone. Fisher matrices and all numbers derived from them are in
+nats, in the parameters' own units. `npg/geometry/spectrum.py` describes the random probes and their standard
+errors.
 """
 
 import math
@@ -32,8 +32,8 @@ class Coupling:
 
     Attributes:
         names: of the blocks.
-        matrix: ‖C_ij‖ / √(‖C_ii‖ ‖C_jj‖), (B, B), float64 on the CPU: 1 on the diagonal, 0 where a pair is
-            orthogonal, and where a block has no curvature.
+        matrix: ‖C_ij‖ / √(‖C_ii‖ ‖C_jj‖), (B, B), float64 on the CPU: 1 on the diagonal, 0 if a pair is
+            orthogonal or a block has no curvature.
         standard_error: of the matrix, (B, B).
         off_diagonal_mass: the part of ‖C‖² outside the diagonal blocks: 0 means that the matrix is
             block-diagonal.
@@ -61,8 +61,8 @@ def block_coupling(
     Args:
         operator: F.
         diagonal: D (P,), not negative; rows where it is 0 count as 0.
-        blocks: where each lies, such as `FlatParameters.by_module()`.
-        probes: for every block one product a probe; None is exact, by a product a parameter.
+        blocks: the slice of each, e.g. `FlatParameters.by_module()`.
+        probes: products per block; None is exact, with one product per parameter.
         generator: source of the signs.
 
     Raises:
@@ -70,7 +70,7 @@ def block_coupling(
         FloatingPointError: a product is not finite.
     """
     if diagonal.shape != (operator.size,) or not bool((diagonal.isfinite() & (diagonal >= 0)).all()):
-        raise ValueError(f"expected a diagonal of shape ({operator.size},), finite and ≥ 0")
+        raise ValueError(f"expected a diagonal of shape ({operator.size},), finite and ≥ 0; pass diag(F)")
     root = torch.where(diagonal > 0, diagonal, math.inf).rsqrt()
     source = source_or_seeded(operator, generator)
     columns = []
@@ -106,12 +106,13 @@ def relative_gap(
 ) -> Estimate:
     """Return ‖A − B‖ / ‖B‖ in the Frobenius norm, without unit.
 
-    For a vector z of random signs E‖Az‖² = ‖A‖² (Hutchinson 1990). One and the same z goes through both.
+    For a vector z of random signs E‖Az‖² = ‖A‖² (Hutchinson 1990). The same z is used for both.
 
     Args:
         a: A, such as an empirical Fisher matrix or a Hessian.
         b: B, what A is measured against: infinity if it is 0 and A is not.
-        probes: with both products a probe; None is exact, by a product a parameter.
+        probes: how many, with one product of either matrix each; None is exact, with one product per
+            parameter.
         generator: source of the signs.
 
     Raises:
@@ -169,7 +170,7 @@ def standard_error(
 ) -> float:
     """Return √(dᵀ (F + λI)⁻¹ d / n): the standard error of dᵀθ after a fit to n samples.
 
-    The same as `parameter_covariance` gives, by conjugate gradient, at any P.
+    The same as from `parameter_covariance`, but by conjugate gradient, for any P.
 
     Args:
         operator: F, the information in one sample.
@@ -190,7 +191,10 @@ def standard_error(
         Damped(operator, damping), direction, max_iterations=max_iterations, tolerance=tolerance
     )
     if solution.status is Status.NON_FINITE:
-        raise FloatingPointError("a product with the matrix, or the direction, is not finite")
+        raise FloatingPointError(
+            "a product with the matrix, or the direction, is not finite; look for NaN in parameters and "
+            "observations"
+        )
     if solution.status is not Status.CONVERGED:
         raise SingularMatrixError(
             f"conjugate gradient stopped at {solution.status} with relative residual "

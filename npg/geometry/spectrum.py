@@ -1,9 +1,9 @@
 """The spectrum of a curvature matrix, from its products alone.
 
 Randomness comes from a `torch.Generator` only: without one, each call begins the same sequence, so that two
-matrices meet the same probes. What was estimated from random probes says its standard error, by the jackknife
-over probes (Efron & Stein 1981, "The jackknife estimate of variance"): infinite from a single probe, 0 where
-no probe was needed.
+matrices get the same probes. Estimates from random probes have a standard error, by the jackknife over probes
+(Efron & Stein 1981, "The jackknife estimate of variance"): infinite from a single probe, 0 if no probe was
+needed.
 """
 
 import math
@@ -29,13 +29,13 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class Tridiagonal:
-    """The matrix T = QᵀAQ that Lanczos leaves, float64 on the CPU.
+    """The matrix T = QᵀAQ of Lanczos's method, float64 on the CPU.
 
     Attributes:
         diagonal: α, (m,).
         off_diagonal: β, (m - 1,).
-        residual: ‖AQ − QT‖; every eigenvalue of T is at most this far from one of A. Rounding only where
-            the start's Krylov space is used up.
+        residual: ‖AQ − QT‖; every eigenvalue of T is at most this far from one of A. Rounding only if
+            the start's Krylov space is exhausted.
     """
 
     diagonal: Tensor
@@ -63,7 +63,7 @@ def lanczos(operator: LinearOperator, start: Tensor, steps: int) -> Tridiagonal:
     Args:
         operator: A.
         start: (P,), not 0.
-        steps: products, at most; fewer are made where the space is used up.
+        steps: products, at most; fewer if the space is exhausted.
 
     Raises:
         ValueError: `start` is zero, not finite or of another shape, or there is no step.
@@ -171,7 +171,7 @@ def spectrum(
 
     Args:
         operator: A.
-        steps: of Lanczos, a probe.
+        steps: of Lanczos, per probe.
         probes: vectors of random signs.
         generator: source of the signs.
 

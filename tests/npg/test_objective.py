@@ -170,7 +170,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     """Advantages (N, 1) would broadcast to (N, N); they raise instead, and so do other misfits."""
     actor, _, (observations, actions, advantages) = problem("gaussian")
     for wrong in (advantages.unsqueeze(-1), advantages[:1], advantages[:-1], advantages.sum()):
-        with pytest.raises(ValueError, match=r"one advantage and one log-probability a state, \(12,\)"):
+        with pytest.raises(ValueError, match=r"one advantage and one log-probability per state, \(12,\)"):
             SurrogateObjective(actor, observations, actions, wrong)
         with pytest.raises(ValueError, match="old_log_prob"):
             SurrogateObjective(actor, observations, actions, advantages, old_log_prob=wrong)

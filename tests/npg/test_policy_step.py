@@ -200,3 +200,9 @@ def test_a_refused_step_reports_the_surrogate_where_it_stays() -> None:
     objective, fisher = bandit(actor, [[0.1]], [3.0])
     step = trust_region_step(objective, fisher, target_kl=10.0, damping=0.0, max_iterations=3)
     assert (step.accepted, step.surrogate) == (False, 3.0)
+
+
+@pytest.mark.parametrize("reason", [*Rejection, *Status])
+def test_every_reason_says_what_to_do(reason: Rejection | Status) -> None:
+    """A short sentence for whoever reads the status."""
+    assert len(reason.advice.split()) >= 3
