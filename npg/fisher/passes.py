@@ -48,7 +48,7 @@ class Pass:
             return {}
         first = [z.flatten(0, -2)[:half] for z in self.policy.coordinates if z.requires_grad]
         # Different weights, since the sum of normalised logits may depend on nothing.
-        weights = [torch.arange(1, z.shape[-1] + 1).to(z).expand_as(z) for z in first]
+        weights = [torch.ones_like(z).cumsum(-1) for z in first]
         outputs = [self.outputs[name] for name in names]
         found = torch.autograd.grad(first, outputs, weights, retain_graph=True, materialize_grads=True)
         others = {n: layers[n].rows(g, self.states)[half:] for n, g in zip(names, found, strict=True)}

@@ -238,14 +238,14 @@ def test_non_finite_numbers_are_reported(bad: float) -> None:
     "options",
     [{"max_iterations": 0}, {"max_iterations": -1}, {"tolerance": -1e-9}, {"tolerance": float("nan")}],
 )
-def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
+def test_options_out_of_range_are_rejected(options: dict[str, float]) -> None:
     """The error names the options and their values."""
     with pytest.raises(ValueError, match="max_iterations ≥ 1 and tolerance ≥ 0"):
         conjugate_gradient(torch.eye(2), torch.ones(2), **options)
 
 
 @pytest.mark.parametrize(("b", "x0"), [((2, 1), None), ((2,), (2, 1)), ((2,), (3,))])
-def test_shapes_that_do_not_fit_are_refused(b: tuple[int, ...], x0: tuple[int, ...] | None) -> None:
+def test_shapes_that_do_not_fit_are_rejected(b: tuple[int, ...], x0: tuple[int, ...] | None) -> None:
     """A column, or a warm start of another length, would broadcast into a wrong answer."""
     with pytest.raises(ValueError, match="vectors of one length"):
         conjugate_gradient(torch.eye(2), torch.ones(b), x0=None if x0 is None else torch.ones(x0))

@@ -74,7 +74,7 @@ def test_damping_falls_to_its_minimum_where_the_prediction_is_exact() -> None:
 
 
 def test_damping_rises_until_the_prediction_holds() -> None:
-    """A concave objective makes long moves in F's flat direction fail; damping them mends ρ, and λ rests."""
+    """A concave objective makes long moves in flat directions of F fail; damping corrects ρ, and λ stays."""
     dampings, taken = Toy(-5.0).ascend(12, damping=0.01)
     ratios = [one.gain / one.predicted_gain for one in taken]
     assert ratios[0] < RULE.low and dampings[1] == 0.02
@@ -135,11 +135,11 @@ def test_a_shortened_step_never_lowers_it(ratio: float, multiple: float) -> None
 
 
 @pytest.mark.parametrize("reason", Rejection)
-def test_a_refused_step_raises_it_if_a_system_was_solved(reason: Rejection) -> None:
-    """What F led to was refused: λ rises. Where the gradient ruled a step out, λ had no part in it."""
-    refused = step(rejection=reason, gain=0.0, predicted_gain=0.0)
-    assert RULE.adapted(0.1, refused) == 0.2
-    assert RULE.adapted(0.1, replace(refused, solution=None, damping=0.0)) == 0.1
+def test_a_rejected_step_raises_it_if_a_system_was_solved(reason: Rejection) -> None:
+    """What F led to was rejected: λ rises. Where the gradient ruled a step out, λ had no part in it."""
+    rejected = step(rejection=reason, gain=0.0, predicted_gain=0.0)
+    assert RULE.adapted(0.1, rejected) == 0.2
+    assert RULE.adapted(0.1, replace(rejected, solution=None, damping=0.0)) == 0.1
 
 
 @pytest.mark.parametrize("bad", [0.0, math.nan])

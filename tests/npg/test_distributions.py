@@ -267,7 +267,7 @@ def test_far_logits_stay_finite() -> None:
 
 
 @every_family
-def test_wrong_action_shapes_are_refused(make) -> None:
+def test_wrong_action_shapes_are_rejected(make) -> None:
     """Actions that would only fit by broadcasting raise ValueError."""
     distribution = make(0)
     actions = distribution.sample(oracles.generator(0))
@@ -286,7 +286,7 @@ def test_families_do_not_mix(make) -> None:
 
 @every_family
 def test_distributions_are_values(make) -> None:
-    """Every field is frozen, `detach` cuts the graph, and the protocol is met."""
+    """Every field is frozen, `detach` cuts the graph, and it is a Distribution."""
     distribution = make(0)
     assert isinstance(distribution, Distribution)
     for field in dataclasses.fields(distribution):
@@ -298,7 +298,7 @@ def test_distributions_are_values(make) -> None:
     equal(live.snapshot().kl(live), torch.zeros(N, dtype=torch.float64))
 
 
-def test_no_choice_is_refused() -> None:
+def test_no_choice_is_rejected() -> None:
     """A MultiCategorical of nothing raises; one of a generator reads it once and for all."""
     with pytest.raises(ValueError, match="at least one"):
         MultiCategorical([])
@@ -306,7 +306,7 @@ def test_no_choice_is_refused() -> None:
     assert lazily.entropy().shape == lazily.entropy().shape == (2,)
 
 
-def test_kl_between_batches_of_different_length_is_refused() -> None:
+def test_kl_between_batches_of_different_length_is_rejected() -> None:
     """One state against N would broadcast."""
     with pytest.raises(ValueError, match="of one shape"):
         DiagGaussian(torch.zeros(3, 2), torch.zeros(2)).kl(DiagGaussian(torch.zeros(1, 2), torch.zeros(2)))

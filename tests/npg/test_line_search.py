@@ -55,7 +55,7 @@ def test_the_last_scale_may_be_the_one_accepted() -> None:
     ("shrink", "max_iterations"),
     [(0, 3), (1, 3), (-0.5, 3), (1.5, 3), (float("nan"), 3), (0.5, 0), (0.5, -1)],
 )
-def test_options_out_of_range_are_refused(shrink: float, max_iterations: int) -> None:
+def test_options_out_of_range_are_rejected(shrink: float, max_iterations: int) -> None:
     """The error comes before anything is evaluated."""
     with pytest.raises(ValueError, match="0 < shrink < 1 and max_iterations"):
         backtrack(pytest.fail, lambda _: True, shrink=shrink, max_iterations=max_iterations)

@@ -35,7 +35,7 @@ def test_damping_adds_a_multiple_of_the_identity(damping: float) -> None:
 
 
 @pytest.mark.parametrize("damping", [-1e-9, float("nan"), float("inf")])
-def test_a_damping_out_of_range_is_refused(damping: float) -> None:
+def test_a_damping_out_of_range_is_rejected(damping: float) -> None:
     """λ is finite and not negative."""
     with pytest.raises(ValueError, match="damping"):
         Damped(operator(), damping)

@@ -34,7 +34,7 @@ def test_micro_batched_is_whole(name: str, family: str, size: int) -> None:
 
 @every_operator
 @pytest.mark.parametrize("size", [0, -1])
-def test_empty_micro_batches_are_refused(name: str, size: int) -> None:
+def test_empty_micro_batches_are_rejected(name: str, size: int) -> None:
     """A micro-batch has at least one state."""
     with pytest.raises(ValueError, match=f"micro_batch_size must be at least 1.*got {size}"):
         EVERY[name](RandomActor("bernoulli"), oracles.observations(0), micro_batch_size=size)
@@ -160,7 +160,7 @@ def test_observations_of_several_parts(name: str, kind: str) -> None:
 
 @every_operator
 @pytest.mark.parametrize("bad", ["text", 3, {"one": torch.ones(2, 3), "other": None}])
-def test_what_is_no_tensor_is_refused(name: str, bad: object) -> None:
+def test_what_is_no_tensor_is_rejected(name: str, bad: object) -> None:
     """Micro-batches of something else raise TypeError with its type."""
 
     class Deaf(RandomActor):
@@ -174,7 +174,7 @@ def test_what_is_no_tensor_is_refused(name: str, bad: object) -> None:
 @pytest.mark.parametrize(
     "data", [(torch.ones(3), torch.ones(4)), {"a": torch.ones(2), "b": [torch.ones(3)]}, (), {}]
 )
-def test_tensors_of_different_length_are_refused(data: object) -> None:
+def test_tensors_of_different_length_are_rejected(data: object) -> None:
     """States that are missing from one of the tensors are never dropped in silence."""
     with pytest.raises(ValueError, match="tensors of one length"):
         next(micro_batches(data, 1))

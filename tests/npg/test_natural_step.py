@@ -204,7 +204,7 @@ def test_there_is_no_search() -> None:
 
 @pytest.mark.parametrize("name", ["target_kl", "step_size"])
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
-def test_options_out_of_range_are_refused(name: str, value: float) -> None:
+def test_options_out_of_range_are_rejected(name: str, value: float) -> None:
     """δ and η are positive and finite, λ is finite and not negative."""
     actor = RandomActor("gaussian")
     objective, observations = problem(actor)
@@ -262,8 +262,8 @@ class Table(nn.Module):
 
 
 @pytest.mark.parametrize("exponent", [-200, -170, 160, 200])
-def test_gradients_beyond_the_range_of_a_float_are_refused_with_a_reason(exponent: int) -> None:
-    """xᵀFx under- or overflows float64: a step that is refused, not an exception."""
+def test_gradients_beyond_the_range_of_a_float_are_rejected_with_a_reason(exponent: int) -> None:
+    """xᵀFx under- or overflows float64: a step that is rejected, not an exception."""
     actor = Table(nn.Parameter(torch.zeros(3, dtype=torch.float64)))
     states, advantages = torch.zeros(3, 1), torch.tensor([1.0, -2.0, 1.0], dtype=torch.float64)
     objective = SurrogateObjective(actor, states, torch.arange(3), 10.0**exponent * advantages)

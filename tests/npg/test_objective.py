@@ -166,7 +166,7 @@ def test_reduce_sees_gradient_and_evaluation() -> None:
     assert sum(half.evaluate(step).kl for half in halves) / 2 == pytest.approx(plain.kl)
 
 
-def test_shapes_that_do_not_fit_are_refused() -> None:
+def test_shapes_that_do_not_fit_are_rejected() -> None:
     """Advantages (N, 1) would broadcast to (N, N); they raise instead, and so do other misfits."""
     actor, _, (observations, actions, advantages) = problem("gaussian")
     for wrong in (advantages.unsqueeze(-1), advantages[:1], advantages[:-1], advantages.sum()):

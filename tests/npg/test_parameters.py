@@ -60,7 +60,7 @@ def test_none_counts_as_zeros() -> None:
     assert [part.unique().tolist() for part in parameters.unflatten(flat)] == [[1], [0], [1], [0]]
 
 
-def test_flatten_refuses_a_missing_tensor() -> None:
+def test_flatten_rejects_a_missing_tensor() -> None:
     """One tensor too few or too many is an error, never a shorter vector."""
     parameters = FlatParameters(network())
     for wrong in (parameters.tensors[:-1], (*parameters.tensors, parameters.tensors[0])):
@@ -119,7 +119,7 @@ def test_a_bad_number_leaves_every_parameter_unchanged(bad: float, index: int) -
 
 
 def test_an_overflow_leaves_every_parameter_unchanged() -> None:
-    """A finite displacement whose sum with θ overflows is refused as well."""
+    """A finite displacement whose sum with θ overflows is rejected as well."""
     module = network()
     with torch.no_grad():
         module[2].bias.fill_(torch.finfo(torch.float64).max)
@@ -143,7 +143,7 @@ def test_add_keeps_the_gradient_graph_out() -> None:
     assert all(p.is_leaf for p in module.parameters())
 
 
-def test_modules_without_one_flat_vector_are_refused() -> None:
+def test_modules_without_one_flat_vector_are_rejected() -> None:
     """Nothing to train and mixed dtypes raise ValueError with the fix in the message."""
     with pytest.raises(ValueError, match="requires_grad=True"):
         FlatParameters(nn.Linear(2, 2).requires_grad_(False))
@@ -155,7 +155,7 @@ def test_modules_without_one_flat_vector_are_refused() -> None:
 
 
 @pytest.mark.parametrize("shape", [(17,), (19,), (20, 1), (1, 20), ()])
-def test_vectors_of_another_size_are_refused(shape: tuple[int, ...]) -> None:
+def test_vectors_of_another_size_are_rejected(shape: tuple[int, ...]) -> None:
     """Only shape (P,) is a displacement, and nothing moves before that is known."""
     module = network()
     parameters, before = FlatParameters(module), snapshot(module)

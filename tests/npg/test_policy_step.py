@@ -1,4 +1,4 @@
-"""Every reason for refusing a step is reachable, and a refused step moves nothing."""
+"""Every reason for refusing a step is reachable, and a rejected step moves nothing."""
 
 import math
 from functools import partial
@@ -75,10 +75,10 @@ def bandit(
     return objective, ExactFisher(actor, empty)
 
 
-def refused(
+def rejected(
     objective: SurrogateObjective, fisher: LinearOperator, *rules: object, **options: object
 ) -> Rejection:
-    """Return why the rules (both by default) refuse, having checked that nothing moves."""
+    """Return why the rules (both by default) reject, having checked that nothing moves."""
     actor = objective._actor
     before = oracles.flat_parameters(actor)
     reasons = set()
@@ -101,7 +101,7 @@ def test_zero_advantages_are_no_improvement() -> None:
     """A zero gradient leads nowhere, and nothing is solved for it."""
     fisher = Dense(torch.eye(2).double())
     objective, _ = bandit(Bandit(), [[0.3], [0.1]], [0.0, 0.0])
-    assert refused(objective, fisher) is Rejection.NO_IMPROVEMENT
+    assert rejected(objective, fisher) is Rejection.NO_IMPROVEMENT
     assert fisher.products == 0
 
 
@@ -111,7 +111,7 @@ def test_an_overshooting_search_is_no_improvement() -> None:
     actor.log_std.requires_grad_(False)
     objective, fisher = bandit(actor, [[0.1]], [1.0])
     options = {"target_kl": 10.0, "damping": 0.0, "max_iterations": 3}
-    assert refused(objective, fisher, trust_region_step, **options) is Rejection.NO_IMPROVEMENT
+    assert rejected(objective, fisher, trust_region_step, **options) is Rejection.NO_IMPROVEMENT
     assert trust_region_step(objective, fisher, **options).backtracks == 2
     assert natural_step(objective, fisher, target_kl=10.0, damping=0.0).gain < 0
 
@@ -121,40 +121,40 @@ def test_a_curved_kl_is_above_the_target() -> None:
     actor = Bandit()
     actor.mean.requires_grad_(False)
     objective, fisher = bandit(actor, [[0.0]], [1.0])
-    reason = refused(objective, fisher, trust_region_step, max_iterations=1, damping=0.0)
+    reason = rejected(objective, fisher, trust_region_step, max_iterations=1, damping=0.0)
     assert reason is Rejection.KL_ABOVE_TARGET
     step = trust_region_step(objective, fisher, max_iterations=2, damping=0.0)
     assert (step.accepted, step.backtracks) == (True, 1)
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.1])
-def test_negative_curvature_is_refused(damping: float) -> None:
-    """A matrix that no raised damping mends is refused after the second attempt, with that λ reported."""
+def test_negative_curvature_is_rejected(damping: float) -> None:
+    """A matrix that no damping makes definite is rejected after the second attempt, with that λ reported."""
     objective = gaussian()
     fisher = Dense(-10 * torch.eye(objective.parameters.size).double())
-    assert refused(objective, fisher, damping=damping) is Rejection.NEGATIVE_CURVATURE
+    assert rejected(objective, fisher, damping=damping) is Rejection.NEGATIVE_CURVATURE
     step = trust_region_step(objective, fisher, damping=damping)
     assert step.damping == (1.0 if damping else 1e-3)
     assert step.solution.status is Status.NEGATIVE_CURVATURE
 
 
-def test_a_matrix_without_curvature_along_g_is_refused() -> None:
+def test_a_matrix_without_curvature_along_g_is_rejected() -> None:
     """F = 0 bounds nothing: there is no length at which its model of the KL is δ."""
     objective = gaussian()
     zero = Dense(torch.zeros(objective.parameters.size, objective.parameters.size).double())
-    assert refused(objective, zero) is Rejection.NEGATIVE_CURVATURE
+    assert rejected(objective, zero) is Rejection.NEGATIVE_CURVATURE
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_non_finite_numbers_are_named(bad: float) -> None:
     """A bad advantage spoils the gradient, a bad product the Fisher matrix; each says so."""
     objective, fisher = bandit(Bandit(), [[0.3], [0.1]], [1.0, bad])
-    assert refused(objective, fisher) is Rejection.NON_FINITE_GRADIENT
+    assert rejected(objective, fisher) is Rejection.NON_FINITE_GRADIENT
     objective, _ = bandit(Bandit(), [[0.3], [0.1]], [1.0, 2.0])
     spoiled = Dense(torch.full((2, 2), bad, dtype=torch.float64))
-    assert refused(objective, spoiled) is Rejection.NON_FINITE_FISHER
+    assert rejected(objective, spoiled) is Rejection.NON_FINITE_FISHER
     in_solver = partial(conjugate_gradient, preconditioner=spoiled)
-    assert refused(objective, fisher, solver=in_solver) is Rejection.NON_FINITE_FISHER
+    assert rejected(objective, fisher, solver=in_solver) is Rejection.NON_FINITE_FISHER
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_non_finite_numbers_are_named(bad: float) -> None:
 def test_non_finite_candidates_are_named(moved: tuple[float, ...], reason: Rejection) -> None:
     """A candidate whose surrogate or KL is not finite is never taken, by either rule."""
     objective, fisher = bandit(Brittle(moved), [0, 1], [1.0, -1.0])
-    assert refused(objective, fisher) is reason
+    assert rejected(objective, fisher) is reason
 
 
 def test_every_reason_has_its_test() -> None:
@@ -177,7 +177,7 @@ def test_every_reason_has_its_test() -> None:
 
 
 def test_the_numbers_to_log_are_finite_floats() -> None:
-    """An accepted step logs the account of the step and of the solver; a refused one what it has."""
+    """An accepted step logs the account of the step and of the solver; a rejected one what it has."""
     objective, fisher = bandit(Bandit(), [[0.3], [-0.1]], [1.0, -1.0])
     for rule in BOTH:
         step = rule(objective, fisher, damping=0.2)
@@ -193,8 +193,8 @@ def test_the_numbers_to_log_are_finite_floats() -> None:
     assert set(trust_region_step(objective, fisher).scalars().values()) == {0.0}
 
 
-def test_a_refused_step_reports_the_surrogate_where_it_stays() -> None:
-    """The numbers of a refused step are those of the parameters as they are."""
+def test_a_rejected_step_reports_the_surrogate_where_it_stays() -> None:
+    """The numbers of a rejected step are those of the parameters as they are."""
     actor = Bandit()
     actor.log_std.requires_grad_(False)
     objective, fisher = bandit(actor, [[0.1]], [3.0])

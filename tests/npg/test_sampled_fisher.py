@@ -81,7 +81,7 @@ def test_where_the_actions_come_from(size: int | None) -> None:
 
 
 @pytest.mark.parametrize("samples", [0, -1])
-def test_no_sample_is_refused(samples: int) -> None:
+def test_no_sample_is_rejected(samples: int) -> None:
     """At least one action a state is drawn."""
     with pytest.raises(ValueError, match=f"1 to 10000 samples.*got {samples}"):
         SampledFisher(RandomActor("bernoulli"), oracles.observations(0), samples=samples)

@@ -139,7 +139,7 @@ def test_either_operator_gives_the_same_step() -> None:
         ({"max_iterations": 0}, "max_iterations"),
     ],
 )
-def test_options_out_of_range_are_refused(options: dict[str, float], name: str) -> None:
+def test_options_out_of_range_are_rejected(options: dict[str, float], name: str) -> None:
     """The error names the option."""
     objective, fisher, _ = problem(RandomActor("gaussian"))
     with pytest.raises(ValueError, match=name):

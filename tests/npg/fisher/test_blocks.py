@@ -127,7 +127,7 @@ def singular(kind: str, dtype: torch.dtype) -> InvertibleOperator:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", ["dense", "diagonal", "inputs", "outputs", "rotated", "composed"])
-def test_a_singular_matrix_is_refused(kind: str, dtype: torch.dtype) -> None:
+def test_a_singular_matrix_is_rejected(kind: str, dtype: torch.dtype) -> None:
     """Without damping it has no inverse, which is said; with damping it has."""
     block = singular(kind, dtype)
     with pytest.raises(SingularMatrixError, match="singular or not finite at damping 0; raise the damping"):
@@ -139,7 +139,7 @@ def test_a_singular_matrix_is_refused(kind: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("kind", ["dense", "diagonal", "inputs", "outputs", "rotated"])
-def test_a_matrix_that_is_not_finite_is_refused(kind: str, bad: float) -> None:
+def test_a_matrix_that_is_not_finite_is_rejected(kind: str, bad: float) -> None:
     """NaN and infinity have no inverse at any damping."""
     block = singular(kind, torch.float64)
     attribute = {"dense": "matrix", "rotated": "scales"}.get(kind, kind)
@@ -156,7 +156,7 @@ def test_a_diagonal_of_denormal_numbers_is_singular() -> None:
 
 @every_block
 @pytest.mark.parametrize("damping", [-1e-9, torch.nan, torch.inf])
-def test_a_damping_out_of_range_is_refused(block: InvertibleOperator, damping: float) -> None:
+def test_a_damping_out_of_range_is_rejected(block: InvertibleOperator, damping: float) -> None:
     """λ is finite and not negative."""
     with pytest.raises(ValueError, match="damping must be a finite number"):
         block.inverse(damping)

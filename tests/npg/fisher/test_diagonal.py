@@ -99,7 +99,7 @@ def test_without_damping(operator: type) -> None:
 
 @pytest.mark.parametrize("operator", [DiagonalFisher, BlockDiagonalFisher])
 @pytest.mark.parametrize("damping", [-1.0, torch.nan, torch.inf])
-def test_a_damping_out_of_range_is_refused(operator: type, damping: float) -> None:
+def test_a_damping_out_of_range_is_rejected(operator: type, damping: float) -> None:
     """λ is finite and not negative."""
     with pytest.raises(ValueError, match="damping must be a finite number"):
         operator(RandomActor("gaussian"), oracles.observations(0)).inverse(damping)
@@ -108,7 +108,7 @@ def test_a_damping_out_of_range_is_refused(operator: type, damping: float) -> No
 @pytest.mark.parametrize("operator", [DiagonalFisher, BlockDiagonalFisher])
 @pytest.mark.parametrize("log_std", [-torch.inf, -800.0])
 def test_no_variance_is_no_inverse(operator: type, log_std: float) -> None:
-    """Where the metric is infinite the inverse is refused by name."""
+    """Where the metric is infinite the inverse is rejected by name."""
     actor = RandomActor("gaussian")
     nn.init.constant_(actor.log_std, log_std)
     with pytest.raises(SingularMatrixError, match="not finite"):

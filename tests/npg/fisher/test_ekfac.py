@@ -148,14 +148,14 @@ def test_time_folded_into_the_first_dimension() -> None:
     assert torch.linalg.norm(block - exact[:10, :10]) < torch.linalg.norm(kfac - exact[:10, :10])
 
 
-def test_without_damping_a_singular_matrix_is_refused() -> None:
+def test_without_damping_a_singular_matrix_is_rejected() -> None:
     """A softmax has a direction without effect."""
     fisher = EigenvalueCorrectedFisher(RandomActor("categorical"), oracles.observations(0, n=20))
     with pytest.raises(SingularMatrixError, match="at damping 0; raise the damping"):
         fisher.inverse()
 
 
-def test_scales_that_are_not_finite_are_refused() -> None:
+def test_scales_that_are_not_finite_are_rejected() -> None:
     """Finite factors whose product overflows raise FloatingPointError by name."""
     actor = Stack("gaussian", nn.Linear(3, 2), dtype=torch.float32)
     nn.init.constant_(actor.log_std, -40)  # G about e⁸⁰ = 6e34

@@ -359,7 +359,7 @@ def test_a_difference_knows_the_size_of_its_vector(scale: float) -> None:
 
 @every_operator
 @pytest.mark.parametrize("size", [None, 2])
-def test_an_empty_batch_is_refused(name: str, size: int | None) -> None:
+def test_an_empty_batch_is_rejected(name: str, size: int | None) -> None:
     """No state has no mean."""
     for family in FAMILIES:
         with pytest.raises(ValueError, match="at least one state"):
@@ -369,7 +369,7 @@ def test_an_empty_batch_is_refused(name: str, size: int | None) -> None:
 @every_operator
 @pytest.mark.parametrize("size", [None, 1])
 def test_an_actor_must_return_an_npg_distribution(name: str, size: int | None) -> None:
-    """A tensor or a torch distribution is refused by name, and so is an actor with nothing to train."""
+    """A tensor or a torch distribution is rejected by name, and so is an actor with nothing to train."""
 
     class Torch(nn.Linear):
         def forward(self, x: Tensor) -> object:
@@ -395,7 +395,7 @@ def test_extra_batch_dimensions_are_states(name: str, family: str, size: int | N
 
 @every_operator
 @pytest.mark.parametrize("size", [None, 2])
-def test_an_actor_without_reach_is_refused(name: str, size: int | None) -> None:
+def test_an_actor_without_reach_is_rejected(name: str, size: int | None) -> None:
     """A trainable parameter that does not reach the distribution leaves nothing to differentiate."""
 
     class Constant(nn.Module):

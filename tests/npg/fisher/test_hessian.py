@@ -60,7 +60,7 @@ def test_it_need_not_be_positive() -> None:
 
 
 @pytest.mark.parametrize("operator", [operators.likelihood, operators.empirical])
-def test_actions_of_another_shape_are_refused(operator: operators.Operator) -> None:
+def test_actions_of_another_shape_are_rejected(operator: operators.Operator) -> None:
     """Actions that would only broadcast raise ValueError at construction, whole and in micro-batches."""
     actor, observations = RandomActor("gaussian"), oracles.observations(0)
     kind = {operators.likelihood: LikelihoodHessian}.get(operator, operators.EmpiricalFisher)

@@ -245,7 +245,7 @@ def test_damping_is_factored_in_layers_and_plain_elsewhere() -> None:
     equal(fisher.damped(0).to_dense(), fisher.to_dense())
 
 
-def test_without_damping_a_singular_factor_is_refused() -> None:
+def test_without_damping_a_singular_factor_is_rejected() -> None:
     """The logits of a softmax have a direction without effect: G is singular."""
     fisher = kfac(RandomActor("categorical"), oracles.observations(0, n=20))
     with pytest.raises(SingularMatrixError, match=r"Kronecker factor of .* at damping 0; raise the damping"):
@@ -314,7 +314,7 @@ def test_averages_see_the_policy_of_their_time() -> None:
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, torch.nan])
-def test_a_decay_out_of_range_is_refused(decay: float) -> None:
+def test_a_decay_out_of_range_is_rejected(decay: float) -> None:
     """It lies in [0, 1)."""
     with pytest.raises(ValueError, match=r"decay must be in \[0, 1\)"):
         kfac(RandomActor("gaussian"), None).update(oracles.observations(0), decay=decay)
@@ -383,7 +383,7 @@ def test_statistics_can_be_saved_and_put_back() -> None:
 
 
 @pytest.mark.parametrize("change", ["policy", "missing", "more", "shape"])
-def test_statistics_of_another_policy_are_refused(change: str) -> None:
+def test_statistics_of_another_policy_are_rejected(change: str) -> None:
     """What does not fit is named, and nothing is changed."""
     actor, observations = RandomActor("gaussian"), oracles.observations(0)
     fisher = kfac(actor, observations)
@@ -475,10 +475,10 @@ def test_a_module_used_by_nobody_is_no_error() -> None:
     assert not fisher.averages["norm"][0].any()
 
 
-# --- refusals --------------------------------------------------------------------------------------
+# --- rejections --------------------------------------------------------------------------------------
 
 
-def test_a_layer_used_twice_is_refused() -> None:
+def test_a_layer_used_twice_is_rejected() -> None:
     """A recurrent use of one layer, and one weight in two layers."""
 
     class Twice(RandomActor):
@@ -496,14 +496,14 @@ def test_a_layer_used_twice_is_refused() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_refused(dtype: torch.dtype) -> None:
+def test_half_precision_is_rejected(dtype: torch.dtype) -> None:
     """Factors need a factorisation, which half precision has not."""
     with pytest.raises(TypeError, match=f"K-FAC needs parameters of float32 or float64, got {dtype}"):
         KroneckerFisher(RandomActor("gaussian", dtype=dtype))
 
 
 @pytest.mark.parametrize("samples", [0, -2])
-def test_no_sample_is_refused(samples: int) -> None:
+def test_no_sample_is_rejected(samples: int) -> None:
     """At least one random sign a state, or None."""
     with pytest.raises(ValueError, match=f"samples must be at least 1.*got {samples}"):
         KroneckerFisher(RandomActor("gaussian"), samples=samples)

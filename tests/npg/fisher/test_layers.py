@@ -142,7 +142,7 @@ def passing(actor: nn.Module, observations: Tensor, names: tuple[str, ...] = ("h
     return pass_through(actor, layers, {}, observations, samples=None, generator=None)
 
 
-def test_a_layer_that_runs_twice_is_refused() -> None:
+def test_a_layer_that_runs_twice_is_rejected() -> None:
     """The error names the layer, and what to do."""
 
     class Twice(RandomActor):
@@ -156,7 +156,7 @@ def test_a_layer_that_runs_twice_is_refused() -> None:
     assert hooks(actor) == 0
 
 
-def test_a_layer_that_is_passed_by_is_refused() -> None:
+def test_a_layer_that_is_passed_by_is_rejected() -> None:
     """Weights used without the module that holds them are never taken for zero."""
 
     class Around(RandomActor):
@@ -168,7 +168,7 @@ def test_a_layer_that_is_passed_by_is_refused() -> None:
         passing(Around("gaussian"), oracles.observations(0))
 
 
-def test_a_layer_without_states_is_refused() -> None:
+def test_a_layer_without_states_is_rejected() -> None:
     """An input that does not have the states along its first dimension is named with its shape."""
 
     class Broadcast(RandomActor):
@@ -219,7 +219,7 @@ def test_what_follows_may_write_into_the_output() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-def test_a_parameter_of_two_modules_is_refused() -> None:
+def test_a_parameter_of_two_modules_is_rejected() -> None:
     """The error names it; a frozen one, and a module under two names, do no harm."""
     actor = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     actor[1].weight = actor[0].weight

@@ -59,7 +59,7 @@ def test_rounding_grows_with_the_ratio_of_update_to_base(dtype: torch.dtype, siz
 
 
 @pytest.mark.parametrize("scale", [1e6, torch.inf, torch.nan])
-def test_what_rounding_drowns_is_refused(scale: float) -> None:
+def test_what_rounding_drowns_is_rejected(scale: float) -> None:
     """An update 10¹² times its base in float32 has no inverse to speak of, nor has a non-finite one."""
     update = LowRankUpdate(Diagonal(torch.ones(3)), scale * torch.ones(2, 3))
     with pytest.raises(SingularMatrixError, match=r"an update of 2 rows .* at damping 0; raise the damping"):
@@ -67,7 +67,7 @@ def test_what_rounding_drowns_is_refused(scale: float) -> None:
 
 
 @pytest.mark.parametrize("damping", [-1.0, torch.nan, torch.inf])
-def test_a_damping_out_of_range_is_refused(damping: float) -> None:
+def test_a_damping_out_of_range_is_rejected(damping: float) -> None:
     """λ is finite and not negative."""
     update = LowRankUpdate(BASES["dense"], oracles.randn(0, 2, 7))
     for method in (update.inverse, update.damped):

@@ -193,13 +193,13 @@ def test_single_precision() -> None:
         ({"micro_batch_size": 0}, "micro_batch_size must be at least 1"),
     ],
 )
-def test_arguments_out_of_range_are_refused(options: dict, message: str) -> None:
+def test_arguments_out_of_range_are_rejected(options: dict, message: str) -> None:
     """By name, with what came."""
     with pytest.raises(ValueError, match=message):
         ShrunkFisher(RandomActor("gaussian"), oracles.observations(0), **options)
 
 
-def test_no_states_are_refused() -> None:
+def test_no_states_are_rejected() -> None:
     """An empty batch has no Fisher matrix."""
     for size in (None, 2):
         with pytest.raises(ValueError, match="at least one state"):
@@ -207,8 +207,8 @@ def test_no_states_are_refused() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_refused(dtype: torch.dtype) -> None:
-    """As K-FAC refuses it."""
+def test_half_precision_is_rejected(dtype: torch.dtype) -> None:
+    """As K-FAC rejects it."""
     with pytest.raises(TypeError, match="needs parameters of float32 or float64"):
         ShrunkFisher(RandomActor("gaussian", dtype=dtype), oracles.observations(0, dtype=dtype))
 

@@ -154,7 +154,7 @@ def test_a_block_without_curvature_couples_to_nothing(probes: int | None) -> Non
     assert not found.matrix.any() and found.off_diagonal_mass.value == 0
 
 
-def test_a_bad_diagonal_is_refused() -> None:
+def test_a_bad_diagonal_is_rejected() -> None:
     """Another shape, a negative or a non-finite entry."""
     blocks = {"all": slice(0, 3)}
     for diagonal in (torch.ones(2), -torch.ones(3), torch.full((3,), torch.nan)):
@@ -182,7 +182,7 @@ def test_gap_is_the_dense_gap() -> None:
 
 
 def test_gaps_at_the_ends() -> None:
-    """0 between equals, 1 from nothing, infinite to nothing; two sizes are refused."""
+    """0 between equals, 1 from nothing, infinite to nothing; two sizes are rejected."""
     a, zero = Dense(geometric()), Dense(torch.zeros(40, 40).double())
     for gap in (relative_gap, partial(relative_gap, probes=3)):
         assert gap(a, a) == Estimate(0, 0)
@@ -275,7 +275,7 @@ def test_too_few_iterations_are_not_passed_off_as_an_answer() -> None:
 
 @pytest.mark.parametrize("n", [0, -1])
 def test_no_samples_tell_nothing(n: int) -> None:
-    """Fewer than one sample is refused, and so is a negative damping."""
+    """Fewer than one sample is rejected, and so is a negative damping."""
     operator = Dense(torch.eye(2))
     for call in (
         partial(parameter_covariance, operator),

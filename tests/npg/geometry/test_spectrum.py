@@ -89,7 +89,7 @@ def test_smallest_cases(matrix: Tensor, expected: list[float]) -> None:
     ("start", "steps"),
     [(torch.zeros(3), 2), (torch.ones(2), 2), (torch.full((3,), torch.nan), 2), (torch.ones(3), 0)],
 )
-def test_a_bad_start_is_refused(start: Tensor, steps: int) -> None:
+def test_a_bad_start_is_rejected(start: Tensor, steps: int) -> None:
     """Zero, NaN, another length, and no step at all."""
     with pytest.raises(ValueError, match="Lanczos needs a finite start"):
         lanczos(Dense(torch.eye(3)), start, steps)
@@ -193,7 +193,7 @@ def test_single_precision_agrees_with_double() -> None:
     )
 
 
-def test_options_out_of_range_are_refused() -> None:
+def test_options_out_of_range_are_rejected() -> None:
     """No probe, and a damping without which the effective dimension is only a rank."""
     with pytest.raises(ValueError, match="probes ≥ 1"):
         spectrum(Dense(torch.eye(3)), probes=0)
