@@ -11,20 +11,23 @@
 """
 
 import difflib
+import inspect
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import tyro
 
+from experiments.options import Evaluate, Export, Report
 from experiments.settings.arguments import Arguments
 
 TRIALS = 50
-# The module with the command's options, and the one with its `main`, which may import torch.
-MODULES = {
-    "evaluate": ("experiments.evaluation.arguments", "experiments.evaluate"),
-    "report": ("experiments.report.command", "experiments.report.command"),
-    "export": ("experiments.export", "experiments.export"),
+# A command's options, and the module with its `main`, which may import torch.
+OPTIONS: dict[str, tuple[Any, str]] = {
+    "evaluate": (Evaluate, "experiments.evaluate"),
+    "report": (Report, "experiments.report.command"),
+    "export": (Export, "experiments.export"),
 }
 COMMANDS = ("train", "evaluate", "report", "tune", "export", "zoo")
 TRAIN = """Train agents on Gymnasium tasks: one run, a grid of runs to compare, or a search for settings.
@@ -67,10 +70,10 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
     if name == "zoo":
         return int(import_module("experiments.zoo").main(rest))
-    if name in MODULES:
-        options = import_module(MODULES[name][0])
-        parsed = tyro.cli(options.Arguments, args=rest, prog=f"npg {name}", description=options.__doc__)
-        return int(import_module(MODULES[name][1]).main(parsed))
+    if name in OPTIONS:
+        options, module = OPTIONS[name]
+        parsed = tyro.cli(options, args=rest, prog=f"npg {name}", description=inspect.getdoc(options))
+        return int(import_module(module).main(parsed))
     if name == "tune":
         rest = ["--tune", *(rest if rest and rest[0].isdigit() else [str(TRIALS), *rest])]
     arguments = Arguments.parse(rest, prog=f"npg {name}", description=TRAIN)

@@ -8,9 +8,9 @@ import gymnasium as gym
 import torch
 
 from experiments.evaluation import protocol
-from experiments.evaluation.arguments import Arguments
 from experiments.evaluation.seeded_episodes import find_environment
 from experiments.evaluation.video import frames_per_second, prepare_headless
+from experiments.options import Evaluate
 from experiments.run.run_folder import RunFolder, write_json
 from experiments.run.stop_signals import INTERRUPTED
 
@@ -34,7 +34,7 @@ def table(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def evaluate(arguments: Arguments) -> None:
+def evaluate(arguments: Evaluate) -> None:
     """Evaluate, write and print; errors name the remedy."""
     folder, out = RunFolder(arguments.run), arguments.out or arguments.run / "evaluate.json"
     if min(1 if arguments.episodes is None else arguments.episodes, (arguments.seed or 0) + 1) < 1:
@@ -73,7 +73,7 @@ def evaluate(arguments: Arguments) -> None:
         print(f"  video    {path}, the first {episodes} episodes at {shown:g} frames/s")
 
 
-def main(arguments: Arguments) -> int:
+def main(arguments: Evaluate) -> int:
     """Evaluate, and return the exit code."""
     torch.set_num_threads(1)  # networks this small gain little from more
     try:

@@ -1,35 +1,18 @@
-"""Write a trained policy as an ONNX file, for machines without PyTorch.
-
-    python -m experiments.export runs/CartPole-v1/trpo/seed-0         # writes model.onnx beside model.zip
-    python -m experiments.export runs/Catch-v0/trpo/seed-0 --import envs   # a task that a module registers
-    python -m experiments.export model.zip --algo trpo --normaliser vecnormalize.pkl --out policy.onnx
-
-The file maps raw observations to the environment's deterministic actions, as `predict` does: normaliser,
-image scaling and action bounds are inside. It is written only if onnxruntime reproduces `predict`.
-
-    session = onnxruntime.InferenceSession("model.onnx")
-    (actions,) = session.run(None, {"observation": observations})   # (N, *shape), in the space's dtype
-
-A Dict observation has one input for each key. Images are channel first, as the policy takes them.
-Of a run folder only tensors and plain data are read, as by evaluate: no code in it is run. A model without
-its run folder is unpickled, and so is its normaliser, which can run code: name only files that you trust.
-"""
+"""The command `npg export`."""
 
 import logging
 import pickle
 import sys
 import warnings
 import zipfile
-from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-import tyro
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -42,30 +25,13 @@ from agents import ALGORITHMS
 from agents.hyperparameters import nearest
 from agents.policy.actor import unvalidated
 from experiments.evaluation.seeded_episodes import find_environment, make_env
+from experiments.options import Export
 from experiments.run.atomic_file import replacing
 from experiments.run.run_folder import RunFolder
 
 OBSERVATION, ACTION = "observation", "action"
 TOLERANCE = 1e-5
 LARGEST = 1e3  # of a random observation: some bounds are the largest float, where networks overflow
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """Write a trained policy as an ONNX file."""
-
-    path: tyro.conf.Positional[Path]
-    """A run folder, or a saved model, which is unpickled."""
-    out: Path | None = None
-    """The file to write; the model's name with .onnx by default."""
-    normaliser: Path | None = None
-    """The saved VecNormalize of a saved model; vecnormalize.pkl beside it by default."""
-    algo: str | None = None
-    """The algorithm that trained a saved model."""
-    import_: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="import")] = ()
-    """A module to import first, since it registers the run's environment; repeatable."""
-    force: bool = False
-    """Replace an existing file."""
 
 
 class Predictor(nn.Module):
@@ -184,7 +150,7 @@ def random_observations(policy: ActorCriticPolicy, normaliser: VecNormalize | No
     return {key: part.astype(sample[key].dtype) for key, part in as_parts(raw).items()}
 
 
-def load_run(arguments: Arguments) -> tuple[ActorCriticPolicy, VecNormalize | None]:
+def load_run(arguments: Export) -> tuple[ActorCriticPolicy, VecNormalize | None]:
     """Return the policy of a run folder, and its normaliser if it has one, without unpickling anything."""
     if arguments.algo or arguments.normaliser:
         raise ValueError("a run folder has its own --algo and --normaliser; leave them out")
@@ -198,7 +164,7 @@ def load_run(arguments: Arguments) -> tuple[ActorCriticPolicy, VecNormalize | No
         env.close()
 
 
-def load_model(arguments: Arguments) -> tuple[ActorCriticPolicy, VecNormalize | None]:
+def load_model(arguments: Export) -> tuple[ActorCriticPolicy, VecNormalize | None]:
     """Return the policy of a saved model, and its normaliser if it has one; both are unpickled."""
     if not zipfile.is_zipfile(arguments.path):
         raise FileNotFoundError(f"{arguments.path} is no run folder, and no saved model")
@@ -221,7 +187,7 @@ def load_model(arguments: Arguments) -> tuple[ActorCriticPolicy, VecNormalize | 
     return model.policy, normaliser
 
 
-def main(arguments: Arguments) -> int:
+def main(arguments: Export) -> int:
     """Export, and return the exit code."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of every package that it misses
     is_run = arguments.path.is_dir()
@@ -239,4 +205,6 @@ def main(arguments: Arguments) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Arguments, description=__doc__)))
+    from experiments.command import main as command
+
+    sys.exit(command(["export", *sys.argv[1:]]))

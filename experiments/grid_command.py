@@ -9,6 +9,7 @@ from pathlib import Path
 
 from envs.cores import usable_cores
 from experiments.grid import Cell, GridStopped, run_grid
+from experiments.options import Report
 from experiments.report import command as report
 from experiments.run.run_folder import RunFolder
 from experiments.run.stop_signals import INTERRUPTED
@@ -99,4 +100,4 @@ def write_report(cells: Sequence[Cell], out: Path) -> None:
         install = "pip install -c constraints.txt -e '.[report]'"
         print(f"\nfor a report: {install}, then {shlex.join(['npg', 'report', str(out.parent)])}")
         return
-    report.main(report.Arguments(runs, out))
+    report.main(Report(runs, out))

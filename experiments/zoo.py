@@ -1,32 +1,31 @@
 """Our agents in RL Zoo: its training, its replay and its hyper-parameter search.
 
-    python -m experiments.zoo train --algo npg --env CartPole-v1
-    python -m experiments.zoo enjoy --algo npg --env CartPole-v1 --no-render
-    python -m experiments.zoo train --algo npg --env CartPole-v1 -optimize --n-trials 20
+    npg zoo train --algo npg --env CartPole-v1
+    npg zoo enjoy --algo npg --env CartPole-v1 --no-render
+    npg zoo train --algo npg --env CartPole-v1 -optimize --n-trials 20
 
-A search varies the settings that `train.py --tune` varies. The arguments are RL Zoo's own; `python -m
-experiments.zoo train --help` lists them. Three defaults differ for our agents: settings come from
+A search varies the settings that `npg tune` varies. The arguments are RL Zoo's own; `npg zoo train --help`
+lists them. Three defaults differ for our agents: settings come from
 configs/<algo>.yaml (-conf names another file), enjoy looks in logs, where train writes (-f names another
 folder), and torch has one thread (--num-threads). trpo is our TRPO in place of sb3-contrib's, which
 `python -m rl_zoo3.train --algo trpo` still trains.
 """
 
 import argparse
-import importlib
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from agents import ALGORITHMS
-from agents.hyperparameters import nearest
 from experiments.settings.arguments import Arguments
 from experiments.settings.config_file import config_file
-from experiments.settings.configuration import resolve
-from experiments.tuning.search_space import SearchSpace
 
+# Nothing else here, so that --help is quick: the functions below import what imports torch.
 if TYPE_CHECKING:
     from optuna import Trial
+
+    from experiments.tuning.search_space import SearchSpace
 
 VERBS = ("train", "enjoy")
 
@@ -38,28 +37,30 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if arguments else 2
     verb, *rest = arguments
     if verb not in VERBS:
+        from agents.hyperparameters import nearest
+
         print(f"error: unknown command {verb!r}{nearest(verb, VERBS)}", file=sys.stderr)
         return 2
     options = parse_options(verb, rest)
     try:
         register(options.env)
-        run = getattr(importlib.import_module(f"rl_zoo3.{verb}"), verb)
+        run = getattr(import_module(f"rl_zoo3.{verb}"), verb)
     except ModuleNotFoundError as error:
         print(
-            f"error: experiments.zoo needs RL Zoo, and the module {error.name} is not installed; "
+            f"error: npg zoo needs RL Zoo, and the module {error.name} is not installed; "
             'run pip install -c constraints.txt -e ".[zoo]"',
             file=sys.stderr,
         )
         return 2
     # RL Zoo reads sys.argv. Of an option given twice it takes the last, so that the user's own wins.
-    sys.argv = [f"python -m experiments.zoo {verb}", *defaults(verb, options.algo), *rest]
+    sys.argv = [f"npg zoo {verb}", *defaults(verb, options.algo), *rest]
     run()
     return 0
 
 
 def parse_options(verb: str, arguments: Sequence[str]) -> argparse.Namespace:
     """Return the options of RL Zoo that matter here: algo and env."""
-    parser = argparse.ArgumentParser(prog=f"python -m experiments.zoo {verb}", add_help=False)
+    parser = argparse.ArgumentParser(prog=f"npg zoo {verb}", add_help=False)
     parser.add_argument("--algo")
     parser.add_argument("--env", default="default")
     return parser.parse_known_args(arguments)[0]
@@ -67,6 +68,8 @@ def parse_options(verb: str, arguments: Sequence[str]) -> argparse.Namespace:
 
 def defaults(verb: str, algo: str | None) -> list[str]:
     """Return the options that precede the user's: some for our agents, none for RL Zoo's own."""
+    from agents import ALGORITHMS
+
     if algo not in ALGORITHMS:
         return []
     place = ["-conf", str(config_file(f"{algo}.yaml"))] if verb == "train" else ["-f", "logs"]
@@ -85,6 +88,10 @@ def register(env_id: str = "default") -> None:
     from rl_zoo3 import ALGOS
     from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 
+    from agents import ALGORITHMS
+    from experiments.settings.configuration import resolve
+    from experiments.tuning.search_space import SearchSpace
+
     for name, agent_class in ALGORITHMS.items():
         base = resolve(Arguments(algo=(name,), env=(env_id,)))
         space = SearchSpace.of(name, base)
@@ -93,7 +100,7 @@ def register(env_id: str = "default") -> None:
         HYPERPARAMS_CONVERTER[name] = partial(decode, space)
 
 
-def sample(space: SearchSpace, trial: "Trial", *_: object) -> dict[str, Any]:
+def sample(space: "SearchSpace", trial: "Trial", *_: object) -> dict[str, Any]:
     """Return a trial's hyperparameters; RL Zoo's further arguments are not used."""
     space.suggest(trial)
     hyperparameters = decode(space, trial.params)
@@ -101,7 +108,7 @@ def sample(space: SearchSpace, trial: "Trial", *_: object) -> dict[str, Any]:
     return hyperparameters
 
 
-def decode(space: SearchSpace, coordinates: Mapping[str, Any]) -> dict[str, Any]:
+def decode(space: "SearchSpace", coordinates: Mapping[str, Any]) -> dict[str, Any]:
     """Return the hyperparameters at the coordinates of a trial."""
     hyperparameters = space.configuration(coordinates).hyperparameters
     return {name: hyperparameters[name] for name in {s.name.partition(".")[0]: s for s in space.settings}}

@@ -1,9 +1,7 @@
-"""The command `python -m experiments.report`."""
+"""Run `npg report` as `python -m experiments.report`."""
 
 import sys
 
-import tyro
+from experiments.command import main
 
-from experiments.report import command
-
-sys.exit(command.main(tyro.cli(command.Arguments, description=command.__doc__)))
+sys.exit(main(["report", *sys.argv[1:]]))

@@ -1,27 +1,16 @@
-"""Compare runs: statistics and one report.
-
-    python -m experiments.report runs                         # every run below it; writes runs/report/
-    python -m experiments.report runs/Hopper-v5 --threshold 2000 --out hopper
-    python -m experiments.report runs --threshold Pendulum-v1=-200 Hopper-v5=2000
-
-Writes report.html (one file that opens offline), figures as PNG and SVG, and the numbers as CSV: runs,
-aggregates, improvement (probabilities) and curves. A path is a run folder, or any folder above some.
-Runs that are left out are named with the reason. No code in a run folder is executed.
-"""
+"""The command `npg report`."""
 
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
-import tyro
 from tqdm import tqdm
 
+from experiments.options import Report
 from experiments.report.appearance import NO_NUMBER, interval, label, probability, steps
 from experiments.report.comparison import Comparison, compare
 from experiments.report.findings import findings
@@ -30,22 +19,7 @@ from experiments.report.run_record import RunRecord, find_runs
 from experiments.report.tables import write_tables
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """Compare runs: statistics and one report."""
-
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders, or folders above them."""
-    out: Path | None = None
-    """Where the report is written; <first path>/report by default."""
-    threshold: tuple[str, ...] = ()
-    """The return that counts as solved, for the steps to it: a number for one task, or task=number each. By
-    default Gymnasium's own, where a task has one."""
-    seed: int = 0
-    """Of the bootstrap."""
-
-
-def main(arguments: Arguments) -> int:
+def main(arguments: Report) -> int:
     """Write the report and return the exit code."""
     try:
         # Imported here, since --help and messages about paths need no plotting library.

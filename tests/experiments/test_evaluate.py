@@ -19,9 +19,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from experiments import evaluate
 from experiments.algorithms import agent_class
-from experiments.evaluate import Arguments, main
+from experiments.evaluate import main
 from experiments.evaluation import protocol, video
 from experiments.evaluation.seeded_episodes import Explorer, make_env, play
+from experiments.options import Evaluate
 from experiments.run.run_folder import RunFolder
 from experiments.run.stored_model import save_normaliser
 
@@ -67,7 +68,7 @@ def load_policy(run: Path, env: VecEnv) -> Any:
 
 def written(run: Path, out: Path, **options: Any) -> dict[str, Any]:
     """Evaluate, and return the JSON."""
-    assert main(Arguments(run, out=out, **options)) == 0
+    assert main(Evaluate(run, out=out, **options)) == 0
     return dict(json.loads(out.read_text()))
 
 
@@ -138,7 +139,7 @@ def test_one_episode_has_no_interval(cartpole: Path, tmp_path: Path, capsys: pyt
 def test_default_files(cartpole: Path) -> None:
     """Without --out the numbers lie in the run; the evaluation that ended the training stays as it is."""
     (cartpole / "evaluation.json").write_text("{}")
-    assert main(Arguments(cartpole, episodes=2)) == 0
+    assert main(Evaluate(cartpole, episodes=2)) == 0
     assert len(json.loads((cartpole / "evaluate.json").read_text())["returns"]) == 2
     assert (cartpole / "evaluation.json").read_text() == "{}"
     assert not list(cartpole.glob(".*"))
@@ -223,7 +224,7 @@ def test_mistakes_on_the_command_line(
     options: dict[str, Any], message: str, cartpole: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """They end with exit code 2 and a line that names the remedy."""
-    assert main(Arguments(**{"run": cartpole, **options})) == 2
+    assert main(Evaluate(**{"run": cartpole, **options})) == 2
     assert message in capsys.readouterr().err
 
 
@@ -240,11 +241,11 @@ def test_module_in_the_config_is_not_imported(
     monkeypatch.syspath_prepend(tmp_path)
     config = yaml.safe_load((run / "config.yaml").read_text())
     (run / "config.yaml").write_text(yaml.safe_dump(config | {"env": "strangers_tasks:Strange-v0"}))
-    assert main(Arguments(run, episodes=2)) == 2
+    assert main(Evaluate(run, episodes=2)) == 2
     assert "--import strangers_tasks, if you trust it" in capsys.readouterr().err
     assert not (tmp_path / "sprung").exists()
     try:
-        assert main(Arguments(run, episodes=2, import_=("strangers_tasks",))) == 0
+        assert main(Evaluate(run, episodes=2, import_=("strangers_tasks",))) == 0
     finally:
         gym.registry.pop("Strange-v0", None)
     assert (tmp_path / "sprung").exists()
@@ -257,7 +258,7 @@ def test_interrupt(cartpole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(protocol, "play", interrupt)
-    assert main(Arguments(cartpole)) == evaluate.INTERRUPTED
+    assert main(Evaluate(cartpole)) == evaluate.INTERRUPTED
 
 
 def decoded(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
@@ -347,7 +348,7 @@ def test_renderer_that_fails(
         raise AttributeError("'NoneType' object has no attribute 'eglQueryString'")
 
     monkeypatch.setattr("gymnasium.envs.classic_control.cartpole.CartPoleEnv.render", fail)
-    assert main(Arguments(cartpole, episodes=2, out=tmp_path / "e.json", video=True)) == 2
+    assert main(Evaluate(cartpole, episodes=2, out=tmp_path / "e.json", video=True)) == 2
     assert "MUJOCO_GL=osmesa" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["e.json"]
 
@@ -358,7 +359,7 @@ def test_missing_ffmpeg(
     """Without the extra the command ends before it plays, and says what to install."""
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     monkeypatch.setattr(protocol, "play", None)
-    assert main(Arguments(cartpole, video=True)) == 2
+    assert main(Evaluate(cartpole, video=True)) == 2
     assert 'pip install -c constraints.txt "imageio[ffmpeg]"' in capsys.readouterr().err
 
 

@@ -22,7 +22,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from agents import TRPO, VPG
 from experiments import export
-from experiments.export import Arguments, export_onnx, main
+from experiments.export import export_onnx, main
+from experiments.options import Export
 from experiments.run.stored_model import save_normaliser
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -253,18 +254,18 @@ def test_command_exports_a_run(
     (run_folder / "vecnormalize.pkl").write_bytes(b"junk")
     for name in ("pickle.load", "pickle.loads", "cloudpickle.loads"):
         monkeypatch.setattr(name, lambda *_, **__: pytest.fail("unpickled"))
-    assert main(Arguments(run_folder)) == 0
+    assert main(Export(run_folder)) == 0
     check(run_folder / "model.onnx", model, env)
-    assert main(Arguments(run_folder)) == 2
+    assert main(Export(run_folder)) == 2
     assert "--force" in capsys.readouterr().err
-    assert main(Arguments(run_folder, force=True)) == 0
+    assert main(Export(run_folder, force=True)) == 0
 
 
 def test_command_exports_a_model(run_folder: Path, tmp_path: Path) -> None:
     """A saved model elsewhere needs its algorithm and its normaliser by name."""
     (run_folder / "model.zip").rename(tmp_path / "final.zip")
     (run_folder / "vecnormalize.pkl").rename(tmp_path / "statistics.pkl")
-    arguments = Arguments(tmp_path / "final.zip", tmp_path / "out.onnx", tmp_path / "statistics.pkl", "vpg")
+    arguments = Export(tmp_path / "final.zip", tmp_path / "out.onnx", tmp_path / "statistics.pkl", "vpg")
     assert main(arguments) == 0
     check(tmp_path / "out.onnx", VPG.load(tmp_path / "final.zip", device="cpu"), normalised(VECTOR))
 
@@ -287,7 +288,7 @@ def test_command_names_the_mistake_in_a_run(
 ) -> None:
     """A damaged run ends with exit code 2, one line, and no file."""
     change(run_folder)
-    assert main(Arguments(run_folder)) == 2
+    assert main(Export(run_folder)) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
     assert not (run_folder / "model.onnx").exists()
@@ -314,7 +315,7 @@ def test_command_names_the_mistake_in_a_model(
 ) -> None:
     """A wrong path, option or normaliser ends with exit code 2, one line, and no file."""
     change(run_folder)
-    assert main(replace(Arguments(run_folder / "model.zip", algo="vpg"), **options)) == 2
+    assert main(replace(Export(run_folder / "model.zip", algo="vpg"), **options)) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
     assert not (run_folder / "model.onnx").exists()
@@ -322,5 +323,5 @@ def test_command_names_the_mistake_in_a_model(
 
 def test_a_run_takes_no_options_of_a_model(run_folder: Path, capsys: pytest.CaptureFixture) -> None:
     """Its algorithm and its normaliser are its own."""
-    assert main(Arguments(run_folder, algo="vpg")) == 2
+    assert main(Export(run_folder, algo="vpg")) == 2
     assert "leave them out" in capsys.readouterr().err

@@ -63,7 +63,7 @@ def test_our_defaults_come_before_the_users_arguments(
     """RL Zoo reads the user's command line after ours, so that what the user names wins."""
     assert main(arguments) == 0
     verb, *rest = arguments
-    assert zoo.seen == [[f"python -m experiments.zoo {verb}", *expected, *rest]]
+    assert zoo.seen == [[f"npg zoo {verb}", *expected, *rest]]
 
 
 def test_every_agent_is_registered(zoo: ModuleType) -> None:
@@ -109,14 +109,14 @@ def test_usage_is_printed(arguments: list[str], code: int, capsys: pytest.Captur
     """Without a verb, and on request."""
     assert main(arguments) == code
     printed = capsys.readouterr()
-    assert "python -m experiments.zoo train --algo npg" in (printed.err if code else printed.out)
+    assert "npg zoo train --algo npg" in (printed.err if code else printed.out)
 
 
 def test_algo_without_value_is_an_error(capsys: pytest.CaptureFixture) -> None:
     """It is named by the command that the user typed."""
     with pytest.raises(SystemExit):
         parse_options("train", ["--algo"])
-    assert "python -m experiments.zoo train: error: argument --algo" in capsys.readouterr().err
+    assert "npg zoo train: error: argument --algo" in capsys.readouterr().err
 
 
 def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from run_folders import write_run
 
-from experiments.report.command import Arguments, find_thresholds, main
+from experiments.options import Report
+from experiments.report.command import find_thresholds, main
 from experiments.report.comparison import compare
 from experiments.report.references import read_references
 from experiments.report.run_record import find_runs
@@ -45,7 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     (write_run(root, "trpo") / "evaluation.json").unlink()
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        assert main(Arguments((root,))) == 0
+        assert main(Report((root,))) == 0
     return root / "report", printed.getvalue()
 
 
@@ -111,17 +112,17 @@ def only(rows: list[dict[str, str]], **cells: str) -> dict[str, str]:
 
 def test_bad_input_is_refused_with_the_fix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing usable, and options that make no sense, end with exit code 2 and a sentence."""
-    assert main(Arguments((tmp_path,))) == 2
+    assert main(Report((tmp_path,))) == 2
     assert "expected folders of finished runs" in capsys.readouterr().err
-    assert main(Arguments((tmp_path / "missing",))) == 2
+    assert main(Report((tmp_path / "missing",))) == 2
     assert "there is no such folder" in capsys.readouterr().err
     write_grid(tmp_path)
-    assert main(Arguments((tmp_path,), threshold=("90",))) == 2
+    assert main(Report((tmp_path,), threshold=("90",))) == 2
     assert "give --threshold Acrobot-v1=90" in capsys.readouterr().err
-    assert main(Arguments((tmp_path,), seed=-1)) == 2
+    assert main(Report((tmp_path,), seed=-1)) == 2
     assert "expected --seed ≥ 0, got -1" in capsys.readouterr().err
     (tmp_path / "file").touch()
-    assert main(Arguments((tmp_path,), out=tmp_path / "file")) == 2
+    assert main(Report((tmp_path,), out=tmp_path / "file")) == 2
     assert "file" in capsys.readouterr().err
 
 
@@ -149,7 +150,7 @@ def test_a_missing_library_is_named_with_its_extra(
     for name in ("experiments.report.figures", "experiments.report.charts", "experiments.report.report_page"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, library, None)
-    assert main(Arguments((tmp_path,))) == 2
+    assert main(Report((tmp_path,))) == 2
     error = capsys.readouterr().err
     assert library.partition(".")[0] in error and 'pip install -c constraints.txt -e ".[report]"' in error
 
