@@ -1,4 +1,4 @@
-"""A comparison: every run of a grid, then a report of them."""
+"""Compare algorithms: make every run of a grid, then a report of them."""
 
 import importlib
 import itertools
@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from envs.cores import usable_cores
-from experiments.grid import Cell, GridStopped, run_grid
+from experiments.grid import Cell, run_grid
 from experiments.options import Report
 from experiments.report import command as report
 from experiments.run.run_folder import RunFolder
-from experiments.run.stop_signals import INTERRUPTED
+from experiments.run.stop_signals import Stopped
 from experiments.settings.arguments import Arguments
 from experiments.settings.configuration import resolve
 from experiments.settings.run_settings import RunSettings, differences
@@ -30,16 +30,16 @@ def compare(arguments: Arguments) -> int:
         singles = [arguments.single(algo, env_id, arguments.seed) for algo in arguments.algo]
         # One budget for all, so that the comparison is fair.
         steps = max(resolve(single).n_timesteps for single in singles)
-        print(f"{env_id}: {steps} steps a run")
+        print(f"{env_id}: {steps} steps per run")
         for single, k in itertools.product(singles, range(arguments.seeds)):
             single = replace(single, seed=arguments.seed + k, steps=float(steps))
             label = f"{single.algo[0]} {env_id} seed {single.seed}"
             cells.append(Cell(label, command_of(single), folder_of(single), steps))
     try:
         failures = run_grid(cells, min(jobs, len(cells)))
-    except KeyboardInterrupt as interrupt:
-        print("repeat the command to go on: finished runs are kept")
-        return interrupt.code if isinstance(interrupt, GridStopped) else INTERRUPTED
+    except Stopped as stopped:
+        print("repeat the command to resume: finished runs are kept")
+        return stopped.code
     print_grid(cells, failures)
     write_report(cells, arguments.out / "report")
     return 1 if failures else 0
@@ -84,8 +84,8 @@ def check_same_task(finished: RunSettings, requested: RunSettings, folder: RunFo
         requested = replace(requested, vec_env=finished.vec_env)
     if requested != finished and (found := differences(finished.document(), requested.document())):
         raise ValueError(
-            f"{folder.path} holds a finished run with other settings ({'; '.join(found)}), which would stand "
-            "beside the new ones; choose another --out, or delete it"
+            f"{folder.path} holds a finished run with other settings ({'; '.join(found)}), which would be compared "
+            "with the new ones; choose another --out, or delete it"
         )
 
 

@@ -47,17 +47,14 @@ class Progress(BaseCallback):
             self._bar.close()
 
 
-def progress_bar(
-    total: int, description: str, unit: str, *, position: int | None = None, leave: bool = True
-) -> tqdm:
-    """Return a bar on stderr; where that is a file, a line every ten seconds.
+def progress_bar(total: int, description: str, unit: str, *, disable: bool = False) -> tqdm:
+    """Return a bar on stderr, below those that are shown; if stderr is a file, a line every ten seconds.
 
     Args:
-        total: at which it is full.
-        description: what stands before it.
+        total: count at which it is full.
+        description: text before the bar.
         unit: what it counts.
-        position: its line where several are shown, 0 the uppermost.
-        leave: whether it stays on the screen when it is closed.
+        disable: whether it shows nothing.
     """
     return tqdm(
         total=total,
@@ -66,6 +63,6 @@ def progress_bar(
         unit_scale=True,
         mininterval=0.2 if sys.stderr.isatty() else 10.0,
         dynamic_ncols=True,
-        position=position,
-        leave=leave,
+        leave=None,  # of several bars, only the first stays on the screen
+        disable=disable,
     )

@@ -1,4 +1,4 @@
-"""What a command prints at its end."""
+"""Print the results of a command at its end."""
 
 import shlex
 from collections import defaultdict
@@ -35,13 +35,14 @@ def print_run(
     print(f"  curves   {shlex.join(['tensorboard', '--logdir', str(folder.path.parent.parent)])}")
 
 
-def print_next(arguments: Arguments, steps: int) -> None:
-    """Say what to try after one run of so many steps."""
+def print_next(arguments: Arguments, folder: RunFolder, steps: int) -> None:
+    """Say what to try after one finished run of so many steps."""
     (algo,) = arguments.algo
     other = next(name for name in ALGORITHMS if name != algo)
     grid = replace(arguments, algo=(algo, other), steps=float(steps), seeds=5)
-    for label, tried in (("next", replace(arguments, seed=arguments.seed + 1)), ("", grid)):
-        print(f"  {label:8} {tried}")
+    print(f"  next     {shlex.join(['npg', 'evaluate', str(folder.path), '--video'])}")
+    print(f"           {replace(arguments, seed=arguments.seed + 1)}")
+    print(f"           {grid}")
 
 
 def print_grid(cells: Sequence[Cell], failures: Mapping[str, str]) -> None:
@@ -53,7 +54,7 @@ def print_grid(cells: Sequence[Cell], failures: Mapping[str, str]) -> None:
         evaluation = cell.folder.read_evaluation()
         mean = evaluation.get("mean_return")
         found[key].append("failed" if not evaluation else "-" if mean is None else f"{mean:.1f}")
-    print("\nmean return of the evaluation, a number a seed")
+    print("\nmean return of the evaluation, a number per seed")
     for (env_id, algo), values in found.items():
         print(f"  {env_id:20} {algo:14} {'  '.join(values)}")
     for label, reason in failures.items():

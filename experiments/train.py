@@ -73,7 +73,8 @@ def run(arguments: Arguments) -> int:
         document = describe(settings, agent)
         folder.write_config(document)
         code = execute(settings, document, folder, agent)
-    print_next(arguments, settings.n_timesteps)
+    if code == 0:
+        print_next(arguments, folder, settings.n_timesteps)
     return code
 
 
@@ -81,8 +82,8 @@ def resume(arguments: Arguments) -> int:
     """Resume a run from its newest valid checkpoint.
 
     Raises:
-        ValueError: another option was given, the run is finished or without a checkpoint, or its settings or
-            versions have changed.
+        ValueError: another option was given, the run has no checkpoint or fewer steps to make, or its
+            settings or versions have changed.
     """
     assert arguments.resume is not None
     given = replace(arguments, resume=None, allow_changes=False, steps=None, env=Arguments.env)
@@ -95,13 +96,20 @@ def resume(arguments: Arguments) -> int:
             f"{folder.config} names a module that would be imported, {settings.env}; if you trust it, "
             f"add --env {settings.env}"
         )
+    if folder.finished and (arguments.steps is None or arguments.steps <= settings.n_timesteps):
+        print(f"{folder.path} is finished, with {settings.n_timesteps} steps; add --steps to train for more")
+        return 0
     environment_spec(settings.env)
     if arguments.steps is not None:
         settings = replace(settings, n_timesteps=whole(arguments.steps))
     with closing(folder):
         folder.claim()
-        path, content = newest_checkpoint(folder, settings, extend=arguments.steps is not None)
+        path, content = newest_checkpoint(folder)
         step = content["agent"]["moving"]["num_timesteps"]
+        if step >= settings.n_timesteps and arguments.steps is not None:
+            raise ValueError(
+                f"{folder.path} has made {step} steps; give --steps a larger number to resume it"
+            )
         with closing(make_env(settings, step)) as env:
             agent = build(settings, env)
             document = describe(settings, agent)
@@ -115,29 +123,24 @@ def resume(arguments: Arguments) -> int:
                 )
             for change in changes:
                 print(f"changed: {change}")
-            print(f"going on from {path}")
+            print(f"resuming from {path}")
             return execute(settings, document, folder, agent, content)
 
 
-def newest_checkpoint(
-    folder: RunFolder, settings: RunSettings, *, extend: bool
-) -> tuple[Path, dict[str, Any]]:
-    """Return path and content of the newest valid checkpoint, if there are steps or an evaluation left to do.
+def newest_checkpoint(folder: RunFolder) -> tuple[Path, dict[str, Any]]:
+    """Return path and content of the newest valid checkpoint.
 
     Raises:
-        ValueError: there is none, or nothing to do.
+        ValueError: there is none.
     """
     checkpoints = Checkpoints(folder.checkpoints)
     path, content = checkpoints.newest_valid()
     for error in checkpoints.refused:
-        print(f"passed over: {error}", file=sys.stderr)
+        print(f"rejected: {error}", file=sys.stderr)
     try:
-        step, _ = content["agent"]["moving"]["num_timesteps"], content["run"]
+        _ = content["agent"]["moving"]["num_timesteps"], content["run"]
     except (KeyError, TypeError, IndexError):
-        raise ValueError(f"{path} is a file of this format, but no checkpoint of train.py") from None
-    if step >= settings.n_timesteps and (folder.finished or extend):
-        made = "is finished, with" if folder.finished else "has made"
-        raise ValueError(f"{folder.path} {made} {step} steps; --steps with more goes on")
+        raise ValueError(f"{path} is a file of this format, but no checkpoint of a run") from None
     return path, content
 
 
@@ -164,7 +167,7 @@ def execute(
                 result = evaluate(settings, folder, agent.num_timesteps, signals)
             except Stopped as stopped:
                 code = stopped.code
-                print(f"\n{stopped}; the evaluation is made by: {Arguments(resume=folder.path)}")
+                print(f"\n{stopped}; the run lacks its evaluation, and can be resumed")
             except EvaluationError as error:
                 code = 1
                 print(f"error: {folder.path} is not finished: in its evaluation, {error}", file=sys.stderr)
@@ -172,6 +175,8 @@ def execute(
                 code = 1
                 print(f"error: {folder.evaluation} could not be written: {error}", file=sys.stderr)
     print_run(settings, folder, agent.num_timesteps, outcome.seconds, result)
+    if code > 128:
+        print(f"  resume   {Arguments(resume=folder.path)}")
     return code
 
 

@@ -76,6 +76,7 @@ def test_run_leaves_what_the_contract_says(
     evaluation = json.loads((folder / "evaluation.json").read_text())
     assert len(evaluation["returns"]) == 2 and evaluation["steps"] == 512
     printed = capsys.readouterr().out
+    assert f"next     npg evaluate {folder} --video" in printed
     assert str(folder) in printed and "tensorboard --logdir" in printed and "steps/s" in printed
     assert ALGORITHMS[algo].load(folder / "model.zip").num_timesteps == 512
 
@@ -229,7 +230,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
     number: int,
     code: int,
 ) -> None:
-    """It ends after the update, with the shell's code and the way to go on; resumed, as if never stopped."""
+    """It ends after the update; the last line resumes it, with the same result as if it never stopped."""
     whole = changed(arguments, out=arguments.out / "whole")
     assert main(whole) == 0
     update = TRPO.train
@@ -243,7 +244,8 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
         patch.setattr(TRPO, "train", signalled)
         assert main(arguments) == code
     folder = arguments.out / "CartPole-v1" / "trpo" / "seed-0"
-    assert f"go on with: python train.py --resume {folder}" in capsys.readouterr().out
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == f"  resume   python train.py --resume {folder}"
     assert TRPO.load(folder / "model.zip")._n_updates == 1
     assert not (folder / "evaluation.json").exists()
     assert main(Arguments(resume=folder)) == 0
@@ -411,9 +413,10 @@ def test_a_run_with_looks_is_resumed_with_others(
     for geometry in (2, 0):  # another interval, and none
         config.write_text(re.sub("geometry: .", f"geometry: {geometry}", config.read_text()))
         before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-        assert main(Arguments(resume=folder, steps=2048)) == 2
+        steps = 2048 + 1024 * (geometry == 0)
+        assert main(Arguments(resume=folder, steps=steps)) == 2
         assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
-        assert main(Arguments(resume=folder, steps=2048 + 1024 * (geometry == 0), allow_changes=True)) == 0
+        assert main(Arguments(resume=folder, steps=steps, allow_changes=True)) == 0
 
 
 class Unmeasured(gym.Env):
@@ -475,7 +478,7 @@ def test_a_run_is_not_resumed_to_fewer_steps(
         assert main(changed(arguments, checkpoint_every=1)) == 1
     folder = arguments.out / "CartPole-v1" / "trpo" / "seed-0"
     assert main(Arguments(resume=folder, steps=100)) == 2
-    assert "--steps with more goes on" in capsys.readouterr().err
+    assert "give --steps a larger number" in capsys.readouterr().err
     assert main(Arguments(resume=folder)) == 0
 
 

@@ -17,7 +17,6 @@ from experiments.run.clock import Clock
 from experiments.run.run_folder import RunFolder
 from experiments.run.run_log import RunLog
 from experiments.run.stop_signals import Stopped, StopSignals
-from experiments.settings.arguments import Arguments
 from experiments.settings.run_settings import RunSettings
 
 ROW = 256  # steps of all environments between two rows of a peer's log, where its rollouts are shorter
@@ -87,7 +86,7 @@ def learn(
         code = 0
     except Stopped as stopped:
         code = stopped.code
-        print(f"\n{stopped}; go on with: {Arguments(resume=folder.path)}")
+        print(f"\n{stopped}; the run can be resumed")
     except (NonFiniteError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         paths = Checkpoints(folder.checkpoints).paths()

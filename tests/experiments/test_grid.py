@@ -68,10 +68,11 @@ def test_signals_let_runs_save(tmp_path: Path, number: int, code: int) -> None:
         from pathlib import Path
         from test_grid import SAVE_AT_CTRL_C, cell
         from experiments.grid import run_grid
+        from experiments.run.stop_signals import Stopped
         try:
             run_grid([cell(Path({str(tmp_path)!r}), seed, SAVE_AT_CTRL_C) for seed in range(3)], jobs=2)
-        except KeyboardInterrupt as interrupt:
-            sys.exit(getattr(interrupt, "code", 130))
+        except Stopped as stopped:
+            sys.exit(stopped.code)
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stderr=subprocess.DEVNULL)
     folders = [tmp_path / "Task-v0" / "npg" / f"seed-{seed}" for seed in range(3)]

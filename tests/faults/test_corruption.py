@@ -1,4 +1,4 @@
-"""Checkpoints with flipped bytes and cut ends: passed over by name, never loaded."""
+"""Checkpoints with flipped bytes and cut ends: rejected by name, never loaded."""
 
 import shutil
 from collections.abc import Iterator
@@ -85,8 +85,8 @@ def test_resume_passes_over_the_damaged_ones(server: Server, whole: Path, stoppe
     started = server.run(logs_of(stopped), "--resume", stopped)
     assert started.code == 0, started.output
     for path in (first, second):
-        assert f"passed over: {path} is no valid checkpoint: it" in started.output
-    assert f"going on from {third}" in started.output
+        assert f"rejected: {path} is no valid checkpoint: it" in started.output
+    assert f"resuming from {third}" in started.output
     assert differences(stopped, whole) == []
 
 
