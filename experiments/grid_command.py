@@ -84,8 +84,8 @@ def check_same_task(finished: RunSettings, requested: RunSettings, folder: RunFo
         requested = replace(requested, vec_env=finished.vec_env)
     if requested != finished and (found := differences(finished.document(), requested.document())):
         raise ValueError(
-            f"{folder.path} holds a finished run with other settings ({'; '.join(found)}), which would be compared "
-            "with the new ones; choose another --out, or delete it"
+            f"{folder.path} holds a finished run with other settings ({'; '.join(found)}), which is not "
+            "comparable with the new ones; choose another --out, or delete it"
         )
 
 

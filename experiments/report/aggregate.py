@@ -9,11 +9,7 @@ import numpy as np
 from experiments.report.curves import Curve
 from experiments.report.references import Reference
 from experiments.report.score_intervals import improvement_interval, profile_interval
-from experiments.report.statistics import (
-    Interval,
-    bootstrap_interval,
-    optimality_gap,
-)
+from experiments.report.statistics import Interval, bootstrap_interval, optimality_gap
 from experiments.report.task_comparison import STATISTICS, Pair, Task
 
 PROFILE_POINTS = 201

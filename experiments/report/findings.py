@@ -1,7 +1,5 @@
 """The findings of a comparison in sentences, which claim only what the intervals support."""
 
-import numpy as np
-
 from experiments.report.aggregate import Aggregate
 from experiments.report.appearance import enumeration, interval, label, number, probability, steps
 from experiments.report.comparison import Comparison
@@ -50,8 +48,7 @@ def who_is_faster(task: Task) -> str:
     if task.threshold is None:
         return ""
     goal = f"a return of {number(task.threshold)}"
-    reached = {e.algorithm: np.isfinite(e.scores["steps_to_threshold"]).sum() for e in task.entries}
-    if not any(reached.values()):
+    if not any(entry.reached for entry in task.entries):
         return f"No run reaches {goal}."
     sentences = []
     for entry in task.entries:
@@ -71,10 +68,7 @@ def who_is_faster(task: Task) -> str:
             )
     if not sentences and task.pairs:
         sentences.append(f"No two algorithms clearly differ in the steps that they need to {goal}.")
-    counts = (
-        f"{label(entry.algorithm)} {reached[entry.algorithm]} of {len(entry.group.records)}"
-        for entry in task.entries
-    )
+    counts = (f"{label(e.algorithm)} {e.reached} of {len(e.group.records)}" for e in task.entries)
     return " ".join([*sentences, f"Seeds that reach it: {enumeration(counts)}."])
 
 

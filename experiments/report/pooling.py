@@ -52,7 +52,8 @@ def pool(records: Iterable[RunRecord]) -> tuple[list[Group], list[LeftOut]]:
     for record in records:
         first = kept.setdefault((record.environment, record.algorithm, record.seed), record)
         if first is not record:
-            reason = f"a second run of {record.name}; {first.path} came first. Report one of them"
+            name = f"{record.algorithm} on {record.environment}, seed {record.seed}"
+            reason = f"a second run of {name}; {first.path} came first. Report one of them"
             left_out.append(LeftOut(record.path, reason))
     together: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for record in kept.values():

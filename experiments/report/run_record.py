@@ -7,21 +7,13 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from experiments.report.run_files import (
-    RETURN,
-    STEPS,
-    clock_of,
-    read_document,
-    read_log,
-    read_returns,
-)
+from experiments.report.run_files import RETURN, STEPS, clock_of, read_document, read_log, read_returns
 from experiments.run.run_folder import RunFolder
 
 FILES = ("config.yaml", "progress.csv", "evaluation.json")
@@ -49,55 +41,29 @@ class RunRecord:
 
     Attributes:
         path: the folder.
-        document: the content of config.yaml.
-        log: columns of progress.csv, (rows,) each, nan where a cell is empty.
+        algorithm: its name in config.yaml, e.g. "npg" or "sb3:ppo".
+        environment: Gymnasium's id.
+        seed: of the run.
+        budget: environment steps that the run was given.
+        settings: all others; those of nested mappings are called a.b, hyperparameters by their own name.
+        versions: of Python and of packages, and the commit.
+        hardware: the machine; empty if unknown.
+        config: the text of config.yaml.
+        log: columns of progress.csv, (rows,) each, nan if a cell is empty.
         evaluation: returns of the final deterministic episodes, (episodes,), raw; empty if there were none.
     """
 
     path: Path
-    document: Mapping[str, Any]
+    algorithm: str
+    environment: str
+    seed: int
+    budget: int
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str]
+    hardware: Mapping[str, str]
+    config: str
     log: Mapping[str, np.ndarray]
     evaluation: np.ndarray
-
-    @property
-    def algorithm(self) -> str:
-        """Name of the algorithm in config.yaml, e.g. "npg" or "sb3:ppo"."""
-        return str(self.document["algo"])
-
-    @property
-    def environment(self) -> str:
-        """Gymnasium's id."""
-        return str(self.document["env"])
-
-    @property
-    def seed(self) -> int:
-        """Seed of the run."""
-        return int(self.document["seed"])
-
-    @property
-    def budget(self) -> int:
-        """Environment steps that the run was given."""
-        return int(self.document["n_timesteps"])
-
-    @cached_property
-    def settings(self) -> dict[str, Any]:
-        """All other settings; those of nested mappings are called a.b, hyperparameters by their own name."""
-        return dict(flattened({k: v for k, v in self.document.items() if k not in NO_SETTINGS}))
-
-    @property
-    def versions(self) -> dict[str, str]:
-        """Versions of Python and of packages, and the commit."""
-        return as_texts(self.document.get("versions"))
-
-    @property
-    def hardware(self) -> dict[str, str]:
-        """The machine; empty if unknown."""
-        return as_texts(self.document.get("hardware"))
-
-    @property
-    def config(self) -> str:
-        """The text of config.yaml."""
-        return str(yaml.safe_dump(dict(self.document), sort_keys=False, allow_unicode=True))
 
     def series(self, metric: str, over: str = STEPS) -> tuple[np.ndarray, np.ndarray]:
         """Return steps (or seconds) and values of a metric, (points,) each; empty if it is not logged."""
@@ -110,11 +76,6 @@ class RunRecord:
     def clock(self) -> str:
         """The column with the training time in seconds."""
         return clock_of(self.log)
-
-    @property
-    def name(self) -> str:
-        """Name of the run in sentences."""
-        return f"{self.algorithm} on {self.environment}, seed {self.seed}"
 
 
 def find_runs(paths: Iterable[Path]) -> tuple[list[RunRecord], list[LeftOut]]:
@@ -146,10 +107,10 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[RunRecord], list[LeftOut]]:
             except (ValueError, OSError) as error:
                 left_out.append(LeftOut(folder, str(error)))
     if not records:
-        came = "\n".join(f"  {item.path}: {item.reason}" for item in left_out) or "  no path at all"
+        found = "\n".join(f"  {item.path}: {item.reason}" for item in left_out) or "  no path at all"
         raise ValueError(
             "expected folders of finished runs, as train.py writes them (runs/<env>/<algo>/seed-<n>), "
-            f"or folders above; got\n{came}\n"
+            f"or folders above; got\n{found}\n"
             "Name other folders, or make runs: python train.py --algo npg vpg --env CartPole-v1 --seeds 5"
         )
     return records, left_out
@@ -189,7 +150,19 @@ def read_run(path: Path) -> RunRecord:
     last, budget = log[STEPS][np.isfinite(log[RETURN])].max(), document["n_timesteps"]
     if last < LEAST_PART * budget:
         raise ValueError(f"corrupt: progress.csv ends at {last:g} of {budget} steps; repeat the run")
-    return RunRecord(path, document, log, read_returns(folder))
+    return RunRecord(
+        path=path,
+        algorithm=document["algo"],
+        environment=document["env"],
+        seed=document["seed"],
+        budget=budget,
+        settings=dict(flattened({k: v for k, v in document.items() if k not in NO_SETTINGS})),
+        versions=as_texts(document.get("versions")),
+        hardware=as_texts(document.get("hardware")),
+        config=yaml.safe_dump(document, sort_keys=False, allow_unicode=True),
+        log=log,
+        evaluation=read_returns(folder),
+    )
 
 
 def flattened(value: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

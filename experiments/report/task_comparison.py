@@ -12,13 +12,7 @@ from experiments.report.pooling import Group
 from experiments.report.run_files import RETURN
 from experiments.report.run_record import RunRecord
 from experiments.report.score_intervals import improvement_interval
-from experiments.report.statistics import (
-    Interval,
-    bootstrap_interval,
-    iqm,
-    mean,
-    median,
-)
+from experiments.report.statistics import Interval, bootstrap_interval, iqm, mean, median
 
 STATISTICS = {"IQM": iqm, "mean": mean, "median": median}
 
@@ -45,6 +39,11 @@ class Entry:
     def algorithm(self) -> str:
         """Its name."""
         return self.group.algorithm
+
+    @property
+    def reached(self) -> int:
+        """How many runs reach the threshold."""
+        return int(np.isfinite(self.scores["steps_to_threshold"]).sum())
 
 
 @dataclass(frozen=True, eq=False)
