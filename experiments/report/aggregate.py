@@ -61,9 +61,10 @@ def make_aggregate(
         name: [entry.scores["training"] for task in used for entry in task.entries if entry.algorithm == name]
         for name in everywhere
     }
+    units = [references[task.environment] for task in used]
     normalised = {
-        name: [references[task.environment].normalise(x) for task, x in zip(used, strata, strict=True)]
-        for name, strata in raw.items()
+        name: [unit.normalise(x) for unit, x in zip(units, strata, strict=True)]
+        for name, strata in sorted(raw.items())
     }
     statistics = STATISTICS | {"optimality gap": optimality_gap}
     scores = {
@@ -71,17 +72,17 @@ def make_aggregate(
             key: bootstrap_interval(statistic, strata, generator=generator)
             for key, statistic in statistics.items()
         }
-        for name, strata in sorted(normalised.items())
+        for name, strata in normalised.items()
     }
     ranked = sorted(scores, key=lambda name: -scores[name]["IQM"].estimate)
-    lowest, highest = (
-        f(np.concatenate([s for x in normalised.values() for s in x])) for f in (np.min, np.max)
-    )
-    grid = np.linspace(min(0.0, lowest), max(1.0, highest), PROFILE_POINTS)
-    profiles = {name: Curve.of(grid, profile_interval(normalised[name], grid)) for name in ranked}
-    pairs = tuple(
-        Pair(first, second, {"training": improvement_interval(raw[first], raw[second])})
-        for first, second in combinations(ranked, 2)
-    )
-    environments = tuple(task.environment for task in used)
-    return Aggregate(environments, {name: scores[name] for name in ranked}, profiles, pairs), notes
+    every = np.concatenate([x for strata in normalised.values() for x in strata])
+    grid = np.linspace(min(0.0, every.min()), max(1.0, every.max()), PROFILE_POINTS)
+    return Aggregate(
+        environments=tuple(task.environment for task in used),
+        scores={name: scores[name] for name in ranked},
+        profiles={name: Curve.of(grid, profile_interval(normalised[name], grid)) for name in ranked},
+        pairs=tuple(
+            Pair(first, second, {"training": improvement_interval(raw[first], raw[second])})
+            for first, second in combinations(ranked, 2)
+        ),
+    ), notes

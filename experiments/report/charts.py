@@ -74,16 +74,14 @@ class Charts:
         figure = go.Figure()
         for entry in reversed(task.entries):
             style, found = self._look[entry.algorithm], entry.aggregates["training"]["IQM"]
-            spread = None
-            if np.isfinite(found.low):
-                spread = {
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [found.high - found.estimate],
-                    "arrayminus": [found.estimate - found.low],
-                    "thickness": 2.5,
-                    "width": 0,
-                }
+            spread = {
+                "type": "data",
+                "symmetric": False,
+                "array": [found.high - found.estimate],
+                "arrayminus": [found.estimate - found.low],
+                "thickness": 2.5,
+                "width": 0,
+            }
             group = {"legendgroup": entry.algorithm, "name": style.label, "showlegend": False}
             seeds = [f"seed {record.seed}" for record in entry.group.records]
             returns = entry.scores["training"]
@@ -102,7 +100,7 @@ class Charts:
                 mode="markers",
                 hovertemplate="IQM %{x:.4g}<extra>%{y}</extra>",
                 marker={"size": 10, "color": style.colour},
-                error_x=spread,
+                error_x=spread if np.isfinite(found.low) else None,
                 **group,
             )
         figure.update_xaxes(title_text="training return")
@@ -116,12 +114,13 @@ class Charts:
         for algorithm, curve in curves.items():
             style = self._look[algorithm]
             group = {"legendgroup": algorithm, "name": style.label}
-            x = rounded(curve.x)
-            known = np.isfinite(curve.low)
+            x, y, low, high = map(rounded, (curve.x, curve.estimate, curve.low, curve.high))
+            known = np.isfinite(low)
+            options, hover = {}, "%{y:.4g}"
             if known.any():
                 figure.add_scatter(
                     x=np.concatenate([x[known], x[known][::-1]]),
-                    y=rounded(np.concatenate([curve.high[known], curve.low[known][::-1]])),
+                    y=np.concatenate([high[known], low[known][::-1]]),
                     fill="toself",
                     fillcolor=style.shade(BAND),
                     line={"width": 0},
@@ -130,17 +129,16 @@ class Charts:
                     showlegend=False,
                     **group,
                 )
+                options["customdata"] = np.stack([low, high], axis=-1)
+                hover += " [%{customdata[0]:.4g}, %{customdata[1]:.4g}]"
             figure.add_scatter(
                 x=x,
-                y=rounded(curve.estimate),
-                customdata=np.stack([rounded(curve.low), rounded(curve.high)], axis=-1)
-                if known.any()
-                else None,
+                y=y,
                 mode="lines",
                 line={"color": style.colour, "width": 2, "dash": style.plotly_dash},
-                hovertemplate="%{y:.4g}"
-                + (" [%{customdata[0]:.4g}, %{customdata[1]:.4g}]" if known.any() else ""),
+                hovertemplate=hover,
                 showlegend=True,
+                **options,
                 **group,
             )
         return figure

@@ -17,6 +17,7 @@ from experiments.report.findings import findings
 from experiments.report.references import read_references
 from experiments.report.run_record import RunRecord, find_runs
 from experiments.report.tables import write_tables
+from experiments.text_table import aligned
 
 
 def main(arguments: Report) -> int:
@@ -95,31 +96,16 @@ def print_summary(comparison: Comparison) -> None:
     """Print a short table, the findings, the notes, and what is left out."""
     for task in comparison.tasks:
         print(f"\n{task.environment}, {steps(task.budget)} steps: IQM with its 95 % interval")
-        rows = [("", "seeds", "training return", "evaluation", "P(beats the next)")]
-        for entry, following in zip(task.entries, [*task.entries[1:], None], strict=True):
-            evaluation = entry.aggregates.get("evaluation")
-            chance = next(
-                (
-                    probability(pair.probabilities["training"])
-                    for pair in task.pairs
-                    if following and (pair.first, pair.second) == (entry.algorithm, following.algorithm)
-                ),
-                "",
-            )
-            rows.append(
-                (
-                    label(entry.algorithm),
-                    str(len(entry.group.records)),
-                    interval(entry.aggregates["training"]["IQM"]),
-                    interval(evaluation["IQM"]) if evaluation else NO_NUMBER,
-                    chance,
-                )
-            )
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            print(
-                "  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-            )
+        rows: list[tuple[str, ...]] = [("", "seeds", "training return", "evaluation", "P(beats the next)")]
+        chances = {(pair.first, pair.second): pair.probabilities["training"] for pair in task.pairs}
+        names = [entry.algorithm for entry in task.entries]
+        for entry, following in zip(task.entries, [*names[1:], ""], strict=True):
+            chance = chances.get((entry.algorithm, following))
+            scores = [entry.aggregates.get(score) for score in ("training", "evaluation")]
+            texts = [interval(score["IQM"]) if score else NO_NUMBER for score in scores]
+            seeds = str(len(entry.group.records))
+            rows.append((label(entry.algorithm), seeds, *texts, probability(chance) if chance else ""))
+        print("\n".join(f"  {line}" for line in aligned(rows)))
     print()
     for where, text in findings(comparison).items():
         print(f"{where}: {text}")

@@ -2,15 +2,38 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from experiments.report.appearance import enumeration
 from experiments.report.curves import GEOMETRY, joint_factor, metric_column, metric_series
 from experiments.report.pooling import Group
-from experiments.report.run_record import RunRecord
 
 FEW_SEEDS = 5
+# How sb3-contrib's TRPO measures its step, by the factor from its KL to the joint one.
+CONTRIB_KL = {
+    "unknown": "sb3-contrib's TRPO averages the KL over action dimensions, and its config.yaml lacks "
+    "target_kl_joint: its KL is not shown, and its target_kl is not comparable with ours.",
+    "same": "sb3-contrib's TRPO bounds KL(new ‖ old), ours KL(old ‖ new): only the direction differs here.",
+    "joint": "sb3-contrib's TRPO averages KL(new ‖ old) over {factor:g} action dimensions: its target_kl "
+    "{target_kl:g} is the joint bound {target_kl_joint:g} nats, which is comparable with ours, and its KL is "
+    "shown times {factor:g}.",
+}
+CONDITIONS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "environments side by side (n_envs)": lambda settings: settings.get("n_envs", "unknown"),
+    "policies": lambda settings: settings.get("policy", "unknown"),
+    "network sizes (net_arch)": lambda settings: settings.get("policy_kwargs.net_arch", "default"),
+    "observations": lambda settings: (
+        "normalised"
+        if settings.get("normalize") or settings.get("policy_kwargs.normalize_observations")
+        else "raw"
+    ),
+    "discount factors (gamma)": lambda settings: settings.get("gamma", "unknown"),
+    "episodes of a training return (stats_window_size)": lambda settings: settings.get(
+        "stats_window_size", 100
+    ),
+}
 
 
 def notes_about(groups: Sequence[Group]) -> list[str]:
@@ -58,18 +81,8 @@ def different_budgets(groups: Sequence[Group]) -> Iterable[str]:
 
 def different_settings(groups: Sequence[Group]) -> Iterable[str]:
     """Yield which conditions other than the algorithm differ between algorithms."""
-    conditions: dict[str, Callable[[Group], Any]] = {
-        "environments side by side (n_envs)": lambda group: group.settings.get("n_envs", "unknown"),
-        "policies": lambda group: group.settings.get("policy", "unknown"),
-        "network sizes (net_arch)": lambda group: group.settings.get("policy_kwargs.net_arch", "default"),
-        "observations": lambda group: "normalised" if normalised(group) else "raw",
-        "discount factors (gamma)": lambda group: group.settings.get("gamma", "unknown"),
-        "episodes of a training return (stats_window_size)": lambda group: group.settings.get(
-            "stats_window_size", 100
-        ),
-    }
-    for what, value in conditions.items():
-        values = by_value(groups, value)
+    for what, value in CONDITIONS.items():
+        values = by_value(groups, lambda group: value(group.settings))  # noqa: B023
         if len(values) > 1:
             yield f"{what} differ: {listed(values)}."
 
@@ -77,13 +90,8 @@ def different_settings(groups: Sequence[Group]) -> Iterable[str]:
 def evaluations(groups: Sequence[Group]) -> Iterable[str]:
     """Yield whose evaluations differ in length, or are missing."""
     counts = by_value(groups, lambda group: "/".join(sorted({str(r.evaluation.size) for r in group.records})))
-    without = [
-        f"{record.algorithm} seed {record.seed}"
-        for group in groups
-        for record in group.records
-        if not record.evaluation.size
-    ]
-    if without:
+    runs = [(group.algorithm, record) for group in groups for record in group.records]
+    if without := [f"{name} seed {record.seed}" for name, record in runs if not record.evaluation.size]:
         yield (
             f"no evaluation of {', '.join(without)} (--episodes 0): these algorithms stand without an "
             "evaluation score."
@@ -94,43 +102,25 @@ def evaluations(groups: Sequence[Group]) -> Iterable[str]:
 
 def missing_metrics(groups: Sequence[Group]) -> Iterable[str]:
     """Yield which runs lack a metric that others of their algorithm have."""
-    for group in groups:
-        for name, metric in GEOMETRY.items():
-            lacking = [r.seed for r in group.records if not metric_series(r, name)[0].size]
-            if 0 < len(lacking) < len(group.records):
-                yield (
-                    f"{group.algorithm} does not log {metric.columns[0]} in seed "
-                    f"{', '.join(map(str, lacking))}: its curve is of the other seeds."
-                )
+    for group, (name, metric) in product(groups, GEOMETRY.items()):
+        lacking = [str(r.seed) for r in group.records if not metric_series(r, name)[0].size]
+        if 0 < len(lacking) < len(group.records):
+            yield (
+                f"{group.algorithm} does not log {metric.columns[0]} in seed {', '.join(lacking)}: "
+                "its curve is of the other seeds."
+            )
 
 
 def kinds_of_kl(groups: Sequence[Group]) -> Iterable[str]:
     """Yield how logged KLs differ from the joint KL(old ‖ new)."""
     for group in groups:
         record = group.records[0]
-        column = metric_column(record, "kl")
         if group.algorithm == "contrib:trpo":
-            yield contrib_kl(record)
-        elif column == "train/approx_kl":
-            yield f"the KL of {group.algorithm} is SB3's estimate from the last minibatches ({column})."
-
-
-def contrib_kl(record: RunRecord) -> str:
-    """Return how sb3-contrib's TRPO measures its step."""
-    factor = joint_factor(record)
-    if factor is None:
-        return (
-            "sb3-contrib's TRPO averages the KL over action dimensions, and its config.yaml lacks "
-            "target_kl_joint: its KL is not shown, and its target_kl is not comparable with ours."
-        )
-    if factor == 1:
-        return "sb3-contrib's TRPO bounds KL(new ‖ old), ours KL(old ‖ new): only the direction differs here."
-    given, joint = record.settings["target_kl"], record.settings["target_kl_joint"]
-    return (
-        f"sb3-contrib's TRPO averages KL(new ‖ old) over {factor:g} action dimensions: "
-        f"its target_kl {given:g} is the joint bound {joint:g} nats, which is comparable with ours, and its "
-        f"KL is shown times {factor:g}."
-    )
+            factor = joint_factor(record)
+            note = CONTRIB_KL["unknown" if factor is None else "same" if factor == 1 else "joint"]
+            yield note.format_map(dict(record.settings) | {"factor": factor})
+        elif metric_column(record, "kl") == "train/approx_kl":
+            yield f"the KL of {group.algorithm} is SB3's estimate from the last minibatches, approx_kl."
 
 
 def versions(groups: Sequence[Group]) -> Iterable[str]:
@@ -180,11 +170,6 @@ def differing_machines(groups: Sequence[Group]) -> Iterable[str]:
             "Runs come from different machines or devices (see the runs' settings): their wall-clock times "
             "are not comparable."
         )
-
-
-def normalised(group: Group) -> bool:
-    """Whether the policy sees normalised observations, by `VecNormalize` or by itself."""
-    return bool(group.settings.get("normalize") or group.settings.get("policy_kwargs.normalize_observations"))
 
 
 def by_value(groups: Sequence[Group], value: Callable[[Group], Any]) -> dict[Any, list[str]]:

@@ -9,9 +9,9 @@ import numpy as np
 try:
     import matplotlib
     from matplotlib.axes import Axes
-    from matplotlib.figure import (
-        Figure,
-    )  # not pyplot, which would keep every figure, and choose a window system
+
+    # Not pyplot, which would keep every figure, and choose a window system.
+    from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 except ImportError as error:
     raise ImportError(
@@ -46,24 +46,20 @@ RC_PARAMS: Any = {
 
 def write_figures(
     comparison: Comparison, out: Path, progress: Callable[[Iterable[Any]], Iterable[Any]] = iter
-) -> list[Path]:
-    """Write every figure as PNG and SVG into a folder, and return their paths.
+) -> None:
+    """Write every figure as PNG and SVG into a folder.
 
     Args:
         comparison: what they show.
         out: the folder.
         progress: wraps the figures while they are drawn.
     """
-    paths = []
     with matplotlib.rc_context(RC_PARAMS):
         for name, figure in progress(figures(comparison)):
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # the layout is final, and slow to compute again
-            for kind in ("png", "svg"):
-                paths.append(out / f"{name}.{kind}")
-                metadata = {"Date": None} if kind == "svg" else None
-                figure.savefig(paths[-1], dpi=DOTS_PER_INCH, metadata=metadata)
-    return paths
+            figure.savefig(out / f"{name}.png", dpi=DOTS_PER_INCH)
+            figure.savefig(out / f"{name}.svg", metadata={"Date": None})
 
 
 def figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
@@ -77,21 +73,17 @@ def figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
         yield "performance_profile", profile(comparison, look)
     for task in comparison.tasks:
         if any(name in entry.curves for entry in task.entries for name in GEOMETRY):
-            yield f"geometry_{file_name(task.environment)}", geometry(task, look)
+            name = task.environment.replace("/", "-").replace(":", "-")
+            yield f"geometry_{name}", geometry(task, look)
 
 
-def file_name(environment: str) -> str:
-    """Return an environment's id as a file name."""
-    return environment.replace("/", "-").replace(":", "-")
-
-
-def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    """Return a figure with so many axes, each as wide as a column or up to three per page width."""
-    columns = min(count, 3)
+def panels(count: int, height: float, most: int = 3, **options: Any) -> tuple[Figure, list[Axes]]:
+    """Return a figure with so many axes, each as wide as a column or up to `most` per page width."""
+    columns = min(count, most)
     rows = -(-count // columns)
-    width = COLUMN if count == 1 else PAGE
-    figure = Figure(figsize=(width, rows * height + 0.25), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    size = (COLUMN if count == 1 else PAGE, rows * height + 0.25)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, **options).ravel()
     for unused in grid[count:]:
         unused.remove()
     return figure, list(grid[:count])
@@ -132,10 +124,7 @@ def learning_curves(comparison: Comparison, look: dict[str, Style], over: str) -
             if over in entry.curves:
                 draw(ax, entry.curves[over], look[entry.algorithm])
         ax.set(title=task.environment, xlabel="environment steps" if over == "steps" else "training time [s]")
-        ax.xaxis.set_major_locator(MaxNLocator(5))
-        ax.set_xlim(left=0)
-        if over == "steps":
-            ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+        format_steps(ax)
     axes[0].set_ylabel("training return")
     legend(figure, axes)
     return figure
@@ -174,15 +163,10 @@ def profile(comparison: Comparison, look: dict[str, Style]) -> Figure:
 
 
 def geometry(task: Task, look: dict[str, Style]) -> Figure:
-    """Draw what updates did, one panel a metric."""
+    """Draw what updates did, one panel per metric."""
     names = [name for name in GEOMETRY if any(name in entry.curves for entry in task.entries)]
-    columns = min(len(names), 2)
-    rows = -(-len(names) // columns)
-    figure = Figure(figsize=(PAGE if columns > 1 else COLUMN, 1.75 * rows + 0.45), layout="constrained")
-    grid = list(figure.subplots(rows, columns, squeeze=False, sharex=True).ravel())
-    for unused in grid[len(names) :]:
-        unused.remove()
-    for ax, name in zip(grid, names, strict=False):
+    figure, axes = panels(len(names), 1.85, most=2, sharex=True)
+    for ax, name in zip(axes, names, strict=True):
         for entry in task.by_name:
             if name in entry.curves:
                 draw(ax, entry.curves[name], look[entry.algorithm])
@@ -192,12 +176,17 @@ def geometry(task: Task, look: dict[str, Style]) -> Figure:
             ticks = decade_ticks(ax.get_ylim()[0], ax.get_ylim()[1], "$10^{{{}}}$")
             ax.set_yticks(list(ticks), list(ticks.values()))
             ax.yaxis.set_minor_formatter(NullFormatter())
-        ax.set_xlim(left=0)
-        ax.xaxis.set_major_locator(MaxNLocator(5))
-        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-    for ax in grid[: len(names)][-columns:]:
+        format_steps(ax)
+    for ax in axes[-2:]:
         ax.set_xlabel("environment steps")
         ax.tick_params(labelbottom=True)
     figure.suptitle(task.environment, fontsize=9)
-    legend(figure, grid[: len(names)])
+    legend(figure, axes)
     return figure
+
+
+def format_steps(ax: Axes) -> None:
+    """Format an axis of environment steps."""
+    ax.set_xlim(left=0)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))

@@ -6,6 +6,8 @@ from experiments.report.comparison import Comparison
 from experiments.report.statistics import Interval
 from experiments.report.task_comparison import Entry, Pair, Task
 
+WITH = "with probability"
+
 
 def findings(comparison: Comparison) -> dict[str, str]:
     """Return the summary: a paragraph per task by its name, and one over all tasks."""
@@ -28,19 +30,15 @@ def who_is_ahead(task: Task) -> str:
     pairs = [pair for pair in task.pairs if pair.first == best.algorithm]
     clear = [pair for pair in pairs if is_clear(pair.probabilities["training"])]
     unclear = [pair for pair in pairs if pair not in clear]
+    name = label(best.algorithm)
     if not unclear:
-        return (
-            f"{where} {label(best.algorithm)} is ahead: {score}. One of its runs beats a run of "
-            f"{chances(clear, 'with probability')}."
-        )
+        return f"{where} {name} is ahead: {score}. One of its runs beats a run of {chances(clear, WITH)}."
+    intervals = "that interval contains" if len(unclear) == 1 else "those intervals contain"
     text = (
-        f"{where} no algorithm is clearly ahead of all others. {label(best.algorithm)} has the highest "
-        f"return, {score}, but the probability that one of its runs beats a run of {chances(unclear, 'is')}: "
-        f"{'that interval contains' if len(unclear) == 1 else 'those intervals contain'} 0.5."
+        f"{where} no algorithm is clearly ahead of all others. {name} has the highest return, {score}, but "
+        f"the probability that one of its runs beats a run of {chances(unclear, 'is')}: {intervals} 0.5."
     )
-    if clear:
-        text += f" It does beat a run of {chances(clear, 'with probability')}."
-    return text
+    return f"{text} It does beat a run of {chances(clear, WITH)}." if clear else text
 
 
 def who_is_faster(task: Task) -> str:
@@ -57,12 +55,13 @@ def who_is_faster(task: Task) -> str:
             found = pair.probabilities.get("steps_to_threshold")
             if found is None or entry.algorithm not in (pair.first, pair.second):
                 continue
-            turned = found if pair.first == entry.algorithm else complement(found)
-            if is_clear(turned):
-                other = pair.second if pair.first == entry.algorithm else pair.first
-                slower.setdefault(probability(turned), []).append(label(other))
+            chance, other = found, pair.second
+            if pair.second == entry.algorithm:
+                chance, other = Interval(1 - found.estimate, 1 - found.high, 1 - found.low), pair.first
+            if is_clear(chance):
+                slower.setdefault(probability(chance), []).append(label(other))
         if slower:
-            texts = [f"{enumeration(names)} (probability {chance})" for chance, names in slower.items()]
+            texts = [f"{enumeration(names)} (probability {text})" for text, names in slower.items()]
             sentences.append(
                 f"{label(entry.algorithm)} needs fewer steps to {goal} than {', than '.join(texts)}."
             )
@@ -82,9 +81,8 @@ def over_all_tasks(aggregate: Aggregate) -> str:
     if not others:
         return f"{text}."
     pairs = [pair for pair in aggregate.pairs if pair.first == best]
-    text += f". Averaged over tasks, one of its runs beats a run of {chances(pairs, 'with probability')}"
-    unclear = [label(pair.second) for pair in pairs if not is_clear(pair.probabilities["training"])]
-    if unclear:
+    text += f". Averaged over tasks, one of its runs beats a run of {chances(pairs, WITH)}"
+    if unclear := [label(pair.second) for pair in pairs if not is_clear(pair.probabilities["training"])]:
         text += f", which is no clear lead over {enumeration(unclear)}"
     return f"{text}."
 
@@ -110,8 +108,3 @@ def chances(pairs: list[Pair], verb: str) -> str:
 def is_clear(chance: Interval) -> bool:
     """Whether a probability of improvement lies above one half, its interval included."""
     return bool(chance.low > 0.5)
-
-
-def complement(chance: Interval) -> Interval:
-    """Return the probability of the contrary."""
-    return Interval(1 - chance.estimate, 1 - chance.high, 1 - chance.low)

@@ -6,70 +6,51 @@ from pathlib import Path
 from typing import Any
 
 from experiments.report.comparison import Comparison
-from experiments.report.statistics import Interval
-from experiments.report.task_comparison import Pair
+from experiments.report.task_comparison import Entry, Pair, Task
 
 ALL_TASKS = "all, normalised"  # stands in the column of environments
 Row = dict[str, Any]
 
 
-def write_tables(comparison: Comparison, out: Path) -> list[Path]:
-    """Write scores of runs, aggregates, probabilities and curves into a folder, and return their paths."""
-    tables = {
-        "runs": run_rows,
-        "aggregates": aggregate_rows,
-        "improvement": pair_rows,
-        "curves": curve_rows,
-    }
-    paths = []
-    for name, rows in tables.items():
-        paths.append(out / f"{name}.csv")
-        write_rows(paths[-1], list(rows(comparison)))
-    return paths
-
-
-def write_rows(path: Path, rows: list[Row]) -> None:
-    """Write rows, the columns those of any row."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def write_tables(comparison: Comparison, out: Path) -> None:
+    """Write scores of runs, aggregates, probabilities and curves into a folder."""
+    tables = {"runs": run_rows, "aggregates": aggregate_rows, "improvement": pair_rows, "curves": curve_rows}
+    for name, make_rows in tables.items():
+        rows = list(make_rows(comparison))
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        with (out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 def run_rows(comparison: Comparison) -> Iterator[Row]:
     """Yield every run's scores; empty if it has none, inf if it never reached the threshold."""
-    for task in comparison.tasks:
-        for entry in task.entries:
-            for k, record in enumerate(entry.group.records):
-                yield {
-                    "environment": task.environment,
-                    "algorithm": entry.algorithm,
-                    "seed": record.seed,
-                    "steps": task.budget,
-                    **{name: values[k] for name, values in entry.scores.items() if values.size},
-                    "path": record.path,
-                }
+    for task, entry in entries(comparison):
+        for k, record in enumerate(entry.group.records):
+            yield {
+                "environment": task.environment,
+                "algorithm": entry.algorithm,
+                "seed": record.seed,
+                "steps": task.budget,
+                **{name: values[k] for name, values in entry.scores.items() if values.size},
+                "path": record.path,
+            }
 
 
 def aggregate_rows(comparison: Comparison) -> Iterator[Row]:
     """Yield every aggregate with its interval."""
-    for task in comparison.tasks:
-        for entry in task.entries:
-            for score, statistics in entry.aggregates.items():
-                for name, value in statistics.items():
-                    owner = {"environment": task.environment, "algorithm": entry.algorithm}
-                    yield {**owner, "runs": len(entry.group.records), "score": score} | bounds(name, value)
+    for task, entry in entries(comparison):
+        owner: Row = {"environment": task.environment, "algorithm": entry.algorithm}
+        for score, statistics in entry.aggregates.items():
+            for name, value in statistics.items():
+                about = {"runs": len(entry.group.records), "score": score, "statistic": name}
+                yield owner | about | vars(value)
     if comparison.aggregate is not None:
         for algorithm, statistics in comparison.aggregate.scores.items():
+            owner = {"environment": ALL_TASKS, "algorithm": algorithm, "score": "training"}
             for name, value in statistics.items():
-                owner = {"environment": ALL_TASKS, "algorithm": algorithm}
-                yield {**owner, "score": "training"} | bounds(name, value)
-
-
-def bounds(statistic: str, value: Interval) -> Row:
-    """Return an interval as cells."""
-    return {"statistic": statistic, "estimate": value.estimate, "low": value.low, "high": value.high}
+                yield owner | {"statistic": name} | vars(value)
 
 
 def pair_rows(comparison: Comparison) -> Iterator[Row]:
@@ -79,23 +60,28 @@ def pair_rows(comparison: Comparison) -> Iterator[Row]:
         found.append((ALL_TASKS, comparison.aggregate.pairs))
     for environment, pairs in found:
         for pair in pairs:
+            owner: Row = {"environment": environment, "first": pair.first, "second": pair.second}
             for score, value in pair.probabilities.items():
-                owner = {"environment": environment, "first": pair.first, "second": pair.second}
-                yield {**owner, "score": score} | bounds("P(first better than second)", value)
+                yield owner | {"score": score, "statistic": "P(first better than second)"} | vars(value)
 
 
 def curve_rows(comparison: Comparison) -> Iterator[Row]:
     """Yield the points of all curves: over steps, over seconds, of the geometry, and performance profiles."""
     found = [
         (task.environment, entry.algorithm, name, curve)
-        for task in comparison.tasks
-        for entry in task.entries
+        for task, entry in entries(comparison)
         for name, curve in entry.curves.items()
     ]
     if comparison.aggregate is not None:
         profiles = comparison.aggregate.profiles
         found += [(ALL_TASKS, algorithm, "profile", curve) for algorithm, curve in profiles.items()]
     for environment, algorithm, name, curve in found:
-        for x, estimate, low, high in zip(curve.x, curve.estimate, curve.low, curve.high, strict=True):
-            owner = {"environment": environment, "algorithm": algorithm, "curve": name}
-            yield {**owner, "x": x, "estimate": estimate, "low": low, "high": high}
+        owner: Row = {"environment": environment, "algorithm": algorithm, "curve": name}
+        columns = vars(curve)
+        for point in zip(*columns.values(), strict=True):
+            yield owner | dict(zip(columns, point, strict=True))
+
+
+def entries(comparison: Comparison) -> Iterator[tuple[Task, Entry]]:
+    """Yield every algorithm on every task."""
+    return ((task, entry) for task in comparison.tasks for entry in task.entries)

@@ -16,6 +16,7 @@ from experiments.settings.arguments import Arguments
 from experiments.settings.configuration import RUN_KEYS
 from experiments.settings.provenance import versions
 from experiments.settings.run_settings import RunSettings
+from experiments.text_table import aligned
 from experiments.tuning.search_space import read
 from experiments.tuning.study import DEFAULT, FAILURE, FrozenTrial, Search, TrialState, return_of
 from experiments.tuning.training_return import EPISODES
@@ -174,8 +175,7 @@ class TuningResult:
             importance = "" if share is None else f"{share:.0%}"
             star = "" if best == default else " *"
             rows.append((setting.name, extent, str(default), f"{best}{star}", importance))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        return aligned(rows)
 
 
 def outcome(trial: FrozenTrial) -> str:
