@@ -25,7 +25,7 @@ GREY, BLUE, ORANGE = COLOURS = ("#8c8c8c", "#0072b2", "#d55e00")  # told apart b
 
 
 def density(spectrum: npg.Spectrum, x: np.ndarray, blur: float = 0.12) -> np.ndarray:
-    """Return eigenvalues per decade, every one blurred, as `experiments.geometry.draw` has them."""
+    """Return eigenvalues per decade, every one blurred, as `experiments.spectrum_figure.draw` has them."""
     counts = (spectrum.size * spectrum.weights / len(spectrum.values)).flatten().numpy()
     decades = spectrum.values.clamp(min=1e-9).log10().flatten().numpy()
     kernel = np.exp(-(((np.log10(x)[:, None] - decades) / blur) ** 2) / 2)

@@ -69,7 +69,7 @@ def evaluate(arguments: Evaluate) -> None:
     print(f"  numbers  {out}")
     if fps is not None:
         path: Path = out.with_name("video.mp4")
-        episodes, shown = protocol.film(folder, settings, spec, result, fps, path)
+        episodes, shown = protocol.record_video(folder, settings, spec, result, fps, path)
         print(f"  video    {path}, the first {episodes} episodes at {shown:g} frames/s")
 
 

@@ -1,6 +1,5 @@
 """The geometry of the policy's parameters, logged while it trains."""
 
-import importlib
 import math
 import warnings
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from agents.policy.actor import PolicyActor
+from experiments.spectrum_figure import draw
 from npg import EmpiricalFisher, ExactFisher, FlatParameters, LikelihoodHessian
 from npg.fisher.root_scores import white_noise
 from npg.geometry.diagnostics import block_coupling, relative_gap
@@ -29,14 +29,10 @@ DEFAULT_DAMPING = 0.1
 # Passes backward for the diagonal of the Fisher matrix, in whose units blocks are compared: every entry is
 # then right to 18 %, the coupling of blocks, which averages over entries, to a percent.
 DIAGONAL_PROBES = 64
-# Of the figure: width of a Ritz value in decades, and where the density's axis ends, in eigenvalues a decade.
-BLUR = 0.12
-LEAST_DENSITY = 0.1
-TINY = 1e-9  # stands for no density where a logarithm is taken
 
 
 class GeometryCallback(BaseCallback):
-    """Logs what the policy's Fisher matrix looks like, under `npg/geometry/`.
+    """Log measures of the policy's Fisher matrix, under `npg/geometry/`.
 
     At the end of the first rollout and of every k-th after it, of the policy that the coming update starts
     from: size and extreme eigenvalues, condition and effective dimension under damping; how far the empirical
@@ -45,15 +41,15 @@ class GeometryCallback(BaseCallback):
     which TensorBoard shows. An `_se` after a name means its standard error over random probes; the probes
     are the same every time, so that curves do not show their noise.
 
-    It only looks: training with it is the same to the last bit as without. Works with any on-policy SB3
-    algorithm whose action distribution `PolicyActor` knows.
+    Training with it is the same to the last bit as without. It works with any on-policy SB3 algorithm whose
+    action distribution `PolicyActor` knows.
 
     Args:
-        every: k, rollouts from one look to the next.
-        max_states: states that are looked at, evenly strided over the rollout.
-        damping: λ, in nats; the agent's own by default, and 0.1 where it has none or 0.
-        steps: of Lanczos, a probe.
-        probes: random vectors for every estimate.
+        every: k, rollouts from one record to the next.
+        max_states: states that are used, evenly strided over the rollout.
+        damping: λ, in nats; the agent's own by default, and 0.1 if it has none or 0.
+        steps: of Lanczos, per probe.
+        probes: random vectors per estimate.
 
     Raises:
         ValueError: an argument is out of range.
@@ -98,12 +94,12 @@ class GeometryCallback(BaseCallback):
         if self._rollouts % self.every == 0:
             try:
                 with undisturbed(self.model.policy):
-                    self._look()
-            except FloatingPointError as error:  # whether to go on is the agent's business
+                    self._record_geometry()
+            except FloatingPointError as error:  # the agent decides whether this ends training
                 warnings.warn(f"no geometry at step {self.num_timesteps}: {error}", stacklevel=2)
         self._rollouts += 1
 
-    def _look(self) -> None:
+    def _record_geometry(self) -> None:
         actor = self._actor()
         observations, actions, log_prob = read(
             self.model.rollout_buffer, self.model.action_space, self.max_states
@@ -123,17 +119,24 @@ class GeometryCallback(BaseCallback):
             probes=self.probes,
         )
 
-        self._record("parameters", fisher.size)
-        self._record("states", len(actions))
-        self._record("damping", damping)
-        self._record("largest_eigenvalue", found.largest)
-        self._record("smallest_eigenvalue", found.smallest)
-        self._record("condition", found.condition(damping))
-        self._record("trace", found.trace)
-        self._record("effective_dimension", dimension)
-        self._record("empirical_gap", relative_gap(empirical, fisher, probes=self.probes))
-        self._record("hessian_gap", relative_gap(hessian, fisher, probes=self.probes))
-        self._record("off_diagonal_mass", coupling.off_diagonal_mass)
+        measures: dict[str, float | Estimate] = {
+            "parameters": fisher.size,
+            "states": len(actions),
+            "damping": damping,
+            "largest_eigenvalue": found.largest,
+            "smallest_eigenvalue": found.smallest,
+            "condition": found.condition(damping),
+            "trace": found.trace,
+            "effective_dimension": dimension,
+            "empirical_gap": relative_gap(empirical, fisher, probes=self.probes),
+            "hessian_gap": relative_gap(hessian, fisher, probes=self.probes),
+            "off_diagonal_mass": coupling.off_diagonal_mass,
+        }
+        for name, value in measures.items():
+            if isinstance(value, Estimate):
+                self.logger.record(f"{PREFIX}{name}_se", value.standard_error)
+                value = value.value
+            self.logger.record(PREFIX + name, value)
         self._record_figure(found, damping, dimension)
 
     def _actor(self) -> PolicyActor:
@@ -143,12 +146,6 @@ class GeometryCallback(BaseCallback):
             actor = PolicyActor(policy)
         policy.set_training_mode(False)
         return actor
-
-    def _record(self, name: str, value: float | Estimate) -> None:
-        if isinstance(value, Estimate):
-            self.logger.record(f"{PREFIX}{name}_se", value.standard_error)
-            value = value.value
-        self.logger.record(PREFIX + name, value)
 
     def _record_figure(self, found: Spectrum, damping: float, dimension: Estimate) -> None:
         if not self._draws:
@@ -169,7 +166,7 @@ class GeometryCallback(BaseCallback):
 
 @contextmanager
 def undisturbed(policy: ActorCriticPolicy) -> Iterator[None]:
-    """Put back what looking at a policy changes: modes, and SB3's one distribution object."""
+    """Restore what reading a policy changes: modes, and SB3's one distribution object."""
     modes = [(module, module.training) for module in policy.modules()]
     distribution = policy.action_dist
     state = dict(vars(distribution))
@@ -206,7 +203,7 @@ def read(buffer: RolloutBuffer, action_space: spaces.Space, most: int) -> tuple[
 
 
 def probed_diagonal(actor: PolicyActor, observations: Any, probes: int) -> Tensor:
-    """Return an estimate of diag(F) (P,), unbiased and not negative, by one pass backward a probe.
+    """Return an estimate of diag(F) (P,), unbiased and not negative, by one pass backward per probe.
 
     With a state's metric B Bᵀ and random signs w, the states' Jᵀ B w add up to a vector g with
     E g gᵀ = N F: the signs of different states do not correlate. An entry's g²/N errs by up to √2 of
@@ -227,50 +224,3 @@ def probed_diagonal(actor: PolicyActor, observations: Any, probes: int) -> Tenso
         )
         total += parameters.flatten(gradient).square()
     return total / distribution.coordinates[0].shape[:-1].numel()
-
-
-def draw(found: Spectrum, damping: float, dimension: Estimate) -> Any:
-    """Return a matplotlib figure of the density of eigenvalues on a logarithmic axis, the damping marked.
-
-    Every Ritz value is blurred into a Gaussian (Ghorbani, Krishnan & Xiao 2019, "An investigation into neural
-    net optimization via Hessian eigenvalue density"), here of `BLUR` decades. Eigenvalues that Lanczos did
-    not resolve, mostly those near 0, share one hump; what rounding cannot tell from 0 the title counts.
-
-    Raises:
-        ImportError: matplotlib is missing.
-    """
-    # Not pyplot, which would keep every figure, and choose a window system.
-    figure = importlib.import_module("matplotlib.figure").Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    counts = (found.size * found.weights / len(found.values)).flatten()
-    places = found.values.flatten()
-    seen = places > found.largest * torch.finfo(torch.float32).eps
-    lost = float(counts[~seen].sum())
-    counts, decades = counts[seen], places[seen].log10()
-    ends = torch.cat([decades, torch.tensor([math.log10(damping)])])
-    grid = torch.linspace(float(ends.min()) - 4 * BLUR, float(ends.max()) + 4 * BLUR, 500)
-    kernel = torch.distributions.Normal(0.0, BLUR).log_prob(grid.unsqueeze(1) - decades).exp()
-    density = (kernel * counts).sum(1).clamp(min=TINY).numpy()
-    x = (10**grid).numpy()
-    axes.fill_between(x, density, LEAST_DENSITY, where=density > LEAST_DENSITY, color="#9db8dc", linewidth=0)
-    axes.plot(x, density, color="#2f5597", linewidth=1.5)
-    axes.axvline(damping, color="#c0392b", linestyle="--")
-    axes.set(xscale="log", yscale="log", xlim=(x[0], x[-1]))
-    axes.set_ylim(LEAST_DENSITY, 10 * max(1.0, density.max()))
-    axes.annotate(
-        f"damping {damping:.3g}",
-        (damping, 1),
-        xycoords=("data", "axes fraction"),
-        xytext=(5, -6),
-        textcoords="offset points",
-        verticalalignment="top",
-        color="#c0392b",
-    )
-    axes.set(xlabel="eigenvalue of the Fisher matrix [nats]", ylabel="eigenvalues per decade")
-    error = f" ± {dimension.standard_error:.1f}" if math.isfinite(dimension.standard_error) else ""
-    axes.set_title(
-        f"{found.size} parameters, effective dimension {dimension.value:.1f}{error}"
-        + (f", {lost:.0f} eigenvalues at 0" if lost >= 0.5 else "")
-    )
-    axes.grid(alpha=0.25)
-    return figure

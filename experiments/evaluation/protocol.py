@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import VecEnv
 
 from experiments.evaluation.seeded_episodes import Explorer, make_env, play
-from experiments.evaluation.video import Filmed, Video, stride
+from experiments.evaluation.video import Recorded, open_video, stride
 from experiments.report.statistics import bootstrap_interval, iqm
 from experiments.run.atomic_file import replacing
 from experiments.run.run_folder import RunFolder
@@ -21,7 +21,7 @@ from experiments.settings.run_settings import RunSettings
 
 MOST_ENVS = 16
 LEVEL = 0.95
-EPISODES_FILMED = 3
+EPISODES_RECORDED = 3
 FIRST_SEED = 10_000  # is added to the run's seed, so that evaluation episodes are none of the training's
 
 
@@ -104,15 +104,15 @@ def summarise(returns: np.ndarray, lengths: np.ndarray, seed: int) -> dict[str, 
     return result
 
 
-def film(
+def record_video(
     folder: RunFolder, settings: RunSettings, spec: EnvSpec, result: dict[str, Any], fps: float, path: Path
 ) -> tuple[int, float]:
     """Write the first episodes of an evaluation as an MP4; return how many, and frames per second."""
     deterministic, seed = result["deterministic"], result["seed"]
-    episodes, every = min(EPISODES_FILMED, result["episodes"]), stride(fps)
+    episodes, every = min(EPISODES_RECORDED, result["episodes"]), stride(fps)
     with replacing(path) as file:
-        video = Video(Path(file.name), fps / every)
-        wrap: Callable[[gym.Env], gym.Env] = partial(Filmed, video=video, episodes=episodes, every=every)
+        video = open_video(Path(file.name), fps / every)
+        wrap: Callable[[gym.Env], gym.Env] = partial(Recorded, video=video, episodes=episodes, every=every)
         env = make_env(spec, seed, 1, wrap, render_mode="rgb_array")
         try:
             predictor, env = load(folder, settings, env, deterministic)

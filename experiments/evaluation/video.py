@@ -12,13 +12,13 @@ from gymnasium.envs.registration import EnvSpec
 
 LEAST_SIDE = 240  # pixels; the frames of small tasks are enlarged by a whole factor
 HEADLESS = {"MUJOCO_GL": "egl", "SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
-DEFAULT_FPS = 30  # where an environment does not say
-TRACKING = "track"  # what Gymnasium's models call their camera that follows
-SMOOTH_FPS = 30  # that eyes need; of faster environments only every k-th state is drawn
+DEFAULT_FPS = 30  # if an environment does not say
+TRACKING = "track"  # name of the camera that follows the robot in Gymnasium's models
+SMOOTH_FPS = 30  # look smooth; of faster environments only every k-th state is drawn
 
 
-class Video:
-    """An MP4 being written: H.264 in yuv420p with its index in front, which browsers and phones play.
+def open_video(path: Path, fps: float) -> Any:
+    """Open an MP4 for `append_data`: H.264 in yuv420p, its index in front, which browsers and phones play.
 
     Args:
         path: of the file.
@@ -27,39 +27,29 @@ class Video:
     Raises:
         ImportError: imageio or its ffmpeg is missing.
     """
-
-    def __init__(self, path: Path, fps: float):
-        self._writer = import_imageio().get_writer(
-            path,
-            format="FFMPEG",
-            fps=fps,
-            codec="libx264",
-            pixelformat="yuv420p",
-            macro_block_size=1,  # sizes are made even here: ffmpeg would stretch the picture
-            ffmpeg_log_level="error",
-            output_params=["-movflags", "+faststart"],
-        )
-
-    def add(self, frame: np.ndarray) -> None:
-        """Append a frame (height, width, 3) of uint8; all have one size."""
-        self._writer.append_data(displayable(frame))
-
-    def close(self) -> None:
-        """Finish the file."""
-        self._writer.close()
+    return import_imageio().get_writer(
+        path,
+        format="FFMPEG",
+        fps=fps,
+        codec="libx264",
+        pixelformat="yuv420p",
+        macro_block_size=1,  # sizes are made even here: ffmpeg would stretch the picture
+        ffmpeg_log_level="error",
+        output_params=["-movflags", "+faststart"],
+    )
 
 
-class Filmed(gym.Wrapper[Any, Any, Any, Any]):
-    """Films the first episodes of an environment: the state at their start and after every k-th step.
+class Recorded(gym.Wrapper[Any, Any, Any, Any]):
+    """Records the first episodes of an environment: the state at their start and after every k-th step.
 
     Args:
         env: with render mode "rgb_array".
-        video: that takes the frames.
-        episodes: to film.
+        video: an `open_video` that takes the frames.
+        episodes: to record.
         every: k.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], video: Video, episodes: int, every: int):
+    def __init__(self, env: gym.Env[Any, Any], video: Any, episodes: int, every: int):
         super().__init__(env)
         self._video, self._left, self._every, self._steps = video, episodes + 1, every, 0
         follow(env)
@@ -69,18 +59,18 @@ class Filmed(gym.Wrapper[Any, Any, Any, Any]):
         result = self.env.reset(**kwargs)
         self._left -= 1
         self._steps = 0
-        self._film()
+        self._record()
         return result
 
     def step(self, action: Any) -> Any:
-        """Step, and film what came of it."""
+        """Step, and record the state after it."""
         result = self.env.step(action)
         self._steps += 1
         if self._steps % self._every == 0:
-            self._film()
+            self._record()
         return result
 
-    def _film(self) -> None:
+    def _record(self) -> None:
         if self._left <= 0:
             return
         try:
@@ -92,9 +82,9 @@ class Filmed(gym.Wrapper[Any, Any, Any, Any]):
             ) from error
         if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,)):
             raise RuntimeError(
-                f"cannot film frames other than arrays (height, width, 3) of uint8; got {type(frame)}"
+                f"cannot record frames other than arrays (height, width, 3) of uint8; got {type(frame)}"
             )
-        self._video.add(frame)
+        self._video.append_data(displayable(frame))
 
 
 def follow(env: gym.Env[Any, Any]) -> None:
@@ -133,7 +123,7 @@ def frames_per_second(spec: EnvSpec, metadata: dict[str, Any]) -> float:
 
 
 def stride(fps: float) -> int:
-    """Return how many steps lie between two frames, for a film in the environment's own time."""
+    """Return how many steps lie between two frames, for a video in the environment's own time."""
     return max(round(fps / SMOOTH_FPS), 1)
 
 
@@ -154,7 +144,7 @@ def import_imageio() -> Any:
 
 
 def prepare_headless() -> None:
-    """Let MuJoCo and pygame draw without a display where there is none; before they are imported."""
+    """Let MuJoCo and pygame draw without a display if there is none; call it before they are imported."""
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         for name, value in HEADLESS.items():
             os.environ.setdefault(name, value)

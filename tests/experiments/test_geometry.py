@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from agents import TRPO
 from agents.rollout.batch import Batch
-from experiments.geometry import GeometryCallback, draw, probed_diagonal, read
+from experiments.geometry import GeometryCallback, probed_diagonal, read
+from experiments.spectrum_figure import draw
 from npg import EmpiricalFisher, ExactFisher
 from npg.fisher.diagonal import DiagonalFisher
 from npg.geometry.spectrum import Estimate, Spectrum, spectrum
