@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.stats import norm
 
-from experiments.report.statistics import Interval, Strata, upper_tail, validated
+from experiments.report.statistics import Interval, Strata, validated
 
 
 def improvement_interval(x: Strata, y: Strata, *, level: float = 0.95) -> Interval:
@@ -28,11 +28,8 @@ def improvement_interval(x: Strata, y: Strata, *, level: float = 0.95) -> Interv
 
 def win_rates(x: Strata, y: Strata) -> np.ndarray:
     """Return P(X > Y) + P(X = Y) / 2 of every task, (tasks, ...)."""
-    ours, theirs = validated(x, "x"), validated(y, "y")
-    if len(ours) != len(theirs) or ours[0].shape[:-1] != theirs[0].shape[:-1]:
-        shapes = [[scores.shape for scores in tasks] for tasks in (ours, theirs)]
-        raise ValueError(f"x and y must differ in runs alone, but x has shapes {shapes[0]}, y {shapes[1]}")
-    signs = (np.sign(a[..., :, None] - b[..., None, :]) for a, b in zip(ours, theirs, strict=True))
+    pairs = zip(validated(x), validated(y), strict=True)
+    signs = (np.sign(a[..., :, None] - b[..., None, :]) for a, b in pairs)
     return np.array([(1 + sign.mean(axis=(-2, -1))) / 2 for sign in signs])
 
 
@@ -41,16 +38,8 @@ def profile_interval(strata: Strata, thresholds: np.ndarray, *, level: float = 0
 
     The profile is the fraction of runs above each threshold, averaged over tasks, (..., thresholds).
     """
-    fractions = fractions_above(strata, thresholds)
+    fractions = np.array([(x[..., None, :] > thresholds[:, None]).mean(axis=-1) for x in validated(strata)])
     return score_interval(fractions, lambda k, p: p * (1 - p) / np.shape(strata[k])[-1], level)
-
-
-def fractions_above(strata: Strata, thresholds: np.ndarray) -> np.ndarray:
-    """Return the fraction of runs above each threshold in every task, (tasks, ..., thresholds)."""
-    thresholds = np.asarray(thresholds, dtype=float)
-    if thresholds.ndim != 1 or not thresholds.size or np.isnan(thresholds).any():
-        raise ValueError(f"thresholds must be a vector of numbers, got {thresholds}")
-    return np.array([(x[..., None, :] > thresholds[:, None]).mean(axis=-1) for x in validated(strata)])
 
 
 def score_interval(shares: np.ndarray, variance: Callable[..., np.ndarray], level: float) -> Interval:
@@ -65,7 +54,7 @@ def score_interval(shares: np.ndarray, variance: Callable[..., np.ndarray], leve
         variance: of task k's estimate were its probability p, as variance(k, p); symmetric in p and 1 - p.
         level: of confidence.
     """
-    z = norm.ppf(upper_tail(level))
+    z = norm.ppf((1 + level) / 2)
 
     def low(shares: np.ndarray) -> np.ndarray:
         estimate = shares.mean(axis=0)

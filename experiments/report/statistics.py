@@ -27,25 +27,17 @@ class Interval:
     high: Any
 
 
-def validated(strata: Strata, name: str = "strata") -> list[np.ndarray]:
+def validated(strata: Strata) -> list[np.ndarray]:
     """Return the tasks' scores as floats.
 
     Raises:
-        ValueError: there are none, they are not finite, or leading axes differ between tasks.
+        ValueError: a score is not finite.
     """
     tasks = [np.asarray(scores, dtype=float) for scores in strata]
-    if not tasks:
-        raise ValueError(f"{name} holds no task; pass one array of scores per task")
     for k, scores in enumerate(tasks):
-        found = f"{name}[{k}] of shape {scores.shape}"
-        if scores.ndim == 0 or scores.size == 0:
-            raise ValueError(f"{found} holds no runs; pass a list of arrays, one per task, runs last")
         if not np.isfinite(scores).all():
-            raise ValueError(
-                f"{found} has {(~np.isfinite(scores)).sum()} non-finite scores; leave those runs out"
-            )
-        if scores.shape[:-1] != tasks[0].shape[:-1]:
-            raise ValueError(f"{found} must have the leading axes of {name}[0], {tasks[0].shape[:-1]}")
+            bad = (~np.isfinite(scores)).sum()
+            raise ValueError(f"task {k} has {bad} scores that are not finite; leave those runs out")
     return tasks
 
 
@@ -116,17 +108,10 @@ def bootstrap_interval(
         resamples: of each kind; the statistic is taken of three times as many.
 
     Raises:
-        ValueError: scores are missing or not finite, the statistic does not keep leading axes, or the level
-            or the number of resamples is invalid.
+        ValueError: a score is not finite.
     """
-    tasks, upper = validated(strata), upper_tail(level)
-    if resamples < 2:
-        raise ValueError(f"resamples must be at least 2, got {resamples}")
+    tasks = validated(strata)
     estimate = np.asarray(statistic(tasks))
-    if estimate.shape != tasks[0].shape[:-1]:
-        raise ValueError(
-            f"statistic must reduce axis -1 alone, but made {estimate.shape} of {tasks[0].shape}"
-        )
     runs = [scores.shape[-1] for scores in tasks]
     if min(runs) == 1:
         unknown = np.full(estimate.shape, np.nan)[()]
@@ -143,7 +128,7 @@ def bootstrap_interval(
     nested = np.mean(difference**2, axis=-1) / 2
     ratio = np.divide(variance, nested, out=np.ones_like(variance), where=nested > 0)
     error = np.sqrt(variance * np.maximum(ratio, 1.0))
-    half = t.ppf(upper, degrees_of_freedom(statistic, tasks)) * error
+    half = t.ppf((1 + level) / 2, degrees_of_freedom(statistic, tasks)) * error
     return Interval(estimate[()], (estimate - half)[()], (estimate + half)[()])
 
 
@@ -168,10 +153,3 @@ def degrees_of_freedom(statistic: Statistic, tasks: list[np.ndarray]) -> np.ndar
     inverse = np.tensordot(1 / freedom, shares**2, axes=1)
     # Where no single run matters, as to a median among equals, the cautious end.
     return np.divide(1.0, inverse, out=np.full_like(inverse, freedom.min()), where=inverse > 0)
-
-
-def upper_tail(level: float) -> float:
-    """Return the probability below an interval's upper bound."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, such as 0.95, got {level}")
-    return (1 + level) / 2

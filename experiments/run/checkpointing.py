@@ -1,6 +1,6 @@
-"""Checkpoints while an agent learns, and what they hold."""
+"""Save checkpoints while an agent learns, and restore them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,29 +16,23 @@ from experiments.run.agent_state import (
     restore_logged,
     restore_noise,
     take_agent,
-    take_callbacks,
 )
 from experiments.run.checkpoints import Checkpoints
-from experiments.run.clock import Clock
 from experiments.run.generators import restore_generators, take_generators
-from experiments.run.run_log import RunLog
 from experiments.run.stop_signals import StopSignals
 
 
 class Checkpointing(BaseCallback):
-    """Saves a checkpoint at every k-th update, at the end, and when the run is asked to stop.
+    """Save a checkpoint at every k-th update, at the end, and when a signal asks the run to stop.
 
-    An update is over when the next rollout begins, so that this is where it is done: policy, critic and all
-    averages belong together there, and the rollout buffer holds nothing that is needed again.
+    It is saved when the next rollout begins: the update is over, policy, critic and all averages belong
+    together, and the rollout buffer holds nothing that is needed again.
 
     Args:
-        checkpoints: where they go.
-        run: the run's settings and versions, which a checkpoint carries.
-        log: whose position it carries.
-        clock: whose seconds it carries.
+        checkpoints: the folder.
+        take_rest: returns what a checkpoint holds of everything but agent, environments and generators.
         every: k.
         signals: that ask the run to stop.
-        counted: callbacks whose counters it carries.
     """
 
     model: OnPolicyAlgorithm
@@ -47,24 +41,16 @@ class Checkpointing(BaseCallback):
         self,
         checkpoints: Checkpoints,
         *,
-        run: Mapping[str, Any],
-        log: RunLog,
-        clock: Clock,
+        take_rest: Callable[[], Mapping[str, Any]],
         every: int,
         signals: StopSignals,
-        counted: Sequence[BaseCallback],
     ):
         super().__init__()
-        self._checkpoints = checkpoints
-        self._run = dict(run)
-        self._log = log
-        self._clock = clock
-        self._every = every
-        self._signals = signals
+        self._checkpoints, self._take_rest = checkpoints, take_rest
+        self._every, self._signals = every, signals
         self._envs = VecEnvCheckpointer()
-        self._counted = counted
-        self.updates = 0
         self._resumed: Mapping[str, Any] | None = None
+        self.updates = 0
 
     def _on_rollout_start(self) -> None:
         self._restore_drawn()
@@ -81,24 +67,21 @@ class Checkpointing(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
-        self._restore_drawn()  # where there was nothing left to learn
+        self._restore_drawn()  # if there was nothing left to learn
         self.save()
 
     def save(self) -> None:
-        """Save one now.
+        """Save a checkpoint now.
 
         Raises:
-            NonFiniteError: the state holds a number that is none; nothing was saved.
-            CheckpointWriteError: the disk is full, say; earlier checkpoints are whole.
+            NonFiniteError: the state holds NaN or infinity; nothing was saved.
+            CheckpointWriteError: e.g. the disk is full; earlier checkpoints are whole.
         """
         content = {
-            "run": self._run,
+            **self._take_rest(),
             "agent": take_agent(self.model),
             "envs": self._envs.take(self.training_env),
-            "callbacks": take_callbacks(self._counted),
             "updates": self.updates,
-            "log": self._log.position(),
-            "seconds": self._clock.seconds,
             "generators": take_generators(),
         }
         episodes = [info["r"] for info in self.model.ep_info_buffer or ()]
@@ -106,10 +89,10 @@ class Checkpointing(BaseCallback):
         self._checkpoints.save(content, step=self.num_timesteps, score=score)
 
     def resume(self, content: Mapping[str, Any], logger: Logger, episodes_cut: int) -> None:
-        """Go on where a checkpoint has the counter and the row to be logged; `restore` comes before.
+        """Restore the counter and the row to be logged, after `restore`.
 
-        The generators follow when the first rollout or the end of learning comes, since all until then may
-        draw from them.
+        The generators are restored when the first rollout or the end of learning comes, since everything
+        until then may draw from them.
         """
         restore_logged(logger, content["agent"])
         if episodes_cut:
@@ -125,24 +108,26 @@ class Checkpointing(BaseCallback):
 
 
 def restore(agent: OnPolicyAlgorithm, counted: Sequence[BaseCallback], content: Mapping[str, Any]) -> int:
-    """Put agent, environments and callbacks to where a checkpoint has them; no file is touched.
+    """Restore agent, environments and callbacks from a checkpoint; no file is touched.
 
     Returns:
-        How many episodes were cut, where environments had no state to give and began new ones.
+        How many episodes were cut, if environments had no state to save and began new ones.
 
     Raises:
-        ValueError: it is of an agent or of environments that are made otherwise.
+        ValueError: the checkpoint is of another agent or of other environments.
     """
     assert agent.env is not None
     try:
         observations = VecEnvCheckpointer().restore(agent.env, content["envs"])
         restore_agent(agent, content["agent"])
         restore_callbacks(counted, content["callbacks"])
-        restore_logged(Logger(None, []), content["agent"])  # whether it can be, while no file is touched
+        restore_logged(
+            Logger(None, []), content["agent"]
+        )  # fails here or never, since no file is touched yet
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             "the checkpoint does not fit the agent and the environments that config.yaml describes, and no "
-            f"flag can change that; put its settings back: {error}"
+            f"option can change that; restore its settings: {error}"
         ) from error
     if observations is None:
         return 0

@@ -11,6 +11,7 @@ from agents.base import PolicyGradientAgent
 from agents.rollout.finite import NonFiniteError
 from experiments.geometry import GeometryCallback
 from experiments.progress import Progress
+from experiments.run.agent_state import take_callbacks
 from experiments.run.checkpointing import Checkpointing, restore
 from experiments.run.checkpoints import Checkpoints
 from experiments.run.clock import Clock
@@ -64,12 +65,14 @@ def learn(
     progress = Progress(settings.n_timesteps, f"{settings.algo} on {settings.env}")
     checkpointing = Checkpointing(
         Checkpoints(folder.checkpoints),
-        run=document,
-        log=log,
-        clock=clock,
+        take_rest=lambda: {
+            "run": document,
+            "callbacks": take_callbacks(callbacks),
+            "log": log.position(),
+            "seconds": clock.seconds,
+        },
         every=settings.checkpoint_every,
         signals=signals,
-        counted=callbacks,
     )
     if content is not None:
         folder.evaluation.unlink(missing_ok=True)
@@ -95,10 +98,8 @@ def learn(
         seconds = clock.seconds
         progress.close()
         # A full disk fails at these again.
-        for path, save in (
-            (folder.progress, log.logger.close),
-            (folder.model, lambda: folder.save(agent)),
-        ):
+        saves = (folder.progress, log.logger.close), (folder.model, lambda: folder.save(agent))
+        for path, save in saves:
             try:
                 save()
             except OSError as error:
