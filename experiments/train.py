@@ -1,7 +1,7 @@
 """One run: train an agent and evaluate it, from the start or from a checkpoint."""
 
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -206,13 +206,19 @@ def tune(arguments: Arguments) -> int:
 
     assert arguments.tune is not None
     settings = resolve(replace(arguments, vec_env="dummy"))
-    folder = arguments.out / settings.env / folder_name(settings.algo) / "tuning"
-    result = search(
-        Search(settings.algo, settings.env, settings, make_tuning_env, folder, device=settings.device),
-        trials=arguments.tune,
-        jobs=arguments.jobs or len(usable_cores()),
+    full_timesteps = None
+    with suppress(ValueError):  # the file lacks n_timesteps
+        full_timesteps = resolve(replace(arguments, steps=None)).n_timesteps
+    requested = Search(
+        algo=settings.algo,
+        env_id=settings.env,
+        configuration=settings,
+        make_env=make_tuning_env,
+        folder=arguments.out / settings.env / folder_name(settings.algo) / "tuning",
+        device=settings.device,
+        full_timesteps=full_timesteps,
     )
-    print(result)
+    print(search(requested, trials=arguments.tune, jobs=arguments.jobs or len(usable_cores())))
     return 0
 
 

@@ -65,7 +65,7 @@ class TuningResult:
 
     @property
     def failures(self) -> Counter[str]:
-        """Reasons for which settings failed, with how often each did."""
+        """Why trials failed, and how often."""
         return Counter(trial.user_attrs[FAILURE] for trial in self.trials if outcome(trial) == FAILED)
 
     @property
@@ -98,7 +98,7 @@ class TuningResult:
         lines = [
             f"{search.algo} on {search.env_id}: trial {self.best.number} of {search.folder / 'study.db'} "
             f"({self.counts}).",
-            f"Return {as_text(self.best)}, and {as_text(self.default)} with the settings it began with:",
+            f"Return {as_text(self.best)}, and {as_text(self.default)} with the initial settings:",
             f"{self.objective}.",
             "The best of many trials is an optimistic number: report runs with other seeds.",
             f"Made with {', '.join(f'{package} {version}' for package, version in versions().items())}.",
@@ -110,13 +110,14 @@ class TuningResult:
             for name, option in configuration.hyperparameters.items()
             if name in searched or option != parameters[name].default
         }
+        section["n_timesteps"] = search.full_timesteps or configuration.n_timesteps
         text = yaml.safe_dump({search.env_id: section}, sort_keys=False, allow_unicode=True)
         return "".join(f"# {line}\n" for line in lines) + text
 
     def _write_trials(self, path: Path) -> None:
         axes = [setting.axis for setting in self.search.space.settings]
+        names = ["trial", "outcome", "return", DEFAULT, "seconds", FAILURE, *axes]
         with path.open("w", newline="") as file:
-            names = ["trial", "outcome", "return", "default", "seconds", "failure", *axes]
             writer = csv.DictWriter(file, names, extrasaction="ignore")
             writer.writeheader()
             for trial in self.trials:
@@ -136,7 +137,7 @@ class TuningResult:
         axes.plot(numbers, values, "o", color="C0", alpha=0.6, label="a trial")
         axes.step(numbers, list(accumulate(values, max)), where="post", color="C1", label="best so far")
         if self.default is not None:
-            axes.axhline(return_of(self.default), color="0.4", linestyle="--", label="settings it began with")
+            axes.axhline(return_of(self.default), color="0.4", linestyle="--", label="initial settings")
         title = f"{self.search.algo} on {self.search.env_id}"
         axes.set(xlabel="trial", ylabel="training return", title=title)
         axes.legend()
@@ -144,24 +145,22 @@ class TuningResult:
 
     def __str__(self) -> str:
         search = self.search
-        following = Arguments(
-            algo=(search.algo,),
-            env=(search.env_id,),
-            config=search.folder / "best.yaml",
-            out=search.folder.parents[2],
+        best = search.folder / "best.yaml"
+        train = Arguments(
+            algo=(search.algo,), env=(search.env_id,), config=best, out=search.folder.parents[2]
         )
+        kept = [f"  kept       {name}={read(search.configuration, name)}" for name in search.space.kept]
+        failed = [f"  failed     {n} times: {reason}" for reason, n in self.failures.most_common()]
         lines = [
             f"{search.algo} on {search.env_id}: {self.counts}",
             f"  maximised  {self.objective}",
             f"  best       {as_text(self.best)}, trial {self.best.number if self.best else 'none'}",
             f"  default    {as_text(self.default)}",
-            "",
-            *(f"  {line}" for line in self._table()),
-            "",
-            *(f"  kept       {name}={read(search.configuration, name)}" for name in search.space.kept),
-            *(f"  failed     {n} times: {reason}" for reason, n in self.failures.most_common()),
+            *("", *(f"  {line}" for line in self._table()), ""),
+            *kept,
+            *failed,
             f"  files      {search.folder}",
-            f"  next       {following}",
+            f"  next       {train}",
         ]
         return "\n".join(lines)
 

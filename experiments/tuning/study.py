@@ -51,6 +51,7 @@ class Search:
         folder: of study.db, trials.csv, best.yaml and history.png.
         seeds: of the runs of each trial.
         device: of the agents.
+        full_timesteps: written into best.yaml if trials are shorter than the runs to come.
 
     Raises:
         ValueError: a seed could be that of a reported run, or the configuration has no search space.
@@ -63,6 +64,7 @@ class Search:
     folder: Path
     seeds: tuple[int, ...] = TUNING_SEEDS
     device: str = "auto"
+    full_timesteps: int | None = None
 
     def __post_init__(self) -> None:
         if not self.seeds or min(self.seeds) < RESERVED:

@@ -21,6 +21,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from agents.rollout.collect import NonFiniteError
+from experiments import train
 from experiments.algorithms import NAMES
 from experiments.run.run_folder import RunFolder, RunInUseError
 from experiments.settings.arguments import Arguments
@@ -237,6 +238,18 @@ def test_objective_is_the_mean_of_the_last_training_returns(search: Search) -> N
     assert float(rows[0]["return"]) == result.default.value and rows[0]["default"] == "True"
     assert (search.folder / "history.png").stat().st_size > 1000
     assert "learning_rate" in str(result) and "logarithmic" in str(result)
+
+
+def test_best_settings_train_for_the_configured_steps(
+    tmp_path: Path, closed_form: list[float], capsys: pytest.CaptureFixture
+) -> None:
+    """A search with short trials leaves best.yaml with the budget of the configuration (case U5)."""
+    given = Arguments(algo=("vpg",), steps=320, tune=2, jobs=1, out=tmp_path, device="cpu")
+    assert train.main(given) == 0
+    path = tmp_path / "CartPole-v1" / "vpg" / "tuning" / "best.yaml"
+    assert f"--config {path}" in capsys.readouterr().out and "at 320 steps" in path.read_text()
+    found = resolve(Arguments(algo=("vpg",), config=path)).n_timesteps
+    assert found == configuration_of("vpg").n_timesteps > 320
 
 
 def test_training_ends_at_the_budget() -> None:
