@@ -16,7 +16,7 @@ from agents.hyperparameters import nearest
 PEERS: dict[str, type[OnPolicyAlgorithm] | None] = {
     "sb3:ppo": PPO,
     "sb3:a2c": A2C,
-    "contrib:trpo": None,  # sb3-contrib is an extra, looked for when it is asked for
+    "contrib:trpo": None,  # sb3-contrib is an extra, imported on demand
 }
 NAMES = (*ALGORITHMS, *PEERS)
 
@@ -62,7 +62,7 @@ def with_schedule(value: Any) -> Any:
 
 
 def joint_target_kl(name: str, hyperparameters: Mapping[str, Any], actions: spaces.Space) -> float | None:
-    """Return the bound on the KL, joint over action dimensions, in nats; None where there is none.
+    """Return the bound on the KL, joint over action dimensions, in nats; None if there is none.
 
     sb3-contrib's is averaged over the dimensions of a `Box` or a `MultiBinary` space.
     """

@@ -100,7 +100,9 @@ class GeometryCallback(BaseCallback):
         self._rollouts += 1
 
     def _record_geometry(self) -> None:
-        actor = self._actor()
+        policy = self.model.policy
+        policy.set_training_mode(False)
+        actor = PolicyActor(policy)
         observations, actions, log_prob = read(
             self.model.rollout_buffer, self.model.action_space, self.max_states
         )
@@ -138,14 +140,6 @@ class GeometryCallback(BaseCallback):
                 value = value.value
             self.logger.record(PREFIX + name, value)
         self._record_figure(found, damping, dimension)
-
-    def _actor(self) -> PolicyActor:
-        policy = self.model.policy
-        actor = getattr(self.model, "actor", None)
-        if not (isinstance(actor, PolicyActor) and actor.policy is policy):
-            actor = PolicyActor(policy)
-        policy.set_training_mode(False)
-        return actor
 
     def _record_figure(self, found: Spectrum, damping: float, dimension: Estimate) -> None:
         if not self._draws:

@@ -25,7 +25,7 @@ LAST_LINES = 3
 
 @contextmanager
 def raise_on_signal(*numbers: int) -> Iterator[None]:
-    """Raise `Stopped` at each of these signals, so that no run outlives its grid; in the main thread only."""
+    """Raise `Stopped` at each of these signals, so that a grid ends its runs; in the main thread only."""
 
     def raise_stopped(number: int, _: object) -> None:
         raise Stopped(128 + number)

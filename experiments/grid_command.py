@@ -90,7 +90,7 @@ def check_same_task(finished: RunSettings, requested: RunSettings, folder: RunFo
 
 
 def write_report(cells: Sequence[Cell], out: Path) -> None:
-    """Write the report on all finished runs of a grid, or say how to."""
+    """Write the report on all finished runs of a grid, or print how to."""
     runs = tuple(cell.folder.path for cell in cells if cell.folder.finished)
     if not runs:
         return

@@ -25,7 +25,7 @@ class Evaluate:
     actions of up to 16 episodes at a time come from one generator: they are the same for the same --seed and
     --episodes.
 
-    The folder may come from a stranger: only tensors and plain data are read from it, and none of its code
+    The folder may be untrusted: only tensors and plain data are read from it, and none of its code
     runs. A module that its config.yaml names is imported only if --import names it.
     """
 

@@ -8,11 +8,11 @@ from tqdm import tqdm
 
 
 class Progress(BaseCallback):
-    """Shows how far `learn` is, on stderr.
+    """Show the progress of `learn` on stderr.
 
     Args:
         total_timesteps: steps at which the bar is full.
-        description: what stands before the bar.
+        description: text before the bar.
     """
 
     def __init__(self, total_timesteps: int, description: str):
@@ -23,11 +23,11 @@ class Progress(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._bar = progress_bar(self._total, self._description, "step")
-        self._bar.update(min(self.model.num_timesteps, self._total))  # a resumed run begins on the way
+        self._bar.update(min(self.model.num_timesteps, self._total))  # more than 0 if resumed
 
     def _on_step(self) -> bool:
         assert self._bar is not None
-        # The last rollout may reach past the total, which a bar has no room for.
+        # The last rollout may reach past the total, which a bar cannot show.
         self._bar.update(min(self.training_env.num_envs, self._bar.total - self._bar.n))
         return True
 

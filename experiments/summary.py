@@ -36,7 +36,7 @@ def print_run(
 
 
 def print_next(arguments: Arguments, folder: RunFolder, steps: int) -> None:
-    """Say what to try after one finished run of so many steps."""
+    """Print what to do after one finished run of so many steps."""
     (algo,) = arguments.algo
     other = next(name for name in ALGORITHMS if name != algo)
     grid = replace(arguments, algo=(algo, other), steps=float(steps), seeds=5)
@@ -46,7 +46,7 @@ def print_next(arguments: Arguments, folder: RunFolder, steps: int) -> None:
 
 
 def print_grid(cells: Sequence[Cell], failures: Mapping[str, str]) -> None:
-    """Say what came out of a grid: mean evaluation returns, and the runs that failed."""
+    """Print the result of a grid: mean evaluation returns, and the runs that failed."""
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
     for cell in cells:
         path = cell.folder.path

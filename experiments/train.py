@@ -135,7 +135,7 @@ def newest_checkpoint(folder: RunFolder) -> tuple[Path, dict[str, Any]]:
     """
     checkpoints = Checkpoints(folder.checkpoints)
     path, content = checkpoints.newest_valid()
-    for error in checkpoints.refused:
+    for error in checkpoints.rejected:
         print(f"rejected: {error}", file=sys.stderr)
     try:
         _ = content["agent"]["moving"]["num_timesteps"], content["run"]
@@ -160,8 +160,7 @@ def execute(
     """Learn and evaluate, from the start or from a checkpoint's content; return the exit code."""
     result: dict[str, Any] = {}
     with StopSignals() as signals:
-        outcome = learn(agent, settings, document, folder, signals, content)
-        code = outcome.code
+        code, seconds = learn(agent, settings, document, folder, signals, content)
         if code == 0:
             try:
                 result = evaluate(settings, folder, agent.num_timesteps, signals)
@@ -174,7 +173,7 @@ def execute(
             except OSError as error:
                 code = 1
                 print(f"error: {folder.evaluation} could not be written: {error}", file=sys.stderr)
-    print_run(settings, folder, agent.num_timesteps, outcome.seconds, result)
+    print_run(settings, folder, agent.num_timesteps, seconds, result)
     if code > 128:
         print(f"  resume   {Arguments(resume=folder.path)}")
     return code

@@ -22,7 +22,7 @@ LONGEST = 200_000  # steps of an episode
 
 
 class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
-    """Starts episode after episode from given seeds.
+    """Start each episode from its own seed.
 
     Args:
         env: any.

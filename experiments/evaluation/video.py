@@ -12,7 +12,7 @@ from gymnasium.envs.registration import EnvSpec
 
 LEAST_SIDE = 240  # pixels; the frames of small tasks are enlarged by a whole factor
 HEADLESS = {"MUJOCO_GL": "egl", "SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
-DEFAULT_FPS = 30  # if an environment does not say
+DEFAULT_FPS = 30  # if an environment has none
 TRACKING = "track"  # name of the camera that follows the robot in Gymnasium's models
 SMOOTH_FPS = 30  # look smooth; of faster environments only every k-th state is drawn
 
@@ -40,7 +40,7 @@ def open_video(path: Path, fps: float) -> Any:
 
 
 class Recorded(gym.Wrapper[Any, Any, Any, Any]):
-    """Records the first episodes of an environment: the state at their start and after every k-th step.
+    """Record the first episodes of an environment: the state at their start and after every k-th step.
 
     Args:
         env: with render mode "rgb_array".

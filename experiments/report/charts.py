@@ -24,14 +24,14 @@ CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["
 
 
 class Charts:
-    """Makes the plots of one page, each with an id of its own.
+    """Make the plots of one page, each with an id of its own.
 
     Args:
-        look: every algorithm's style.
+        styles: every algorithm's style.
     """
 
-    def __init__(self, look: dict[str, Style]):
-        self._look = look
+    def __init__(self, styles: dict[str, Style]):
+        self._styles = styles
         self._count = 0
 
     def learning_curves(self, task: Task, over: str) -> str:
@@ -73,7 +73,7 @@ class Charts:
         """Return the final training returns: every seed, and the IQM with its interval."""
         figure = go.Figure()
         for entry in reversed(task.entries):
-            style, found = self._look[entry.algorithm], entry.aggregates["training"]["IQM"]
+            style, found = self._styles[entry.algorithm], entry.aggregates["training"]["IQM"]
             spread = {
                 "type": "data",
                 "symmetric": False,
@@ -112,7 +112,7 @@ class Charts:
     def _curves(self, curves: dict[str, Curve]) -> go.Figure:
         figure = go.Figure()
         for algorithm, curve in curves.items():
-            style = self._look[algorithm]
+            style = self._styles[algorithm]
             group = {"legendgroup": algorithm, "name": style.label}
             x, y, low, high = map(rounded, (curve.x, curve.estimate, curve.low, curve.high))
             known = np.isfinite(low)

@@ -64,17 +64,17 @@ def write_figures(
 
 def figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
     """Yield the figures by their names."""
-    look = styles(comparison.algorithms)
-    yield "learning_curves", learning_curves(comparison, look, "steps")
+    style_of = styles(comparison.algorithms)
+    yield "learning_curves", learning_curves(comparison, style_of, "steps")
     if any("seconds" in entry.curves for task in comparison.tasks for entry in task.entries):
-        yield "learning_curves_wall_clock", learning_curves(comparison, look, "seconds")
-    yield "scores", scores(comparison, look)
+        yield "learning_curves_wall_clock", learning_curves(comparison, style_of, "seconds")
+    yield "scores", scores(comparison, style_of)
     if comparison.aggregate is not None:
-        yield "performance_profile", profile(comparison, look)
+        yield "performance_profile", profile(comparison, style_of)
     for task in comparison.tasks:
         if any(name in entry.curves for entry in task.entries for name in GEOMETRY):
             name = task.environment.replace("/", "-").replace(":", "-")
-            yield f"geometry_{name}", geometry(task, look)
+            yield f"geometry_{name}", geometry(task, style_of)
 
 
 def panels(count: int, height: float, most: int = 3, **options: Any) -> tuple[Figure, list[Axes]]:
@@ -114,7 +114,7 @@ def draw(ax: Axes, curve: Curve, style: Style) -> None:
     ax.plot(curve.x, curve.estimate, color=style.colour, linestyle=style.dashes, label=style.label)
 
 
-def learning_curves(comparison: Comparison, look: dict[str, Style], over: str) -> Figure:
+def learning_curves(comparison: Comparison, style_of: dict[str, Style], over: str) -> Figure:
     """Draw the training return over environment steps or seconds, one panel per task."""
     figure, axes = panels(len(comparison.tasks), 2.1)
     for ax, task in zip(axes, comparison.tasks, strict=True):
@@ -122,7 +122,7 @@ def learning_curves(comparison: Comparison, look: dict[str, Style], over: str) -
             ax.axhline(task.threshold, color="#888888", linewidth=0.8, label="threshold")
         for entry in task.by_name:
             if over in entry.curves:
-                draw(ax, entry.curves[over], look[entry.algorithm])
+                draw(ax, entry.curves[over], style_of[entry.algorithm])
         ax.set(title=task.environment, xlabel="environment steps" if over == "steps" else "training time [s]")
         format_steps(ax)
     axes[0].set_ylabel("training return")
@@ -130,19 +130,19 @@ def learning_curves(comparison: Comparison, look: dict[str, Style], over: str) -
     return figure
 
 
-def scores(comparison: Comparison, look: dict[str, Style]) -> Figure:
+def scores(comparison: Comparison, style_of: dict[str, Style]) -> Figure:
     """Draw the IQM of the training return with its interval, and every seed, one panel per task."""
     most = max(len(task.entries) for task in comparison.tasks)
     figure, axes = panels(len(comparison.tasks), 0.75 + 0.22 * most)
     for ax, task in zip(axes, comparison.tasks, strict=True):
         for row, entry in enumerate(reversed(task.entries)):
-            style, found = look[entry.algorithm], entry.aggregates["training"]["IQM"]
+            style, found = style_of[entry.algorithm], entry.aggregates["training"]["IQM"]
             seeds = entry.scores["training"]
             ax.plot(seeds, np.full(len(seeds), row), "|", color=style.colour, alpha=0.55, markersize=7)
             if np.isfinite(found.low):
                 ax.plot([found.low, found.high], [row, row], color=style.colour, linewidth=1.8)
             ax.plot(found.estimate, row, "o", color=style.colour, markersize=4.5)
-        names = [look[entry.algorithm].label for entry in reversed(task.entries)]
+        names = [style_of[entry.algorithm].label for entry in reversed(task.entries)]
         ax.set_yticks(range(len(names)), names)
         ax.set_ylim(-0.6, len(names) - 0.4)
         ax.grid(axis="y", visible=False)
@@ -151,25 +151,25 @@ def scores(comparison: Comparison, look: dict[str, Style]) -> Figure:
     return figure
 
 
-def profile(comparison: Comparison, look: dict[str, Style]) -> Figure:
+def profile(comparison: Comparison, style_of: dict[str, Style]) -> Figure:
     """Draw the performance profiles."""
     assert comparison.aggregate is not None
     figure, axes = panels(1, 2.2)
     for name, curve in sorted(comparison.aggregate.profiles.items()):
-        draw(axes[0], curve, look[name])
+        draw(axes[0], curve, style_of[name])
     axes[0].set(xlabel="normalised return τ", ylabel="fraction of runs above τ", ylim=(-0.02, 1.02))
     legend(figure, axes)
     return figure
 
 
-def geometry(task: Task, look: dict[str, Style]) -> Figure:
+def geometry(task: Task, style_of: dict[str, Style]) -> Figure:
     """Draw what updates did, one panel per metric."""
     names = [name for name in GEOMETRY if any(name in entry.curves for entry in task.entries)]
     figure, axes = panels(len(names), 1.85, most=2, sharex=True)
     for ax, name in zip(axes, names, strict=True):
         for entry in task.by_name:
             if name in entry.curves:
-                draw(ax, entry.curves[name], look[entry.algorithm])
+                draw(ax, entry.curves[name], style_of[entry.algorithm])
         ax.set_title(GEOMETRY[name].title)
         if GEOMETRY[name].logarithmic:
             ax.set_yscale("log")

@@ -34,8 +34,8 @@ def write_page(comparison: Comparison, path: Path, *, seed: int) -> None:
         path: of the file.
         seed: of the bootstrap, which the page states.
     """
-    look = appearance.styles(comparison.algorithms)
-    charts = Charts(look)
+    styles = appearance.styles(comparison.algorithms)
+    charts = Charts(styles)
     # Everything is escaped but the plots, whose own writer does, and plotly's program.
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -55,7 +55,7 @@ def write_page(comparison: Comparison, path: Path, *, seed: int) -> None:
     text = environment.get_template(TEMPLATE).render(
         comparison=comparison,
         findings=findings(comparison),
-        look=look,
+        styles=styles,
         records=sum(len(entry.group.records) for task in comparison.tasks for entry in task.entries),
         tasks=[task_parts(task, charts) for task in comparison.tasks],
         aggregate=comparison.aggregate

@@ -1,4 +1,4 @@
-"""All that an agent's next update depends on, as plain data."""
+"""The state that an agent's next update depends on, as plain data."""
 
 import ast
 import inspect
@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-# Attributes that move as an algorithm learns, of those that it has. Tensors are in `get_parameters`.
+# Attributes that change as an algorithm learns, if it has them. Tensors are in `get_parameters`.
 MOVING = (
     "num_timesteps",
     "_n_updates",
@@ -36,7 +36,7 @@ def take_agent(agent: OnPolicyAlgorithm) -> dict[str, Any]:
     Taken between two updates: the rollout buffer is not part of it.
     """
     logger = agent.logger
-    # What is no scalar, a figure say, is not kept.
+    # Only scalars are kept, e.g. no figures.
     row = {
         name: value
         for name, value in ((name, plain(value)) for name, value in logger.name_to_value.items())
@@ -58,10 +58,10 @@ def take_agent(agent: OnPolicyAlgorithm) -> dict[str, Any]:
 
 
 def restore_agent(agent: OnPolicyAlgorithm, state: dict[str, Any]) -> None:
-    """Put what `take_agent` returned into an agent that was made with the same settings; not what it logs.
+    """Restore what `take_agent` returned, but the logged row, in an agent with the same settings.
 
     Raises:
-        ValueError, RuntimeError: it belongs to an agent with other settings.
+        ValueError, RuntimeError: the agent has other settings.
     """
     agent.set_parameters(state["parameters"], exact_match=True, device=agent.device)
     for name in MOVING:
@@ -72,20 +72,20 @@ def restore_agent(agent: OnPolicyAlgorithm, state: dict[str, Any]) -> None:
 
 
 def restore_logged(logger: Logger, state: dict[str, Any]) -> None:
-    """Put back the row to be logged, of what `take_agent` returned."""
+    """Restore the row to be logged, of what `take_agent` returned."""
     logger.name_to_value = defaultdict(float, {name: number(text) for name, text in state["logged"].items()})
     logger.name_to_count = defaultdict(int, state["averaged"])
     logger.name_to_excluded = defaultdict(tuple, {name: tuple(e) for name, e in state["excluded"].items()})
 
 
 def restore_noise(agent: OnPolicyAlgorithm, state: dict[str, Any]) -> None:
-    """Put back gSDE's exploration, which a rollout draws before its first callback."""
+    """Restore gSDE's exploration, which a rollout draws before its first callback."""
     for name, value in state["noise"].items():
         setattr(agent.policy.action_dist, name, value.to(agent.device))
 
 
 def take_callbacks(callbacks: Sequence[BaseCallback]) -> list[dict[str, int]]:
-    """Return the counters of callbacks: every attribute that is a whole number and no setting."""
+    """Return the counters of callbacks: every integer attribute that is not a constructor argument."""
     return [
         {
             name: value
@@ -97,17 +97,17 @@ def take_callbacks(callbacks: Sequence[BaseCallback]) -> list[dict[str, int]]:
 
 
 def restore_callbacks(callbacks: Sequence[BaseCallback], states: list[dict[str, int]]) -> None:
-    """Put back what `take_callbacks` returned; where there are other callbacks now, they begin anew."""
+    """Restore what `take_callbacks` returned; other callbacks than then start from the beginning."""
     if len(callbacks) == len(states):
         for callback, state in zip(callbacks, states, strict=True):
             vars(callback).update(state)
 
 
 def number(text: str) -> Any:
-    """Return the number that a text was made of by `repr`.
+    """Return the number whose `repr` a text is.
 
     Raises:
-        ValueError: it was made otherwise.
+        ValueError: it is no number's.
     """
     try:
         return float(text) if text.strip("-") in ("nan", "inf") else ast.literal_eval(text)

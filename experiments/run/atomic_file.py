@@ -1,4 +1,4 @@
-"""The files of a run folder, which may come from a stranger: one way to write them, one to read them."""
+"""Write and read the files of a run folder, which may be untrusted."""
 
 import os
 import secrets
@@ -34,7 +34,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with temporary.open("x+b") as file:  # exclusively: an existing file or link is an error
             yield file
             file.flush()
-            os.fsync(file.fileno())  # or the new name could outlive a power cut, and the bytes not
+            os.fsync(file.fileno())  # or after a power cut the new name could exist without its content
         temporary.replace(path)
     finally:
         with suppress(OSError):
@@ -85,6 +85,6 @@ def read_text(path: Path) -> str:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what crashes have left of `replacing` in a folder into which nobody else writes now."""
+    """Remove the temporary files of crashed `replacing` calls; call it only while the folder is claimed."""
     for left in folder.glob(f"{PARTIAL}*"):
         left.unlink(missing_ok=True)

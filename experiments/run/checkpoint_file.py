@@ -1,4 +1,4 @@
-"""A file of tensors and plain data: complete or refused, and never code."""
+"""A file of tensors and plain data, read completely or rejected; no code in it is run."""
 
 import hashlib
 import os
@@ -35,21 +35,20 @@ class CorruptCheckpointError(ValueError):
 
 
 def write(path: Path, content: Any) -> None:
-    """Write content such that the path holds, at every moment and after any crash, an old or the new whole.
+    """Write atomically: after a crash, `path` holds either the previous checkpoint or the new one.
 
-    Equal content makes equal bytes. One process writes into a folder at a time: half-written files that
-    earlier ones left there are removed.
+    Equal content gives equal bytes. Only one process may write into a folder at a time: temporary files of
+    crashed ones are removed.
 
     Args:
-        path: of the file; its folder is made where there is none.
+        path: of the file; its folder is created if missing.
         content: tensors, arrays and plain data; `experiments.run.plain_data.to_bytes` says which.
 
     Raises:
         NonFiniteError: a number is NaN or infinite; says where in the content.
-        TypeError: something is neither; says where in the content.
+        TypeError: a value has another type; says where in the content.
         CheckpointWriteError: the disk is full, the folder read-only, …; whatever was at the path still is.
     """
-    path = Path(path)
     payload = to_bytes(content)
     header = HEADER.pack(MAGIC, VERSION, len(payload), hashlib.sha256(payload).digest())
     try:
@@ -68,14 +67,13 @@ def write(path: Path, content: Any) -> None:
 
 
 def read(path: Path) -> Any:
-    """Return the content of a checkpoint, or nothing at all.
+    """Load a checkpoint; raise rather than return partial data.
 
-    Whoever made the file, none of its code runs: it is read by safetensors and as JSON.
+    It is read by safetensors and as JSON, so that no code in it is run.
 
     Raises:
         CorruptCheckpointError: the file is missing, incomplete, changed, or made by something else.
     """
-    path = Path(path)
     payload = read_payload(path)
     try:
         return from_bytes(payload)
@@ -84,10 +82,10 @@ def read(path: Path) -> Any:
 
 
 def read_payload(path: Path) -> bytes:
-    """Return the bytes after the header, which say that they are those that were written.
+    """Return the bytes after the header, if they agree with it.
 
     Raises:
-        CorruptCheckpointError: they are not.
+        CorruptCheckpointError: they do not, or the file cannot be read.
     """
     try:
         if not path.is_file():
@@ -104,7 +102,7 @@ def read_payload(path: Path) -> bytes:
             _, version, length, digest = HEADER.unpack(header)
             if version != VERSION:
                 raise CorruptCheckpointError(path, f"it has format {version}; this version reads {VERSION}")
-            # Before anything of that length is asked for.
+            # Checked before memory of that length is allocated.
             if size != HEADER.size + length:
                 raise CorruptCheckpointError(
                     path, f"it has {size} bytes; {HEADER.size + length} were written"

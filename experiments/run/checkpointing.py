@@ -10,13 +10,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import safe_mean
 
 from envs.state.vec_env_checkpointer import VecEnvCheckpointer
-from experiments.run.agent_state import (
-    restore_agent,
-    restore_callbacks,
-    restore_logged,
-    restore_noise,
-    take_agent,
-)
+from experiments.run import agent_state
 from experiments.run.checkpoints import Checkpoints
 from experiments.run.generators import restore_generators, take_generators
 from experiments.run.stop_signals import StopSignals
@@ -54,10 +48,10 @@ class Checkpointing(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         self._restore_drawn()
-        asked = self._signals.asked
-        if asked or self.updates % self._every == 0:
+        requested = self._signals.requested
+        if requested or self.updates % self._every == 0:
             self.save()
-        if asked:
+        if requested:
             self._signals.check()
         self.updates += 1
 
@@ -79,7 +73,7 @@ class Checkpointing(BaseCallback):
         """
         content = {
             **self._take_rest(),
-            "agent": take_agent(self.model),
+            "agent": agent_state.take_agent(self.model),
             "envs": self._envs.take(self.training_env),
             "updates": self.updates,
             "generators": take_generators(),
@@ -94,7 +88,7 @@ class Checkpointing(BaseCallback):
         The generators are restored when the first rollout or the end of learning comes, since everything
         until then may draw from them.
         """
-        restore_logged(logger, content["agent"])
+        agent_state.restore_logged(logger, content["agent"])
         if episodes_cut:
             logger.record("rollout/episodes_cut_by_resume", episodes_cut)
         self.updates = content["updates"]
@@ -102,12 +96,12 @@ class Checkpointing(BaseCallback):
 
     def _restore_drawn(self) -> None:
         if self._resumed is not None:
-            restore_noise(self.model, self._resumed["agent"])
+            agent_state.restore_noise(self.model, self._resumed["agent"])
             restore_generators(self._resumed["generators"])
             self._resumed = None
 
 
-def restore(agent: OnPolicyAlgorithm, counted: Sequence[BaseCallback], content: Mapping[str, Any]) -> int:
+def restore(agent: OnPolicyAlgorithm, callbacks: Sequence[BaseCallback], content: Mapping[str, Any]) -> int:
     """Restore agent, environments and callbacks from a checkpoint; no file is touched.
 
     Returns:
@@ -119,9 +113,9 @@ def restore(agent: OnPolicyAlgorithm, counted: Sequence[BaseCallback], content: 
     assert agent.env is not None
     try:
         observations = VecEnvCheckpointer().restore(agent.env, content["envs"])
-        restore_agent(agent, content["agent"])
-        restore_callbacks(counted, content["callbacks"])
-        restore_logged(
+        agent_state.restore_agent(agent, content["agent"])
+        agent_state.restore_callbacks(callbacks, content["callbacks"])
+        agent_state.restore_logged(
             Logger(None, []), content["agent"]
         )  # fails here or never, since no file is touched yet
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

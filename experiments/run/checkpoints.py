@@ -15,13 +15,13 @@ class NoValidCheckpointError(ValueError):
     """A folder holds no checkpoint that can be loaded.
 
     Attributes:
-        refused: why, for every file.
+        rejected: the files and the reasons.
     """
 
-    def __init__(self, folder: Path, refused: list[CorruptCheckpointError]):
-        reasons = "".join(f"\n  {error.path.name}: {error.reason}" for error in refused)
-        super().__init__(f"{folder} holds no valid checkpoint{':' if refused else ''}{reasons}")
-        self.refused = refused
+    def __init__(self, folder: Path, rejected: list[CorruptCheckpointError]):
+        reasons = "".join(f"\n  {error.path.name}: {error.reason}" for error in rejected)
+        super().__init__(f"{folder} holds no valid checkpoint{':' if rejected else ''}{reasons}")
+        self.rejected = rejected
 
 
 class Checkpoints:
@@ -34,27 +34,21 @@ class Checkpoints:
         keep: how many of the last ones stay, at least 1.
 
     Attributes:
-        best: the path of the one with the highest score, a whole file of its own.
-        refused: the files that the last `newest_valid` passed over, and why.
-
-    Raises:
-        ValueError: keep is below 1.
+        best: the path of the one with the highest score, a file of its own.
+        rejected: the files that the last `newest_valid` rejected, and why.
     """
 
     def __init__(self, folder: Path, keep: int = 3):
-        if keep < 1:
-            raise ValueError(f"keep must be at least 1, got {keep}")
-        self.folder = Path(folder)
+        self.folder = folder
         self.keep = keep
         self.best = self.folder / BEST
-        self.refused: list[CorruptCheckpointError] = []
+        self.rejected: list[CorruptCheckpointError] = []
         self._best_score: float | None = None
 
     def save(self, content: Any, *, step: int, score: float | None = None) -> Path:
-        """Write a checkpoint, and only then delete those that it makes superfluous.
+        """Write a checkpoint, and only then delete those that are not needed any more.
 
-        These are the oldest, and those of later steps: a run that went back to an earlier one leaves its
-        other future behind.
+        These are the oldest, and those of later steps, which a run has that resumed from an earlier one.
 
         Args:
             content: as `experiments.run.checkpoint_file.write` takes it.
@@ -65,19 +59,16 @@ class Checkpoints:
             NonFiniteError: a number in content, or the score, is NaN or infinite.
             TypeError: something in content is neither a tensor nor plain data.
             CheckpointWriteError: the disk is full, the folder read-only, …; nothing is lost.
-            ValueError: step is negative.
         """
-        if step < 0:
-            raise ValueError(f"step must be at least 0, got {step}")
         document = {"score": None if score is None else float(score), "content": content}
         path = self.folder / f"checkpoint-{step:09d}.ckpt"
-        # The best first. A run that dies between the two takes up the last checkpoint, and comes by here
-        # again; in the other order it would go on from this one, and nobody would know that it was the best.
+        # The best first: a run that is killed between the two resumes from the previous checkpoint and
+        # repeats both. In the other order it would resume from this one, and never write the best.
         if score is not None and self._is_best(score):
             write(self.best, document)
             self._best_score = float(score)
         write(path, document)
-        self._delete_superfluous(step)
+        self._delete_old(step)
         return path
 
     def paths(self) -> list[Path]:
@@ -86,26 +77,25 @@ class Checkpoints:
         return sorted(found, key=step_of, reverse=True)
 
     def newest_valid(self) -> tuple[Path, Any]:
-        """Return path and content of the newest checkpoint that is whole, or of the best where none is.
+        """Return path and content of the newest valid checkpoint, or of the best if no other is valid.
 
         Raises:
             NoValidCheckpointError: nothing here can be loaded.
         """
-        self.refused = []
+        self.rejected = []
         for path in [*self.paths(), *([self.best] if self.best.exists() else [])]:
             try:
                 return path, self._read(path)["content"]
             except CorruptCheckpointError as error:
-                self.refused.append(error)
-        raise NoValidCheckpointError(self.folder, self.refused)
+                self.rejected.append(error)
+        raise NoValidCheckpointError(self.folder, self.rejected)
 
     def load(self, path: Path) -> Any:
         """Return the content of one checkpoint.
 
         Raises:
-            CorruptCheckpointError: it is not whole; says which one to take in its place.
+            CorruptCheckpointError: it is not valid; the message names the newest valid one.
         """
-        path = Path(path)
         try:
             return self._read(path)["content"]
         except CorruptCheckpointError as error:
@@ -127,21 +117,18 @@ class Checkpoints:
                 self._best_score = self._read(self.best)["score"]
             except CorruptCheckpointError:  # or there is none yet
                 return True
-        # NaN compares false and goes on to `write`, which refuses it.
+        # NaN compares false, and `write` rejects it.
         return not (isinstance(self._best_score, float) and score <= self._best_score)
 
-    def _delete_superfluous(self, step: int) -> None:
+    def _delete_old(self, step: int) -> None:
         paths = self.paths()
         kept = [path for path in paths if step_of(path) <= step][: self.keep]
         for path in paths:
             if path not in kept:
-                with suppress(OSError):  # a file too many ends no run, and the next save tries again
+                with suppress(OSError):  # the next save tries again
                     path.unlink()
 
 
 def step_of(path: Path) -> int:
-    """Return the step that a checkpoint's name carries."""
-    found = NAME.fullmatch(path.name)
-    if found is None:
-        raise ValueError(f"{path} is not named like a checkpoint, such as checkpoint-000012288.ckpt")
-    return int(found[1])
+    """Return the step in the name of a checkpoint."""
+    return int(path.stem.removeprefix("checkpoint-"))

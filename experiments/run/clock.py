@@ -6,10 +6,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 
 class Clock(BaseCallback):
-    """Logs `time/seconds` since training began, which SB3's `time/time_elapsed` cuts to whole seconds.
+    """Log `time/seconds` since training began, which SB3's `time/time_elapsed` truncates to whole seconds.
 
     Args:
-        elapsed: seconds that count already, of a run that goes on.
+        elapsed: seconds before a run was resumed.
     """
 
     def __init__(self, elapsed: float = 0.0):

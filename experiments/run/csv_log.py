@@ -1,4 +1,4 @@
-"""progress.csv: one row an update, in a file that survives a crash and can be taken back."""
+"""progress.csv: one row per update, in a file that survives a crash and can be rewound."""
 
 import csv
 import io
@@ -10,13 +10,13 @@ from stable_baselines3.common.logger import KVWriter, filter_excluded_keys
 
 from experiments.run.atomic_file import read_text, replacing
 
-PICTURES = "csv"  # SB3's name of this format, by which what it cannot hold is excluded
+FORMAT = "csv"  # SB3's name of this format; what it cannot hold, e.g. figures, is excluded by it
 
 
 class CsvLog(KVWriter):
-    """Rows of numbers under SB3's names, in place of SB3's own writer.
+    """Write rows of numbers under SB3's names, in place of SB3's own writer.
 
-    That one rewrites the whole file in place whenever a new name comes up, and starts anew when it is opened.
+    SB3's rewrites the file in place at every new name, and truncates an existing file.
 
     Args:
         path: of the file; one that exists is continued.
@@ -24,22 +24,20 @@ class CsvLog(KVWriter):
 
     def __init__(self, path: Path):
         self.path = path
-        self.columns: list[str] = []
-        self.rows = 0
         table = read_table(path) if path.exists() else []
-        write_table(path, table)  # without half a line at its end, and no link
+        write_table(path, table)  # without an incomplete last line, and no link
         self.columns, self.rows = (table[0] if table else []), max(len(table) - 1, 0)
         self._file = path.open("a", newline="")
 
     def write(
         self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
     ) -> None:
-        """Append a row, with new columns where names are new.
+        """Append a row, with a new column per new name.
 
         Raises:
-            OSError: the disk is full, say.
+            OSError: e.g. the disk is full.
         """
-        values = filter_excluded_keys(key_values, key_excluded, PICTURES)
+        values = filter_excluded_keys(key_values, key_excluded, FORMAT)
         new = sorted(values.keys() - set(self.columns))
         if new:
             self._widen(new)
@@ -60,7 +58,7 @@ class CsvLog(KVWriter):
         self._file = self.path.open("a", newline="")
 
     def position(self) -> dict[str, int]:
-        """Return where the log stands, once that is safe on the disk."""
+        """Return the position of the log after writing it to disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
         return {"rows": self.rows, "columns": len(self.columns)}
@@ -71,30 +69,31 @@ class CsvLog(KVWriter):
 
 
 def rewind(path: Path, position: dict[str, int]) -> None:
-    """Take a log back to a position: rows and columns that came later go.
+    """Rewind a log to a position: remove later rows and columns.
 
     Raises:
         ValueError: the file has fewer rows or columns than that.
     """
-    rows, columns = position["rows"], position["columns"]
     table = read_table(path) if path.exists() else []
-    if max(len(table) - 1, 0) < rows or len(table[0] if table else []) < columns:
+    found = {"rows": max(len(table) - 1, 0), "columns": len(table[0]) if table else 0}
+    if any(found[name] < position[name] for name in found):
         raise ValueError(
-            f"expected {rows} rows and {columns} columns in {path}, which the checkpoint counts on, "
-            f"got {max(len(table) - 1, 0)} and {len(table[0]) if table else 0}; was it changed by hand?"
+            f"{path} has {found['rows']} rows and {found['columns']} columns, fewer than the checkpoint's "
+            f"{position['rows']} and {position['columns']}; was it edited? Restore it"
         )
-    write_table(path, [row[:columns] for row in table[: rows + 1]] if columns else [])
+    columns = position["columns"]
+    write_table(path, [row[:columns] for row in table[: position["rows"] + 1]] if columns else [])
 
 
 def read_table(path: Path) -> list[list[str]]:
-    """Return all lines that are whole, the header first."""
+    """Return all complete lines, the header first."""
     text = read_text(path)
-    whole = text[: text.rfind("\n") + 1]  # a crash may have cut the last one short
-    return list(csv.reader(io.StringIO(whole)))
+    complete = text[: text.rfind("\n") + 1]  # a crash may have truncated the last one
+    return list(csv.reader(io.StringIO(complete)))
 
 
 def write_table(path: Path, table: list[list[str]]) -> None:
-    """Write the file anew; a crash on the way leaves the old one."""
+    """Replace the file; a crash meanwhile leaves the previous one."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(table)
     with replacing(path) as file:

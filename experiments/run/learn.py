@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -23,19 +22,6 @@ from experiments.settings.run_settings import RunSettings
 ROW = 256  # steps of all environments between two rows of a peer's log, where its rollouts are shorter
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How learning ended.
-
-    Attributes:
-        code: the command's exit code; 0 is a finished run.
-        seconds: spent learning, over all parts of a resumed run.
-    """
-
-    code: int
-    seconds: float
-
-
 def learn(
     agent: OnPolicyAlgorithm,
     settings: RunSettings,
@@ -43,7 +29,7 @@ def learn(
     folder: RunFolder,
     signals: StopSignals,
     content: Mapping[str, Any] | None = None,
-) -> Outcome:
+) -> tuple[int, float]:
     """Learn, and save the model however that ends.
 
     Args:
@@ -51,8 +37,12 @@ def learn(
         settings: of the run.
         document: what config.yaml and checkpoints hold of them.
         folder: of the run.
-        signals: that ask the run to stop.
+        signals: that request a stop.
         content: of the checkpoint from which the run resumes.
+
+    Returns:
+        The command's exit code, 0 if all steps were made, and the seconds spent learning, over all parts of a
+        resumed run.
 
     Raises:
         ValueError: the content does not fit; the folder is as it was.
@@ -105,7 +95,7 @@ def learn(
             except OSError as error:
                 code = code or 1
                 print(f"error: {path} could not be written: {error}", file=sys.stderr)
-    return Outcome(code, seconds)
+    return code, seconds
 
 
 def log_interval(agent: OnPolicyAlgorithm) -> int:

@@ -98,7 +98,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         if self.checkpoints.is_symlink():
             raise UnsafeFileError(f"{self.checkpoints} is a link; put a copy of the folder in its place")
-        # A lock on the folder itself: it leaves no file behind, and ends with the process however that dies.
+        # A lock on the folder itself: it leaves no file behind, and ends with the process, however that ends.
         self._lock = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,7 +109,7 @@ class RunFolder:
             ) from None
 
     def close(self) -> None:
-        """Let other commands in."""
+        """Release the folder for other commands."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -162,7 +162,7 @@ class RunFolder:
             raise ValueError(f"{self.config} is damaged: {error}; restore it, or train again") from None
 
     def write_evaluation(self, result: Mapping[str, Any]) -> None:
-        """Write evaluation.json, and so declare the run finished."""
+        """Write evaluation.json, the mark of a finished run; nothing is written after it."""
         write_json(self.evaluation, result)
 
     def read_evaluation(self) -> dict[str, Any]:

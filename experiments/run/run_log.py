@@ -14,12 +14,12 @@ EVENTS = "events.out.tfevents.*"
 
 
 class RunLog:
-    """Writes both logs, and knows where they stand.
+    """Write both logs, and return their position.
 
     Args:
         folder: of the run.
-        position: of an earlier log that is to be continued, as `position` returned it; what came later
-            goes, as the run makes it again.
+        position: returned by `position`, at which both logs are continued; what came later is removed, since
+            the run repeats it.
 
     Raises:
         ValueError: the files have less than the position says.
@@ -37,7 +37,7 @@ class RunLog:
         self.logger = Logger(str(self._folder), [self._csv, self._events])
 
     def position(self) -> dict[str, Any]:
-        """Return where the logs stand, once that is safe on the disk."""
+        """Return the position of both logs after writing them to disk."""
         self._events.writer.flush()
         sizes = {}
         for path in self._folder.glob(EVENTS):
@@ -47,18 +47,20 @@ class RunLog:
         return {"csv": self._csv.position(), "events": sizes}
 
     def _check_events(self, sizes: dict[str, int]) -> None:
-        """Check the files before any is changed; a checkpoint from a stranger may name any."""
+        """Check the files before any is changed; an untrusted checkpoint may name any."""
         for name, size in sizes.items():
             path = self._folder / name
             if not fnmatch(name, EVENTS) or path.parent != self._folder:
-                raise ValueError(f"the checkpoint names {name!r} as a log of TensorBoard, which it is not")
+                raise ValueError(
+                    f"the checkpoint names {name!r} as a log of TensorBoard; its name must match {EVENTS}"
+                )
             there = 0
             if path.exists():
                 with reading(path) as file:
                     there = os.fstat(file.fileno()).st_size
             if there < size:
                 raise ValueError(
-                    f"expected {size} bytes in {path}, which the checkpoint counts on, got {there}"
+                    f"{path} has {there} bytes, fewer than the checkpoint's {size}; was it edited? Restore it"
                 )
 
     def _rewind_events(self, sizes: dict[str, int]) -> None:

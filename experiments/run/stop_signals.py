@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a wish that a run grants at the next safe place."""
+"""Graceful shutdown: SIGINT and SIGTERM request a stop at the next update boundary."""
 
 import signal
 import threading
@@ -6,13 +6,13 @@ import time
 from types import FrameType
 from typing import Any, Self
 
-GRACE = 5.0  # seconds that a rollout has to end by itself
+GRACE = 5.0  # seconds in which a rollout may end
 INTERRUPTED = 128 + signal.SIGINT  # what a shell reports of a command that Ctrl-C ended
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):  # noqa: N818 - nothing went wrong
-    """A run ends because it was asked to.
+    """A signal requested that a run or a grid ends.
 
     Attributes:
         code: the command's exit code, 128 plus the signal's number, as shells have it.
@@ -24,9 +24,9 @@ class Stopped(Exception):  # noqa: N818 - nothing went wrong
 
 
 class StopSignals:
-    """While entered, the first SIGINT or SIGTERM is only noted; a second one ends the process at once.
+    """While entered, record the first SIGINT or SIGTERM; a second one ends the process at once.
 
-    Outside the main thread, where Python takes no signals, it notes nothing.
+    Outside the main thread, where Python handles no signals, nothing is recorded.
     """
 
     def __init__(self) -> None:
@@ -36,33 +36,33 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._before = {number: signal.signal(number, self._record) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, _: FrameType | None) -> None:
+    def _record(self, number: int, _: FrameType | None) -> None:
         self._signal, self._since = number, time.monotonic()
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
 
     @property
-    def asked(self) -> bool:
-        """Whether there was one."""
+    def requested(self) -> bool:
+        """Whether there was a signal."""
         return self._signal is not None
 
     @property
     def overdue(self) -> bool:
-        """Whether there was one so long ago that waiting for the rollout's end has to end."""
-        return self.asked and time.monotonic() - self._since > GRACE
+        """Whether the signal came so long ago that the rollout must be interrupted."""
+        return self.requested and time.monotonic() - self._since > GRACE
 
     def check(self) -> None:
         """End the run if there was a signal.
 
         Raises:
-            Stopped: there was.
+            Stopped: there was one.
         """
         if self._signal is not None:
             raise Stopped(128 + self._signal)

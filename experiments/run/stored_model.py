@@ -1,6 +1,6 @@
 """A trained policy and its normaliser, read back from a run folder as plain data.
 
-A run folder may come from a stranger, so that nothing here unpickles: of model.zip only the tensors of
+A run folder may be untrusted, so that nothing here unpickles: of model.zip only the tensors of
 policy.pth are read, and vecnormalize.npz takes the place of SB3's vecnormalize.pkl. Names of algorithms and
 policies are looked up in tables, never imported.
 """
@@ -55,7 +55,7 @@ def load_policy(settings: RunSettings, path: Path, env: VecEnv) -> ActorCriticPo
     build: Any = algorithm.policy_aliases[name]
     seen = algorithm._wrap_env(env)  # images channel first, as the algorithm itself sees them
     try:
-        with torch.random.fork_rng(devices=[]):  # first parameters, drawn in vain
+        with torch.random.fork_rng(devices=[]):  # initial parameters, which are replaced
             policy: ActorCriticPolicy = build(
                 seen.observation_space,
                 seen.action_space,
@@ -101,18 +101,18 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 def check_state(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path, env_id: str) -> None:
     """Raise ValueError unless a policy's own tensors can be replaced by those of a file."""
-    told = [f"{name} is missing" for name in own if name not in state]
-    told += [f"{name!r:.60} is unknown" for name in state if name not in own]
+    problems = [f"{name} is missing" for name in own if name not in state]
+    problems += [f"{name!r:.60} is unknown" for name in state if name not in own]
     for name, tensor in own.items():
-        came, should = (f"{(*t.shape,)} {t.dtype} {t.layout}" for t in (state.get(name, tensor), tensor))
-        if came != should:
-            told.append(f"{name} should be {should}, is {came}")
-    if told:
-        more = f" and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
+        found, expected = (f"{(*t.shape,)} {t.dtype} {t.layout}" for t in (state.get(name, tensor), tensor))
+        if found != expected:
+            problems.append(f"{name} should be {expected}, is {found}")
+    if problems:
+        more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise ValueError(
             f"{path} does not fit the policy that config.yaml describes on {env_id}: "
-            f"{'; '.join(told[:SHOWN])}{more}. Evaluate with the version of the environment that the run was "
-            "trained with; config.yaml lists the versions of all packages"
+            f"{'; '.join(problems[:SHOWN])}{more}. Evaluate with the version of the environment that the run "
+            "was trained with; config.yaml lists the versions of all packages"
         )
     if broken := [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]:
         raise ValueError(
@@ -165,16 +165,16 @@ def load_normaliser(path: Path, venv: VecEnv) -> VecNormalize:
         raise ValueError(f"{path} is not for {venv.observation_space}: {error}") from None
     for name, moments in all_moments(normaliser).items():
         for part in ("mean", "var", "count"):
-            came, own = arrays.pop(f"{name}_{part}", None), np.float64(getattr(moments, part))
-            if came is None or (came.shape, came.dtype) != (own.shape, own.dtype):
-                told = "is missing" if came is None else f"is {came.shape} {came.dtype}"
+            found, own = arrays.pop(f"{name}_{part}", None), np.float64(getattr(moments, part))
+            if found is None or (found.shape, found.dtype) != (own.shape, own.dtype):
+                problem = "is missing" if found is None else f"is {found.shape} {found.dtype}"
                 raise ValueError(
                     f"{path} is not for {venv.observation_space}: {name}_{part} should be {own.shape} "
-                    f"float64 and {told}. Use the version of the environment that the run was trained with"
+                    f"float64 and {problem}. Use the version of the environment that the run was trained with"
                 )
-            if not np.isfinite(came).all() or (part != "mean" and (came < 0).any()):
+            if not np.isfinite(found).all() or (part != "mean" and (found < 0).any()):
                 raise ValueError(f"{path} is damaged: {name}_{part} holds numbers that no {part} can be")
-            setattr(moments, part, float(came) if part == "count" else came)
+            setattr(moments, part, float(found) if part == "count" else found)
     return normaliser
 
 
@@ -207,7 +207,7 @@ def check_settings(settings: Any) -> None:
 
 
 def missing_normaliser(path: Path) -> str:
-    """Return what to do where a run has no vecnormalize.npz."""
+    """Return what to do if a run has no vecnormalize.npz."""
     pickled = path.with_suffix(".pkl")
     if not pickled.is_file():
         return UNFINISHED.format(path)

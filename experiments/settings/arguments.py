@@ -133,7 +133,7 @@ class Arguments(Resume, Records, Execution, Hyperparameters, Task):
                 )
 
     def words(self) -> list[str]:
-        """Return the options that say this."""
+        """Return the command-line options that give these arguments."""
         words = []
         for field in fields(self):
             value = getattr(self, field.name)
@@ -151,7 +151,7 @@ class Arguments(Resume, Records, Execution, Hyperparameters, Task):
         return words
 
     def command(self) -> list[str]:
-        """Return the command of a process that does this with the Python and the packages of this one."""
+        """Return the command of a process with these arguments, and this one's Python and packages."""
         # -P, or folders of the current directory would shadow our packages.
         return [sys.executable, "-P", "-m", "experiments.command", "train", *self.words()]
 

@@ -19,7 +19,7 @@ from experiments.settings.run_settings import RunSettings
 
 # Keys of a section that are the run's and not the agent's, by RL Zoo's names.
 RUN_KEYS = ("n_timesteps", "policy", "n_envs", "normalize")
-COMMAND_LINE = {"seed", "device"}  # options of the command that are looked for among the settings
+COMMAND_LINE = {"seed", "device"}  # options of the command, not settings of the agent
 
 
 def resolve(arguments: Arguments) -> RunSettings:
@@ -108,7 +108,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ValueError(f"cannot read the value in --set {text!r}") from None
     if isinstance(parsed, str):
         with suppress(ValueError):
-            parsed = whole(float(parsed))  # YAML 1.1 takes 1e-3 for a word
+            parsed = whole(float(parsed))  # YAML 1.1 reads 1e-3 as text
     return name, parsed
 
 

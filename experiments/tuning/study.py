@@ -43,7 +43,7 @@ class Search:
     """What all trials of a study have in common; pickled for worker processes.
 
     Args:
-        algo: a name that `experiments.algorithms.build` knows.
+        algo: a name of `experiments.algorithms`.
         env_id: of the task.
         configuration: the settings to begin with, the training budget, and all that does not vary.
         make_env: (configuration, seed) -> training environments with Monitor's episode statistics, in a

@@ -16,7 +16,7 @@ REPORTS = 10  # intermediate values per run
 
 @dataclass
 class Reporter:
-    """Reports intermediate values of one run to the pruner.
+    """Report intermediate values of one run to the pruner.
 
     Args:
         trial: of the study.

@@ -52,7 +52,7 @@ def check_failure(failed: object, folder: Path, told: str) -> None:
     assert failed.output.count("Traceback") == failed.output.count("Exception in thread")  # TensorBoard's own
     checkpoints = Checkpoints(folder / "checkpoints")
     checkpoints.newest_valid()
-    assert checkpoints.refused == []
+    assert checkpoints.rejected == []
 
 
 @pytest.fixture
