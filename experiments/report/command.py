@@ -15,6 +15,7 @@ from experiments.report.appearance import NO_NUMBER, interval, label, probabilit
 from experiments.report.comparison import Comparison, compare
 from experiments.report.findings import findings
 from experiments.report.references import read_references
+from experiments.report.run_files import number
 from experiments.report.run_record import RunRecord, find_runs
 from experiments.report.tables import write_tables
 from experiments.text_table import aligned
@@ -59,13 +60,13 @@ def find_thresholds(texts: Sequence[str], records: Iterable[RunRecord]) -> dict[
             number stands for several tasks.
     """
     environments = sorted({record.environment for record in records})
-    # Looked up only, as gymnasium.spec would import a module that an id names.
-    specs = {name: gymnasium.registry.get(name) for name in environments}
-    thresholds = {
-        name: float(spec.reward_threshold)
-        for name, spec in specs.items()
-        if spec is not None and spec.reward_threshold is not None
-    }
+    thresholds = {}
+    for name in environments:
+        spec = gymnasium.registry.get(
+            name
+        )  # not gymnasium.spec, which would import a module that an id names
+        if spec is not None and spec.reward_threshold is not None:
+            thresholds[name] = float(spec.reward_threshold)
     for text in texts:
         name, equals, value = text.rpartition("=")
         if not equals and len(environments) > 1:
@@ -78,10 +79,7 @@ def find_thresholds(texts: Sequence[str], records: Iterable[RunRecord]) -> dict[
             raise ValueError(
                 f"--threshold names {name!r}, of which there is no run; expected {', '.join(environments)}"
             )
-        try:
-            thresholds[name] = float(value)
-        except ValueError:
-            thresholds[name] = math.nan
+        thresholds[name] = number(value)
         if not math.isfinite(thresholds[name]):
             raise ValueError(f"--threshold expects a number, or task=number, got {text!r}")
     return thresholds

@@ -82,11 +82,11 @@ def compared_settings(record: RunRecord) -> dict[str, str]:
 def difference(record: RunRecord, other: RunRecord) -> str:
     """Return a clause that names the settings in which a run differs from another."""
     ours, theirs = compared_settings(record), compared_settings(other)
-    names = [name for name in sorted(ours | theirs) if ours.get(name) != theirs.get(name)]
     clauses = [
         f"{name} is {ours.get(name, 'absent')}, not {theirs.get(name, 'absent')}"
-        for name in names[:MOST_NAMED]
+        for name in sorted(ours | theirs)
+        if ours.get(name) != theirs.get(name)
     ]
-    if len(names) > MOST_NAMED:
-        clauses.append(f"and {len(names) - MOST_NAMED} more settings differ")
+    if (more := len(clauses) - MOST_NAMED) > 0:
+        clauses[MOST_NAMED:] = [f"and {more} more settings differ"]
     return ", ".join(clauses)

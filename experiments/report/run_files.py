@@ -36,7 +36,7 @@ def read_document(folder: RunFolder) -> dict[str, Any]:
             raise ValueError(f"corrupt: {key} in config.yaml must be a name, got {document.get(key)!r}")
     for key, least in (("seed", 0), ("n_timesteps", 1)):
         value = document.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        if type(value) is not int or value < least:
             raise ValueError(f"corrupt: {key} in config.yaml must be an integer ≥ {least}, got {value!r}")
     return document
 

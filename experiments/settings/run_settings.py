@@ -8,6 +8,7 @@ from experiments.settings.provenance import hardware, versions
 
 NOT_COMPARED = ("hardware",)
 LARGEST = 2**53  # of an integer setting
+TYPES = {bool: "true or false", str: "a name"}
 LEAST = {"seed": 0, "evaluation_episodes": 0, "geometry": 0}
 LEAST |= {"checkpoint_every": 1, "n_timesteps": 1, "n_envs": 1}
 
@@ -55,10 +56,8 @@ class RunSettings:
             if name in LEAST:
                 if type(value) is not int or not LEAST[name] <= value <= LARGEST:
                     raise ValueError(f"{name} must be an integer ≥ {LEAST[name]}, got {value!r:.60}")
-            elif kind is bool and not isinstance(value, bool):
-                raise ValueError(f"{name} must be true or false, got {value!r:.60}")
-            elif kind is str and not isinstance(value, str):
-                raise ValueError(f"{name} must be a name, got {value!r:.60}")
+            elif kind in TYPES and type(value) is not kind:
+                raise ValueError(f"{name} must be {TYPES[kind]}, got {value!r:.60}")
         if self.device not in ("auto", "cpu") and not self.device.startswith("cuda"):
             raise ValueError(f"--device must be cpu, cuda or auto, got {self.device!r:.60}")
         options = self.hyperparameters
