@@ -69,7 +69,7 @@ def run(arguments: Arguments) -> int:
         agent = build(settings, env)
         settings = replace(settings, device=str(agent.device))
         if (aside := folder.create()) is not None:
-            print(f"an unfinished run was in the way; it is now {aside}")
+            print(f"moved an unfinished run to {aside}")
         document = describe(settings, agent)
         folder.write_config(document)
         code = execute(settings, document, folder, agent)

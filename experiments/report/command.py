@@ -48,7 +48,7 @@ def main(arguments: Report) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print_summary(comparison)
-    print(f"\nreport   {out / 'report.html'}\nbeside it: figures as PNG and SVG, numbers as CSV")
+    print(f"\nreport   {out / 'report.html'}, with figures as PNG and SVG and numbers as CSV")
     return 0
 
 
