@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from gymnasium import spaces
-from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 
 from agents import ALGORITHMS
 from agents.hyperparameters import nearest
 
-PEERS: dict[str, type[OnPolicyAlgorithm] | None] = {
-    "sb3:ppo": PPO,
-    "sb3:a2c": A2C,
-    "contrib:trpo": None,  # sb3-contrib is an extra, imported on demand
+PEERS = {
+    "sb3:ppo": "stable_baselines3.PPO",
+    "sb3:a2c": "stable_baselines3.A2C",
+    "contrib:trpo": "sb3_contrib.TRPO",
 }
 NAMES = (*ALGORITHMS, *PEERS)
 
@@ -32,11 +31,10 @@ def agent_class(name: str) -> type[OnPolicyAlgorithm]:
         return ALGORITHMS[name]
     if name not in PEERS:
         raise ValueError(f"unknown algorithm {name!r}{nearest(name, NAMES)}")
-    if (peer := PEERS[name]) is not None:
-        return peer
+    package, _, class_name = PEERS[name].rpartition(".")
     try:
-        return cast(type[OnPolicyAlgorithm], importlib.import_module("sb3_contrib").TRPO)
-    except ImportError:
+        return cast(type[OnPolicyAlgorithm], getattr(importlib.import_module(package), class_name))
+    except ImportError:  # sb3-contrib is an extra
         raise ImportError(
             f"{name} needs sb3-contrib; install it with: pip install -c constraints.txt sb3-contrib"
         ) from None

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 from experiments.report.statistics import Interval
@@ -92,25 +91,6 @@ def steps(value: float) -> str:
         if value >= unit:
             return f"{value / unit:.3g}{name}"
     return f"{value:.0f}"
-
-
-def decade_ticks(low: float, high: float, power: str) -> dict[float, str]:
-    """Return the ticks of a logarithmic axis by their places, with 2 and 5 between decades if it is short.
-
-    Args:
-        low: end of the axis.
-        high: its other end.
-        power: how "10 to the {}" is written, for what is too small or too large for plain digits.
-    """
-    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    leads = (1, 2, 5) if high < 10**3.5 * low else (1,)
-    ticks = {}
-    for exponent, lead in product(exponents, leads):
-        place = lead * 10.0**exponent
-        name = f"{'' if lead == 1 else f'{lead}·'}{power.format(exponent)}"
-        if low <= place <= high:
-            ticks[place] = f"{place:g}" if -3 <= exponent <= 3 else name
-    return ticks
 
 
 def enumeration(items: Iterable[str], word: str = "and") -> str:

@@ -13,7 +13,7 @@ except ImportError as error:
     ) from error
 
 from experiments.report.aggregate import Aggregate
-from experiments.report.appearance import Style, decade_ticks
+from experiments.report.appearance import Style
 from experiments.report.curves import GEOMETRY, Curve
 from experiments.report.task_comparison import Task
 
@@ -57,9 +57,7 @@ class Charts:
         figure = self._curves(curves)
         figure.update_xaxes(title_text="environment steps", rangemode="tozero")
         if GEOMETRY[name].logarithmic:
-            values = np.concatenate([curve.estimate for curve in curves.values()])
-            ticks = decade_ticks(float(values.min()) / 10, float(values.max()) * 10, "10<sup>{}</sup>")
-            figure.update_yaxes(type="log", tickvals=list(ticks), ticktext=list(ticks.values()))
+            figure.update_yaxes(type="log", exponentformat="power")
         return self._html(figure, f"{GEOMETRY[name].title}, {task.environment}", height=300)
 
     def profile(self, aggregate: Aggregate) -> str:

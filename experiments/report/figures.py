@@ -12,13 +12,13 @@ try:
 
     # Not pyplot, which would keep every figure, and choose a window system.
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
+    from matplotlib.ticker import EngFormatter, MaxNLocator
 except ImportError as error:
     raise ImportError(
         'figures need matplotlib; install it with: pip install -c constraints.txt -e ".[report]"'
     ) from error
 
-from experiments.report.appearance import Style, decade_ticks, styles
+from experiments.report.appearance import Style, styles
 from experiments.report.comparison import Comparison
 from experiments.report.curves import GEOMETRY, Curve
 from experiments.report.task_comparison import Task
@@ -173,9 +173,6 @@ def geometry(task: Task, style_of: dict[str, Style]) -> Figure:
         ax.set_title(GEOMETRY[name].title)
         if GEOMETRY[name].logarithmic:
             ax.set_yscale("log")
-            ticks = decade_ticks(ax.get_ylim()[0], ax.get_ylim()[1], "$10^{{{}}}$")
-            ax.set_yticks(list(ticks), list(ticks.values()))
-            ax.yaxis.set_minor_formatter(NullFormatter())
         format_steps(ax)
     for ax in axes[-2:]:
         ax.set_xlabel("environment steps")
