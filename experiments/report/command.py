@@ -13,7 +13,6 @@ from tqdm import tqdm
 from experiments.options import Report
 from experiments.report.appearance import NO_NUMBER, interval, label, probability, steps
 from experiments.report.comparison import Comparison, compare
-from experiments.report.findings import findings
 from experiments.report.references import read_references
 from experiments.report.run_files import number
 from experiments.report.run_record import RunRecord, find_runs
@@ -104,6 +103,8 @@ def print_summary(comparison: Comparison) -> None:
             seeds = str(len(entry.group.records))
             rows.append((label(entry.algorithm), seeds, *texts, probability(chance) if chance else ""))
         print("\n".join(f"  {line}" for line in aligned(rows)))
+    from experiments.report.findings import findings  # needs jinja2
+
     print()
     for where, text in findings(comparison).items():
         print(f"{where}: {text}")

@@ -4,15 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-try:
-    import jinja2
-    import plotly.offline  # type: ignore[import-untyped]
-except ImportError as error:
-    raise ImportError(
-        'the report needs jinja2 and plotly; install them with: pip install -c constraints.txt -e ".[report]"'
-    ) from error
+import plotly.offline  # type: ignore[import-untyped]
 
 from experiments.report import appearance
 from experiments.report.charts import Charts
@@ -21,6 +13,7 @@ from experiments.report.curves import GEOMETRY
 from experiments.report.findings import findings
 from experiments.report.run_record import RunRecord
 from experiments.report.task_comparison import Pair, Task
+from experiments.report.templates import make_environment
 
 TEMPLATE = "report_page.html"
 MOST_PAIRS = 6  # shown at first; if there are more, those without the best algorithm are folded
@@ -37,22 +30,8 @@ def write_page(comparison: Comparison, path: Path, *, seed: int) -> None:
     styles = appearance.styles(comparison.algorithms)
     charts = Charts(styles)
     # Everything is escaped but the plots, whose own writer does, and plotly's program.
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": appearance.number,
-        "interval": appearance.interval,
-        "probability": appearance.probability,
-        "steps": appearance.steps,
-        "label": appearance.label,
-        "median": np.median,
-    }
-    text = environment.get_template(TEMPLATE).render(
+    template = make_environment(autoescape=True).get_template(TEMPLATE)
+    text = template.render(
         comparison=comparison,
         findings=findings(comparison),
         styles=styles,

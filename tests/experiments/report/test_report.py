@@ -147,8 +147,8 @@ def test_a_missing_library_is_named_with_its_extra(
 ) -> None:
     """The message has the command that installs it."""
     write_run(tmp_path)
-    for name in ("experiments.report.figures", "experiments.report.charts", "experiments.report.report_page"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name in ("figures", "charts", "report_page", "findings", "templates"):
+        monkeypatch.delitem(sys.modules, f"experiments.report.{name}", raising=False)
     monkeypatch.setitem(sys.modules, library, None)
     assert main(Report((tmp_path,))) == 2
     error = capsys.readouterr().err

@@ -1,0 +1,32 @@
+"""The report's templates: the page, and the sentences of its summary."""
+
+from pathlib import Path
+
+import numpy as np
+
+try:
+    import jinja2
+except ImportError as error:
+    raise ImportError(
+        'the report needs jinja2; install it with: pip install -c constraints.txt -e ".[report]"'
+    ) from error
+
+from experiments.report import appearance
+
+
+def make_environment(*, autoescape: bool) -> jinja2.Environment:
+    """Return an environment that finds the templates in this folder.
+
+    Args:
+        autoescape: whether the result is HTML.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=autoescape,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    names = ("number", "interval", "probability", "steps", "label", "enumeration")
+    environment.filters |= {name: getattr(appearance, name) for name in names} | {"median": np.median}
+    return environment
