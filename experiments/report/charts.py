@@ -7,6 +7,7 @@ import numpy as np
 try:
     import plotly.graph_objects as go  # type: ignore[import-untyped]
     import plotly.io  # type: ignore[import-untyped]
+    import plotly.offline  # type: ignore[import-untyped]
 except ImportError as error:
     raise ImportError(
         'the report needs plotly; install it with: pip install -c constraints.txt -e ".[report]"'
@@ -33,6 +34,11 @@ class Charts:
     def __init__(self, styles: dict[str, Style]):
         self._styles = styles
         self._count = 0
+
+    @property
+    def program(self) -> str:
+        """Plotly's program, which draws the plots."""
+        return str(plotly.offline.get_plotlyjs())
 
     def learning_curves(self, task: Task, over: str) -> str:
         """Return the training return over "steps" or "seconds"."""

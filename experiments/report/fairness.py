@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from typing import Any
 
@@ -20,20 +20,34 @@ CONTRIB_KL = {
     "{target_kl:g} is the joint bound {target_kl_joint:g} nats, which is comparable with ours, and its KL is "
     "shown times {factor:g}.",
 }
-CONDITIONS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-    "environments side by side (n_envs)": lambda settings: settings.get("n_envs", "unknown"),
-    "policies": lambda settings: settings.get("policy", "unknown"),
-    "network sizes (net_arch)": lambda settings: settings.get("policy_kwargs.net_arch", "default"),
-    "observations": lambda settings: (
-        "normalised"
-        if settings.get("normalize") or settings.get("policy_kwargs.normalize_observations")
-        else "raw"
+# What should be equal for all algorithms, and the sentence if it is not.
+DIFFERENCES: tuple[tuple[Callable[[Group], Any], str], ...] = (
+    (lambda group: ", ".join(str(record.seed) for record in group.records), "seeds differ: {}."),
+    (
+        lambda group: group.budget,
+        "budgets differ: {} steps. Training returns, areas and steps to threshold are taken at the smallest; "
+        "evaluations were made at the end of each run, so that only those of equal budgets are compared.",
     ),
-    "discount factors (gamma)": lambda settings: settings.get("gamma", "unknown"),
-    "episodes of a training return (stats_window_size)": lambda settings: settings.get(
-        "stats_window_size", 100
+    (
+        lambda group: group.settings.get("n_envs", "unknown"),
+        "environments side by side (n_envs) differ: {}.",
     ),
-}
+    (lambda group: group.settings.get("policy", "unknown"), "policies differ: {}."),
+    (
+        lambda group: group.settings.get("policy_kwargs.net_arch", "default"),
+        "network sizes (net_arch) differ: {}.",
+    ),
+    (lambda group: "normalised" if normalised(group) else "raw", "observations differ: {}."),
+    (lambda group: group.settings.get("gamma", "unknown"), "discount factors (gamma) differ: {}."),
+    (
+        lambda group: group.settings.get("stats_window_size", 100),
+        "episodes of a training return (stats_window_size) differ: {}.",
+    ),
+    (
+        lambda group: "/".join(sorted({str(record.evaluation.size) for record in group.records})),
+        "evaluation episodes differ: {}; their means are differently precise.",
+    ),
+)
 
 
 def notes_about(groups: Sequence[Group]) -> list[str]:
@@ -61,43 +75,22 @@ def few_seeds(groups: Sequence[Group]) -> Iterable[str]:
         yield (f"fewer than {FEW_SEEDS} seeds ({', '.join(several)}): intervals are wide and approximate.")
 
 
-def different_seeds(groups: Sequence[Group]) -> Iterable[str]:
-    """Yield whether algorithms ran with different seeds, or numbers of seeds."""
-    seeds = by_value(groups, lambda group: ", ".join(str(record.seed) for record in group.records))
-    if len(seeds) > 1:
-        yield f"seeds differ: {listed(seeds)}."
-
-
-def different_budgets(groups: Sequence[Group]) -> Iterable[str]:
-    """Yield that budgets differ, and what that does to the scores."""
-    budgets = by_value(groups, lambda group: group.budget)
-    if len(budgets) > 1:
-        yield (
-            f"budgets differ: {listed(budgets)} steps. Training returns, areas and steps to threshold are "
-            f"taken at {min(budgets)} steps; evaluations were made at the end of each run, so that only "
-            "those of equal budgets are compared."
-        )
-
-
-def different_settings(groups: Sequence[Group]) -> Iterable[str]:
+def differences(groups: Sequence[Group]) -> Iterable[str]:
     """Yield which conditions other than the algorithm differ between algorithms."""
-    for what, value in CONDITIONS.items():
-        values = by_value(groups, lambda group: value(group.settings))  # noqa: B023
-        if len(values) > 1:
-            yield f"{what} differ: {listed(values)}."
+    for value, sentence in DIFFERENCES:
+        found: dict[str, list[str]] = defaultdict(list)
+        for group in groups:
+            found[str(value(group))].append(group.algorithm)
+        if len(found) > 1:
+            texts = [f"{text} of {enumeration(names)}" for text, names in found.items()]
+            yield sentence.format("; ".join(texts))
 
 
-def evaluations(groups: Sequence[Group]) -> Iterable[str]:
-    """Yield whose evaluations differ in length, or are missing."""
-    counts = by_value(groups, lambda group: "/".join(sorted({str(r.evaluation.size) for r in group.records})))
+def missing_evaluations(groups: Sequence[Group]) -> Iterable[str]:
+    """Yield which runs have no evaluation."""
     runs = [(group.algorithm, record) for group in groups for record in group.records]
     if without := [f"{name} seed {record.seed}" for name, record in runs if not record.evaluation.size]:
-        yield (
-            f"no evaluation of {', '.join(without)} (--episodes 0): these algorithms stand without an "
-            "evaluation score."
-        )
-    elif len(counts) > 1:
-        yield f"evaluation episodes differ: {listed(counts)}; their means are differently precise."
+        yield f"no evaluation of {', '.join(without)} (--episodes 0): no evaluation score."
 
 
 def missing_metrics(groups: Sequence[Group]) -> Iterable[str]:
@@ -140,10 +133,8 @@ def versions(groups: Sequence[Group]) -> Iterable[str]:
 
 CHECKS = (
     few_seeds,
-    different_seeds,
-    different_budgets,
-    different_settings,
-    evaluations,
+    differences,
+    missing_evaluations,
     missing_metrics,
     kinds_of_kl,
     versions,
@@ -172,15 +163,6 @@ def differing_machines(groups: Sequence[Group]) -> Iterable[str]:
         )
 
 
-def by_value(groups: Sequence[Group], value: Callable[[Group], Any]) -> dict[Any, list[str]]:
-    """Return the algorithms that share a value, by its text or number."""
-    found: dict[Any, list[str]] = defaultdict(list)
-    for group in groups:
-        entry = value(group)
-        found[entry if isinstance(entry, int | str) else str(entry)].append(group.algorithm)
-    return found
-
-
-def listed(values: dict[Any, list[str]]) -> str:
-    """Return "8 of npg and trpo; 16 of vpg"."""
-    return "; ".join(f"{value} of {enumeration(names)}" for value, names in values.items())
+def normalised(group: Group) -> bool:
+    """Whether the policy sees normalised observations, by `VecNormalize` or by itself."""
+    return bool(group.settings.get("normalize") or group.settings.get("policy_kwargs.normalize_observations"))

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import plotly.offline  # type: ignore[import-untyped]
-
 from experiments.report import appearance
 from experiments.report.charts import Charts
 from experiments.report.comparison import Comparison
@@ -41,7 +39,7 @@ def write_page(comparison: Comparison, path: Path, *, seed: int) -> None:
         and {"profile": charts.profile(comparison.aggregate)} | pair_parts(comparison.aggregate.pairs),
         metrics=GEOMETRY,
         seed=seed,
-        program=plotly.offline.get_plotlyjs(),
+        program=charts.program,
     )
     path.write_text(text, encoding="utf-8")
 

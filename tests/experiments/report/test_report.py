@@ -141,7 +141,7 @@ def test_thresholds_are_given_or_gymnasiums(tmp_path: Path) -> None:
             find_thresholds((text,), one)
 
 
-@pytest.mark.parametrize("library", ["matplotlib", "plotly.graph_objects", "jinja2"])
+@pytest.mark.parametrize("library", ["matplotlib", "plotly.graph_objects", "plotly.offline", "jinja2"])
 def test_a_missing_library_is_named_with_its_extra(
     tmp_path: Path, library: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
