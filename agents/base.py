@@ -24,7 +24,7 @@ from agents.policy.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, obser
 from agents.rollout.batch import Batch, standardise
 from agents.rollout.collect import collect
 from agents.rollout.finite import check_finite, kept_statistics
-from agents.threads import threads
+from agents.rollout.threads import threads
 from agents.update_log import record_update
 from npg import PolicyStep, Rejection, SurrogateObjective
 

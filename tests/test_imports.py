@@ -16,7 +16,7 @@ CHECKOUT = "the checkout"  # the folder that contains the packages
 # that are not listed are in the layer of "*"; a package's own name is its __init__.
 LAYERS: dict[str, list[set[str]]] = {
     "npg": [{"*"}, {"npg.fisher"}, {"npg.geometry"}, {"npg"}],
-    "agents": [{"agents.policy", "agents.rollout", "agents.critic"}, {"*"}, {"agents"}],
+    "agents": [{"agents.policy"}, {"agents.rollout"}, {"agents.critic"}, {"*"}, {"agents"}],
     "envs": [
         {"*", "envs.tasks"},
         {"envs.state", "envs.vector"},
@@ -29,11 +29,9 @@ LAYERS: dict[str, list[set[str]]] = {
 # What is still to be repaired; cycles may shrink, and nothing may be added.
 KNOWN_UPWARD = {
     ("npg.objective", "npg.fisher.exact"),
-    ("agents.rollout.collect", "agents.threads"),
 }
 KNOWN_CYCLES = [
     {"npg.fisher", "npg.objective", "npg.policy_step", "npg.trust_region"},  # of units
-    {"agents.critic", "agents.policy", "agents.rollout"},
 ]
 
 

@@ -14,7 +14,7 @@ from agents import NPG, TRPO, VPG
 from agents.critic import LbfgsCritic, MinibatchCritic
 from agents.policy.actor import PolicyActor
 from agents.rollout.batch import Batch
-from agents.threads import threads
+from agents.rollout.threads import threads
 
 
 def make(returns: torch.Tensor) -> tuple[ActorCriticPolicy, PolicyActor, Batch]:
