@@ -5,11 +5,12 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
+from agents.policy.names import check_new
 from agents.policy.normalisation import ObservationNormaliser, RunningMoments
 from agents.policy.snapshot import Snapshot
 
@@ -135,6 +136,24 @@ class MultiInputPolicy(MlpPolicy):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **{"features_extractor_class": CombinedExtractor, **kwargs})
+
+
+# By the name that an agent's `policy` takes.
+POLICIES: dict[str, type[BasePolicy]] = {
+    "MlpPolicy": MlpPolicy,
+    "CnnPolicy": CnnPolicy,
+    "MultiInputPolicy": MultiInputPolicy,
+}
+
+
+def register_policy(name: str, policy_class: type[ActorCriticPolicy]) -> None:
+    """Make a policy available to every agent as ``policy=name``.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    check_new(name, POLICIES, "policy")
+    POLICIES[name] = policy_class
 
 
 def observe(policy: ActorCriticPolicy, observations: PyTorchObs, actions: Tensor) -> None:
