@@ -10,4 +10,4 @@ def check_new(name: str, taken: Iterable[str], what: str) -> None:
         ValueError: it is.
     """
     if name in taken:
-        raise ValueError(f"a {what} named {name!r} is registered already; choose another name")
+        raise ValueError(f"the name {name!r} of the {what} is registered already; choose another one")
