@@ -1,12 +1,45 @@
-"""Policy gradient agents on Stable-Baselines3: four answers to how long a step is."""
+"""Policy gradient agents on Stable-Baselines3.
+
+base.py has the training loop; each algorithm's file has its policy step. docs/extending.md shows how to add
+an algorithm, a distribution, a policy, a critic fit or a Fisher operator.
+"""
 
 from agents.acktr import ACKTR
 from agents.base import PolicyGradientAgent
+from agents.critic import Critic, CriticFit, register_critic
+from agents.natural_gradient import NaturalGradientAgent, register_fisher
 from agents.npg import NPG
+from agents.policy.actor import PolicyActor
+from agents.policy.distributions import register_distribution
+from agents.policy.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, register_policy
+from agents.registry import ALGORITHMS, REGISTRY, Algorithm, Interval, register_algorithm
+from agents.rollout.batch import Batch
 from agents.rollout.finite import NonFiniteError
 from agents.trpo import TRPO
 from agents.vpg import VPG
 
-__all__ = ["ACKTR", "ALGORITHMS", "NPG", "TRPO", "VPG", "NonFiniteError"]
-
-ALGORITHMS: dict[str, type[PolicyGradientAgent]] = {"vpg": VPG, "npg": NPG, "trpo": TRPO, "acktr": ACKTR}
+__all__ = [
+    "ACKTR",
+    "ALGORITHMS",
+    "NPG",
+    "REGISTRY",
+    "TRPO",
+    "VPG",
+    "Algorithm",
+    "Batch",
+    "CnnPolicy",
+    "Critic",
+    "CriticFit",
+    "Interval",
+    "MlpPolicy",
+    "MultiInputPolicy",
+    "NaturalGradientAgent",
+    "NonFiniteError",
+    "PolicyActor",
+    "PolicyGradientAgent",
+    "register_algorithm",
+    "register_critic",
+    "register_distribution",
+    "register_fisher",
+    "register_policy",
+]

@@ -1,18 +1,14 @@
 """Actor critic with Kronecker-factored trust regions: K-FAC for policy and critic, no search."""
 
 import operator
-from typing import Any
+from typing import ClassVar
 
-import torch
-from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from agents.base import PolicyGradientAgent
 from agents.critic import Critic, MinibatchCritic
 from agents.critic.kronecker import KroneckerCritic, ValueDistribution
-from agents.hyperparameters import check_ranges
 from agents.rollout.batch import Batch
 from npg import (
     Evaluation,
@@ -29,108 +25,44 @@ from npg import (
 class ACKTR(PolicyGradientAgent):
     """Actor critic using Kronecker-factored trust regions (Wu et al. 2017).
 
-    Args not listed are those of `PolicyGradientAgent`.
-
     Args:
-        learning_rate: η, the longest step along F⁻¹g.
+        learning_rate: η, the longest step along F⁻¹g; a number, or a schedule of the progress that remains.
         critic_learning_rate: the same of the critic, whose F is that of the Gauss-Newton method.
-        n_critic_updates: passes of the critic over the batch, a step for each of its minibatches.
-        target_kl: δ, the step's predicted KL(old ‖ new) at most, joint over action dimensions, mean over
+        n_critic_updates: passes of the critic over the batch, with one step per minibatch.
+        target_kl: δ, the largest predicted KL(old ‖ new) of a step, joint over action dimensions, mean over
             states, in nats; a number, or a schedule of the progress that remains.
         critic_target_kl: the same of the critic, as a Gaussian with the variance of its errors: the step
             moves values by at most sqrt(2δ) of their root mean squared error.
-        damping: λ, spread over the factors.
+        damping: λ, split between the two Kronecker factors.
         momentum: μ, weight of the last step in the next.
-        fisher_decay: weight of the factors' averages so far when new statistics enter.
-        fisher_samples: random signs a state that estimate the gradients' factors; None for the exact
-            expectation, at a pass backward for every coordinate of the distribution.
+        fisher_decay: weight of the old averages when new statistics enter the factors.
+        fisher_samples: random signs per state that estimate the gradients' factors; None for the exact
+            expectation, at one backward pass per coordinate of the distribution.
         factor_interval: updates from one refresh of the factors to the next.
         inverse_interval: updates from one refresh of their inverses to the next.
     """
 
-    def __init__(
-        self,
-        policy: str | type[ActorCriticPolicy],
-        env: GymEnv | str,
-        learning_rate: float | Schedule = 0.25,
-        n_steps: int = 512,
-        batch_size: int | None = None,
-        gamma: float = 0.99,
-        gae_lambda: float = 0.95,
-        critic_learning_rate: float = 1.0,
-        n_critic_updates: int = 1,
-        use_sde: bool = False,
-        sde_sample_freq: int = -1,
-        rollout_buffer_class: type[RolloutBuffer] | None = None,
-        rollout_buffer_kwargs: dict[str, Any] | None = None,
-        normalize_advantage: bool = True,
-        target_kl: float | Schedule = 0.1,
-        stats_window_size: int = 100,
-        tensorboard_log: str | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: torch.device | str = "auto",
-        _init_setup_model: bool = True,
-        *,
-        critic_target_kl: float = 0.5,
-        damping: float = 0.1,
-        momentum: float = 0.9,
-        fisher_decay: float = 0.8,
-        fisher_samples: int | None = 1,
-        factor_interval: int = 8,
-        inverse_interval: int = 8,
-    ):
-        super().__init__(
-            policy,
-            env,
-            learning_rate=learning_rate,
-            n_steps=n_steps,
-            batch_size=batch_size,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            n_critic_updates=n_critic_updates,
-            normalize_advantage=normalize_advantage,
-            use_sde=use_sde,
-            sde_sample_freq=sde_sample_freq,
-            rollout_buffer_class=rollout_buffer_class,
-            rollout_buffer_kwargs=rollout_buffer_kwargs,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-        )
-        check_ranges(
-            critic_learning_rate=critic_learning_rate,
-            target_kl=target_kl,
-            critic_target_kl=critic_target_kl,
-            damping=damping,
-            momentum=momentum,
-            fisher_decay=fisher_decay,
-            fisher_samples=fisher_samples,
-            factor_interval=factor_interval,
-            inverse_interval=inverse_interval,
-        )
-        self.critic_learning_rate = critic_learning_rate
-        self.target_kl = target_kl
-        self.critic_target_kl = critic_target_kl
-        self.damping = damping
-        self.momentum = momentum
-        self.fisher_decay = fisher_decay
-        self.fisher_samples = fisher_samples
-        self.factor_interval = factor_interval
-        self.inverse_interval = inverse_interval
-        if _init_setup_model:
-            self._setup_model()
+    critic_fit: ClassVar[str] = "kronecker"  # type: ignore[misc]  # no argument here
+    learning_rate: float | Schedule = 0.25
+    n_steps = 512
+    batch_size: int | None = None
+    n_critic_updates = 1
+    target_kl: float | Schedule = 0.1
+    critic_learning_rate: float = 1.0
+    critic_target_kl: float = 0.5
+    damping: float = 0.1
+    momentum: float = 0.9
+    fisher_decay: float = 0.8
+    fisher_samples: int | None = 1
+    factor_interval: int = 8
+    inverse_interval: int = 8
 
     def _setup_model(self) -> None:
         super()._setup_model()
         self._start()
 
     def _start(self) -> None:
-        """Begin with an actor and a critic of which nothing is known yet."""
+        """Make the critic and both steppers, without any statistics."""
         critic = self.actor.critic_parameters()
         self.critic = ValueDistribution(self.policy, critic)
         self.actor_stepper = self._stepper(self.actor)
@@ -141,7 +73,7 @@ class ACKTR(PolicyGradientAgent):
         return [p for p in self.policy.parameters() if p.requires_grad]
 
     def _restart_if_changed(self) -> None:
-        """Begin again if layers were frozen or the policy was replaced since the last update."""
+        """Start again if layers were frozen or the policy was replaced since the last update."""
         movable, followed = self._movable(), self._followed
         if len(movable) != len(followed) or any(map(operator.is_not, movable, followed)):
             self._start()
@@ -187,7 +119,7 @@ class ACKTR(PolicyGradientAgent):
         return PolicyStep.of(displacement, rejection, evaluation)
 
     def make_critic(self) -> Critic:
-        """Return the fit by K-FAC, or one that has nothing to fit."""
+        """Return the fit by K-FAC, or an empty one if the critic has no parameters."""
         self._restart_if_changed()
         if self.critic_stepper is None:
             return MinibatchCritic(self.policy, [], passes=0)

@@ -1,7 +1,8 @@
-"""The loop that every agent shares: batch -> policy step -> critic fit -> record."""
+"""The training loop: collect -> advantages -> policy step -> critic fit -> record."""
 
 import warnings
 from abc import abstractmethod
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Self
 
@@ -15,16 +16,17 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.arguments import SB3_PARAMETERS, compose_constructor
 from agents.critic import CRITICS, Critic, CriticFit
 from agents.device import faster_device
-from agents.divergence import MOST_REFUSALS, diagnosis
+from agents.divergence import count_rejections
 from agents.hyperparameters import check_actions, check_minibatches, check_ranges, check_spread
 from agents.policy.actor import PolicyActor
-from agents.policy.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, observe
+from agents.policy.policies import POLICIES, observe
 from agents.rollout.batch import Batch, standardise
 from agents.rollout.collect import collect
 from agents.rollout.finite import check_finite, kept_statistics
-from agents.threads import threads
+from agents.rollout.threads import threads
 from agents.update_log import record_update
 from npg import PolicyStep, Rejection, SurrogateObjective
 
@@ -33,236 +35,91 @@ LEAST_SCHEDULED = 1e-8
 
 
 class PolicyGradientAgent(OnPolicyAlgorithm):
-    """An on-policy agent whose policy moves by one `PolicyStep` an update.
+    """An on-policy agent whose policy moves by one `PolicyStep` per update.
 
-    A final class gives its hyper-parameters and `policy_step`. Arguments not listed are SB3's.
+    A subclass declares its arguments as in `agents.arguments`, and implements `policy_step`. The names of
+    attributes that change from update to update go into `resumable`.
 
     Args:
-        policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy", or a class.
+        policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy", a name given to `register_policy`, or a class.
         env: an environment or its Gymnasium id.
-        learning_rate: of the policy's optimizer, which fits the critic.
+        learning_rate: of the policy's optimizer, which fits the critic; a number, or a schedule of the
+            progress that remains.
         n_steps: steps of every environment between two updates.
-        batch_size: of the critic's minibatches; None for the whole batch.
+        batch_size: states per step of the critic; None for the whole batch.
         gamma: discount factor.
+        n_critic_updates: passes of the critic over the batch per update; of L-BFGS, iterations.
         gae_lambda: λ of generalised advantage estimation (Schulman et al. 2016).
-        n_critic_updates: passes of the critic over the batch, an update; of L-BFGS, iterations.
+        use_sde: whether actions are explored with gSDE, noise that depends on the state.
+        sde_sample_freq: steps after which gSDE samples new noise; -1 for once per rollout.
+        rollout_buffer_class: class of the rollout buffer; None for SB3's.
+        rollout_buffer_kwargs: its keyword arguments.
         normalize_advantage: whether advantages get mean 0 and standard deviation 1.
-        critic_fit: "minibatch", with the policy's own optimizer as SB3 does it, or "lbfgs" on the whole
-            batch, which reads neither `batch_size` nor `learning_rate`.
-        device: "auto" is a GPU where there is one and a measurement finds it faster; see `faster_device`.
+        stats_window_size: episodes over which logged returns and lengths are averaged.
+        tensorboard_log: folder of the TensorBoard log; None for no log.
+        policy_kwargs: keyword arguments of the policy.
+        verbose: 0 prints nothing, 1 the log, 2 debug messages.
+        seed: of all random numbers; None for an arbitrary one.
+        device: "auto" is a GPU if there is one and a measurement finds it faster; see `faster_device`.
+        _init_setup_model: whether to build the networks; `load` builds them later.
+        critic_fit: "minibatch", by the policy's optimizer as in SB3; "lbfgs", on the whole batch, which
+            ignores `batch_size` and `learning_rate`; or a name given to `register_critic`.
 
     Raises:
-        ValueError: a hyper-parameter is out of its range.
+        ValueError: an argument is out of its range.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "MlpPolicy": MlpPolicy,
-        "CnnPolicy": CnnPolicy,
-        "MultiInputPolicy": MultiInputPolicy,
-    }
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICIES
+    # Attributes that change from update to update; SB3's own counters are not listed.
+    resumable: ClassVar[tuple[str, ...]] = ("iterations", "outcomes", "critic_rejected", "rejections")
+
+    learning_rate: float | Schedule = 1e-3
+    n_steps: int = 2048
+    batch_size: int | None = 128
+    gamma: float = 0.99
+    n_critic_updates: int = 10
+    gae_lambda: float = 0.95
+    use_sde: bool = False
+    sde_sample_freq: int = -1
+    normalize_advantage: bool = True
+    critic_fit: str = "minibatch"
 
     actor: PolicyActor
-    iterations = 0
 
-    def __init__(
-        self,
-        policy: str | type[ActorCriticPolicy],
-        env: GymEnv | str,
-        *,
-        learning_rate: float | Schedule,
-        n_steps: int,
-        batch_size: int | None,
-        gamma: float,
-        gae_lambda: float,
-        n_critic_updates: int,
-        normalize_advantage: bool,
-        critic_fit: str = "minibatch",
-        use_sde: bool,
-        sde_sample_freq: int,
-        rollout_buffer_class: type[RolloutBuffer] | None,
-        rollout_buffer_kwargs: dict[str, Any] | None,
-        stats_window_size: int,
-        tensorboard_log: str | None,
-        policy_kwargs: dict[str, Any] | None,
-        verbose: int,
-        seed: int | None,
-        device: torch.device | str,
-    ):
-        check_ranges(
-            learning_rate=learning_rate,
-            n_steps=n_steps,
-            batch_size=batch_size,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            n_critic_updates=n_critic_updates,
-            normalize_advantage=normalize_advantage,
-            critic_fit=critic_fit,
-            use_sde=use_sde,
-            sde_sample_freq=sde_sample_freq,
-            stats_window_size=stats_window_size,
-        )
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" not in vars(cls):
+            compose_constructor(cls, PolicyGradientAgent.__init__)
+
+    def __init__(self, policy: str | type[ActorCriticPolicy], env: GymEnv | str, **arguments: Any):
+        check_ranges(**arguments)
+        init_setup_model = arguments.pop("_init_setup_model")
+        sb3: dict[str, Any] = {name: arguments.pop(name) for name in SB3_PARAMETERS if name in arguments}
+        sb3 |= {"ent_coef": 0.0, "vf_coef": 0.0, "max_grad_norm": 0.0}  # of losses that no agent has
         super().__init__(
             policy,
             env,
-            learning_rate=learning_rate,
-            n_steps=n_steps,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            ent_coef=0.0,
-            vf_coef=0.0,
-            max_grad_norm=0.0,
-            use_sde=use_sde,
-            sde_sample_freq=sde_sample_freq,
-            rollout_buffer_class=rollout_buffer_class,
-            rollout_buffer_kwargs=rollout_buffer_kwargs,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
+            **sb3,
             _init_setup_model=False,
-            supported_action_spaces=(
-                spaces.Box,
-                spaces.Discrete,
-                spaces.MultiDiscrete,
-                spaces.MultiBinary,
-            ),
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         )
-        self._measures_devices = device == "auto"
-        self.batch_size = batch_size
-        self.n_critic_updates = n_critic_updates
-        self.normalize_advantage = normalize_advantage
-        self.critic_fit = critic_fit
-        self.stop_reasons: dict[str, int] = dict.fromkeys(("accepted", *map(str, Rejection)), 0)
-        self.critic_refused = 0  # fits that met a number that is not finite
-        self.refusals: list[str] = []  # one for every update since the last without such a number
+        vars(self).update(arguments)
+        self._measures_devices = sb3["device"] == "auto"
+        self.iterations = 0
+        self.outcomes: dict[str, int] = dict.fromkeys(("accepted", *map(str, Rejection)), 0)  # policy steps
+        self.critic_rejected = 0  # number of critic fits that met a number that is not finite
+        self.rejections: list[str] = []  # one per update since the last without such a number
         if self.env is not None:
             check_actions(self.action_space)
-            check_spread(n_steps, self.n_envs, normalize_advantage)
-            if critic_fit == "minibatch" and batch_size is not None:
-                check_minibatches(n_steps, self.n_envs, batch_size)
-
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        if self._measures_devices and self.device.type != "cpu":
-            self.device = faster_device(self.policy, self.n_envs, self.n_steps)
-            self.policy.to(self.device)
-            self.rollout_buffer.device = self.device
-        self.actor = PolicyActor(self.policy)
-        unreached = self.actor.unreached_names()
-        if unreached:
-            warnings.warn(
-                "these parameters reach neither the action distribution nor the value, and stay as they "
-                f"are: {', '.join(unreached)}",
-                UserWarning,
-                stacklevel=2,
-            )
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "actor", "_measures_devices"]
-
-    def collect_rollouts(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
-    ) -> bool:
-        """Fill the rollout buffer; see `agents.rollout.collect.collect`."""
-        completed = collect(self, env, callback, rollout_buffer, n_rollout_steps)
-        self.iterations += completed
-        return completed
+            check_spread(self.n_steps, self.n_envs, self.normalize_advantage)
+            if self.critic_fit != "lbfgs":
+                check_minibatches(self.n_steps, self.n_envs, self.batch_size)
+        if init_setup_model:
+            self._setup_model()
 
     @abstractmethod
     def policy_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:
         """Return the step for this batch, without taking it."""
-
-    def train(self) -> None:
-        """Update policy and critic from the rollout buffer."""
-        # Dropout would give the old policy a KL to itself, batch norm would move what the policy reads.
-        self.policy.set_training_mode(False)
-        if self.actor.policy is not self.policy:  # the user put another one in its place
-            self.actor = PolicyActor(self.policy)
-        self._update_learning_rates()
-        batch = Batch.from_buffer(self.rollout_buffer, self.action_space)
-        advantages = standardise(batch.advantages) if self.normalize_advantage else batch.advantages
-        actions, old_log_prob = self.actor.unsquash(batch.actions, batch.old_log_prob)
-        objective = SurrogateObjective(
-            self.actor, batch.observations, actions, advantages, old_log_prob=old_log_prob
-        )
-        step, fit = self._step_and_fit(batch, objective)
-        observe(self.policy, batch.observations, batch.actions)
-        self._n_updates += 1
-        self.stop_reasons[step.rejection or "accepted"] += 1
-        self.critic_refused += fit.rejected
-        record_update(self, step, batch, fit.loss)
-        reasons = [str(step.rejection)] if step.rejection is not None and step.rejection.non_finite else []
-        self._count_refusals(reasons + ["non_finite_critic"] * fit.rejected, batch, objective)
-
-    def _step_and_fit(self, batch: Batch, objective: SurrogateObjective) -> tuple[PolicyStep, CriticFit]:
-        """Move actor and critic, side by side where that changes nothing but the time."""
-        critic = self.make_critic()
-        if not self._fits_alongside(critic):
-            step = self._take_step(batch, objective)
-            return step, critic.fit(batch)
-        with threads(max(torch.get_num_threads() // 2, 1)), ThreadPoolExecutor(1) as executor:
-            fit = executor.submit(critic.fit, batch)
-            step = self._take_step(batch, objective)
-            return step, fit.result()
-
-    def make_critic(self) -> Critic:
-        """Return what fits the value function in this update."""
-        return CRITICS[self.critic_fit](
-            self.policy,
-            self.actor.critic_parameters(),
-            passes=self.n_critic_updates,
-            batch_size=self.batch_size,
-        )
-
-    def _fits_alongside(self, critic: Critic) -> bool:
-        """Whether the critic reads nothing that the step moves, and draws no random number."""
-        shares = self.actor.shares_parameters
-        return not critic.draws_random_numbers and not shares and self.device.type == "cpu"
-
-    def _take_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:
-        step = self.policy_step(batch, objective)
-        if step.accepted:
-            objective.parameters.add_(step.displacement, known_finite=True)
-        return step
-
-    def _count_refusals(self, reasons: list[str], batch: Batch, objective: SurrogateObjective) -> None:
-        """Note why the update was refused, if so for numbers that are not finite.
-
-        Raises:
-            NonFiniteError: with a diagnosis, where none of the last updates was good.
-        """
-        if not reasons:
-            self.refusals = []
-            return
-        self.refusals.append(f"update {self._n_updates}, step {self.num_timesteps} ({', '.join(reasons)})")
-        if len(self.refusals) >= MOST_REFUSALS:
-            refusals, self.refusals = self.refusals, []  # whoever goes on all the same begins anew
-            gradient = objective.parameters.unflatten(objective.gradient())
-            raise diagnosis(refusals, batch, dict(zip(objective.parameters.names, gradient, strict=True)))
-
-    def scheduled(self, value: float | Schedule) -> float:
-        """Return a hyper-parameter's present value, a positive number also where a schedule ends at 0."""
-        if not callable(value):
-            return float(value)
-        return max(FloatSchedule(value)(self._current_progress_remaining), LEAST_SCHEDULED)
-
-    def _update_learning_rates(self) -> None:
-        self._update_learning_rate(self.policy.optimizer)
-
-    def dump_logs(self, iteration: int = 0) -> None:
-        """Write a row of the log; iterations go on counting where learning does."""
-        if iteration > 0:
-            iteration = self.iterations
-        super().dump_logs(iteration)
-
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        assert self.env is not None
-        with kept_statistics(self):  # the first observations enter a VecNormalize
-            total, callback = super()._setup_learn(*args, **kwargs)
-            check_finite(self, self.env, "observation", self._last_obs)
-        return total, callback
 
     def learn(
         self,
@@ -276,18 +133,118 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         """Train for at least `total_timesteps` steps of all environments together; see SB3's `learn`."""
         if reset_num_timesteps:
             self.iterations = 0
-        # Again, since a loaded agent may have fewer environments.
-        check_spread(self.n_steps, self.n_envs, self.normalize_advantage)
-        super().learn(
-            total_timesteps,
-            callback,
-            log_interval,  # type: ignore[arg-type]  # SB3 takes None too
-            tb_log_name or type(self).__name__,
-            reset_num_timesteps,
-            progress_bar,
+        check_spread(self.n_steps, self.n_envs, self.normalize_advantage)  # n_envs may differ after `load`
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
         )
+        callback.on_training_start(locals(), globals())
+        assert self.env is not None
+        iteration = 0
+        while self.num_timesteps < total_timesteps:
+            if not self.collect_rollouts(self.env, callback, self.rollout_buffer, self.n_steps):
+                break
+            iteration += 1
+            self.iterations += 1
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+            if log_interval is not None and iteration % log_interval == 0:
+                self.dump_logs(self.iterations)
+            self.train()
+        callback.on_training_end()
         if log_interval is not None:
-            # SB3 writes a rollout's row before its update, so the last update's is still unwritten.
+            # A rollout's row is written before its update, as in SB3, so that of the last update is left.
             self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
             self.logger.dump(self.num_timesteps)
         return self
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Fill the rollout buffer, with advantages; see `agents.rollout.collect` and `agents.rollout.gae`."""
+        return collect(self, env, callback, rollout_buffer, n_rollout_steps)
+
+    def train(self) -> None:
+        """Update policy and critic from the rollout buffer."""
+        # Dropout would give the old policy a KL to itself, and batch norm would change what the policy reads.
+        self.policy.set_training_mode(False)
+        if self.actor.policy is not self.policy:  # the user replaced it
+            self.actor = PolicyActor(self.policy)
+        self._update_learning_rates()
+        batch = Batch.from_buffer(self.rollout_buffer, self.action_space)
+        advantages = standardise(batch.advantages) if self.normalize_advantage else batch.advantages
+        actions, old_log_prob = self.actor.unsquash(batch.actions, batch.old_log_prob)
+        objective = SurrogateObjective(
+            self.actor, batch.observations, actions, advantages, old_log_prob=old_log_prob
+        )
+        step, fit = self._step_and_fit(batch, objective)
+        observe(self.policy, batch.observations, batch.actions)
+        self._n_updates += 1
+        record_update(self, step, fit, batch)
+        count_rejections(self, step, fit, batch, objective)
+
+    def _step_and_fit(self, batch: Batch, objective: SurrogateObjective) -> tuple[PolicyStep, CriticFit]:
+        """Take the policy step and fit the critic, in parallel if the result is the same."""
+        critic = self.make_critic()
+        if not self._fits_in_parallel(critic):
+            step = self._take_step(batch, objective)
+            return step, critic.fit(batch)
+        with threads(max(torch.get_num_threads() // 2, 1)), ThreadPoolExecutor(1) as executor:
+            fit = executor.submit(critic.fit, batch)
+            step = self._take_step(batch, objective)
+            return step, fit.result()
+
+    def _fits_in_parallel(self, critic: Critic) -> bool:
+        shares = self.actor.shares_parameters
+        return not critic.draws_random_numbers and not shares and self.device.type == "cpu"
+
+    def _take_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:
+        step = self.policy_step(batch, objective)
+        if step.accepted:
+            objective.parameters.add_(step.displacement, known_finite=True)
+        return step
+
+    def make_critic(self) -> Critic:
+        """Return the fit of the value function for this update."""
+        options: dict[str, Any] = {"passes": self.n_critic_updates, "batch_size": self.batch_size}
+        return CRITICS[self.critic_fit](self.policy, self.actor.critic_parameters(), **options)
+
+    def scheduled(self, value: float | Schedule) -> float:
+        """Return the present value of an argument; positive even if a schedule ends at 0."""
+        if not callable(value):
+            return float(value)
+        return max(FloatSchedule(value)(self._current_progress_remaining), LEAST_SCHEDULED)
+
+    def resumable_state(self) -> dict[str, Any]:
+        """Return the attributes in `resumable`, which a checkpoint needs besides SB3's and the parameters."""
+        return {name: getattr(self, name) for name in self.resumable}
+
+    def restore_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `resumable_state` returned; other names are ignored."""
+        for name in self.resumable:
+            if name in state:
+                setattr(self, name, state[name])
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        if self._measures_devices and self.device.type != "cpu":
+            self.device = faster_device(self.policy, self.n_envs, self.n_steps)
+            self.policy.to(self.device)
+            self.rollout_buffer.device = self.device
+        self.actor = PolicyActor(self.policy)
+        if unreached := self.actor.unreached_names():
+            message = (
+                "these parameters reach neither the action distribution nor the value and are not trained"
+            )
+            warnings.warn(f"{message}: {', '.join(unreached)}", UserWarning, stacklevel=2)
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        assert self.env is not None
+        with kept_statistics(self):  # the first observations enter a VecNormalize
+            total, callback = super()._setup_learn(*args, **kwargs)
+            check_finite(self, self.env, "observation", self._last_obs)
+        return total, callback
+
+    def _update_learning_rates(self) -> None:
+        self._update_learning_rate(self.policy.optimizer)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "actor", "_measures_devices"]

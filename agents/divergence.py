@@ -1,23 +1,52 @@
-"""When numbers that are not finite end a run, and what it then says."""
+"""End a run whose updates keep producing NaN or infinity."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from agents.critic import CriticFit
 from agents.rollout.batch import Batch
 from agents.rollout.finite import NonFiniteError
+from npg import PolicyStep, SurrogateObjective
 
-# One bad batch passes by itself: nothing was learned from it, and the next one is another. Ten of them under
-# a policy and a critic that did not move say that what they were drawn from, or the network, gives no others.
-MOST_REFUSALS = 10
+if TYPE_CHECKING:
+    from agents.base import PolicyGradientAgent
+
+# A single bad batch does no harm: its update is skipped, and the next batch is another one. After ten of them
+# with an unchanged policy and critic, the rollouts or the networks cannot be expected to recover.
+MOST_REJECTIONS = 10
 
 
-def diagnosis(refusals: list[str], batch: Batch, gradients: dict[str, Tensor]) -> NonFiniteError:
-    """Return the error that ends a run after too many refusals in a row.
+def count_rejections(
+    agent: "PolicyGradientAgent",
+    step: PolicyStep,
+    fit: CriticFit,
+    batch: Batch,
+    objective: SurrogateObjective,
+) -> None:
+    """Note in `agent.rejections` if the update was rejected for numbers that are not finite.
+
+    Raises:
+        NonFiniteError: with a diagnosis, if `MOST_REJECTIONS` consecutive updates were.
+    """
+    reasons = [str(step.rejection)] if step.rejection is not None and step.rejection.non_finite else []
+    reasons += ["non_finite_critic"] * fit.rejected
+    if not reasons:
+        agent.rejections = []
+        return
+    agent.rejections.append(f"update {agent._n_updates}, step {agent.num_timesteps} ({', '.join(reasons)})")
+    if len(agent.rejections) >= MOST_REJECTIONS:
+        rejections, agent.rejections = agent.rejections, []  # a user who continues starts counting anew
+        gradient = objective.parameters.unflatten(objective.gradient())
+        raise diagnosis(rejections, batch, dict(zip(objective.parameters.names, gradient, strict=True)))
+
+
+def diagnosis(rejections: list[str], batch: Batch, gradients: dict[str, Tensor]) -> NonFiniteError:
+    """Return the error that ends a run after too many consecutive rejections.
 
     Args:
-        refusals: what was refused and when, an update each.
+        rejections: what was rejected and when, one entry per update.
         batch: of the last update.
         gradients: of its objective, {name of a parameter: gradient}.
     """
@@ -31,16 +60,17 @@ def diagnosis(refusals: list[str], batch: Batch, gradients: dict[str, Tensor]) -
         ).items()
     } | {f"gradient of {name}": value for name, value in gradients.items()}
     return NonFiniteError(
-        f"{len(refusals)} updates in a row met numbers that are not finite, and learned nothing: the first "
-        f"at {refusals[0]}, the last at {refusals[-1]}. In the last: {'; '.join(described(tensors))}. "
-        "Parameters, optimizers and averages hold the last good numbers. Look for rewards or observations "
-        "too large (VecNormalize, or normalize_observations and normalize_returns in policy_kwargs, scale "
-        "them), then for a learning rate or target_kl too high."
+        f"training diverged: {len(rejections)} consecutive updates produced NaN or infinity and were "
+        f"skipped: the first at {rejections[0]}, the last at {rejections[-1]}. In the last: "
+        f"{'; '.join(describe(tensors))}. Parameters, optimizers and averages hold the last finite numbers. "
+        "Check for rewards or observations that are too large (VecNormalize, or normalize_observations and "
+        "normalize_returns in policy_kwargs, scale them), then for a learning rate or target_kl that is too "
+        "high."
     )
 
 
-def described(tensors: dict[str, Any]) -> list[str]:
-    """Return a phrase for every tensor that is not finite, or for all where each of them is."""
+def describe(tensors: dict[str, Any]) -> list[str]:
+    """Return a phrase per tensor that is not finite; of all tensors if each of them is finite."""
     phrases, bad = [], []
     for name, tensor in tensors.items():
         finite = torch.isfinite(tensor)

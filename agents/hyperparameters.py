@@ -3,16 +3,19 @@
 import difflib
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-# SB3's plumbing, given by other means than a configuration.
+from agents.critic import CRITICS
+
+# Arguments of the constructor that are set by other means than a configuration.
 PLUMBING = {"self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
 
-RANGES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+# By name: what is expected, and whether a value is. An argument that is not listed is not checked.
+RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "n_steps": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
     "batch_size": ("an integer ≥ 1, or None", lambda v: v is None or (is_integer(v) and v >= 1)),
     "gamma": ("a number in [0, 1]", lambda v: 0 <= v <= 1),
@@ -31,7 +34,8 @@ RANGES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "inverse_interval": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
     "line_search_shrinking_factor": ("a number in (0, 1)", lambda v: 0 < v < 1),
     "line_search_max_iter": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
-    "critic_fit": ('"minibatch" or "lbfgs"', lambda v: v in ("minibatch", "lbfgs")),
+    "critic_fit": ('the name of a registered critic fit, e.g. "minibatch"', lambda v: v in CRITICS),
+    "micro_batch_size": ("an integer ≥ 1, or None", lambda v: v is None or (is_integer(v) and v >= 1)),
     "n_critic_updates": ("an integer ≥ 0", lambda v: is_integer(v) and v >= 0),
     "sub_sampling_factor": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
     "normalize_advantage": ("true or false", lambda v: isinstance(v, bool)),
@@ -45,17 +49,17 @@ RANGES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 class BatchTooSmallError(ValueError, AssertionError):
-    """A batch has no spread to normalise by; also the AssertionError that SB3's users know here."""
+    """A batch of one state has no standard deviation; also the AssertionError that SB3 raises here."""
 
 
 def check_ranges(**values: Any) -> None:
-    """Check hyper-parameters against their ranges.
+    """Check arguments against their ranges.
 
     Raises:
-        ValueError: naming the parameter, what it expects and what came.
+        ValueError: with the name, the expected range and the value.
     """
     for name, value in values.items():
-        expected, holds = RANGES[name]
+        expected, holds = RANGES.get(name, ("", lambda _: True))
         try:
             valid = holds(value)
         except TypeError:
@@ -77,7 +81,7 @@ def check_actions(space: spaces.Space) -> None:
 
 
 def check_spread(n_steps: int, n_envs: int, normalize_advantage: bool) -> None:
-    """Check that a batch has a standard deviation where one is needed.
+    """Check that a batch has a standard deviation if advantages are normalised.
 
     Raises:
         BatchTooSmallError: it has a single state.
@@ -89,20 +93,20 @@ def check_spread(n_steps: int, n_envs: int, normalize_advantage: bool) -> None:
         )
 
 
-def check_minibatches(n_steps: int, n_envs: int, batch_size: int) -> None:
-    """Warn where the last of the critic's minibatches is smaller than the others."""
+def check_minibatches(n_steps: int, n_envs: int, batch_size: int | None) -> None:
+    """Warn if the last of the critic's minibatches is smaller than the others."""
     states = n_steps * n_envs
-    if states % batch_size:
+    if batch_size is not None and states % batch_size:
         warnings.warn(
             "the last minibatch of every epoch is truncated: "
             f"batch_size={batch_size} does not divide n_steps * n_envs = {n_steps} * {n_envs} = {states}",
             UserWarning,
-            stacklevel=4,  # whoever makes the agent
+            stacklevel=4,  # the caller of the constructor
         )
 
 
 def is_integer(value: Any) -> bool:
-    """Whether a value counts something: 5 does, 5.0, True and "5" do not."""
+    """Whether a value is an integer: 5 is, 5.0, True and "5" are not."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 

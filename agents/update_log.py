@@ -1,4 +1,4 @@
-"""What the log says of one update."""
+"""Record one update in the log."""
 
 import math
 from typing import TYPE_CHECKING
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from agents.critic import CriticFit
 from agents.rollout.batch import Batch
 from npg import PolicyStep, host
 
@@ -13,21 +14,23 @@ if TYPE_CHECKING:
     from agents.base import PolicyGradientAgent
 
 
-def record_update(agent: "PolicyGradientAgent", step: PolicyStep, batch: Batch, value_loss: float) -> None:
-    """Record an update, under SB3's names where it has one, and the step's own figures under ``npg/``.
+def record_update(agent: "PolicyGradientAgent", step: PolicyStep, fit: CriticFit, batch: Batch) -> None:
+    """Count and record an update, under SB3's names if it has one, and the step's own figures under ``npg/``.
 
     Args:
         agent: after the update.
         step: of its policy.
-        batch: that the update was made from.
-        value_loss: the critic's mean squared error, in squared units of the return.
+        fit: of its critic.
+        batch: of the update.
     """
+    agent.outcomes[step.rejection or "accepted"] += 1
+    agent.critic_rejected += fit.rejected
     record = agent.logger.record
     record("train/policy_objective", step.surrogate)
     record("train/kl_divergence_loss", step.kl)
     record("train/is_line_search_success", float(step.accepted))
-    record("train/value_loss", value_loss)
-    record("train/critic_refused", agent.critic_refused)
+    record("train/value_loss", fit.loss)
+    record("train/critic_rejected", agent.critic_rejected)
     numbers = {"train/explained_variance": explained_variance(batch.old_values, batch.returns)}
     if hasattr(agent.policy, "log_std"):
         numbers["train/std"] = agent.policy.log_std.exp().mean()
@@ -39,8 +42,8 @@ def record_update(agent: "PolicyGradientAgent", step: PolicyStep, batch: Batch, 
         record("rollout/worker_replacements", replacements)
     for name, value in step.scalars().items():
         record(f"npg/{name}", value)
-    for reason, count in agent.stop_reasons.items():
-        record(f"npg/stop_reason/{reason}", count)
+    for outcome, count in agent.outcomes.items():
+        record(f"npg/{outcome}" if outcome == "accepted" else f"npg/rejected/{outcome}", count)
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> Tensor:

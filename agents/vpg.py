@@ -1,16 +1,11 @@
 """Vanilla policy gradient: a step along g, as long as Adam makes it."""
 
-from typing import Any
-
 import torch
-from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import update_learning_rate
 from torch import Tensor, nn
 
 from agents.base import PolicyGradientAgent
-from agents.hyperparameters import check_ranges
 from agents.policy.snapshot import Snapshot
 from agents.rollout.batch import Batch
 from npg import Evaluation, FlatParameters, PolicyStep, Rejection, SurrogateObjective, host
@@ -19,73 +14,21 @@ from npg import Evaluation, FlatParameters, PolicyStep, Rejection, SurrogateObje
 class VPG(PolicyGradientAgent):
     """Policy gradient with a learned baseline (Williams 1992; Sutton et al. 2000), stepped by Adam.
 
-    Args not listed are those of `PolicyGradientAgent`.
-
     Args:
-        learning_rate: of the policy.
+        learning_rate: of the policy; a number, or a schedule of the progress that remains.
         critic_learning_rate: of the critic.
     """
 
-    def __init__(
-        self,
-        policy: str | type[ActorCriticPolicy],
-        env: GymEnv | str,
-        learning_rate: float | Schedule = 3e-3,
-        n_steps: int = 2048,
-        batch_size: int = 128,
-        gamma: float = 0.99,
-        gae_lambda: float = 0.95,
-        critic_learning_rate: float = 1e-3,
-        n_critic_updates: int = 10,
-        use_sde: bool = False,
-        sde_sample_freq: int = -1,
-        rollout_buffer_class: type[RolloutBuffer] | None = None,
-        rollout_buffer_kwargs: dict[str, Any] | None = None,
-        normalize_advantage: bool = True,
-        stats_window_size: int = 100,
-        tensorboard_log: str | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: torch.device | str = "auto",
-        _init_setup_model: bool = True,
-        *,
-        critic_fit: str = "minibatch",
-    ):
-        super().__init__(
-            policy,
-            env,
-            learning_rate=learning_rate,
-            n_steps=n_steps,
-            batch_size=batch_size,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            n_critic_updates=n_critic_updates,
-            normalize_advantage=normalize_advantage,
-            critic_fit=critic_fit,
-            use_sde=use_sde,
-            sde_sample_freq=sde_sample_freq,
-            rollout_buffer_class=rollout_buffer_class,
-            rollout_buffer_kwargs=rollout_buffer_kwargs,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-        )
-        check_ranges(critic_learning_rate=critic_learning_rate)
-        self.critic_learning_rate = critic_learning_rate
-        if _init_setup_model:
-            self._setup_model()
+    learning_rate: float | Schedule = 3e-3
+    critic_learning_rate: float = 1e-3
 
     def _setup_model(self) -> None:
         super()._setup_model()
         self._start_optimizer(FlatParameters(self.actor).vector())
 
     def _start_optimizer(self, theta: Tensor) -> None:
-        # Adam works on a copy, so that its step is a displacement like any other agent's: judged first,
-        # and written in the one place that writes.
+        # Adam works on a copy, so that its step is a displacement like any other agent's: evaluated first,
+        # and written in the one place that writes parameters.
         self.actor_vector = nn.Parameter(theta)
         self.actor_optimizer = torch.optim.Adam([self.actor_vector], lr=self.lr_schedule(1), eps=1e-5)
 

@@ -9,18 +9,13 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
-from stable_baselines3.common.distributions import (
-    Distribution as SB3Distribution,
-)
-from stable_baselines3.common.distributions import (
-    SquashedDiagGaussianDistribution,
-    StateDependentNoiseDistribution,
-)
+from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, distributions, nn
 
-from npg import Bernoulli, Categorical, DiagGaussian, Distribution, MultiCategorical
+from agents.policy.distributions import to_npg
+from npg import Distribution
 
 LARGE = 10.0  # of a made-up observation, where its space allows more
 
@@ -92,7 +87,7 @@ class PolicyActor(nn.Module):
 def unvalidated() -> Iterator[None]:
     """Let torch.distributions take any parameters.
 
-    A candidate may well be non-finite: the step's own checks refuse it, with a reason.
+    A candidate may be non-finite: the step's own checks reject it, with a reason.
     """
     before = distributions.Distribution._validate_args
     distributions.Distribution.set_default_validate_args(False)
@@ -127,27 +122,3 @@ def moderate(space: spaces.Space, sample: Any) -> Any:
     if isinstance(space, spaces.Box):
         return np.clip(np.clip(sample, -LARGE, LARGE), space.low, space.high).astype(space.dtype)
     return sample
-
-
-def to_npg(distribution: SB3Distribution) -> Distribution:
-    """Return an SB3 distribution as an immutable npg value.
-
-    SB3's object is the policy's own and changes with its next call; its tensors do not.
-
-    Raises:
-        TypeError: there is no npg counterpart.
-    """
-    inner: Any = distribution.distribution
-    match inner:
-        case distributions.Normal() if not isinstance(distribution, SquashedDiagGaussianDistribution):
-            return DiagGaussian(inner.loc, inner.scale.log())
-        case distributions.Categorical():
-            return Categorical(inner.logits)
-        case distributions.Bernoulli():
-            return Bernoulli(inner.logits)
-        case list() if all(isinstance(choice, distributions.Categorical) for choice in inner):
-            return MultiCategorical([choice.logits for choice in inner])
-    raise TypeError(
-        f"no natural gradient is known for {type(distribution).__name__}; expected a policy with a diagonal "
-        "Gaussian, gSDE, categorical, multi-categorical or Bernoulli distribution"
-    )

@@ -5,11 +5,13 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
+from agents.policy.distributions import HEADS, HeadDistribution
+from agents.policy.names import check_new
 from agents.policy.normalisation import ObservationNormaliser, RunningMoments
 from agents.policy.snapshot import Snapshot
 
@@ -31,6 +33,10 @@ class MlpPolicy(ActorCriticPolicy):
         normalize_observations: whether measured observations (boxes, not images) are normalised by
             their running mean and variance.
         normalize_returns: whether the critic predicts returns in units of their running deviation.
+        distribution: the name of an action distribution given to `register_distribution`; None for SB3's.
+
+    Raises:
+        ValueError: there is no such distribution, or it is combined with gSDE.
     """
 
     def __init__(
@@ -42,8 +48,10 @@ class MlpPolicy(ActorCriticPolicy):
         share_features_extractor: bool = False,
         normalize_observations: bool = False,
         normalize_returns: bool = False,
+        distribution: str | None = None,
         **kwargs: Any,
     ):
+        self.distribution = distribution
         super().__init__(
             observation_space,
             action_space,
@@ -60,11 +68,23 @@ class MlpPolicy(ActorCriticPolicy):
             nn.init.zeros_(self.value_net.weight)
             nn.init.zeros_(self.value_net.bias)
 
+    def _build(self, lr_schedule: Schedule) -> None:
+        if self.distribution is not None:
+            if self.distribution not in HEADS or self.use_sde:
+                known = ", ".join(map(repr, HEADS)) or "none"
+                raise ValueError(
+                    f"expected the name of a registered distribution ({known}), without use_sde; got "
+                    f"{self.distribution!r}; register it with agents.register_distribution"
+                )
+            self.action_dist = HeadDistribution(HEADS[self.distribution], self.action_space)
+        super()._build(lr_schedule)
+
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {
             "share_features_extractor": self.share_features_extractor,
             "normalize_observations": self.observation_normaliser is not None,
             "normalize_returns": self.return_moments is not None,
+            "distribution": self.distribution,
         }
 
     def _normalised(self, obs: PyTorchObs) -> PyTorchObs:
@@ -135,6 +155,24 @@ class MultiInputPolicy(MlpPolicy):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **{"features_extractor_class": CombinedExtractor, **kwargs})
+
+
+# By the name that an agent's `policy` takes.
+POLICIES: dict[str, type[BasePolicy]] = {
+    "MlpPolicy": MlpPolicy,
+    "CnnPolicy": CnnPolicy,
+    "MultiInputPolicy": MultiInputPolicy,
+}
+
+
+def register_policy(name: str, policy_class: type[ActorCriticPolicy]) -> None:
+    """Make a policy available to every agent as ``policy=name``.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    check_new(name, POLICIES, "policy")
+    POLICIES[name] = policy_class
 
 
 def observe(policy: ActorCriticPolicy, observations: PyTorchObs, actions: Tensor) -> None:

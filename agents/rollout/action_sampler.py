@@ -1,4 +1,4 @@
-"""How a policy acts during a rollout, in which it does not change."""
+"""Sampling actions during a rollout, in which the policy does not change."""
 
 from typing import Any, Protocol
 
@@ -15,8 +15,8 @@ from npg import Categorical, DiagGaussian
 
 ELEMENTWISE = (nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Identity)
 STANDARD_DISTRIBUTION = (ActorCriticPolicy.get_distribution, MlpPolicy.get_distribution)
-# A forward of the user's own may draw actions in a way of its own. SB3's calls extract_features, which its
-# get_distribution passes over.
+# A user's own forward may sample actions differently. SB3's forward calls extract_features; its
+# get_distribution does not.
 STANDARD = {
     "forward": (ActorCriticPolicy.forward, MlpPolicy.forward),
     "extract_features": (ActorCriticPolicy.extract_features,),
@@ -24,50 +24,54 @@ STANDARD = {
 STANDARD_HEAD = ActorCriticPolicy._get_action_dist_from_latent
 
 
-class Acting(Protocol):
-    """Draws actions now, and tells later what they and their observations are worth."""
+class ActionSampler(Protocol):
+    """Sample actions now; compute values and log-probabilities later in one batch."""
 
-    def draw(self, observations: Any) -> tuple[Tensor, Tensor | None]:
-        """Return actions (n_envs, ...), and what `evaluate` wants to know of their distribution."""
+    def sample(self, observations: Any) -> tuple[Tensor, Tensor | None]:
+        """Return actions (n_envs, ...), and the distribution parameters that `evaluate` needs, if any."""
         ...
 
-    def evaluate(self, observations: Any, actions: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return values (N, 1) and log-probabilities (N,) of the actions drawn in any number of steps."""
+    def evaluate(
+        self, observations: Any, actions: Tensor, distribution_parameters: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return values (N, 1) and log-probabilities (N,) of the actions sampled in any number of steps."""
         ...
 
 
-def acting(policy: ActorCriticPolicy) -> Acting | None:
-    """Return the leanest way in which a policy can act; None where its forward has to be called."""
-    known = (
+def make_sampler(policy: ActorCriticPolicy) -> ActionSampler | None:
+    """Return the fastest sampler for a policy; None if its `forward` has to be called."""
+    standard = (
         getattr(getattr(policy, name), "__func__", None) in methods for name, methods in STANDARD.items()
     )
-    if policy.use_sde or not all(known):
+    if policy.use_sde or not all(standard):
         return None
     layers = plain_layers(policy)
-    return AnyActing(policy) if layers is None else PlainActing(policy, layers)
+    return PolicySampler(policy) if layers is None else MlpSampler(policy, layers)
 
 
-class AnyActing:
-    """Asks the policy itself."""
+class PolicySampler:
+    """Samples through the policy's own methods."""
 
     def __init__(self, policy: ActorCriticPolicy):
         self._policy = policy
 
-    def draw(self, observations: Any) -> tuple[Tensor, Tensor | None]:
-        """Return actions and nothing."""
+    def sample(self, observations: Any) -> tuple[Tensor, Tensor | None]:
+        """Return actions, and None."""
         return self._policy.get_distribution(observations).get_actions(), None
 
-    def evaluate(self, observations: Any, actions: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor]:
+    def evaluate(
+        self, observations: Any, actions: Tensor, distribution_parameters: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Return values and log-probabilities by a second pass through actor and critic."""
         values, log_prob, _ = self._policy.evaluate_actions(observations, actions)
         return values, log_prob
 
 
-class PlainActing:
-    """Draws the same numbers from a plain MLP, without the layers of Python around it.
+class MlpSampler:
+    """Samples the same numbers from a plain MLP, without SB3's Python overhead.
 
-    On a few dozen states these take most of the time. What the network says of a state is kept, so that
-    the actor sees it once.
+    On a few dozen states that overhead takes most of the time. The distribution parameters are kept, so
+    that the actor runs once per state.
 
     Args:
         policy: with a usual Gaussian or categorical distribution.
@@ -80,7 +84,7 @@ class PlainActing:
         self._normaliser = policy.observation_normaliser if isinstance(policy, MlpPolicy) else None
         self._log_std = getattr(policy, "log_std", None)
 
-    def draw(self, observations: Any) -> tuple[Tensor, Tensor | None]:
+    def sample(self, observations: Any) -> tuple[Tensor, Tensor | None]:
         """Return actions, and the mean or logits of each."""
         x = observations if self._normaliser is None else self._normaliser(observations)
         x = x.float().flatten(1)
@@ -88,19 +92,25 @@ class PlainActing:
             x = layer(x)
         return self._sample(x), x
 
-    def evaluate(self, observations: Any, actions: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return values and log-probabilities; the actor has said all before."""
-        assert known is not None
-        distribution = Categorical(known) if self._log_std is None else DiagGaussian(known, self._log_std)
+    def evaluate(
+        self, observations: Any, actions: Tensor, distribution_parameters: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return values and log-probabilities, the latter from the kept distribution parameters."""
+        assert distribution_parameters is not None
+        distribution = (
+            Categorical(distribution_parameters)
+            if self._log_std is None
+            else DiagGaussian(distribution_parameters, self._log_std)
+        )
         return self._policy.predict_values(observations), distribution.log_prob(actions)
 
-    def _sample(self, known: Tensor) -> Tensor:
-        """Draw as torch.distributions does, so that a seed gives what it gives through SB3."""
+    def _sample(self, output: Tensor) -> Tensor:
+        """Sample as torch.distributions does, so that a seed gives the same actions as through SB3."""
         if self._log_std is None:
-            probabilities = (known - known.logsumexp(-1, keepdim=True)).softmax(-1)
+            probabilities = (output - output.logsumexp(-1, keepdim=True)).softmax(-1)
             return torch.multinomial(probabilities, 1, replacement=True).squeeze(1)
-        noise = torch.normal(torch.zeros_like(known), torch.ones_like(known))
-        return known + noise * self._log_std.exp()
+        noise = torch.normal(torch.zeros_like(output), torch.ones_like(output))
+        return output + noise * self._log_std.exp()
 
 
 def plain_layers(policy: ActorCriticPolicy) -> list[nn.Module] | None:

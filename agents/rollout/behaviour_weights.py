@@ -1,4 +1,4 @@
-"""A policy as it was when it acted."""
+"""The weights with which a policy acted."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,15 +8,15 @@ from torch import nn
 from agents.policy.snapshot import Snapshot
 
 
-class AsActed:
-    """The numbers of a policy at one moment, to which it can be put back for a while.
+class BehaviourWeights:
+    """A copy of a policy's weights, which can be restored for a while.
 
-    A callback may change them within a rollout, by annealing `log_std` say, and what is deferred still has to
-    be worked out as it would have been at once. Changes in place are seen, by PyTorch's own counters;
-    another module in a layer's place, or a write through ``.data``, is not.
+    A callback may change the policy within a rollout, e.g. anneal `log_std`; deferred values must still be
+    computed with the weights that acted. In-place changes are detected by PyTorch's version counters;
+    replacing a layer, or writing through ``.data``, is not detected.
 
     Args:
-        policy: as it acts now.
+        policy: with the weights that act now.
     """
 
     def __init__(self, policy: nn.Module):
@@ -24,24 +24,24 @@ class AsActed:
         self.keep()
 
     def keep(self) -> None:
-        """Take the present numbers."""
-        self._then = Snapshot(self._tensors)
+        """Copy the present weights."""
+        self._copy = Snapshot(self._tensors)
         self._versions = [tensor._version for tensor in self._tensors]
 
     @property
-    def moved(self) -> bool:
-        """Whether somebody has written into the policy since."""
+    def changed(self) -> bool:
+        """Whether the policy was written to since the copy."""
         return [tensor._version for tensor in self._tensors] != self._versions
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """Let the policy have the numbers of then, and afterwards those of now."""
-        if not self.moved:
+        """Give the policy the copied weights inside the block, and the present ones after it."""
+        if not self.changed:
             yield
             return
-        now = Snapshot(self._tensors)
-        self._then.restore()
+        present = Snapshot(self._tensors)
+        self._copy.restore()
         try:
             yield
         finally:
-            now.restore()
+            present.restore()

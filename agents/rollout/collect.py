@@ -1,4 +1,4 @@
-"""Collecting trajectories."""
+"""Collect one rollout: act, step the environments, fill the buffer, estimate advantages."""
 
 from functools import cache
 from typing import Any
@@ -13,14 +13,15 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from agents.rollout.action_sampler import Acting, acting
-from agents.rollout.behaviour_weights import AsActed
+from agents.rollout.action_sampler import ActionSampler, make_sampler
+from agents.rollout.behaviour_weights import BehaviourWeights
 from agents.rollout.deferred import Deferred
 from agents.rollout.finite import NonFiniteError, check_ended, check_finite, kept_statistics
+from agents.rollout.gae import write_advantages
+from agents.rollout.threads import acting_threads, threads
 from agents.rollout.trajectories import Step, Trajectories
-from agents.threads import acting_threads, threads
 
-# How torch says that parameters of a distribution are none: of its distributions, multinomial and normal.
+# Of the errors that torch raises for invalid parameters: distributions, multinomial and normal.
 NO_DISTRIBUTION = ("to satisfy the constraint", "probability tensor", "elements of std")
 
 
@@ -33,16 +34,16 @@ def collect(
 ) -> bool:
     """Fill the buffer with `n_rollout_steps` steps of every environment, then its advantages.
 
-    Gives what SB3's `collect_rollouts` gives, up to rounding, with callbacks called in its order and with its
-    local names. A step only acts; values, log-probabilities and the bootstraps of cut episodes follow in a
-    few large batches at the rollout's end, when the buffer is filled, or where a callback changes the
-    policy. A callback that reads `values` or `log_probs` has them computed there and then.
+    The result is that of SB3's `collect_rollouts`, up to rounding, with callbacks called in its order and
+    with its local names. A step only samples actions; values, log-probabilities and the bootstraps of
+    truncated episodes follow in a few large batches when the rollout ends, or when a callback changes the
+    policy. They are computed at once if a callback reads `values` or `log_probs`.
 
-    Differs where SB3 is silent: a number that is not finite stops the run by name before it
-    reaches the buffer, with the statistics of a `VecNormalize` put back to the rollout's start.
+    Unlike SB3, a number that is not finite raises an error before it reaches the buffer, and the statistics
+    of a `VecNormalize` are restored to those of the rollout's start.
 
     Returns:
-        False where a callback ended the training.
+        Whether the rollout is complete; False if a callback ended the training.
 
     Raises:
         NonFiniteError: naming the environment and the step.
@@ -60,9 +61,9 @@ def collect(
         "n_rollout_steps": n_rollout_steps,
     }
     callback.on_rollout_start()
-    # After the callback, which may have put another layer or discount in place.
-    actor, acted = acting(agent.policy), AsActed(agent.policy)
-    trajectories = Trajectories(agent.policy, actor, acted, agent.gamma)
+    # After the callback, which may have replaced a layer or changed the discount.
+    sampler, behaviour = make_sampler(agent.policy), BehaviourWeights(agent.policy)
+    trajectories = Trajectories(agent.policy, sampler, behaviour, agent.gamma)
     with kept_statistics(agent), threads(acting_threads(agent.policy, env.num_envs)):
         last_obs: Any = agent._last_obs
         check_finite(agent, env, "observation", last_obs)
@@ -70,7 +71,7 @@ def collect(
             if agent.use_sde and agent.sde_sample_freq > 0 and n_steps % agent.sde_sample_freq == 0:
                 agent.policy.reset_noise(env.num_envs)
             obs_tensor = obs_as_tensor(last_obs, agent.device)
-            sampled, values, log_probs, known = act(agent, actor, acted, obs_tensor)
+            sampled, values, log_probs, parameters = act(agent, sampler, behaviour, obs_tensor)
             actions = sampled.cpu().numpy()
             check_finite(agent, env, "action", actions)  # clipping would hide an infinity
             clipped_actions = to_environment(agent, actions)
@@ -96,20 +97,23 @@ def collect(
             callback.update_locals(shared | here)
             if not callback.on_step():
                 return False
-            telling = [i for i, info in enumerate(infos) if "episode" in info or "is_success" in info]
-            agent._update_info_buffer([infos[i] for i in telling], dones[telling])
+            ended = [i for i, info in enumerate(infos) if "episode" in info or "is_success" in info]
+            agent._update_info_buffer([infos[i] for i in ended], dones[ended])
             starts: Any = agent._last_episode_starts
-            cut = truncated(dones, infos)
-            trajectories.add(Step(last_obs, actions, rewards, starts, values, log_probs, known, cut))
-            if acted.moved:
-                trajectories.settle()
-                acted.keep()
+            trajectories.add(
+                Step(
+                    last_obs, actions, rewards, starts, values, log_probs, parameters, truncated(dones, infos)
+                )
+            )
+            if behaviour.changed:
+                trajectories.evaluate()
+                behaviour.keep()
             agent._last_obs, agent._last_episode_starts = new_obs, dones
             last_obs = new_obs
     trajectories.write(rollout_buffer)
     with torch.no_grad():
         values = agent.policy.predict_values(obs_as_tensor(last_obs, agent.device))
-    rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
+    write_advantages(rollout_buffer, last_values=values, dones=dones)
     callback.update_locals(shared | here | {"n_steps": n_rollout_steps, "values": values})
     callback.on_rollout_end()
     return True
@@ -117,23 +121,23 @@ def collect(
 
 @torch.no_grad()
 def act(
-    agent: OnPolicyAlgorithm, actor: Acting | None, acted: AsActed, observations: Any
+    agent: OnPolicyAlgorithm, sampler: ActionSampler | None, behaviour: BehaviourWeights, observations: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Return actions, values and log-probabilities at finite observations, and what `actor` knows of them.
+    """Return actions, values, log-probabilities and the distribution parameters, if kept, of n_envs states.
 
-    Where the policy acts as SB3's does, values and log-probabilities are deferred, and those of `acted`.
+    With a sampler, values and log-probabilities are deferred, and computed with the weights of `behaviour`.
 
     Raises:
-        NonFiniteError: the policy puts out numbers that are no distribution.
+        NonFiniteError: the policy's output does not parametrise a distribution.
     """
     policy = agent.policy
     try:
-        if actor is None:
+        if sampler is None:
             return *policy(observations), None
-        actions, known = actor.draw(observations)
+        actions, parameters = sampler.sample(observations)
     except (ValueError, RuntimeError) as error:
         if not any(sign in str(error) for sign in NO_DISTRIBUTION):
-            raise  # it is the policy's own
+            raise  # an error of the policy's own code
         raise NonFiniteError(
             f"the policy gives no action distribution at step {agent.num_timesteps}; look for NaN among its "
             f"parameters, or for weights or log_std too large: {error}"
@@ -141,15 +145,15 @@ def act(
 
     @cache
     def evaluated() -> tuple[Tensor, Tensor]:
-        with torch.no_grad(), acted.restored():
-            return actor.evaluate(observations, actions, known)
+        with torch.no_grad(), behaviour.restored():
+            return sampler.evaluate(observations, actions, parameters)
 
     shaped = actions.reshape((-1, *agent.action_space.shape))  # type: ignore[misc]
-    return shaped, Deferred(lambda: evaluated()[0]), Deferred(lambda: evaluated()[1]), known
+    return shaped, Deferred(lambda: evaluated()[0]), Deferred(lambda: evaluated()[1]), parameters
 
 
 def to_environment(agent: OnPolicyAlgorithm, actions: np.ndarray) -> np.ndarray:
-    """Return the actions as the environment takes them: within the bounds of a Box."""
+    """Return the actions as the environment expects them: within the bounds of a Box."""
     if not isinstance(agent.action_space, spaces.Box):
         return actions
     if agent.policy.squash_output:
@@ -158,7 +162,7 @@ def to_environment(agent: OnPolicyAlgorithm, actions: np.ndarray) -> np.ndarray:
 
 
 def truncated(dones: np.ndarray, infos: list[dict[str, Any]]) -> dict[int, Any]:
-    """Return the last observations of the episodes that were cut short, by environment."""
+    """Return the last observations of the episodes that were truncated, by environment."""
     last = {
         int(i): infos[i].get("terminal_observation")
         for i in np.flatnonzero(dones)

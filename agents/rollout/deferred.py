@@ -9,9 +9,9 @@ from torch.utils._pytree import tree_map
 
 
 class Deferred(Tensor):
-    """A tensor whose numbers are worked out only if somebody reads them.
+    """A tensor that is computed only if somebody reads it.
 
-    Whatever is done to it is done to the tensor that it stands for, so that readers need not know.
+    Every torch function receives the computed tensor in its place, so readers need no special case.
 
     Args:
         compute: returns that tensor; called once at most.
@@ -27,7 +27,7 @@ class Deferred(Tensor):
         return deferred
 
     def resolve(self, tensor: Tensor | None = None) -> Tensor:
-        """Return the tensor, which is the one given here where nobody has read it yet."""
+        """Return the tensor; if nobody has read it yet, take the one given here instead of computing it."""
         if self._tensor is None:
             assert self._compute is not None
             self._tensor = self._compute() if tensor is None else tensor

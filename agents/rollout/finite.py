@@ -1,4 +1,4 @@
-"""What must be finite in a rollout, and what is put back where it is not."""
+"""Check that the numbers of a rollout are finite, and restore the statistics of `VecNormalize` if not."""
 
 import copy
 from collections.abc import Iterator
@@ -11,22 +11,22 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.rollout.trajectories import stacked
 
-# Of VecNormalize; obs_rms is missing where observations are left as they are.
+# Of VecNormalize; there is no obs_rms if observations are not normalised.
 RUNNING_STATISTICS = ("obs_rms", "ret_rms", "returns")
 
 
 class NonFiniteError(FloatingPointError, ValueError):
-    """A number is NaN or infinite, and the run over; as a ValueError it makes RL Zoo prune a trial."""
+    """A number is NaN or infinite, which ends the run; as a ValueError it makes RL Zoo prune a trial."""
 
 
 @contextmanager
 def kept_statistics(agent: OnPolicyAlgorithm) -> Iterator[None]:
-    """Put the statistics of a `VecNormalize` back where a number is not finite, theirs included.
+    """Restore the statistics of a `VecNormalize` if the block raises `NonFiniteError`.
 
-    The episodes that met it are over then: the next `learn` begins new ones.
+    The current episodes are abandoned then: the next `learn` begins new ones.
 
     Raises:
-        NonFiniteError: a square overflowed in the statistics, which then would turn all that follows into 0.
+        NonFiniteError: a square overflowed in the statistics, which would normalise everything to 0.
     """
     normaliser = agent.get_vec_normalize_env()
     state = vars(normaliser) if normaliser else {}
@@ -41,7 +41,7 @@ def kept_statistics(agent: OnPolicyAlgorithm) -> Iterator[None]:
 
 
 def check_statistics(agent: OnPolicyAlgorithm, statistics: dict[str, Any]) -> None:
-    """Raise where the running statistics of a `VecNormalize` are not finite.
+    """Raise if the running statistics of a `VecNormalize` are not finite.
 
     Raises:
         NonFiniteError: naming them and the step.
@@ -60,7 +60,7 @@ def check_statistics(agent: OnPolicyAlgorithm, statistics: dict[str, Any]) -> No
 def check_ended(
     agent: OnPolicyAlgorithm, env: VecEnv, dones: np.ndarray, infos: list[dict[str, Any]]
 ) -> None:
-    """Raise where an episode's return or last observation, which `new_obs` no longer holds, is not finite.
+    """Raise if an episode's return or last observation, which `new_obs` does not contain, is not finite.
 
     Raises:
         NonFiniteError: naming the environment and the step.
@@ -70,16 +70,16 @@ def check_ended(
     if last:
         observations = stacked([infos[i]["terminal_observation"] for i in last])
         check_finite(agent, env, "observation", observations, last)
-    told = [i for i in ended if infos[i].get("episode") is not None]
-    if told:
-        returns = np.array([infos[i]["episode"]["r"] for i in told])
-        check_finite(agent, env, "return of an episode", returns, told)
+    monitored = [i for i in ended if infos[i].get("episode") is not None]
+    if monitored:
+        returns = np.array([infos[i]["episode"]["r"] for i in monitored])
+        check_finite(agent, env, "return of an episode", returns, monitored)
 
 
 def check_finite(
     agent: OnPolicyAlgorithm, env: VecEnv, what: str, values: Any, indices: list[int] | None = None
 ) -> None:
-    """Raise where a value of any environment, or of those at `indices`, shape (n, ...), is NaN or infinite.
+    """Raise if a value of any environment, or of those at `indices`, shape (n, ...), is NaN or infinite.
 
     Raises:
         NonFiniteError: naming the environment and the step.

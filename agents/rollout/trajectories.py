@@ -1,4 +1,4 @@
-"""The steps of one rollout, and what is worked out for all of them at its end."""
+"""The steps of one rollout, and what is computed for all of them at its end."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
-from agents.rollout.action_sampler import Acting
-from agents.rollout.behaviour_weights import AsActed
+from agents.rollout.action_sampler import ActionSampler
+from agents.rollout.behaviour_weights import BehaviourWeights
 from agents.rollout.deferred import Deferred
 
-# Large enough that a network's cost a state no longer falls, small enough for the activations of images.
+# Large enough that a network's cost per state no longer falls, small enough for the activations of images.
 STATES_AT_ONCE = 1024
 
 
@@ -26,13 +26,13 @@ class Step:
 
     Attributes:
         observations: an array (n_envs, ...), or a dictionary of them.
-        actions: as the policy drew them, (n_envs, ...).
+        actions: as the policy sampled them, (n_envs, ...).
         rewards: (n_envs,).
         starts: whether the observation is an episode's first, (n_envs,).
         values: of the observations, (n_envs, 1).
         log_probs: of the actions, (n_envs,), in nats.
-        known: what `Acting.draw` gave with the actions.
-        cut: last observations of the episodes that were truncated here, by environment.
+        distribution_parameters: what `ActionSampler.sample` returned with the actions.
+        truncated: last observations of the episodes that were truncated here, by environment.
     """
 
     observations: Any
@@ -41,8 +41,8 @@ class Step:
     starts: np.ndarray
     values: Tensor
     log_probs: Tensor
-    known: Tensor | None
-    cut: dict[int, Any]
+    distribution_parameters: Tensor | None
+    truncated: dict[int, Any]
 
 
 class Trajectories:
@@ -50,18 +50,24 @@ class Trajectories:
 
     Args:
         policy: the one that acted.
-        actor: how it did; None if it said all there and then.
-        acted: with which numbers.
+        sampler: of its actions; None if values and log-probabilities came with them.
+        behaviour: the weights with which it acted.
         gamma: discount factor.
     """
 
-    def __init__(self, policy: ActorCriticPolicy, actor: Acting | None, acted: AsActed, gamma: float):
+    def __init__(
+        self,
+        policy: ActorCriticPolicy,
+        sampler: ActionSampler | None,
+        behaviour: BehaviourWeights,
+        gamma: float,
+    ):
         self._policy = policy
-        self._actor = actor
-        self._acted = acted
+        self._sampler = sampler
+        self._behaviour = behaviour
         self._gamma = gamma
         self._steps: list[Step] = []
-        self._settled = 0
+        self._evaluated = 0
 
     def add(self, step: Step) -> None:
         """Append a step, whose arrays may be overwritten afterwards."""
@@ -71,34 +77,36 @@ class Trajectories:
     @torch.no_grad()
     def write(self, buffer: RolloutBuffer) -> None:
         """Fill an empty buffer with all steps, in order."""
-        self.settle()
+        self.evaluate()
         for step in self._steps:
             actions = step.actions.reshape(len(step.actions), -1)
             buffer.add(step.observations, actions, step.rewards, step.starts, step.values, step.log_probs)
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """Work out all that the steps so far need of the policy, which may be another one from now on."""
-        with self._acted.restored():
-            self._evaluate()
+    def evaluate(self) -> None:
+        """Compute all that the steps so far need of the policy, which may change from now on."""
+        with self._behaviour.restored():
+            self._evaluate_steps()
             self._bootstrap()
-        self._settled = len(self._steps)
+        self._evaluated = len(self._steps)
 
-    def _evaluate(self) -> None:
-        """Work out the values and log-probabilities that nobody has read yet."""
-        waiting = [step for step in self._steps[self._settled :] if isinstance(step.values, Deferred)]
-        for steps in self._parts(waiting):
+    def _evaluate_steps(self) -> None:
+        """Compute the values and log-probabilities that nobody has read yet."""
+        deferred = [step for step in self._steps[self._evaluated :] if isinstance(step.values, Deferred)]
+        for steps in self._parts(deferred):
             observations = joined([step.observations for step in steps])
             actions = np.concatenate([step.actions for step in steps])
             if isinstance(self._policy.action_space, spaces.Box):  # a distribution's are flat
                 actions = actions.reshape(len(actions), -1)
-            known = [step.known for step in steps if step.known is not None]
+            distribution_parameters = [
+                step.distribution_parameters for step in steps if step.distribution_parameters is not None
+            ]
             device = self._policy.device
-            assert self._actor is not None  # it deferred them
-            values, log_probs = self._actor.evaluate(
+            assert self._sampler is not None  # it deferred them
+            values, log_probs = self._sampler.evaluate(
                 obs_as_tensor(observations, device),
                 torch.as_tensor(actions, device=device),
-                torch.cat(known) if known else None,
+                torch.cat(distribution_parameters) if distribution_parameters else None,
             )
             n_envs = len(steps[0].actions)
             for step, value, log_prob in zip(
@@ -108,14 +116,16 @@ class Trajectories:
                 step.values, step.log_probs = step.values.resolve(value), step.log_probs.resolve(log_prob)
 
     def _bootstrap(self) -> None:
-        """Add γ V(last observation) to the reward where an episode was cut short.
+        """Add γ V(last observation) to the reward if an episode was truncated.
 
-        It would have gone on, so that its last state keeps its value; a terminated one's is zero (Pardo et
-        al. 2018, "Time limits in reinforcement learning").
+        It would have continued, so its last state keeps its value; that of a terminated episode is zero
+        (Pardo et al. 2018, "Time limits in reinforcement learning").
         """
-        cuts = [(step, i, last) for step in self._steps[self._settled :] for i, last in step.cut.items()]
-        for start in range(0, len(cuts), STATES_AT_ONCE):
-            part = cuts[start : start + STATES_AT_ONCE]
+        truncations = [
+            (step, i, last) for step in self._steps[self._evaluated :] for i, last in step.truncated.items()
+        ]
+        for start in range(0, len(truncations), STATES_AT_ONCE):
+            part = truncations[start : start + STATES_AT_ONCE]
             observations, _ = self._policy.obs_to_tensor(stacked([last for _, _, last in part]))
             values = self._policy.predict_values(observations).flatten().tolist()
             for (step, i, _), value in zip(part, values, strict=True):

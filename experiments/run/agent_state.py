@@ -21,9 +21,9 @@ MOVING = (
     "_last_original_obs",
     "_last_episode_starts",
     "cg_damping",
-    "stop_reasons",
-    "critic_refused",
-    "refusals",
+    "outcomes",
+    "critic_rejected",
+    "rejections",
     "iterations",
 )
 # gSDE's, drawn before a rollout begins.

@@ -63,7 +63,7 @@ def test_bad_statistics_refuse_the_step_by_name(parameters: Callable) -> None:
     before = parameters(agent.policy)
     agent.train()
     assert torch.equal(parameters(agent.policy), before)
-    assert agent.stop_reasons[Rejection.NON_FINITE_FISHER] == 1
+    assert agent.outcomes[Rejection.NON_FINITE_FISHER] == 1
     assert not agent.actor_stepper.fisher.averages
     assert not agent.actor_stepper.velocity.any()
 
@@ -75,7 +75,7 @@ def test_a_singular_matrix_refuses_the_step_by_name(parameters: Callable) -> Non
     before = parameters(agent.policy)
     agent.train()
     assert torch.equal(parameters(agent.policy), before)
-    assert agent.stop_reasons[Rejection.SINGULAR_FISHER] == 1
+    assert agent.outcomes[Rejection.SINGULAR_FISHER] == 1
 
 
 class Spoilt(torch.nn.Module):

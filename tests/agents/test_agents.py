@@ -54,15 +54,15 @@ def test_same_seed_same_parameters(agent_class: type[PolicyGradientAgent], env_i
     assert not torch.equal(runs[0], runs[2])
 
 
-def test_refused_step_moves_nothing(
+def test_rejected_step_moves_nothing(
     agent_class: type[PolicyGradientAgent], parameters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The actor is bitwise unchanged, the log says KL 0 and names the reason; the critic still learns."""
 
-    def refuse(self: object, batch: object, objective: SurrogateObjective) -> PolicyStep:
+    def reject(self: object, batch: object, objective: SurrogateObjective) -> PolicyStep:
         return PolicyStep.without_candidate(objective, Rejection.NEGATIVE_CURVATURE)
 
-    monkeypatch.setattr(agent_class, "policy_step", refuse)
+    monkeypatch.setattr(agent_class, "policy_step", reject)
     agent = agent_class("MlpPolicy", "CartPole-v1", **SMALL)
     actor, everything = parameters(agent.actor), parameters(agent.policy)
     agent.learn(64, log_interval=None)
@@ -71,8 +71,8 @@ def test_refused_step_moves_nothing(
     logged = agent.logger.name_to_value
     assert logged["train/kl_divergence_loss"] == 0
     assert logged["train/is_line_search_success"] == 0
-    assert logged["npg/stop_reason/negative_curvature"] == 1
-    assert logged["npg/stop_reason/accepted"] == 0
+    assert logged["npg/rejected/negative_curvature"] == 1
+    assert logged["npg/accepted"] == 0
 
 
 def test_equal_rewards_give_no_step(agent_class: type[PolicyGradientAgent], parameters) -> None:
@@ -84,11 +84,11 @@ def test_equal_rewards_give_no_step(agent_class: type[PolicyGradientAgent], para
     before = parameters(agent.actor)
     agent.learn(64, log_interval=None)
     assert torch.equal(parameters(agent.actor), before)
-    assert agent.stop_reasons["no_improvement"] == 1
+    assert agent.outcomes["no_improvement"] == 1
 
 
-def test_non_finite_advantages_are_refused(agent_class: type[PolicyGradientAgent], parameters) -> None:
-    """A NaN that reaches the buffer is refused by name and leaves every parameter as it was."""
+def test_non_finite_advantages_are_rejected(agent_class: type[PolicyGradientAgent], parameters) -> None:
+    """A NaN that reaches the buffer is rejected by name and leaves every parameter as it was."""
 
     class Spoil(BaseCallback):
         def _on_step(self) -> bool:
@@ -102,7 +102,7 @@ def test_non_finite_advantages_are_refused(agent_class: type[PolicyGradientAgent
     before = parameters(agent.policy)
     agent.learn(64, Spoil(), log_interval=None)
     assert torch.equal(parameters(agent.policy), before)
-    assert agent.stop_reasons["non_finite_gradient"] == 1
+    assert agent.outcomes["non_finite_gradient"] == 1
 
 
 def test_step_stays_in_the_trust_region() -> None:
@@ -142,7 +142,7 @@ def test_log_has_every_update(agent_class: type[PolicyGradientAgent], tmp_path: 
     ours = {"step_length", "predicted_gain", "gain", "gain_ratio", "kl", "backtracks", "cosine"}
     if agent_class in (NPG, TRPO):
         ours |= {"cg_iterations", "cg_residual", "damping"}
-    reasons = {f"stop_reason/{reason}" for reason in ("accepted", *Rejection)}
+    reasons = {"accepted", *(f"rejected/{reason}" for reason in Rejection)}
     assert {f"npg/{name}" for name in ours | reasons} <= set(log)
 
 
@@ -160,7 +160,7 @@ def test_save_and_load_go_on_alike(
         one.learn(64, reset_num_timesteps=False)
     assert loaded.num_timesteps == 192
     assert torch.equal(parameters(agent.policy), parameters(loaded.policy))
-    assert agent.stop_reasons == loaded.stop_reasons
+    assert agent.outcomes == loaded.outcomes
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_sub_sampling_keeps_the_constraint_on_the_whole_batch() -> None:
     """The Fisher matrix sees every 4th state; the KL that is checked is the whole batch's."""
     agent = TRPO("MlpPolicy", "CartPole-v1", **SMALL, sub_sampling_factor=4)
     agent.learn(64, log_interval=None)
-    assert agent.stop_reasons["accepted"] == 1
+    assert agent.outcomes["accepted"] == 1
     assert 0 < agent.logger.name_to_value["npg/kl"] <= agent.target_kl
 
 

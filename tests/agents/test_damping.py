@@ -100,7 +100,7 @@ def test_equal_rewards_leave_the_damping(agent_class: type[PolicyGradientAgent])
     with torch.no_grad():
         agent.policy.value_net.weight.zero_()
     agent.learn(128, log_interval=None)
-    assert agent.stop_reasons["no_improvement"] == 2
+    assert agent.outcomes["no_improvement"] == 2
     assert agent.cg_damping == 0.1
 
 

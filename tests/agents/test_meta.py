@@ -95,7 +95,7 @@ def test_an_update_stays_on_its_device(
     move_to_meta(agent)
     with device_only(monkeypatch):
         agent.train()
-    assert agent.stop_reasons["accepted"] == 2
+    assert agent.outcomes["accepted"] == 2
     assert all(tensor.device.type == "meta" for tensor in agent.policy.state_dict().values())
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from agents import TRPO
-from agents.threads import acting_threads, threads
+from agents.rollout.threads import acting_threads, threads
 
 
 def test_threads_are_given_back() -> None:

@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from agents import ALGORITHMS, TRPO, NonFiniteError
 from agents.base import PolicyGradientAgent
-from agents.divergence import MOST_REFUSALS
+from agents.divergence import MOST_REJECTIONS
 from agents.policy.normalisation import RunningMoments
 from experiments.run.agent_state import take_agent
 from experiments.run.plain_data import to_bytes
@@ -236,7 +236,7 @@ def learn(agent: PolicyGradientAgent, place: str, value: float, rng: np.random.G
     Whatever that is: all numbers that are kept are finite, and an actor without a step is bitwise as before.
     """
     theta = [p.detach().clone() for p in agent.actor.parameters()]
-    counts, fits = dict(agent.stop_reasons), agent.critic_refused
+    counts, fits = dict(agent.outcomes), agent.critic_rejected
     ending = ""
     try:
         if place:
@@ -245,15 +245,15 @@ def learn(agent: PolicyGradientAgent, place: str, value: float, rng: np.random.G
         else:
             agent.learn(BATCH, log_interval=None, reset_num_timesteps=False)
     except NonFiniteError as error:
-        ending = "diagnosis, " if "in a row" in str(error) else "ended"
+        ending = "diagnosis, " if "consecutive" in str(error) else "ended"
     to_bytes(numbers(agent))
-    reasons = [reason for reason, count in agent.stop_reasons.items() if count != counts[reason]]
+    reasons = [reason for reason, count in agent.outcomes.items() if count != counts[reason]]
     if reasons != ["accepted"]:
         assert all(map(torch.equal, theta, agent.actor.parameters()))
     if ending == "ended":
-        assert not reasons and agent.critic_refused == fits
+        assert not reasons and agent.critic_rejected == fits
         return ending
-    return ending + reasons[0] + (", critic refused" if agent.critic_refused > fits else "")
+    return ending + reasons[0] + (", critic rejected" if agent.critic_rejected > fits else "")
 
 
 def torment(
@@ -312,27 +312,29 @@ def test_no_bad_number_is_kept_in_10_000_updates(
 
 @quiet
 @pytest.mark.parametrize("algo", ALGORITHMS)
-def test_refusals_in_a_row_end_the_run_with_a_diagnosis(algo: str) -> None:
+def test_consecutive_rejections_end_the_run_with_a_diagnosis(algo: str) -> None:
     """Rewards whose sums overflow: nothing is learned, and the tenth update says what and since when."""
     agent = make_agent(algo, "minibatch", "Pendulum-v1", "")
     rng = np.random.default_rng(0)
-    for update in range(2 * MOST_REFUSALS - 2):  # a good update between them begins the count anew
-        learn(agent, "returns" if update != MOST_REFUSALS - 1 else "", NAN, rng)
+    for update in range(2 * MOST_REJECTIONS - 2):  # a good update between them begins the count anew
+        learn(agent, "returns" if update != MOST_REJECTIONS - 1 else "", NAN, rng)
     learn(agent, "", NAN, rng)
-    assert agent.refusals == []
+    assert agent.rejections == []
     done, steps = agent._n_updates, agent.num_timesteps
     theta = [p.detach().clone() for p in agent.policy.parameters()]
     with Injection(agent, "every reward", HUGE, rng).active():
         agent._last_obs = None
-        found = rf"{MOST_REFUSALS} updates in a row.* the first at update {done + 1}, step {steps + BATCH} "
+        found = (
+            rf"{MOST_REJECTIONS} consecutive updates.* the first at update {done + 1}, step {steps + BATCH} "
+        )
         found += (
-            rf"\(.*critic\), the last at update {done + MOST_REFUSALS}, .*returns with \d+ of {BATCH} NaN"
+            rf"\(.*critic\), the last at update {done + MOST_REJECTIONS}, .*returns with \d+ of {BATCH} NaN"
         )
         with pytest.raises(NonFiniteError, match=found):
             agent.learn(100 * BATCH, reset_num_timesteps=False)
-    assert agent._n_updates == done + MOST_REFUSALS
+    assert agent._n_updates == done + MOST_REJECTIONS
     assert all(map(torch.equal, theta, agent.policy.parameters()))
-    assert agent.logger.name_to_value["train/critic_refused"] == agent.critic_refused >= MOST_REFUSALS
+    assert agent.logger.name_to_value["train/critic_rejected"] == agent.critic_rejected >= MOST_REJECTIONS
     assert learn(agent, "", NAN, rng) == "accepted"
 
 
@@ -438,5 +440,5 @@ def test_equal_rewards_and_observations_are_no_fault(algo: str, reward: float) -
     agent = ALGORITHMS[algo]("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu", policy_kwargs=own)
     agent.learn(5 * 8)
     to_bytes(numbers(agent))
-    assert agent.critic_refused == 0
-    assert not any(count for reason, count in agent.stop_reasons.items() if "non_finite" in reason)
+    assert agent.critic_rejected == 0
+    assert not any(count for reason, count in agent.outcomes.items() if "non_finite" in reason)

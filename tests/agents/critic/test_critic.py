@@ -14,7 +14,7 @@ from agents import NPG, TRPO, VPG
 from agents.critic import LbfgsCritic, MinibatchCritic
 from agents.policy.actor import PolicyActor
 from agents.rollout.batch import Batch
-from agents.threads import threads
+from agents.rollout.threads import threads
 
 
 def make(returns: torch.Tensor) -> tuple[ActorCriticPolicy, PolicyActor, Batch]:
@@ -154,8 +154,8 @@ def test_side_by_side_changes_nothing_but_the_time(
             critic_fit="lbfgs",
             policy_kwargs={"normalize_observations": normalize, "normalize_returns": normalize},
         )
-        assert agent._fits_alongside(agent.make_critic())
-        monkeypatch.setattr(agent_class, "_fits_alongside", lambda *_, alongside=alongside: alongside)
+        assert agent._fits_in_parallel(agent.make_critic())
+        monkeypatch.setattr(agent_class, "_fits_in_parallel", lambda *_, alongside=alongside: alongside)
         agent.learn(3 * 64)
         monkeypatch.undo()
         results.append(parameters(agent.policy))
@@ -173,7 +173,7 @@ def test_a_critic_on_shared_features_waits_for_the_step() -> None:
         policy_kwargs={"share_features_extractor": True, "features_extractor_class": Trainable},
     )
     assert agent.actor.shares_parameters
-    assert not agent._fits_alongside(agent.make_critic())
+    assert not agent._fits_in_parallel(agent.make_critic())
 
 
 class Trainable(FlattenExtractor):

@@ -10,7 +10,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from agents.policy.actor import PolicyActor, to_npg
+from agents.policy.actor import PolicyActor
+from agents.policy.distributions import to_npg
 from npg import ExactFisher, FlatParameters, SurrogateObjective
 
 OBSERVATIONS = spaces.Box(-1, 1, (3,), np.float32)

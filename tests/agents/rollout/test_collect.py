@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from agents import TRPO, NonFiniteError
 from agents.policy.policies import MlpPolicy
-from agents.rollout.action_sampler import AnyActing, PlainActing, acting
+from agents.rollout.action_sampler import MlpSampler, PolicySampler, make_sampler
 
 
 class Nothing(BaseCallback):
@@ -191,13 +191,13 @@ def test_a_plain_mlp_draws_the_policys_own_actions(action: str, net_arch: list[i
         policy_kwargs={"net_arch": net_arch, "normalize_observations": True, "normalize_returns": True},
     ).policy
     policy.observe(torch.randn(50, 3))
-    plain, own = acting(policy), AnyActing(policy)
-    assert isinstance(plain, PlainActing)
+    plain, own = make_sampler(policy), PolicySampler(policy)
+    assert isinstance(plain, MlpSampler)
     observations = torch.randn(9, 3)
     torch.manual_seed(1)
-    actions, known = plain.draw(observations)
+    actions, known = plain.sample(observations)
     torch.manual_seed(1)
-    assert torch.equal(actions, own.draw(observations)[0])
+    assert torch.equal(actions, own.sample(observations)[0])
     for ours, theirs in zip(
         plain.evaluate(observations, actions, known), own.evaluate(observations, actions, None), strict=True
     ):
@@ -223,9 +223,9 @@ def dropped(policy: MlpPolicy) -> None:
 def test_what_is_no_plain_mlp_is_asked_itself(change: Callable[[MlpPolicy], None]) -> None:
     """A hook is called, a parametrisation computed, an unknown layer run."""
     policy = TRPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu").policy
-    assert isinstance(acting(policy), PlainActing)
+    assert isinstance(make_sampler(policy), MlpSampler)
     change(policy)
-    assert isinstance(acting(policy), AnyActing)
+    assert isinstance(make_sampler(policy), PolicySampler)
 
 
 def test_a_forward_of_its_own_is_called() -> None:

@@ -1,0 +1,91 @@
+"""What NPG and TRPO share: the Fisher operator, the solver and the damping of a natural gradient."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
+
+from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
+
+from agents.base import PolicyGradientAgent
+from agents.hyperparameters import RANGES
+from agents.policy.names import check_new
+from agents.rollout.batch import Batch
+from npg import (
+    ExactFisher,
+    FiniteDifferenceFisher,
+    LevenbergMarquardt,
+    LinearOperator,
+    PolicyStep,
+    conjugate_gradient,
+)
+from npg.natural_direction import Solver
+
+MakeFisher = Callable[..., LinearOperator]
+FISHERS: dict[str, MakeFisher] = {"exact": ExactFisher, "finite_difference": FiniteDifferenceFisher}
+RANGES["fisher"] = (
+    'the name of a registered Fisher operator, such as "exact", or a callable',
+    lambda v: callable(v) or v in FISHERS,
+)
+
+
+def register_fisher(name: str, make: MakeFisher) -> None:
+    """Make a Fisher operator available as ``NPG(..., fisher=name)`` and ``TRPO(..., fisher=name)``.
+
+    Args:
+        name: that the argument takes.
+        make: called as ``make(actor, observations)`` in every update; with `micro_batch_size` as a keyword
+            if the agent has one.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    check_new(name, FISHERS, "Fisher operator")
+    FISHERS[name] = make
+
+
+class NaturalGradientAgent(PolicyGradientAgent):
+    """An agent that solves (F + λI) x = g by conjugate gradient.
+
+    Args:
+        cg_max_steps: iterations of conjugate gradient.
+        cg_damping: λ in F + λI; with `adaptive_damping` its first value, and then its present one.
+        cg_tolerance: relative residual at which conjugate gradient stops.
+        adaptive_damping: whether λ follows the ratio of actual to predicted gain from update to update; see
+            `npg.LevenbergMarquardt`.
+        target_kl: δ, the KL(old ‖ new) of a step, joint over action dimensions, mean over states, in nats: a
+            number, or a schedule of the progress that remains. NPG predicts it, TRPO enforces it.
+        sub_sampling_factor: F is computed from every k-th state; gradient and evaluation use all of them.
+        fisher: F, as "exact", "finite_difference" (for modules that cannot be differentiated twice), the name
+            given to `register_fisher`, or a function of actor and observations that returns a
+            `npg.LinearOperator`.
+        micro_batch_size: states whose graph F holds at a time, which bounds memory and takes longer; None
+            for all of them.
+    """
+
+    resumable: ClassVar[tuple[str, ...]] = (*PolicyGradientAgent.resumable, "cg_damping")
+
+    cg_max_steps: int = 15
+    cg_damping: float = 0.1
+    target_kl: float | Schedule = 0.01
+    sub_sampling_factor: int = 1
+    cg_tolerance: float = 1e-8
+    adaptive_damping: bool = False
+    fisher: str | Callable[[nn.Module, Any], LinearOperator] = "exact"
+    micro_batch_size: int | None = None
+
+    @property
+    def solver(self) -> Solver:
+        """Conjugate gradient with this agent's options."""
+        return partial(conjugate_gradient, max_iterations=self.cg_max_steps, tolerance=self.cg_tolerance)
+
+    def make_fisher(self, batch: Batch) -> LinearOperator:
+        """Return F at the states of a batch, or at those that `sub_sampling_factor` leaves."""
+        make: MakeFisher = self.fisher if callable(self.fisher) else FISHERS[self.fisher]
+        options = {} if self.micro_batch_size is None else {"micro_batch_size": self.micro_batch_size}
+        return make(self.actor, batch.select(slice(None, None, self.sub_sampling_factor)), **options)
+
+    def adapt_damping(self, step: PolicyStep) -> None:
+        """Change λ by what the step's model predicted and what it gained, if `adaptive_damping` says so."""
+        if self.adaptive_damping:
+            self.cg_damping = LevenbergMarquardt().adapted(self.cg_damping, step)

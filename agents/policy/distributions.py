@@ -1,0 +1,129 @@
+"""Action distributions: SB3's as npg's, and npg's in an SB3 policy."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+from gymnasium import spaces
+from stable_baselines3.common.distributions import (
+    CategoricalDistribution,
+    SquashedDiagGaussianDistribution,
+)
+from stable_baselines3.common.distributions import Distribution as SB3Distribution
+from torch import Tensor, distributions, nn
+
+from agents.policy.names import check_new
+from npg import Bernoulli, Categorical, DiagGaussian, Distribution, MultiCategorical
+
+
+@dataclass(frozen=True)
+class DistributionHead:
+    """How a policy's last layer parametrises a distribution.
+
+    Attributes:
+        n_outputs: of the layer, for an action space.
+        make: returns the distribution for outputs (N, n_outputs).
+        mode: returns the actions that `predict` takes with ``deterministic=True``.
+    """
+
+    n_outputs: Callable[[spaces.Space], int]
+    make: Callable[[Tensor], Distribution]
+    mode: Callable[[Any], Tensor]
+
+
+# By the name that `policy_kwargs={"distribution": name}` takes; SB3's own are chosen by the action space.
+HEADS: dict[str, DistributionHead] = {}
+
+
+def register_distribution(
+    name: str,
+    *,
+    n_outputs: Callable[[spaces.Space], int],
+    make: Callable[[Tensor], Distribution],
+    mode: Callable[[Any], Tensor],
+) -> None:
+    """Make an npg distribution available as ``policy_kwargs={"distribution": name}``.
+
+    Args:
+        name: that `policy_kwargs` takes.
+        n_outputs: returns the size of the policy's last layer for an action space.
+        make: returns the distribution for the layer's outputs (N, n_outputs).
+        mode: returns the actions (N, ...) that a distribution takes with ``deterministic=True``.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    check_new(name, HEADS, "distribution")
+    HEADS[name] = DistributionHead(n_outputs, make, mode)
+
+
+class HeadDistribution(CategoricalDistribution):
+    """An npg distribution as an SB3 policy sees it.
+
+    SB3 gives subclasses of its `CategoricalDistribution` a linear layer and passes them its output.
+
+    Args:
+        head: of the policy.
+        action_space: of the policy.
+    """
+
+    distribution: Distribution  # type: ignore[assignment]
+
+    def __init__(self, head: DistributionHead, action_space: spaces.Space):
+        super().__init__(0)
+        self.head = head
+        self.n_outputs = head.n_outputs(action_space)
+
+    def proba_distribution_net(self, latent_dim: int) -> nn.Module:
+        """Return the policy's last layer."""
+        return nn.Linear(latent_dim, self.n_outputs)
+
+    def proba_distribution(self, action_logits: Tensor) -> Self:
+        """Set the distribution to that of the layer's outputs."""
+        self.distribution = self.head.make(action_logits)
+        return self
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Return the log-probability of actions, (N,)."""
+        return self.distribution.log_prob(actions)
+
+    def entropy(self) -> Tensor:
+        """Return the entropy, (N,)."""
+        return self.distribution.entropy()
+
+    def sample(self) -> Tensor:
+        """Return one action per state."""
+        return self.distribution.sample()
+
+    def mode(self) -> Tensor:
+        """Return the deterministic action of every state."""
+        return self.head.mode(self.distribution)
+
+
+def to_npg(distribution: SB3Distribution) -> Distribution:
+    """Return an SB3 distribution as an immutable npg value.
+
+    SB3's object is the policy's own and changes with its next call; its tensors do not.
+
+    Raises:
+        TypeError: there is no npg counterpart.
+    """
+    if isinstance(distribution, HeadDistribution):
+        return distribution.distribution
+    inner: Any = distribution.distribution
+    match inner:
+        case distributions.Normal() if not isinstance(distribution, SquashedDiagGaussianDistribution):
+            return DiagGaussian(inner.loc, inner.scale.log())
+        case distributions.Categorical():
+            return Categorical(inner.logits)
+        case distributions.Bernoulli():
+            return Bernoulli(inner.logits)
+        case list() if all(isinstance(choice, distributions.Categorical) for choice in inner):
+            return MultiCategorical([choice.logits for choice in inner])
+        case Distribution():
+            return inner
+    raise TypeError(
+        f"no natural gradient is known for {type(distribution).__name__}; expected a policy with a diagonal "
+        "Gaussian, gSDE, categorical, multi-categorical or Bernoulli distribution, or one given to "
+        "register_distribution"
+    )

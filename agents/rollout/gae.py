@@ -1,0 +1,60 @@
+"""Generalised advantage estimation (Schulman et al. 2016)."""
+
+import numpy as np
+from stable_baselines3.common.buffers import RolloutBuffer
+from torch import Tensor
+
+
+def generalised_advantages(
+    rewards: np.ndarray,
+    values: np.ndarray,
+    episode_starts: np.ndarray,
+    last_values: np.ndarray,
+    dones: np.ndarray,
+    gamma: float,
+    gae_lambda: float,
+) -> np.ndarray:
+    """Return the advantages A_t = δ_t + γλ A_{t+1} with δ_t = r_t + γ V(s_{t+1}) − V(s_t).
+
+    Both V(s_{t+1}) and A_{t+1} are 0 if the episode ends with step t. The reward of a step that truncates an
+    episode is expected to contain γ V of its last state already, see `Trajectories`.
+
+    Args:
+        rewards: (T, n_envs).
+        values: V(s_t), (T, n_envs).
+        episode_starts: whether step t is the first of an episode, (T, n_envs).
+        last_values: V of the states after the last step, (n_envs,).
+        dones: whether the last step ended an episode, (n_envs,).
+        gamma: γ, the discount factor.
+        gae_lambda: λ; 0 gives the one-step error δ, 1 the discounted return minus V.
+
+    Returns:
+        The advantages, (T, n_envs); adding the values gives the critic's targets.
+    """
+    advantages = np.zeros_like(rewards)
+    advantage: np.ndarray | int = 0
+    continues, next_values = 1.0 - dones.astype(np.float32), last_values
+    for t in reversed(range(len(rewards))):
+        delta = rewards[t] + gamma * next_values * continues - values[t]
+        advantage = delta + gamma * gae_lambda * continues * advantage
+        advantages[t] = advantage
+        continues, next_values = 1.0 - episode_starts[t], values[t]
+    return advantages
+
+
+def write_advantages(buffer: RolloutBuffer, last_values: Tensor, dones: np.ndarray) -> None:
+    """Write advantages and returns into a full buffer; a buffer class with its own estimator uses that.
+
+    Args:
+        buffer: with the steps of a rollout.
+        last_values: V of the states after the last step, (n_envs, 1).
+        dones: whether the last step ended an episode, (n_envs,).
+    """
+    estimator = type(buffer).compute_returns_and_advantage
+    if estimator is not RolloutBuffer.compute_returns_and_advantage:
+        estimator(buffer, last_values, dones)
+        return
+    steps = (buffer.rewards, buffer.values, buffer.episode_starts)
+    last = last_values.cpu().numpy().flatten()
+    buffer.advantages = generalised_advantages(*steps, last, dones, buffer.gamma, buffer.gae_lambda)
+    buffer.returns = buffer.advantages + buffer.values
