@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
-from npg.states import select
+from npg.states import each, select
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +37,16 @@ class Batch:
 
     @classmethod
     def from_buffer(cls, buffer: RolloutBuffer, action_space: spaces.Space) -> "Batch":
-        """Read a full rollout buffer."""
-        samples = next(buffer.get(batch_size=None))
+        """Read a full rollout buffer in order, environment by environment.
+
+        SB3's `get` would draw a permutation from NumPy's global generator.
+        """
+        if not buffer.generator_ready:  # SB3's mark of a buffer that is flat already
+            for name in ("observations", "actions", "values", "log_probs", "advantages", "returns"):
+                flat = each(buffer.swap_and_flatten, getattr(buffer, name))  # type: ignore[arg-type]  # arrays
+                setattr(buffer, name, flat)
+            buffer.generator_ready = True
+        samples = buffer._get_samples(np.arange(len(buffer.returns)))
         actions = samples.actions
         if isinstance(action_space, spaces.Discrete):
             actions = actions.long().flatten()  # the buffer keeps them as a column of floats
