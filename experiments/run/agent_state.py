@@ -11,7 +11,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-# Attributes that change as an algorithm learns, if it has them. Tensors are in `get_parameters`.
+from agents import PolicyGradientAgent
+
+# SB3's attributes that change as an algorithm learns; an agent of ours names its own in `resumable`. Tensors
+# are in `get_parameters`.
 MOVING = (
     "num_timesteps",
     "_n_updates",
@@ -20,12 +23,9 @@ MOVING = (
     "_last_obs",
     "_last_original_obs",
     "_last_episode_starts",
-    "cg_damping",
-    "outcomes",
-    "critic_rejected",
-    "rejections",
-    "iterations",
 )
+# Names in checkpoints of version 0.1.
+RENAMED = {"stop_reasons": "outcomes", "critic_refused": "critic_rejected", "refusals": "rejections"}
 # gSDE's, drawn before a rollout begins.
 NOISE = ("exploration_mat", "exploration_matrices")
 
@@ -36,6 +36,9 @@ def take_agent(agent: OnPolicyAlgorithm) -> dict[str, Any]:
     Taken between two updates: the rollout buffer is not part of it.
     """
     logger = agent.logger
+    moving = {name: getattr(agent, name) for name in MOVING if hasattr(agent, name)}
+    if isinstance(agent, PolicyGradientAgent):
+        moving |= agent.resumable_state()
     # Only scalars are kept, e.g. no figures.
     row = {
         name: value
@@ -44,7 +47,7 @@ def take_agent(agent: OnPolicyAlgorithm) -> dict[str, Any]:
     }
     return {
         "parameters": agent.get_parameters(),
-        "moving": {name: plain(getattr(agent, name)) for name in MOVING if hasattr(agent, name)},
+        "moving": {name: plain(value) for name, value in moving.items()},
         "episodes": [
             {key: plain(value) for key, value in info.items()} for info in agent.ep_info_buffer or ()
         ],
@@ -64,9 +67,12 @@ def restore_agent(agent: OnPolicyAlgorithm, state: dict[str, Any]) -> None:
         ValueError, RuntimeError: the agent has other settings.
     """
     agent.set_parameters(state["parameters"], exact_match=True, device=agent.device)
+    moving = {RENAMED.get(name, name): value for name, value in state["moving"].items()}
     for name in MOVING:
-        if name in state["moving"]:
-            setattr(agent, name, state["moving"][name])
+        if name in moving:
+            setattr(agent, name, moving[name])
+    if isinstance(agent, PolicyGradientAgent):
+        agent.restore_state(moving)
     agent.ep_info_buffer = deque(state["episodes"], maxlen=agent._stats_window_size)
     agent.ep_success_buffer = deque(state["successes"], maxlen=agent._stats_window_size)
 

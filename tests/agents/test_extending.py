@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from registries import restored_registries
 from spaces_env import ACTIONS, OBSERVATIONS, SpacesEnv
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,10 +27,6 @@ from agents import (
     register_fisher,
     register_policy,
 )
-from agents.critic import CRITICS
-from agents.natural_gradient import FISHERS
-from agents.policy.distributions import HEADS
-from agents.policy.policies import POLICIES
 from npg import DiagGaussian, ExactFisher, PolicyStep, SampledFisher, SurrogateObjective, natural_step
 
 SMALL: dict[str, Any] = {"n_steps": 64, "batch_size": 64, "n_critic_updates": 2, "seed": 0, "device": "cpu"}
@@ -38,12 +35,8 @@ SMALL: dict[str, Any] = {"n_steps": 64, "batch_size": 64, "n_critic_updates": 2,
 @pytest.fixture(autouse=True)
 def _registries() -> Iterator[None]:
     """Remove what a test registers."""
-    registries: tuple[dict[str, Any], ...] = (ALGORITHMS, REGISTRY, CRITICS, FISHERS, HEADS, POLICIES)
-    before = [dict(registry) for registry in registries]
-    yield
-    for registry, content in zip(registries, before, strict=True):
-        registry.clear()
-        registry.update(content)
+    with restored_registries():
+        yield
 
 
 class FixedStep(NPG):

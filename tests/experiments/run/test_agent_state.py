@@ -1,0 +1,58 @@
+"""What a checkpoint stores of an agent: what the agent names."""
+
+from typing import Any
+
+import torch
+from stable_baselines3 import A2C
+
+from agents import NPG, TRPO
+from experiments.run.agent_state import restore_agent, take_agent
+
+SMALL: dict[str, Any] = {"n_steps": 32, "seed": 0, "device": "cpu"}
+
+
+class Counting(NPG):
+    """An agent with a state of its own."""
+
+    resumable = (*NPG.resumable, "count")
+    count = 0
+
+    def policy_step(self, *args: Any) -> Any:
+        """Count the step."""
+        self.count += 1
+        return super().policy_step(*args)
+
+
+def test_an_agent_names_its_state() -> None:
+    """SB3's counters, those of every agent, and those that a subclass adds."""
+    agent = Counting("MlpPolicy", "CartPole-v1", batch_size=32, adaptive_damping=True, **SMALL).learn(96)
+    state = take_agent(agent)
+    fresh = Counting("MlpPolicy", "CartPole-v1", batch_size=32, **SMALL | {"seed": 1})
+    fresh._setup_learn(96)
+    restore_agent(fresh, state)
+    assert (fresh.count, fresh.iterations, fresh.num_timesteps, fresh._n_updates) == (3, 3, 96, 3)
+    assert fresh.outcomes == agent.outcomes and fresh.cg_damping == agent.cg_damping != 0.1
+    pairs = zip(agent.policy.parameters(), fresh.policy.parameters(), strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+
+
+def test_checkpoints_of_version_0_1_are_restored() -> None:
+    """They have other names for three attributes."""
+    agent = TRPO("MlpPolicy", "CartPole-v1", batch_size=32, **SMALL).learn(32)
+    state = take_agent(agent)
+    moving = state["moving"]
+    moving["stop_reasons"] = {**moving.pop("outcomes"), "accepted": 7}
+    moving["critic_refused"], moving["refusals"] = 2, ["update 3"]
+    del moving["critic_rejected"], moving["rejections"]
+    restore_agent(agent, state)
+    assert agent.outcomes["accepted"] == 7
+    assert (agent.critic_rejected, agent.rejections) == (2, ["update 3"])
+
+
+def test_sb3s_own_algorithms_have_its_counters() -> None:
+    """They declare nothing."""
+    agent = A2C("MlpPolicy", "CartPole-v1", **SMALL).learn(64)
+    fresh = A2C("MlpPolicy", "CartPole-v1", **SMALL)
+    fresh._setup_learn(64)
+    restore_agent(fresh, take_agent(agent))
+    assert (fresh.num_timesteps, fresh._n_updates) == (64, 2)
