@@ -1,4 +1,4 @@
-"""Errors raised before an environment exists; the messages name the fix."""
+"""Errors about environments; the messages name the fix."""
 
 
 class UnknownEnvironmentError(ValueError):
@@ -7,3 +7,7 @@ class UnknownEnvironmentError(ValueError):
 
 class MissingExtraError(ImportError):
     """Raised when an environment needs a package that is not installed; the message has the fix."""
+
+
+class InvalidResultError(RuntimeError):
+    """Raised when an environment's step or reset returns something invalid; names environment and step."""

@@ -10,6 +10,7 @@ from gymnasium import wrappers
 from gymnasium.envs import classic_control
 from stable_baselines3.common.monitor import Monitor
 
+from envs.checked_env import CheckedEnv
 from envs.state.generator_state import restore_generator, restore_spaces, take_generator, take_spaces
 from envs.state.physics_state import is_physics, restore_physics, take_physics
 from envs.state.plain_data import Plain, copy_plain
@@ -36,14 +37,7 @@ _ENVIRONMENTS: dict[type, tuple[str, ...]] = {
 _PHYSICS = ("init_qpos", "goal", "goal_pos", "cylinder_pos")  # Pusher writes its first, too
 _CHECKER = ("checked_reset", "checked_step", "checked_render", "close_called", "checked_data_reuse")
 _WRAPPERS: dict[type, tuple[str, ...]] = {
-    Monitor: (
-        "rewards",
-        "needs_reset",
-        "episode_returns",
-        "episode_lengths",
-        "total_steps",
-        "current_reset_info",
-    ),
+    Monitor: ("rewards", "needs_reset", "total_steps", "current_reset_info"),
     wrappers.Autoreset: ("autoreset",),
     wrappers.NormalizeObservation: (
         "obs_rms.mean",
@@ -83,6 +77,10 @@ _WRAPPERS: dict[type, tuple[str, ...]] = {
 )
 
 
+# Of every past episode: they would make a state grow without bound. States of version 0.1 have two of them.
+_MONITOR_HISTORY = ("episode_returns", "episode_lengths", "episode_times")
+
+
 class StateUnavailableError(RuntimeError):
     """Raised when a state cannot be taken, or cannot be restored here; reset instead."""
 
@@ -110,7 +108,7 @@ def take_state(env: gym.Env[Any, Any]) -> State:
 def restore_state(env: gym.Env[Any, Any], state: State) -> None:
     """Restore an environment, e.g. a newly made one, from a state of `take_state`.
 
-    A ``Monitor`` loses the times of past episodes (``get_episode_times`` is NaN for them), and
+    A ``Monitor`` loses its lists of past episodes (``get_episode_rewards`` begins anew), and
     ``PassiveEnvChecker`` does not repeat its checks of the first step.
 
     Args:
@@ -148,9 +146,10 @@ def class_name(thing: object) -> str:
 
 
 def _layers(env: gym.Env[Any, Any]) -> Iterator[Any]:
-    """Yield the wrappers, outermost first, then the environment."""
+    """Yield the wrappers, outermost first and without `CheckedEnv`, then the environment."""
     while isinstance(env, gym.Wrapper):
-        yield env
+        if type(env) is not CheckedEnv:
+            yield env
         env = env.env
     yield env
 
@@ -176,6 +175,8 @@ def _restore_layer(layer: Any, state: State) -> None:
     else:
         names = _attribute_names(layer)
         for name, value in state["attributes"].items():
+            if isinstance(layer, Monitor) and name in _MONITOR_HISTORY:
+                continue
             if name not in names:
                 raise ValueError(f"expected attributes {names} of {class_name(layer)}, got {name!r}.")
             owner, _, attribute = name.rpartition(".")
@@ -183,7 +184,8 @@ def _restore_layer(layer: Any, state: State) -> None:
     if "physics" in state:
         restore_physics(layer, state["physics"])
     if isinstance(layer, Monitor):
-        layer.episode_times = [float("nan")] * len(layer.episode_returns)
+        for name in _MONITOR_HISTORY:
+            setattr(layer, name, [])
     if isinstance(layer, wrappers.PassiveEnvChecker):
         layer._previous_data = (None, {})  # so that the next step's data are not taken for these
     # The generators last: the environment's set_state may have drawn or reset.

@@ -11,6 +11,7 @@ from gymnasium.envs.classic_control import CartPoleEnv
 from stable_baselines3.common.monitor import Monitor
 
 import envs  # noqa: F401 - registers the small tasks
+from envs.checked_env import CheckedEnv
 from envs.state.environment_state import StateUnavailableError, restore_state, take_state
 from envs.state.plain_data import convert_tags, copy_plain
 from experiments.run.plain_data import from_bytes, to_bytes
@@ -101,7 +102,7 @@ def test_leaves_out_nothing_that_an_episode_changes(task: str) -> None:
     others = {"_np_random", "_np_random_seed"}  # kept beside the attributes
     others |= {"data", "model", "mujoco_renderer"}  # the simulation, kept as physics
     others |= {"env", "_cached_spec", "_action_space", "_observation_space"}
-    others |= {"episode_times", "_previous_data"}  # see restore_state
+    others |= {"episode_returns", "episode_lengths", "episode_times", "_previous_data"}  # see restore_state
     env = make(task)
 
     def values() -> list[dict[str, str]]:
@@ -425,3 +426,41 @@ def test_every_generator_of_numpy_continues(kind: str) -> None:
         assert bits(held.normal(size=5)) == expected
         restore_state(other, state)
         assert other.np_random is held
+
+
+@pytest.mark.parametrize("steps", [60, 3000])
+def test_the_size_does_not_grow_with_the_number_of_episodes(steps: int) -> None:
+    """Monitor's lists of all returns are left out; the counts of the current episode are not."""
+    env = make("GaussianBandit-v0")
+    env.reset(seed=0)
+    before = len(to_bytes(take_state(env)))
+    advance(env, [env.action_space.sample()] * steps)
+    assert len(env.get_episode_rewards()) >= steps // LIMIT
+    assert abs(len(to_bytes(take_state(env))) - before) < 300
+    restore_state(env, take_state(env))
+    assert env.get_episode_rewards() == env.get_episode_lengths() == env.get_episode_times() == []
+    assert env.total_steps == steps
+
+
+def test_a_state_with_the_lists_of_version_0_1_is_restored() -> None:
+    """Without them."""
+    env = make("TwoStateChain-v0")
+    env.reset(seed=0)
+    advance(env, [0] * (LIMIT + 3))
+    state = take_state(env)
+    state["layers"][0]["attributes"] |= {"episode_returns": [1.0], "episode_lengths": [LIMIT]}
+    other = make("TwoStateChain-v0")
+    restore_state(other, state)
+    assert bits(advance(other, [0, 1])) == bits(advance(env, [0, 1]))
+
+
+def test_checks_around_an_environment_are_no_layer_of_its_state() -> None:
+    """A state taken without them is restored with them, and vice versa."""
+    plain, checked = make("LinearQuadratic-v0"), Monitor(CheckedEnv(make("LinearQuadratic-v0").env, 0, repr))
+    plain.reset(seed=0)
+    advance(plain, actions := actions_for(plain, 30))
+    restore_state(checked, take_state(plain))
+    assert bits(take_state(checked)) == bits(take_state(plain))
+    assert bits([(o, r) for o, r, *_ in advance(checked, actions[:9])]) == bits(
+        [(o, r) for o, r, *_ in advance(plain, actions[:9])]
+    )
