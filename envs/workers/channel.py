@@ -3,6 +3,8 @@
 import array
 import contextlib
 import socket
+import time
+from collections.abc import Callable
 from typing import Self
 
 _HEADER = 8  # bytes that hold a message's length
@@ -18,11 +20,12 @@ class Channel:
 
     Args:
         end: One end of a socket pair; the channel owns it.
-        timeout: Seconds that a send or receive may block, None for no limit.
+        timeout: Seconds that a send, or the rest of a message, may block, None for no limit.
     """
 
     def __init__(self, end: socket.socket, timeout: float | None = None) -> None:
         self._socket = end
+        self._timeout = timeout
         self._socket.settimeout(timeout)
         self._descriptors = array.array("i")
 
@@ -46,6 +49,28 @@ class Channel:
         if descriptor is not None:
             framed = framed[socket.send_fds(self._socket, [framed], [descriptor]) :]
         self._socket.sendall(framed)
+
+    def wait(self, deadline: Callable[[], float]) -> None:
+        """Wait until a message arrives or the other end is closed.
+
+        Args:
+            deadline: Returns when to give up, by `time.monotonic`; called again when that time has come.
+
+        Raises:
+            TimeoutError: At the deadline.
+            OSError: If the connection is broken.
+        """
+        try:
+            while True:
+                left = deadline() - time.monotonic()
+                self._socket.settimeout(max(left, 1e-4))
+                with contextlib.suppress(TimeoutError):
+                    self._socket.recv(1, socket.MSG_PEEK)
+                    return
+                if left <= 0:
+                    raise TimeoutError
+        finally:
+            self._socket.settimeout(self._timeout)
 
     def receive(self) -> bytes:
         """Return the next message.

@@ -44,6 +44,8 @@ class StepArrays:
         rewards: (n,) of float32.
         dones: (n,) of bool.
         actions: (n, ...) of the space's dtype, or None.
+        begun: When a worker called the environment that it is in, by `time.monotonic`; (n,) of float64, of
+            which a worker writes the entry of its first environment.
         observations: Two buffers, so that one keeps the last observations while the next are written to
             the other; each maps a key of `obs_space_info` to (n, ...).
     """
@@ -59,6 +61,7 @@ class StepArrays:
         layout: dict[Hashable, tuple[tuple[int, ...], Any]] = {
             "rewards": ((), np.float32),
             "dones": ((), np.bool),
+            "begun": ((), np.float64),
         }
         if action_space.shape is not None:
             layout["actions"] = action_space.shape, action_space.dtype
@@ -76,4 +79,5 @@ class StepArrays:
             for (name, (shape, dtype)), offset in zip(layout.items(), ends, strict=False)
         }
         self.rewards, self.dones, self.actions = arrays["rewards"], arrays["dones"], arrays.get("actions")
+        self.begun = arrays["begun"]
         self.observations = [{key: arrays[buffer, key] for key in keys} for buffer in (0, 1)]

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pickle
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,7 +30,8 @@ class Worker:
     Args:
         env_fns: One per environment of the block.
         first: The index of the first of them in the whole vector.
-        timeout: Seconds that the process may take for an answer, None for no limit.
+        timeout: Seconds that the process may spend in one environment, None for no limit; to build the
+            block, that long per environment.
         core: The core to run on, None for any.
 
     Attributes:
@@ -38,7 +40,10 @@ class Worker:
         deaths: How many were lost since the last completed step.
         truncation_pending: Whether it was replaced since the learner last received its transitions.
         exit_reason: How the last process ended, for messages.
+        begun: Its rows of `StepArrays.begun`, once there are any.
     """
+
+    begun: Sequence[float] | None = None
 
     def __init__(
         self,
@@ -61,6 +66,8 @@ class Worker:
         self._fork_server: ForkServer | None = ForkServer.shared()
         self._pid: int | None = None
         self._awaiting_reply = False
+        self._sent = 0.0  # when the last request was, by `time.monotonic`
+        self._ready = False  # whether it shares `begun`
 
     def __str__(self) -> str:
         return f"the worker of environments {self.rows.start} to {self.rows.stop - 1}"
@@ -85,7 +92,7 @@ class Worker:
         if self._core is not None:
             with contextlib.suppress(OSError):  # it has died already, as `receive` reports
                 os.sched_setaffinity(self._pid, {self._core})
-        self._channel, self._awaiting_reply = channel, False
+        self._channel, self._awaiting_reply, self._ready = channel, False, False
         self.send("build", job)
 
     def send(self, method: str, *args: Any, descriptor: int | None = None) -> None:
@@ -97,6 +104,7 @@ class Worker:
             descriptor: A file to transfer, if the method takes one.
         """
         self._send(cloudpickle.dumps((method, args)), descriptor)
+        self._ready = self._ready or descriptor is not None
 
     def send_step(self, buffer: int) -> None:
         """Request a step with the shared actions, in one byte."""
@@ -111,6 +119,8 @@ class Worker:
         try:
             if self._channel is None:
                 raise EOFError
+            if self._timeout is not None:
+                self._channel.wait(self._deadline)
             reply = self._channel.receive()
         except TimeoutError as error:
             self.stop(timeout=0)
@@ -144,12 +154,19 @@ class Worker:
         self.stop()
         self._fork_server = None
 
+    def _deadline(self) -> float:
+        """Return when the process counts as lost, unless it proceeds to its next environment."""
+        assert self._timeout is not None
+        if self.begun is None or not self._ready:
+            return self._sent + self._timeout * len(self.rows)
+        return max(self._sent, float(self.begun[0])) + self._timeout
+
     def _send(self, message: bytes, descriptor: int | None = None) -> None:
         if self._awaiting_reply:  # the last reply was never received
             self.stop(timeout=0)
         if self._channel is None:
             return
-        self._awaiting_reply = True
+        self._awaiting_reply, self._sent = True, time.monotonic()
         try:
             self._channel.send(message, descriptor)
         except OSError:

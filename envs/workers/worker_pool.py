@@ -28,7 +28,7 @@ class WorkerPool:
     Args:
         env_fns: One per environment.
         n_workers: At most one per environment.
-        timeout: Seconds that a worker may take to build, reset or step its block, None for no limit.
+        timeout: See `WorkerVecEnv`.
 
     Attributes:
         workers: In the order of their blocks.
@@ -74,18 +74,17 @@ class WorkerPool:
     def _build(self) -> None:
         for worker in self.workers:
             worker.start()
-        replies = self.receive(self.workers)
-        spaces = [replies[worker] if worker in replies else self.replace(worker) for worker in self.workers]
-        self.observation_space, self.action_space, self.metadata = spaces[0]
+        spaces = self.receive(self.workers)
+        spaces |= self.replace([worker for worker in self.workers if worker not in spaces])
+        self.observation_space, self.action_space, self.metadata = spaces[self.workers[0]]
         self.arrays = StepArrays(len(self.reset_infos), self.observation_space, self.action_space)
         self._free = weakref.finalize(self, os.close, self.arrays.descriptor)
         self._observations = [dict_to_obs(self.observation_space, each) for each in self.arrays.observations]
         for worker in self.workers:
+            worker.begun = worker.select(self.arrays.begun)
             self._attach(worker)
         replies = self.receive(self.workers)
-        for worker in self.workers:
-            if worker not in replies:
-                self.replace(worker)
+        self.replace([worker for worker in self.workers if worker not in replies])
 
     @property
     def is_open(self) -> bool:
@@ -126,9 +125,7 @@ class WorkerPool:
             for worker in missing:
                 worker.send(*requests[worker])
             replies |= self.receive(missing)
-            for worker in missing:
-                if worker not in replies:
-                    self.replace(worker)
+            self.replace([worker for worker in missing if worker not in replies])
         return replies
 
     def receive(self, workers: Iterable[Worker]) -> dict[Worker, Any]:
@@ -141,41 +138,59 @@ class WorkerPool:
             _check(reply, worker)
         return replies
 
-    def replace(self, worker: Worker) -> Any:
-        """Replace a lost worker's process, begin new episodes if there were any, and return its spaces."""
-        while True:
-            worker.deaths += 1
-            if worker.deaths == _MAX_DEATHS:
-                worker.deaths = 0
-                raise WorkerError(
-                    f"{_MAX_DEATHS} deaths in a row: {worker} {worker.exit_reason}; "
-                    "step these environments in a DummyVecEnv to see why, or raise the timeout"
-                )
-            self.replacements += 1
-            warnings.warn(
-                f"{worker} {worker.exit_reason}; it is replaced, and their episodes are truncated.",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-            with contextlib.suppress(WorkerLostError):
-                try:
-                    return self._restart(worker)
-                except WorkerError:
-                    worker.stop()  # it is not ready for requests, so the next call replaces it again
-                    raise
+    def replace(self, lost: Sequence[Worker]) -> dict[Worker, Any]:
+        """Replace lost workers' processes, all at a time, and begin new episodes if there were any.
 
-    def _restart(self, worker: Worker) -> Any:
-        worker.start()
-        spaces = _check(worker.receive(), worker)
-        if self._free is not None:
-            self._attach(worker)
-            _check(worker.receive(), worker)
-        if self.first_seeds is not None:
-            seeds = _derive_seeds(worker.select(self.first_seeds), worker.starts)
-            worker.send("reset", self.next_buffer, seeds, [{}] * len(seeds))
-            self.reset_infos[worker.rows.start : worker.rows.stop] = _check(worker.receive(), worker)
-            worker.truncation_pending = True
+        Returns:
+            The spaces of each worker's environments.
+
+        Raises:
+            WorkerError: If an environment raises, or a worker dies three times.
+        """
+        spaces: dict[Worker, Any] = {}
+        while missing := [worker for worker in lost if worker not in spaces]:
+            for worker in missing:
+                worker.deaths += 1
+                if worker.deaths == _MAX_DEATHS:
+                    worker.deaths = 0
+                    raise WorkerError(
+                        f"{_MAX_DEATHS} deaths in a row: {worker} {worker.exit_reason}; "
+                        "step these environments in a DummyVecEnv to see why, or raise the timeout"
+                    )
+                self.replacements += 1
+                warnings.warn(
+                    f"{worker} {worker.exit_reason}; it is replaced, and their episodes are truncated.",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+            try:
+                spaces |= self._restart(missing)
+            except WorkerError:
+                for worker in missing:  # not ready for requests, so the next call replaces them again
+                    worker.stop()
+                raise
         return spaces
+
+    def _restart(self, workers: Sequence[Worker]) -> dict[Worker, Any]:
+        """Start processes; return the spaces of those that were not lost again."""
+        for worker in workers:
+            worker.start()
+        spaces = self.receive(workers)
+        ready = list(spaces)
+        if self._free is not None:
+            for worker in ready:
+                self._attach(worker)
+            ready = list(self.receive(ready))
+        if self.first_seeds is not None:
+            for worker in ready:
+                seeds = _derive_seeds(worker.select(self.first_seeds), worker.starts)
+                worker.send("reset", self.next_buffer, seeds, [{}] * len(seeds))
+            replies = self.receive(ready)
+            for worker, infos in replies.items():
+                self.reset_infos[worker.rows.start : worker.rows.stop] = infos
+                worker.truncation_pending = True
+            ready = list(replies)
+        return {worker: spaces[worker] for worker in ready}
 
     def _attach(self, worker: Worker) -> None:
         worker.send("attach", len(self.reset_infos), descriptor=self.arrays.descriptor)

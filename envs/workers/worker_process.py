@@ -3,6 +3,7 @@
 import os
 import pickle
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ class EnvBlock:
         self.envs: list[gym.Env] = []
         self.first = 0
         self.current: int | None = None  # index in the vector of the environment being called
+        self._begun: Any = [0.0]  # see `StepArrays.begun`
         # Reseeds them: otherwise environments that use them would draw the same numbers in every fork.
         self._generators = GlobalGenerators()
 
@@ -83,7 +85,7 @@ class EnvBlock:
         """
         self.first, env_fns = load_job(job)
         for index, env_fn in enumerate(env_fns, self.first):
-            self.current = index
+            self._enter(index)
             self.envs.append(env_fn())
         self.current = None
         if len({id(env.unwrapped) for env in self.envs}) < len(self.envs):
@@ -99,7 +101,7 @@ class EnvBlock:
         arrays = StepArrays(num_envs, self.envs[0].observation_space, self.envs[0].action_space, descriptor)
         os.close(descriptor)
         rows = slice(self.first, self.first + len(self.envs))
-        self._rewards, self._dones = arrays.rewards[rows], arrays.dones[rows]
+        self._rewards, self._dones, self._begun = arrays.rewards[rows], arrays.dones[rows], arrays.begun[rows]
         self._actions = None if arrays.actions is None else arrays.actions[rows]
         self._observations = [
             {key: array[rows] for key, array in buffer.items()} for buffer in arrays.observations
@@ -121,13 +123,14 @@ class EnvBlock:
             actions = self._actions.copy()  # an environment may keep its action
         infos, reset_infos = [], {}
         for row, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
-            self.current = self.first + row
+            self._enter(self.first + row)
             observation, self._rewards[row], terminated, truncated, info = env.step(action)
             self._dones[row] = done = terminated or truncated
             info["TimeLimit.truncated"] = truncated and not terminated
             if done:
                 info["terminal_observation"] = observation
-                observation, reset_infos[self.current] = env.reset()
+                self._enter(self.first + row)
+                observation, reset_infos[self.first + row] = env.reset()
             self._write(buffer, row, observation)
             infos.append(info)
         if all(len(info) == 1 and info["TimeLimit.truncated"] is False for info in infos):
@@ -144,7 +147,7 @@ class EnvBlock:
         """
         infos = []
         for row, (env, seed, option) in enumerate(zip(self.envs, seeds, options, strict=True)):
-            self.current = self.first + row
+            self._enter(self.first + row)
             observation, info = env.reset(seed=seed, **({"options": option} if option else {}))
             self._write(buffer, row, observation)
             infos.append(info)
@@ -154,7 +157,7 @@ class EnvBlock:
         """Return function(env) for each index in the vector."""
         results = []
         for index in indices:
-            self.current = index
+            self._enter(index)
             results.append(function(self.envs[index - self.first]))
         return results
 
@@ -174,12 +177,17 @@ class EnvBlock:
         """
         try:
             for row, (env, state) in enumerate(zip(self.envs, states, strict=True)):
-                self.current = self.first + row
+                self._enter(self.first + row)
                 restore_state(env, state)
         except (StateUnavailableError, ValueError) as error:
             return error
         self._generators.restore(generators)
         return None
+
+    def _enter(self, index: int) -> None:
+        """Note which environment is called now, for errors, and when, for the parent's timeout."""
+        self.current = index
+        self._begun[0] = time.monotonic()
 
     def close(self) -> None:
         """Close every environment."""

@@ -1,5 +1,6 @@
 """A vector environment whose environments run in worker processes, a block in each."""
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +18,8 @@ from envs.workers.pool_state import restore_pool_state, take_pool_state
 from envs.workers.worker import Worker
 from envs.workers.worker_error import WorkerError
 from envs.workers.worker_pool import WorkerPool
+
+TIMEOUT = 60.0  # seconds
 
 
 class WorkerVecEnv(VecEnv):
@@ -45,9 +48,11 @@ class WorkerVecEnv(VecEnv):
     Args:
         env_fns: One per environment; cloudpickle must be able to pickle them, so lambdas work.
         n_workers: At most one per environment; None for the number of usable cores.
-        timeout: Seconds that a worker may take to build, reset or step its block, None for no limit.
+        timeout: Seconds that one reset or step of one environment may take, None for no limit; to build a
+            worker's block may take that long per environment. The workers' times run side by side.
 
     Raises:
+        NotImplementedError: On a system without ``fork``, e.g. Windows.
         ValueError: If there is no environment, or `n_workers` or `timeout` is not positive.
         WorkerError: If an environment cannot be built; with its index and traceback.
     """
@@ -57,8 +62,12 @@ class WorkerVecEnv(VecEnv):
         env_fns: Sequence[Callable[[], gym.Env]],
         *,
         n_workers: int | None = None,
-        timeout: float | None = 60.0,
+        timeout: float | None = TIMEOUT,
     ) -> None:
+        if not hasattr(os, "fork"):
+            raise NotImplementedError(
+                "worker processes need fork, which this system lacks; use vec_env='dummy' or 'subproc'"
+            )
         n_workers = len(usable_cores()) if n_workers is None else n_workers
         if not env_fns or n_workers < 1 or (timeout is not None and timeout <= 0):
             raise ValueError(
@@ -159,16 +168,18 @@ class WorkerVecEnv(VecEnv):
         infos: list[dict[str, Any]] = []
         with pool.abort_on_interrupt():
             replies = pool.receive([worker for worker in pool.workers if not worker.truncation_pending])
+            for worker in replies:
+                worker.deaths = 0
+            pool.replace(
+                [worker for worker in pool.workers if worker not in replies and not worker.truncation_pending]
+            )
             for worker in pool.workers:
                 if worker in replies:
-                    worker.deaths = 0
                     packed, reset_infos = replies[worker] or (_pack_default_infos(worker), {})
                     infos += unpack(packed)
                     for index, info in reset_infos.items():
                         self.reset_infos[index] = info
                 else:
-                    if not worker.truncation_pending:
-                        pool.replace(worker)
                     infos += pool.truncate(worker)
             pool.swap_buffers()
         rewards, dones = pool.arrays.rewards.copy(), pool.arrays.dones.copy()
@@ -188,8 +199,8 @@ class WorkerVecEnv(VecEnv):
         return self._call(lambda env: env.get_wrapper_attr(attr_name), indices)
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute of each environment, see `VecEnv.set_attr`; a replacement does not have it."""
-        self._call(lambda env: setattr(env, attr_name, value), indices)
+        """Set an attribute of each environment where `get_attr` reads it; a replacement does not have it."""
+        self._call(lambda env: env.set_wrapper_attr(attr_name, value), indices)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any

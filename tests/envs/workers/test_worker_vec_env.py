@@ -463,6 +463,67 @@ def test_a_worker_that_hangs_is_replaced_after_the_timeout(how: str) -> None:
     vec_env.close()
 
 
+class Slow(Moody):
+    """Takes its time for everything, in a block more than a timeout."""
+
+    def __init__(self, pause: float) -> None:
+        super().__init__()
+        self.pause = pause
+        time.sleep(pause)
+
+    def reset(self, **kwargs: Any) -> Any:
+        """Wait."""
+        time.sleep(self.pause)
+        return super().reset(**kwargs)
+
+    def misbehave(self, mood: str) -> int:
+        """Wait, in a step or a call."""
+        time.sleep(self.pause)
+        return super().misbehave(mood)
+
+
+def test_the_timeout_is_of_one_environment_and_not_of_a_block() -> None:
+    """Building, resetting, stepping and asking five environments of 0.2 s each; the timeout is 0.6 s."""
+    vec_env = WorkerVecEnv([partial(Slow, 0.2)] * 5, n_workers=1, timeout=0.6)
+    start = time.monotonic()
+    vec_env.reset()
+    assert act(vec_env)[0][:, 0].tolist() == [1] * 5
+    vec_env.env_method("misbehave", "")
+    assert time.monotonic() - start > 3 * 0.9
+    assert vec_env.replacements == 0
+    vec_env.close()
+
+
+@pytest.mark.filterwarnings(REPLACED)
+@pytest.mark.parametrize("when", ["step", "reset", "call"])
+def test_timeouts_of_several_workers_do_not_add_up(when: str) -> None:
+    """Six stuck workers take one timeout, and their replacements start side by side."""
+    vec_env = moody(*[""] * 6, n_workers=6, timeout=1.0)
+    before = vec_env.reset()
+    if when == "step":
+        vec_env.set_attr("mood", "hang")
+    else:
+        for index in range(6):
+            kill(vec_env, index, signal.SIGSTOP)
+    start = time.monotonic()
+    if when == "step":
+        assert_cut(vec_env, before, list(range(6)), act(vec_env))
+    elif when == "reset":
+        vec_env.reset()
+    else:
+        assert vec_env.get_attr("count") == [0] * 6
+    assert 0.9 < time.monotonic() - start < 3.5
+    assert vec_env.replacements == 6
+    vec_env.close()
+
+
+def test_systems_without_fork_are_told_what_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Windows."""
+    monkeypatch.delattr(os, "fork")
+    with pytest.raises(NotImplementedError, match="use vec_env='dummy' or 'subproc'"):
+        moody("")
+
+
 @pytest.mark.filterwarnings(REPLACED)
 def test_three_deaths_in_a_row_raise() -> None:
     """An environment that kills each worker does not do so for ever, and the rest can be closed."""
