@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from envs import choose_vec_env, make_vec_env
 from envs.cores import usable_cores
-from envs.factory import environment_spec
+from envs.single_env import environment_spec
 from experiments.algorithms import folder_name, joint_target_kl
 from experiments.evaluation import protocol
 from experiments.evaluation.seeded_episodes import EvaluationError
@@ -191,7 +191,13 @@ def evaluate(settings: RunSettings, folder: RunFolder, steps: int, signals: Stop
 
 def make_env(settings: RunSettings, step: int = 0) -> VecEnv:
     """Build the training environments; from a later step on with other episodes than the first."""
-    env = make_vec_env(settings.env, settings.n_envs, seed=settings.seed + step, vec_env=settings.vec_env)
+    env = make_vec_env(
+        settings.env,
+        settings.n_envs,
+        seed=settings.seed + step,
+        vec_env=settings.vec_env,
+        worker_timeout=settings.worker_timeout or None,
+    )
     return VecNormalize(env, gamma=settings.hyperparameters["gamma"]) if settings.normalize else env
 
 

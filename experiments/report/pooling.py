@@ -9,6 +9,7 @@ from experiments.report.run_record import LeftOut, RunRecord
 
 # Settings that change how long a run takes or is observed, but not what it learns.
 NEUTRAL = {"device", "vec_env", "evaluation_episodes", "geometry", "checkpoint_every", "target_kl_joint"}
+NEUTRAL |= {"worker_timeout"}
 MOST_NAMED = 4  # differences in one sentence
 
 

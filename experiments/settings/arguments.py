@@ -56,6 +56,9 @@ class Execution:
     """Step the environments by dummy (in this process), workers (one process per core), subproc (one process
     each) or envpool. With auto, a step is timed and the faster of the first two taken; where runs share the
     cores, dummy."""
+    worker_timeout: float = 60.0
+    """With workers, replace a process in which one reset or step of one environment takes longer than this
+    many seconds; 0 for no limit."""
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ def resolve(arguments: Arguments) -> RunSettings:
         evaluation_episodes=arguments.episodes,
         geometry=arguments.geometry,
         checkpoint_every=arguments.checkpoint_every,
+        worker_timeout=arguments.worker_timeout,
         **run,
         hyperparameters=values,
     )

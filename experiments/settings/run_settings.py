@@ -1,12 +1,13 @@
 """The settings of one run, as config.yaml keeps them."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, get_type_hints
 
 from experiments.settings.provenance import hardware, versions
 
-NOT_COMPARED = ("hardware",)
+NOT_COMPARED = ("hardware", "worker_timeout")
 LARGEST = 2**53  # of an integer setting
 TYPES = {bool: "true or false", str: "a name"}
 LEAST = {"seed": 0, "evaluation_episodes": 0, "geometry": 0}
@@ -31,6 +32,7 @@ class RunSettings:
         n_envs: environments that run side by side.
         normalize: whether `VecNormalize` normalises observations and rewards.
         hyperparameters: every argument of the agent's constructor that is not plumbing.
+        worker_timeout: see `envs.make_vec_env`; 0 for none. It has no effect on results.
 
     Raises:
         ValueError: a value has another type, or is out of range. Ranges of hyper-parameters are the agent's.
@@ -49,6 +51,7 @@ class RunSettings:
     n_envs: int
     normalize: bool
     hyperparameters: Mapping[str, Any]
+    worker_timeout: float = field(default=60.0, compare=False)
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
@@ -58,6 +61,8 @@ class RunSettings:
                     raise ValueError(f"{name} must be an integer ≥ {LEAST[name]}, got {value!r:.60}")
             elif kind in TYPES and type(value) is not kind:
                 raise ValueError(f"{name} must be {TYPES[kind]}, got {value!r:.60}")
+        if type(self.worker_timeout) not in (int, float) or not 0 <= self.worker_timeout < math.inf:
+            raise ValueError(f"worker_timeout must be seconds ≥ 0, got {self.worker_timeout!r:.60}")
         if self.device not in ("auto", "cpu") and not self.device.startswith("cuda"):
             raise ValueError(f"--device must be cpu, cuda or auto, got {self.device!r:.60}")
         options = self.hyperparameters
@@ -87,10 +92,11 @@ class RunSettings:
         Raises:
             ValueError: a name is missing, or a value is invalid.
         """
-        names = [field.name for field in fields(cls)]
-        if missing := [name for name in names if name not in document]:
+        names = [each.name for each in fields(cls)]
+        missing = [each.name for each in fields(cls) if each.default is MISSING and each.name not in document]
+        if missing:
             raise ValueError(f"expected the settings of a run; it lacks {', '.join(missing)}")
-        return cls(**{name: document[name] for name in names})
+        return cls(**{name: document[name] for name in names if name in document})
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], place: str = "") -> list[str]:

@@ -43,3 +43,18 @@ def test_differences_are_named_and_the_machine_is_none() -> None:
         "seed: 0 -> 3",
         f"versions.torch: {torch} -> 9",
     ]
+
+
+def test_the_timeout_of_workers_is_kept_and_makes_no_other_run() -> None:
+    """From the command line into the document; folders of version 0.1 lack it."""
+    assert Arguments.parse(["--worker-timeout", "150"]).worker_timeout == 150
+    patient, usual = settings(worker_timeout=150.0), settings()
+    assert patient.document()["worker_timeout"] == 150
+    assert RunSettings.from_document(patient.document()).worker_timeout == 150
+    assert patient == usual and differences(patient.document(), usual.document()) == []
+    document = usual.document()
+    del document["worker_timeout"]
+    assert RunSettings.from_document(document).worker_timeout == 60
+    for wrong in (-1.0, float("inf"), "60", None, True):
+        with pytest.raises(ValueError, match="worker_timeout must be seconds"):
+            RunSettings.from_document({**document, "worker_timeout": wrong})
