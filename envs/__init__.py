@@ -6,12 +6,13 @@ an id is expected, e.g. in ``gymnasium.make`` and SB3.
 
 import gymnasium as gym
 
-from envs.errors import MissingExtraError, UnknownEnvironmentError
-from envs.factory import VecEnvChoice, choose_vec_env, make_vec_env, register_vec_env
+from envs.errors import InvalidResultError, MissingExtraError, UnknownEnvironmentError
+from envs.factory import make_vec_env, register_vec_env
 from envs.tasks.catch import Catch
 from envs.tasks.gaussian_bandit import GaussianBandit
 from envs.tasks.linear_quadratic import LinearQuadratic
 from envs.tasks.two_state_chain import TwoStateChain
+from envs.vec_env_choice import VecEnvChoice, choose_vec_env
 from envs.vector.env_pool import EnvPoolVecEnv
 from envs.vector.gymnasium_vector import GymnasiumVecEnv
 
@@ -20,6 +21,7 @@ __all__ = [
     "EnvPoolVecEnv",
     "GaussianBandit",
     "GymnasiumVecEnv",
+    "InvalidResultError",
     "LinearQuadratic",
     "MissingExtraError",
     "TwoStateChain",

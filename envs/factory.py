@@ -1,129 +1,102 @@
 """The factory of SB3 vector environments, with errors that name the fix."""
 
+import copy
 import difflib
-import importlib
-import math
-import re
-import statistics
-import time
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.envs.registration import EnvSpec
-from stable_baselines3.common.env_util import make_vec_env as sb3_make_vec_env
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
-from envs.cores import usable_cores
-from envs.errors import MissingExtraError, UnknownEnvironmentError
+from envs.checked_env import CheckedEnv
+from envs.single_env import EnvId, make_function, make_one
+from envs.vec_env_choice import choose_vec_env
 from envs.vector.env_pool import EnvPoolVecEnv
-from envs.workers.worker_vec_env import WorkerVecEnv
+from envs.vector.forwarding import ForwardingDummyVecEnv, ForwardingSubprocVecEnv
+from envs.workers.worker_process import encode
+from envs.workers.worker_vec_env import TIMEOUT, WorkerVecEnv
 
 # (env_id, n_envs, seed=..., env_kwargs=...) -> vector environment
 VecEnvBuilder = Callable[..., VecEnv]
 
-# Packages of environments (prefixes of their entry points) and the extras that install them.
-_EXTRAS = {"gymnasium.envs.mujoco": "mujoco", "gymnasium.envs.box2d": "box2d"}
-# Seconds that a step of WorkerVecEnv takes beyond the environments' own, measured on two cores: to wake
-# the workers, and per environment for its info.
-_WAKE, _INFO = 100e-6, 3e-6
+_OURS: dict[Any, type[VecEnv]] = {DummyVecEnv: ForwardingDummyVecEnv, SubprocVecEnv: ForwardingSubprocVecEnv}
 
 
-def environment_spec(env_id: str) -> EnvSpec:
-    """Return an environment's specification in Gymnasium's registry, without building it.
+@dataclass(frozen=True)
+class Members:
+    """The single environments of a vector, as SB3's ``make_vec_env`` builds them, with `CheckedEnv` inside.
 
-    Args:
-        env_id: A registered id with its version, e.g. ``"Hopper-v5"``; Gymnasium's form
-            ``"module:Name-v0"`` first imports the module that registers the id.
-
-    Raises:
-        UnknownEnvironmentError: If the id is malformed, not registered, or has no version
-            although only versions are registered (results of two versions are not comparable, so
-            the latest is not chosen silently).
+    Attributes: those of `make_vec_env`.
     """
-    module, _, name = env_id.rpartition(":")
-    try:
-        if module:
-            importlib.import_module(module)
-        return gym.spec(name)
-    except (gym.error.Error, ModuleNotFoundError) as error:
-        nearest = _find_nearest_ids(name)
-        fix = (
-            f"did you mean {' or '.join(map(repr, nearest))}?"
-            if nearest
-            else "gymnasium.pprint_registry() lists every id; import the package that registers it."
-        )
-        raise UnknownEnvironmentError(
-            f"expected a registered environment id such as 'CartPole-v1', got {env_id!r}: {fix} ({error})"
-        ) from error
+
+    seed: int | None = None
+    start_index: int = 0
+    monitor_dir: str | None = None
+    wrapper_class: Callable[..., gym.Env[Any, Any]] | None = None
+    monitor_kwargs: dict[str, Any] | None = None
+    wrapper_kwargs: dict[str, Any] | None = None
+
+    def build(
+        self, make: Callable[[], gym.Env[Any, Any]], transfer: Callable[[Any], Any], index: int
+    ) -> gym.Env[Any, Any]:
+        """Build environment `index`; `transfer` see `CheckedEnv`."""
+        env, rank = make_one(make), index + self.start_index
+        if self.seed is not None:
+            env.action_space.seed(self.seed + rank)
+        file = None
+        if self.monitor_dir is not None:
+            Path(self.monitor_dir).mkdir(parents=True, exist_ok=True)
+            file = str(Path(self.monitor_dir) / str(rank))
+        env = Monitor(CheckedEnv(env, index, transfer), filename=file, **self.monitor_kwargs or {})
+        return env if self.wrapper_class is None else self.wrapper_class(env, **self.wrapper_kwargs or {})
 
 
-def _find_nearest_ids(name: str) -> list[str]:
-    """Return the latest versions of the (at most three) environments with the most similar names."""
-    latest: dict[str, EnvSpec] = {}
-    for spec in gym.registry.values():
-        key = _strip_version(spec.id)
-        if key not in latest or (spec.version or 0) > (latest[key].version or 0):
-            latest[key] = spec
-    return [latest[key].id for key in difflib.get_close_matches(_strip_version(name), latest)]
-
-
-def _strip_version(name: str) -> str:
-    """Return a name for comparison: lower case, without version and surrounding blanks."""
-    return re.sub(r"[-_ ]*v?\d*$", "", name.strip().lower())
-
-
-def _make_one(spec: EnvSpec, env_kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
-    """Build one environment in this process.
-
-    The same failure in a worker process would appear as an ``EOFError`` of a pipe.
-    """
-    try:
-        return gym.make(spec, **env_kwargs)
-    except (gym.error.DependencyNotInstalled, ImportError) as error:
-        entry_point = spec.entry_point if isinstance(spec.entry_point, str) else ""
-        extras = [extra for package, extra in _EXTRAS.items() if entry_point.startswith(package)]
-        fix = (
-            f'pip install -c constraints.txt -e ".[{extras[0]}]"' if extras else "install what is named above"
-        )
-        raise MissingExtraError(
-            f"{spec.id} needs a package that is not installed ({type(error).__name__}: {error}); {fix}"
-        ) from error
-
-
-def _build_with_sb3(
-    vec_env_class: type[VecEnv], env_id: str, n_envs: int, *, seed: int | None, env_kwargs: dict[str, Any]
+def _build(
+    vec_env_class: Any,
+    env_id: EnvId,
+    n_envs: int,
+    *,
+    seed: int | None,
+    env_kwargs: dict[str, Any],
+    vec_env_kwargs: dict[str, Any] | None = None,
+    worker_timeout: float | None = TIMEOUT,
+    **members: Any,
 ) -> VecEnv:
     """Build a vector environment of single ones, after one environment was built as a check."""
-    spec = environment_spec(env_id)
-    _make_one(spec, env_kwargs).close()
-    # A callable rather than the id, for two reasons: given an id, SB3 sets
-    # render_mode="rgb_array", which costs start-up time and causes warnings; and a
-    # pickled specification needs no registry, which a new worker process fills only by
-    # importing the package that registers it.
-    return sb3_make_vec_env(
-        partial(gym.make, spec),
-        n_envs=n_envs,
-        seed=seed,
-        env_kwargs=env_kwargs,
-        vec_env_cls=vec_env_class,  # type: ignore[arg-type]  # it takes what is constructed alike
-    )
+    make = make_function(env_id, env_kwargs)
+    kind = vec_env_class if isinstance(vec_env_class, type) else object
+    in_process = issubclass(kind, DummyVecEnv)
+    if isinstance(env_id, str) or not in_process:  # a function may return one environment at every call
+        make_one(make).close()
+    transfer: Callable[[Any], Any] = copy.deepcopy if in_process else pickle.dumps
+    options = dict(vec_env_kwargs or {})
+    if issubclass(kind, WorkerVecEnv):
+        transfer = encode
+        options = {"timeout": worker_timeout, **options}
+    build = Members(seed, **members).build
+    vec_env: VecEnv = vec_env_class([partial(build, make, transfer, i) for i in range(n_envs)], **options)
+    vec_env.seed(seed)
+    return vec_env
 
 
-def _build_automatically(env_id: str, n_envs: int, *, seed: int | None, env_kwargs: dict[str, Any]) -> VecEnv:
+def _build_automatically(env_id: EnvId, n_envs: int, *, env_kwargs: dict[str, Any], **options: Any) -> VecEnv:
     choice = choose_vec_env(env_id, n_envs, env_kwargs=env_kwargs)
-    return VEC_ENVS[choice.vec_env](env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
+    return VEC_ENVS[choice.vec_env](env_id, n_envs, env_kwargs=env_kwargs, **options)
 
 
-VEC_ENVS: dict[str, VecEnvBuilder] = {
+# Those that accept every argument of `make_vec_env`.
+_SINGLE: dict[str, VecEnvBuilder] = {
     "auto": _build_automatically,
-    "dummy": partial(_build_with_sb3, DummyVecEnv),
-    "envpool": EnvPoolVecEnv,
-    "subproc": partial(_build_with_sb3, SubprocVecEnv),
-    "workers": partial(_build_with_sb3, WorkerVecEnv),
+    "dummy": partial(_build, ForwardingDummyVecEnv),
+    "subproc": partial(_build, ForwardingSubprocVecEnv),
+    "workers": partial(_build, WorkerVecEnv),
 }
+VEC_ENVS: dict[str, VecEnvBuilder] = {**_SINGLE, "envpool": EnvPoolVecEnv}
 
 
 def register_vec_env(name: str, builder: VecEnvBuilder) -> None:
@@ -143,27 +116,48 @@ def register_vec_env(name: str, builder: VecEnvBuilder) -> None:
 
 
 def make_vec_env(
-    env_id: str,
+    env_id: EnvId,
     n_envs: int = 1,
-    *,
     seed: int | None = None,
-    vec_env: str = "auto",
+    start_index: int = 0,
+    monitor_dir: str | None = None,
+    wrapper_class: Callable[..., gym.Env[Any, Any]] | None = None,
     env_kwargs: dict[str, Any] | None = None,
+    vec_env_cls: Callable[..., VecEnv] | None = None,
+    vec_env_kwargs: dict[str, Any] | None = None,
+    monitor_kwargs: dict[str, Any] | None = None,
+    wrapper_kwargs: dict[str, Any] | None = None,
+    *,
+    vec_env: str = "auto",
+    worker_timeout: float | None = TIMEOUT,
 ) -> VecEnv:
     """Make an SB3 vector environment that counts its episodes as SB3's ``Monitor`` does.
 
+    The positional arguments are those of SB3's function. Single environments are inside `CheckedEnv`, which
+    checks what they return.
+
     Args:
-        env_id: A registered Gymnasium id, see `environment_spec`.
+        env_id: A registered Gymnasium id, see `environment_spec`; or a class or function that returns a new
+            environment.
         n_envs: The number of environments, at least 1.
         seed: Environment i is seeded with ``seed + i`` at its first reset, and so is its
             action space; None seeds from the operating system or NumPy's global state.
+        start_index: Added to i for the seed of the action space and the name of Monitor's file.
+        monitor_dir: Folder of Monitor's files; None writes none.
+        wrapper_class: Put around each environment and its Monitor.
+        env_kwargs: Keyword arguments of the environment's constructor, or of
+            ``gymnasium.make`` (``max_episode_steps``, ``render_mode``, ...); with EnvPool, of
+            ``envpool.make``.
+        vec_env_cls: The class of the vector environment, instead of `vec_env`.
+        vec_env_kwargs: Keyword arguments of that class; name it by `vec_env` or `vec_env_cls`.
+        monitor_kwargs: Keyword arguments of Monitor.
+        wrapper_kwargs: Keyword arguments of `wrapper_class`.
         vec_env: ``"dummy"`` steps the environments in this process, ``"workers"`` in one process
             per core, ``"subproc"`` in one process each, all three with bitwise equal results; ``"auto"``
             chooses the faster of the first two, see `choose_vec_env`. ``"envpool"`` is EnvPool's own
             version of the task, see `EnvPoolVecEnv`. `register_vec_env` adds others.
-        env_kwargs: Keyword arguments of the environment's constructor, or of
-            ``gymnasium.make`` (``max_episode_steps``, ``render_mode``, ...); with EnvPool, of
-            ``envpool.make``.
+        worker_timeout: With workers, the seconds that one reset or step of one environment may take, see
+            `WorkerVecEnv`; None for no limit.
 
     Returns:
         The vector environment, not yet reset.
@@ -171,8 +165,9 @@ def make_vec_env(
     Raises:
         UnknownEnvironmentError: If Gymnasium, or EnvPool, does not know the id; before anything is built.
         MissingExtraError: If the environment's packages are not installed.
-        ValueError: If `vec_env` is unknown or `n_envs` is below 1; before anything is built. If
-            EnvPool does not know an argument, or has another task by that id.
+        ValueError: If `vec_env` is unknown, `n_envs` is below 1 or an argument does not apply; before
+            anything is built. If the environment's observation space is not supported. If EnvPool does not
+            know an argument, or has another task by that id.
     """
     if vec_env not in VEC_ENVS:
         nearest = difflib.get_close_matches(vec_env, VEC_ENVS, n=1)
@@ -182,62 +177,28 @@ def make_vec_env(
         )
     if n_envs < 1:
         raise ValueError(f"expected n_envs >= 1, got {n_envs}; pass a positive number.")
-    return VEC_ENVS[vec_env](env_id, n_envs, seed=seed, env_kwargs=dict(env_kwargs or {}))
-
-
-@dataclass(frozen=True)
-class VecEnvChoice:
-    """The choice of ``vec_env="auto"``; ``str`` formats it for messages."""
-
-    vec_env: str
-    """``"dummy"`` or ``"workers"``."""
-    reason: str
-    """In a few words."""
-
-    def __str__(self) -> str:
-        return f"{self.vec_env} ({self.reason})"
-
-
-def choose_vec_env(env_id: str, n_envs: int = 1, *, env_kwargs: dict[str, Any] | None = None) -> VecEnvChoice:
-    """Choose between this process and one worker process per core, by timing steps of one environment.
-
-    The two give bitwise equal results, so the choice affects only speed. EnvPool is never chosen, because
-    its implementations of the tasks may differ in detail.
-
-    Args:
-        env_id: A registered Gymnasium id, see `environment_spec`.
-        n_envs: The number of environments.
-        env_kwargs: As in `make_vec_env`.
-
-    Raises:
-        UnknownEnvironmentError: If the id is not registered.
-        MissingExtraError: If the environment's packages are not installed.
-    """
-    spec = environment_spec(env_id)
-    processes = min(len(usable_cores()), n_envs)
-    if processes == 1:
-        return VecEnvChoice("dummy", "one environment" if n_envs == 1 else "one core")
-    env = _make_one(spec, dict(env_kwargs or {}))
-    seconds = _time_step(env)
-    env.close()
-    saved = (n_envs - math.ceil(n_envs / processes)) * seconds
-    time_text = f"{seconds * 1e6:.0f} µs per step"
-    # Twice the cost, since a wrong guess is expensive if other programs keep the cores busy.
-    if saved < 2 * (_WAKE + _INFO * n_envs):
-        return VecEnvChoice("dummy", f"{n_envs} environments in this process; {time_text}")
-    return VecEnvChoice("workers", f"{n_envs} environments in {processes} processes; {time_text}")
-
-
-def _time_step(env: gym.Env[Any, Any]) -> float:
-    """Return the median time of a step under random actions, without the first step."""
-    env.reset(seed=0)
-    env.action_space.seed(0)
-    times: list[float] = []
-    while len(times) < 30 and sum(times) < 0.2:
-        action = env.action_space.sample()
-        start = time.perf_counter()
-        _, _, terminated, truncated, _ = env.step(action)
-        times.append(time.perf_counter() - start)
-        if terminated or truncated:
-            env.reset()
-    return statistics.median(times[1:] or times)
+    if vec_env_cls is not None and vec_env != "auto":
+        raise ValueError(f"both vec_env={vec_env!r} and vec_env_cls={vec_env_cls} are given; drop one")
+    if vec_env_kwargs and vec_env == "auto" and vec_env_cls is None:
+        raise ValueError("vec_env_kwargs are for a known class; add vec_env='workers', or vec_env_cls")
+    options: dict[str, Any] = {
+        "start_index": start_index,
+        "monitor_dir": monitor_dir,
+        "wrapper_class": wrapper_class,
+        "vec_env_kwargs": vec_env_kwargs,
+        "monitor_kwargs": monitor_kwargs,
+        "wrapper_kwargs": wrapper_kwargs,
+    }
+    builder = VEC_ENVS[vec_env]
+    if vec_env_cls is not None:
+        builder = partial(_build, _OURS.get(vec_env_cls, vec_env_cls))
+    if vec_env in _SINGLE:
+        options["worker_timeout"] = worker_timeout
+    else:
+        options = {name: value for name, value in options.items() if value}
+        if options or not isinstance(env_id, str):
+            raise ValueError(
+                f"vec_env={vec_env!r} takes env_id, n_envs, seed and env_kwargs, not "
+                f"{', '.join(options) or 'a function'}; use vec_env='auto'"
+            )
+    return builder(env_id, n_envs, seed=seed, env_kwargs=dict(env_kwargs or {}), **options)

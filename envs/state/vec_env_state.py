@@ -28,6 +28,9 @@ from envs.state.environment_state import (
 )
 from envs.state.generator_state import restore_spaces, take_spaces
 from envs.state.plain_data import Plain, copy_plain
+from envs.vector.forwarding import ForwardingDummyVecEnv
+
+_IN_PROCESS = (DummyVecEnv, ForwardingDummyVecEnv)  # a subclass may have more state
 
 
 def take_vec_state(vec_env: VecEnv) -> State:
@@ -97,7 +100,7 @@ def restore_vec_state(vec_env: VecEnv, state: State) -> None:
 
 
 def _take_core(vec_env: VecEnv) -> Plain:
-    if type(vec_env) is DummyVecEnv:
+    if isinstance(vec_env, DummyVecEnv) and type(vec_env) in _IN_PROCESS:
         return {
             "environments": [take_state(env) for env in vec_env.envs],
             "observations": [array.copy() for array in vec_env.buf_obs.values()],
@@ -112,7 +115,7 @@ def _take_core(vec_env: VecEnv) -> Plain:
 
 
 def _restore_core(vec_env: VecEnv, kept: Plain) -> None:
-    if type(vec_env) is DummyVecEnv:
+    if isinstance(vec_env, DummyVecEnv) and type(vec_env) in _IN_PROCESS:
         check_portable(kept)
         for env, state in zip(vec_env.envs, kept["environments"], strict=True):
             restore_state(env, state)

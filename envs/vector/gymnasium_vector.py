@@ -12,6 +12,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from envs.checked_env import move_own_episode
 from envs.observations import copy_observations, copy_row, replace_rows, select_rows
 from envs.vector.episode_statistics import EpisodeStatistics
 from envs.vector.partial_reset import PartialReset, find_partial_reset
@@ -32,8 +33,9 @@ class GymnasiumVecEnv(VecEnv):
       that ignored its action. It is reset before that step, see `find_partial_reset`.
 
     Episodes are counted as SB3's ``Monitor`` does, so that none is needed (`env_is_wrapped` reports
-    one). Infos are Gymnasium's, one dict per environment with the keys it has; those of
-    a reset are in ``reset_infos``. Rewards are float32, as those of SB3's ``DummyVecEnv``.
+    one). Infos are Gymnasium's, one dict per environment with the keys it has, see also
+    `move_own_episode`; those of a reset are in ``reset_infos``. Rewards are float32, as those of SB3's
+    ``DummyVecEnv``.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class GymnasiumVecEnv(VecEnv):
                 for i in ended:
                     self.reset_infos[i] = begun[i]
         for info, more in zip(split, counted, strict=True):
+            move_own_episode(info)
             info.update(more)
         return observations, np.asarray(rewards, dtype=np.float32), dones, split
 

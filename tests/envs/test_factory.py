@@ -1,21 +1,27 @@
 """The factory of vector environments: what it builds, and what its errors say."""
 
 import importlib
+import inspect
 import os
+import subprocess
+import sys
 import time
 import warnings
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from stable_baselines3.common.env_util import is_wrapped
+from stable_baselines3.common.env_util import make_vec_env as sb3_make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
 import envs
 from envs import MissingExtraError, UnknownEnvironmentError, make_vec_env, register_vec_env
-from envs.factory import VEC_ENVS, choose_vec_env, environment_spec
+from envs.factory import VEC_ENVS, choose_vec_env
+from envs.single_env import environment_spec
 from envs.workers.worker_vec_env import WorkerVecEnv
 
 
@@ -178,7 +184,7 @@ def test_missing_package_names_the_fix(env_id, fix, error, vec_env, monkeypatch)
 def test_auto_shares_out_what_is_worth_it(microseconds, n_envs, cores, expected, monkeypatch):
     """Workers are chosen where the steps they take over last longer than waking them, and it says so."""
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)))
-    monkeypatch.setattr(envs.factory, "_time_step", lambda env: microseconds * 1e-6)
+    monkeypatch.setattr(envs.vec_env_choice, "_time_step", lambda env: microseconds * 1e-6)
     assert str(choose_vec_env("LinearQuadratic-v0", n_envs)) == expected
 
 
@@ -215,6 +221,105 @@ def test_envpool():
     vec_env.reset()
     assert [vec_env.step([0, 1])[2].all() for _ in range(5)] == [False] * 4 + [True]
     vec_env.close()
+
+
+@pytest.mark.parametrize("kind", ["auto", "dummy", "workers", "subproc"])
+def test_a_function_or_class_in_place_of_an_id(kind):
+    """As SB3's function accepts them, with the numbers of the registered task."""
+    expected = rollout(make_vec_env("LinearQuadratic-v0", 3, seed=7, vec_env="dummy"))
+    for build in (lambda: gym.make("LinearQuadratic-v0"), gym.spec("LinearQuadratic-v0").make):
+        assert np.array_equal(rollout(make_vec_env(build, 3, 7, vec_env=kind)), expected)
+    vec_env = make_vec_env(envs.GaussianBandit, 2, vec_env=kind, env_kwargs={"target": (3.0,)})
+    assert vec_env.get_attr("target") == [[3.0]] * 2
+    vec_env.close()
+
+
+def test_one_given_environment():
+    """``lambda: env`` is not built as a check, which would close it."""
+
+    class Closing(envs.GaussianBandit):
+        def close(self):
+            raise RuntimeError("closed")
+
+    env = Closing()
+    assert make_vec_env(lambda: env).envs[0].unwrapped is env
+    with pytest.raises(ValueError, match="same instance"):
+        make_vec_env(lambda: env, 2, vec_env="dummy")
+
+
+def test_arguments_are_those_of_sb3(tmp_path):
+    """In its order, with its effects."""
+    ours, theirs = (list(inspect.signature(f).parameters) for f in (make_vec_env, sb3_make_vec_env))
+    assert ours[: len(theirs)] == theirs and set(ours) - set(theirs) == {"vec_env", "worker_timeout"}
+    folder = str(tmp_path / "monitor")
+    vec_envs = []
+    for function in (make_vec_env, sb3_make_vec_env):
+        vec_envs.append(
+            function(
+                lambda **kwargs: gym.make("LinearQuadratic-v0", **kwargs),
+                2,
+                3,
+                start_index=5,
+                monitor_dir=folder,
+                wrapper_class=gym.wrappers.RescaleAction,
+                env_kwargs={"max_episode_steps": 4},
+                vec_env_cls=DummyVecEnv,
+                monitor_kwargs={"allow_early_resets": False},
+                wrapper_kwargs={"min_action": -1.0, "max_action": 1.0},
+            )
+        )
+        assert sorted(path.name for path in (tmp_path / "monitor").iterdir()) == [
+            "5.monitor.csv",
+            "6.monitor.csv",
+        ]
+        assert all(is_wrapped(env, Monitor) for env in vec_envs[-1].envs)
+    samples = [[env.unwrapped.action_space.sample().tolist() for env in vec_env.envs] for vec_env in vec_envs]
+    assert samples[0] == samples[1]
+    first, second = (rollout(vec_env) for vec_env in vec_envs)
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        ({"vec_env": "dummy", "vec_env_cls": DummyVecEnv}, "both vec_env='dummy' and vec_env_cls"),
+        ({"vec_env_kwargs": {"timeout": 1}}, "add vec_env='workers'"),
+        ({"vec_env": "envpool", "wrapper_class": Monitor}, "not wrapper_class; use vec_env='auto'"),
+        ({"vec_env": "envpool", "env_id": envs.Catch}, "not a function; use vec_env='auto'"),
+    ],
+)
+def test_arguments_that_do_not_apply_are_rejected(kwargs, message, monkeypatch):
+    """Before anything is built."""
+    monkeypatch.setattr(gym, "make", lambda *args, **kwargs: pytest.fail("something was built"))
+    with pytest.raises(ValueError, match=message):
+        make_vec_env(**{"env_id": "CartPole-v1", **kwargs})
+
+
+def test_the_timeout_of_workers_can_be_set():
+    """By its own argument, whichever vector environment is chosen; of that class by its arguments."""
+    for kwargs in ({"worker_timeout": 7.5}, {"vec_env_kwargs": {"timeout": 7.5}}):
+        vec_env = make_vec_env("LinearQuadratic-v0", 2, vec_env="workers", **kwargs)
+        assert [worker._timeout for worker in vec_env._pool.workers] == [7.5] * len(vec_env._pool.workers)
+        vec_env.close()
+    make_vec_env("LinearQuadratic-v0", 2, vec_env="dummy", worker_timeout=None).close()
+    with pytest.raises(ValueError, match="timeout > 0"):
+        make_vec_env("LinearQuadratic-v0", 2, vec_env="workers", worker_timeout=-1.0)
+
+
+def test_auto_without_fork_is_dummy(monkeypatch):
+    """As on Windows."""
+    monkeypatch.delattr(os, "fork")
+    assert isinstance(make_vec_env("LinearQuadratic-v0", 4), DummyVecEnv)
+
+
+@pytest.mark.parametrize("module", ["fcntl", "pwd", "grp", "termios", "resource", "pty"])
+def test_import_needs_no_module_of_posix(module):
+    """Which Windows lacks."""
+    script = (
+        f"import sys; sys.modules[{module!r}] = None; import envs; envs.make_vec_env('CartPole-v1').reset()"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(Path(envs.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environ)
 
 
 def test_registered_vector_environments(monkeypatch):

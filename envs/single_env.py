@@ -1,0 +1,134 @@
+"""Single environments: found by id, built with errors that name the fix, and checked."""
+
+import difflib
+import importlib
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.vec_env.patch_gym import _patch_env
+
+from envs.errors import MissingExtraError, UnknownEnvironmentError
+
+EnvId = str | Callable[..., gym.Env[Any, Any]]
+
+# Packages of environments (prefixes of their entry points) and the extras that install them.
+_EXTRAS = {"gymnasium.envs.mujoco": "mujoco", "gymnasium.envs.box2d": "box2d"}
+_ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete)
+
+
+def environment_spec(env_id: str) -> EnvSpec:
+    """Return an environment's specification in Gymnasium's registry, without building it.
+
+    Args:
+        env_id: A registered id with its version, e.g. ``"Hopper-v5"``; Gymnasium's form
+            ``"module:Name-v0"`` first imports the module that registers the id.
+
+    Raises:
+        UnknownEnvironmentError: If the id is malformed, not registered, or has no version
+            although only versions are registered (results of two versions are not comparable, so
+            the latest is not chosen silently).
+    """
+    module, _, name = env_id.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        return gym.spec(name)
+    except (gym.error.Error, ModuleNotFoundError) as error:
+        nearest = _find_nearest_ids(name)
+        fix = (
+            f"did you mean {' or '.join(map(repr, nearest))}?"
+            if nearest
+            else "gymnasium.pprint_registry() lists every id; import the package that registers it."
+        )
+        raise UnknownEnvironmentError(
+            f"expected a registered environment id such as 'CartPole-v1', got {env_id!r}: {fix} ({error})"
+        ) from error
+
+
+def _find_nearest_ids(name: str) -> list[str]:
+    """Return the latest versions of the (at most three) environments with the most similar names."""
+    latest: dict[str, EnvSpec] = {}
+    for spec in gym.registry.values():
+        key = _strip_version(spec.id)
+        if key not in latest or (spec.version or 0) > (latest[key].version or 0):
+            latest[key] = spec
+    return [latest[key].id for key in difflib.get_close_matches(_strip_version(name), latest)]
+
+
+def _strip_version(name: str) -> str:
+    """Return a name for comparison: lower case, without version and surrounding blanks."""
+    return re.sub(r"[-_ ]*v?\d*$", "", name.strip().lower())
+
+
+def make_function(env_id: EnvId, env_kwargs: dict[str, Any]) -> Callable[[], gym.Env[Any, Any]]:
+    """Return a function that builds one environment.
+
+    Args:
+        env_id: See `environment_spec`; or a class or function that returns an environment.
+        env_kwargs: Its keyword arguments, or those of ``gymnasium.make``.
+    """
+    if not isinstance(env_id, str):
+        return partial(env_id, **env_kwargs)
+    # A pickled specification needs no registry, which a new worker process fills only by importing the
+    # package that registers the id.
+    return partial(gym.make, environment_spec(env_id), **env_kwargs)
+
+
+def make_one(make: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
+    """Build one environment in this process and check its spaces.
+
+    Args:
+        make: From `make_function`.
+
+    Raises:
+        MissingExtraError: If a package is missing; in a worker this would be an ``EOFError`` of a pipe.
+        ValueError: See `check_spaces`.
+    """
+    spec = make.args[0] if isinstance(make, partial) and make.args else None
+    try:
+        env = _patch_env(make())
+    except (gym.error.DependencyNotInstalled, ImportError) as error:
+        if not isinstance(spec, EnvSpec):
+            raise
+        entry_point = spec.entry_point if isinstance(spec.entry_point, str) else ""
+        extras = [extra for package, extra in _EXTRAS.items() if entry_point.startswith(package)]
+        fix = (
+            f'pip install -c constraints.txt -e ".[{extras[0]}]"' if extras else "install what is named above"
+        )
+        raise MissingExtraError(
+            f"{spec.id} needs a package that is not installed ({type(error).__name__}: {error}); {fix}"
+        ) from error
+    check_spaces(env)
+    return env
+
+
+def check_spaces(env: gym.Env[Any, Any]) -> None:
+    """Check that vector environments can hold an environment's observations.
+
+    Raises:
+        ValueError: If a space is missing, or observations are not arrays of one shape, or flat dicts or
+            tuples of such.
+    """
+    for name in ("observation_space", "action_space"):
+        if not isinstance(getattr(env, name, None), spaces.Space):
+            raise ValueError(f"{env.unwrapped} has no {name}: set it to a gymnasium.spaces.Space in __init__")
+    space = env.observation_space
+    parts = {"observation_space": space}
+    if isinstance(space, spaces.Dict):
+        parts = {f"observation_space[{key!r}]": part for key, part in space.items()}
+    elif isinstance(space, spaces.Tuple):
+        parts = {f"observation_space[{i}]": part for i, part in enumerate(space)}
+    for name, part in parts.items():
+        if not isinstance(part, _ARRAYS):
+            raise ValueError(
+                f"{name} of {env.unwrapped} is {part}, which vector environments do not support; use a Box, "
+                "Discrete, MultiBinary or MultiDiscrete, or one Dict or Tuple of them, e.g. by "
+                "gymnasium.wrappers.FlattenObservation or TransformObservation"
+            )
+    if not parts:
+        raise ValueError(f"observation_space of {env.unwrapped} is empty; give it at least one part")

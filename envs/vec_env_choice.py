@@ -1,0 +1,80 @@
+"""The choice between this process and worker processes, by timing steps of one environment."""
+
+import math
+import os
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+
+from envs.cores import usable_cores
+from envs.single_env import EnvId, make_function, make_one
+
+# Seconds that a step of WorkerVecEnv takes beyond the environments' own, measured on two cores: to wake
+# the workers, and per environment for its info.
+_WAKE, _INFO = 100e-6, 3e-6
+
+
+@dataclass(frozen=True)
+class VecEnvChoice:
+    """The choice of ``vec_env="auto"``; ``str`` formats it for messages."""
+
+    vec_env: str
+    """``"dummy"`` or ``"workers"``."""
+    reason: str
+    """In a few words."""
+
+    def __str__(self) -> str:
+        return f"{self.vec_env} ({self.reason})"
+
+
+def choose_vec_env(
+    env_id: EnvId, n_envs: int = 1, *, env_kwargs: dict[str, Any] | None = None
+) -> VecEnvChoice:
+    """Choose between this process and one worker process per core, by timing steps of one environment.
+
+    The two give bitwise equal results, so the choice affects only speed. EnvPool is never chosen, because
+    its implementations of the tasks may differ in detail.
+
+    Args:
+        env_id: As in `make_vec_env`.
+        n_envs: The number of environments.
+        env_kwargs: As in `make_vec_env`.
+
+    Raises:
+        UnknownEnvironmentError: If the id is not registered.
+        MissingExtraError: If the environment's packages are not installed.
+        ValueError: If its observation space is not supported.
+    """
+    make = make_function(env_id, dict(env_kwargs or {}))
+    if not hasattr(os, "fork"):
+        return VecEnvChoice("dummy", "workers need fork, which this system lacks")
+    processes = min(len(usable_cores()), n_envs)
+    if processes == 1:
+        return VecEnvChoice("dummy", "one environment" if n_envs == 1 else "one core")
+    env = make_one(make)
+    seconds = _time_step(env)
+    env.close()
+    saved = (n_envs - math.ceil(n_envs / processes)) * seconds
+    time_text = f"{seconds * 1e6:.0f} µs per step"
+    # Twice the cost, since a wrong guess is expensive if other programs keep the cores busy.
+    if saved < 2 * (_WAKE + _INFO * n_envs):
+        return VecEnvChoice("dummy", f"{n_envs} environments in this process; {time_text}")
+    return VecEnvChoice("workers", f"{n_envs} environments in {processes} processes; {time_text}")
+
+
+def _time_step(env: gym.Env[Any, Any]) -> float:
+    """Return the median time of a step under random actions, without the first step."""
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    times: list[float] = []
+    while len(times) < 30 and sum(times) < 0.2:
+        action = env.action_space.sample()
+        start = time.perf_counter()
+        _, _, terminated, truncated, _ = env.step(action)
+        times.append(time.perf_counter() - start)
+        if terminated or truncated:
+            env.reset()
+    return statistics.median(times[1:] or times)
