@@ -57,8 +57,14 @@ class AnyEnv(gym.Env):
         return (self.observe(), self.tell())[: self.values - 3] if self.values > 4 else self.observe()
 
     def step(self, action: Any) -> Any:
-        """Keep the action."""
-        self.received = action
+        """Check that the action is legal, and keep it."""
+        space, self.received = self.action_space, action
+        legal = space.contains(action)
+        if isinstance(space, spaces.Box) and space.dtype.kind == "f":  # of any float's precision
+            legal = np.shape(action) == space.shape and bool(
+                np.all((action >= space.low) & (action <= space.high))
+            )
+        assert legal, f"{action!r} is not in {space}"
         self.time += 1
         over = self.time >= self.length
         terminated = (over and not self.truncates) if self.terminated is SAMPLE else self.terminated
@@ -157,6 +163,8 @@ class Generator:
         floating = np.dtype(dtype).kind == "f"
         low = self.one_of(-np.inf, -2.5, 0.0) if floating else self.one_of(np.iinfo(dtype).min, 0, 5)
         high = self.one_of(np.inf, 0.5, 100.0) if floating else self.one_of(np.iinfo(dtype).max, 5, 20)
+        if not floating and low > np.iinfo(dtype).min:
+            high = min(high, np.iinfo(dtype).max - 1)  # Gymnasium cannot sample otherwise
         return spaces.Box(low, max(low, high), shape, dtype)
 
     def discrete(self) -> spaces.Discrete:
