@@ -31,13 +31,12 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
 
     Args:
         env: With an observation space that SB3's vector environments support.
-        index: Of the environment in its vector, for messages.
         transfer: How the vector environment copies infos to the learner; raises for what it cannot copy.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], index: int, transfer: Callable[[Any], Any]) -> None:
+    def __init__(self, env: gym.Env[Any, Any], transfer: Callable[[Any], Any]) -> None:
         super().__init__(env)
-        self._index, self._transfer = index, transfer
+        self._index, self._transfer = 0, transfer
         self._steps = 0
         self._left_out: set[str] = set()
         keys, shapes, dtypes = obs_space_info(env.observation_space)
@@ -87,6 +86,10 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
             terminated = self._to_scalar("terminated", terminated, bool)
             truncated = self._to_scalar("truncated", truncated, bool)
         return observation, reward, terminated, truncated, self._clean("step", info)
+
+    def set_index_for_messages(self, index: int) -> None:
+        """Set the number of the environment in its vector."""
+        self._index = index
 
     def set_wrapper_attr(self, name: str, value: Any, *, force: bool = True) -> bool:
         """Set an attribute where it exists inside this wrapper; a new one on the environment itself."""

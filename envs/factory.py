@@ -4,13 +4,11 @@ import copy
 import difflib
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.env_util import make_vec_env as sb3_make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from envs.checked_env import CheckedEnv
@@ -18,8 +16,9 @@ from envs.single_env import EnvId, make_function, make_one
 from envs.vec_env_choice import choose_vec_env
 from envs.vector.env_pool import EnvPoolVecEnv
 from envs.vector.forwarding import ForwardingDummyVecEnv, ForwardingSubprocVecEnv
+from envs.workers.worker import TIMEOUT
 from envs.workers.worker_process import encode
-from envs.workers.worker_vec_env import TIMEOUT, WorkerVecEnv
+from envs.workers.worker_vec_env import WorkerVecEnv
 
 # (env_id, n_envs, seed=..., env_kwargs=...) -> vector environment
 VecEnvBuilder = Callable[..., VecEnv]
@@ -27,45 +26,15 @@ VecEnvBuilder = Callable[..., VecEnv]
 _OURS: dict[Any, type[VecEnv]] = {DummyVecEnv: ForwardingDummyVecEnv, SubprocVecEnv: ForwardingSubprocVecEnv}
 
 
-@dataclass(frozen=True)
-class Members:
-    """The single environments of a vector, as SB3's ``make_vec_env`` builds them, with `CheckedEnv` inside.
-
-    Attributes: those of `make_vec_env`.
-    """
-
-    seed: int | None = None
-    start_index: int = 0
-    monitor_dir: str | None = None
-    wrapper_class: Callable[..., gym.Env[Any, Any]] | None = None
-    monitor_kwargs: dict[str, Any] | None = None
-    wrapper_kwargs: dict[str, Any] | None = None
-
-    def build(
-        self, make: Callable[[], gym.Env[Any, Any]], transfer: Callable[[Any], Any], index: int
-    ) -> gym.Env[Any, Any]:
-        """Build environment `index`; `transfer` see `CheckedEnv`."""
-        env, rank = make_one(make), index + self.start_index
-        if self.seed is not None:
-            env.action_space.seed(self.seed + rank)
-        file = None
-        if self.monitor_dir is not None:
-            Path(self.monitor_dir).mkdir(parents=True, exist_ok=True)
-            file = str(Path(self.monitor_dir) / str(rank))
-        env = Monitor(CheckedEnv(env, index, transfer), filename=file, **self.monitor_kwargs or {})
-        return env if self.wrapper_class is None else self.wrapper_class(env, **self.wrapper_kwargs or {})
-
-
 def _build(
     vec_env_class: Any,
     env_id: EnvId,
     n_envs: int,
     *,
-    seed: int | None,
     env_kwargs: dict[str, Any],
     vec_env_kwargs: dict[str, Any] | None = None,
     worker_timeout: float | None = TIMEOUT,
-    **members: Any,
+    **options: Any,
 ) -> VecEnv:
     """Build a vector environment of single ones, after one environment was built as a check."""
     make = make_function(env_id, env_kwargs)
@@ -74,14 +43,34 @@ def _build(
     if isinstance(env_id, str) or not in_process:  # a function may return one environment at every call
         make_one(make).close()
     transfer: Callable[[Any], Any] = copy.deepcopy if in_process else pickle.dumps
-    options = dict(vec_env_kwargs or {})
     if issubclass(kind, WorkerVecEnv):
         transfer = encode
-        options = {"timeout": worker_timeout, **options}
-    build = Members(seed, **members).build
-    vec_env: VecEnv = vec_env_class([partial(build, make, transfer, i) for i in range(n_envs)], **options)
-    vec_env.seed(seed)
-    return vec_env
+        vec_env_kwargs = {"timeout": worker_timeout, **(vec_env_kwargs or {})}
+
+    def build_numbered(env_fns: list[Callable[[], gym.Env[Any, Any]]], **kwargs: Any) -> VecEnv:
+        numbered = [partial(_make_numbered, env_fn, i) for i, env_fn in enumerate(env_fns)]
+        vec_env: VecEnv = vec_env_class(numbered, **kwargs)
+        return vec_env
+
+    # A function rather than the id: given an id, SB3 sets render_mode="rgb_array", which costs start-up time
+    # and causes warnings.
+    return sb3_make_vec_env(
+        partial(_make_checked, make, transfer),
+        n_envs,
+        vec_env_cls=build_numbered,  # type: ignore[arg-type]
+        vec_env_kwargs=vec_env_kwargs,
+        **options,
+    )
+
+
+def _make_checked(make: Callable[[], gym.Env[Any, Any]], transfer: Callable[[Any], Any]) -> CheckedEnv:
+    return CheckedEnv(make_one(make), transfer)
+
+
+def _make_numbered(make: Callable[[], gym.Env[Any, Any]], index: int) -> gym.Env[Any, Any]:
+    env = make()
+    env.get_wrapper_attr("set_index_for_messages")(index)
+    return env
 
 
 def _build_automatically(env_id: EnvId, n_envs: int, *, env_kwargs: dict[str, Any], **options: Any) -> VecEnv:

@@ -57,7 +57,15 @@ class ForkServer:
 
     @classmethod
     def shared(cls) -> "ForkServer":
-        """Return this process's running fork server, or start one."""
+        """Return this process's running fork server, or start one.
+
+        Raises:
+            NotImplementedError: On a system without ``fork``.
+        """
+        if not hasattr(os, "fork"):
+            raise NotImplementedError(
+                "worker processes need fork, which this system lacks; use vec_env='dummy' or 'subproc'"
+            )
         with cls._lock:
             server = cls._shared() if cls._shared is not None else None
             if server is None or not server._end.alive or server._process.poll() is not None:

@@ -14,6 +14,7 @@ from envs.workers.channel import Channel
 from envs.workers.fork_server import ForkServer
 from envs.workers.worker_process import pickle_job
 
+TIMEOUT = 60.0  # seconds by default that an environment may take, see `WorkerVecEnv`
 _STOP_TIMEOUT = 3.0  # seconds that a worker gets to close its environments
 
 

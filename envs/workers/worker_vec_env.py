@@ -1,6 +1,5 @@
 """A vector environment whose environments run in worker processes, a block in each."""
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,13 +12,13 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices,
 from envs.cores import usable_cores
 from envs.observations import copy_observations
 from envs.state.plain_data import Plain
-from envs.workers.infos import pack, unpack
+from envs.workers.infos import unpack
 from envs.workers.pool_state import restore_pool_state, take_pool_state
-from envs.workers.worker import Worker
+from envs.workers.worker import TIMEOUT, Worker
 from envs.workers.worker_error import WorkerError
 from envs.workers.worker_pool import WorkerPool
 
-TIMEOUT = 60.0  # seconds
+_USUAL = {"TimeLimit.truncated": False}
 
 
 class WorkerVecEnv(VecEnv):
@@ -36,14 +35,14 @@ class WorkerVecEnv(VecEnv):
     ``"episode"``: a return truncated by a crash is no sample of the return. Each step thus still has
     exactly one transition per environment. A worker lost between steps is replaced at the next call, which
     is repeated on the replacement; the next step then has the same transition. The new environments are
-    built from scratch (what `set_attr` had set is lost) and get seeds derived from the first ones and the
-    number of this worker's starts. The third death of one worker without a step in between raises.
+    built from scratch (what `set_attr` had set is lost), with seeds of their own, the same in every run. The
+    third death of one worker without a step in between raises.
 
     An exception in an environment does not replace its worker: it is raised here. Ctrl-C during a step
     or a reset ends the workers, since the results are lost; a later step continues with new ones.
 
     Processes and memory are freed by `close`, when the object is collected, and when this process ends,
-    however it ends. POSIX only.
+    however it ends.
 
     Args:
         env_fns: One per environment; cloudpickle must be able to pickle them, so lambdas work.
@@ -64,10 +63,6 @@ class WorkerVecEnv(VecEnv):
         n_workers: int | None = None,
         timeout: float | None = TIMEOUT,
     ) -> None:
-        if not hasattr(os, "fork"):
-            raise NotImplementedError(
-                "worker processes need fork, which this system lacks; use vec_env='dummy' or 'subproc'"
-            )
         n_workers = len(usable_cores()) if n_workers is None else n_workers
         if not env_fns or n_workers < 1 or (timeout is not None and timeout <= 0):
             raise ValueError(
@@ -131,13 +126,12 @@ class WorkerVecEnv(VecEnv):
         pool = self._pool
         if pool.first_seeds is None:
             raise WorkerError("the environments were never reset; call reset() before the first step")
-        actions = np.asarray(actions)
-        if actions.shape[:1] != (self.num_envs,):
-            raise ValueError(
-                f"expected actions of shape ({self.num_envs}, ...), got {actions.shape}; "
-                "pass one per environment."
-            )
         shared = pool.arrays.actions
+        if shared is not None:  # else they may be tuples of arrays
+            actions = np.asarray(actions)
+        shape = (len(actions),) if shared is None else actions.shape
+        if shape[:1] != (self.num_envs,):
+            raise ValueError(f"expected actions of shape ({self.num_envs}, ...), got {shape}; pass one each.")
         fits = shared is not None and (shared.shape, shared.dtype) == (actions.shape, actions.dtype)
         if shared is not None and fits:
             shared[...] = actions
@@ -167,16 +161,17 @@ class WorkerVecEnv(VecEnv):
         pool = self._pool
         infos: list[dict[str, Any]] = []
         with pool.abort_on_interrupt():
-            replies = pool.receive([worker for worker in pool.workers if not worker.truncation_pending])
+            stepped = [worker for worker in pool.workers if not worker.truncation_pending]
+            replies = pool.receive(stepped)
             for worker in replies:
                 worker.deaths = 0
-            pool.replace(
-                [worker for worker in pool.workers if worker not in replies and not worker.truncation_pending]
-            )
+            pool.replace([worker for worker in stepped if worker not in replies])
             for worker in pool.workers:
                 if worker in replies:
-                    packed, reset_infos = replies[worker] or (_pack_default_infos(worker), {})
-                    infos += unpack(packed)
+                    packed, reset_infos = replies[worker] or (None, {})
+                    infos += (
+                        unpack(packed) if packed else [{"TimeLimit.truncated": False} for _ in worker.rows]
+                    )
                     for index, info in reset_infos.items():
                         self.reset_infos[index] = info
                 else:
@@ -255,7 +250,3 @@ class WorkerVecEnv(VecEnv):
         self._check_open()
         if self._stepping:
             raise WorkerError("there is a pending step; call step_wait() first")
-
-
-def _pack_default_infos(worker: Worker) -> Any:
-    return pack([{"TimeLimit.truncated": False} for _ in worker.rows])

@@ -456,7 +456,7 @@ def test_a_state_with_the_lists_of_version_0_1_is_restored() -> None:
 
 def test_checks_around_an_environment_are_no_layer_of_its_state() -> None:
     """A state taken without them is restored with them, and vice versa."""
-    plain, checked = make("LinearQuadratic-v0"), Monitor(CheckedEnv(make("LinearQuadratic-v0").env, 0, repr))
+    plain, checked = make("LinearQuadratic-v0"), Monitor(CheckedEnv(make("LinearQuadratic-v0").env, repr))
     plain.reset(seed=0)
     advance(plain, actions := actions_for(plain, 30))
     restore_state(checked, take_state(plain))
