@@ -40,9 +40,7 @@ class WorkerVecEnv(VecEnv):
 
     An exception in an environment does not replace its worker: it is raised here. Ctrl-C during a step
     or a reset ends the workers, since the results are lost; a later step continues with new ones.
-
-    Processes and memory are freed by `close`, when the object is collected, and when this process ends,
-    however it ends.
+    Processes and memory are freed by `close`, when the object is collected, and when this process ends.
 
     Args:
         env_fns: One per environment; cloudpickle must be able to pickle them, so lambdas work.
