@@ -27,10 +27,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Run the whole suite in one process per core, and everything else in this process.
 
-    `-n` is not in addopts, because a test that is named on the command line starts sooner in one process, can be
-    debugged with `--pdb`, `-s` or a breakpoint, and because `-p no:xdist` would then be an error. `-n` overrides
-    this; `-n 0` runs the whole suite in this process. Work stealing gives each process a contiguous part of
-    the suite, so that fixtures of a module are rarely made twice.
+    `-n` is not in addopts: a test that is named on the command line starts sooner in one process, where
+    `--pdb`, `-s` and breakpoints work, and `-p no:xdist` would be an error. An `-n` on the command line
+    overrides this; `-n 0` runs the whole suite in this process. Work stealing gives each process a contiguous
+    part of the suite, so that the fixtures of a module are rarely made twice.
     """
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     in_worker = "PYTEST_XDIST_WORKER" in os.environ
