@@ -1,7 +1,16 @@
-"""Options of the suite."""
+"""Options of the suite: its processes and threads, and what it skips."""
+
+import os
+import signal
 
 import pytest
-import torch
+
+# Torch and NumPy read it when they are imported; test processes and subprocesses inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
+# A shell's background job ignores Ctrl-C, and so would the subprocesses that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+MOST_PROCESSES = 8  # each needs up to 1.5 GB with the runs that it starts, and more gain little
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -14,10 +23,40 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run the whole suite in one process per core, and everything else in this process.
+
+    `-n` is not in addopts: a test that is named on the command line starts sooner in one process, where
+    `--pdb`, `-s` and breakpoints work, and `-p no:xdist` would be an error. An `-n` on the command line
+    overrides this; `-n 0` runs the whole suite in this process. Work stealing gives each process a contiguous
+    part of the suite, so that the fixtures of a module are rarely made twice.
+    """
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    in_worker = "PYTEST_XDIST_WORKER" in os.environ
+    if not whole or in_worker or config.option.usepdb or not config.pluginmanager.has_plugin("xdist"):
+        return
+    if config.option.numprocesses is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        config.option.numprocesses = min(cores, MOST_PROCESSES)
+    if config.option.dist == "no":
+        config.option.dist = "worksteal"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a CUDA device where there is none."""
+    import torch
+
     if torch.cuda.is_available():
         return
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Small matrices gain nothing from threads, and on one thread every floating-point sum is repeatable."""
+    import torch
+
+    torch.set_num_threads(1)

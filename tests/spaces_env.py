@@ -19,6 +19,7 @@ class SpacesEnv(gym.Env):
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space):
         self.observation_space, self.action_space = observation_space, action_space
+        self.metadata = {"render_modes": []}  # Gymnasium's vectors before 1.4 write into it
         self._step = 0
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:

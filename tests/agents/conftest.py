@@ -9,12 +9,6 @@ from agents import ALGORITHMS
 from agents.base import PolicyGradientAgent
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    """Small networks are faster, and floating-point sums reproducible, on one thread."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(params=ALGORITHMS, ids=str)
 def agent_class(request: pytest.FixtureRequest) -> type[PolicyGradientAgent]:
     """Every agent in turn."""

@@ -32,7 +32,7 @@ def test_linear_quadratic_regulator_ends_near_riccati(algorithm: type[PolicyGrad
         policy_kwargs={"net_arch": {"pi": [], "vf": [64, 64]}},
         seed=0,
         device="cpu",
-    ).learn(100_000, log_interval=None)
+    ).learn(60_000, log_interval=None)
     gain = -agent.policy.action_net.weight.detach().double().numpy()
     bias = agent.policy.action_net.bias.detach().double().numpy()
     problem = LinearQuadratic()
@@ -72,7 +72,7 @@ def test_cartpole_is_solved(algorithm: type[PolicyGradientAgent]) -> None:
     """The return of deterministic episodes reaches Gymnasium's threshold of 475."""
     env = make_vec_env("CartPole-v1", 8, seed=0)
     options = {"n_steps": 64, "n_critic_updates": 2} if algorithm is ACKTR else {"n_steps": 128}
-    agent = algorithm("MlpPolicy", env, **options, seed=0, device="cpu").learn(60_000, log_interval=None)
+    agent = algorithm("MlpPolicy", env, **options, seed=0, device="cpu").learn(45_000, log_interval=None)
     mean, _ = evaluate_policy(agent, make_vec_env("CartPole-v1", 8, seed=99), 20)
     assert mean >= 475
 

@@ -1,6 +1,7 @@
 """The state of one environment: what goes on from it equals what was never interrupted, to the bit."""
 
 import json
+from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
@@ -54,9 +55,9 @@ def advance(env: gym.Env, actions: list[Any]) -> list[Any]:
     for action in actions:
         *result, info = env.step(action)
         info.get("episode", {}).pop("t", None)
-        seen.append((*result, info))
+        seen.append(deepcopy((*result, info)))  # views of the simulation, before Gymnasium 1.4
         if result[2] or result[3]:
-            seen.append(env.reset())
+            seen.append(deepcopy(env.reset()))
     return seen
 
 

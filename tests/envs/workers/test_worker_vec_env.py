@@ -128,8 +128,16 @@ def wait_until_dead(pids: set[int], seconds: float = 10.0) -> None:
 
 
 def shared_memory() -> set[str]:
-    """Return the names in /dev/shm, without semaphores of multiprocessing, which other tests use."""
-    return {name for name in os.listdir("/dev/shm") if not name.startswith("sem.mp-")}
+    """Return the files in /dev/shm, without semaphores of multiprocessing, which other tests use."""
+    return {p.name for p in Path("/dev/shm").iterdir() if p.is_file() and not p.name.startswith("sem.mp-")}
+
+
+def assert_no_more_memory(before: set[str], seconds: float = 5.0) -> None:
+    """Assert that no file stays behind; those that other processes create for a moment disappear."""
+    deadline = time.monotonic() + seconds
+    while more := shared_memory() - before:
+        assert time.monotonic() < deadline, f"left behind: {more}"
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -150,7 +158,7 @@ def nothing_left() -> Iterator[None]:
     yield
     gc.collect()
     assert children() <= before
-    assert shared_memory() <= memory
+    assert_no_more_memory(memory)
     assert len(os.listdir("/proc/self/fd")) <= len(files)
 
 
@@ -672,7 +680,7 @@ def test_nothing_outlives_the_parent(ending: str, tmp_path: Path) -> None:
         else:
             assert parent.wait(30) == 0
         wait_until_dead(pids)
-    assert shared_memory() <= memory
+    assert_no_more_memory(memory)
 
 
 @pytest.mark.filterwarnings(REPLACED)
