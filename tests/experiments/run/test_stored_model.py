@@ -268,7 +268,7 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "lost setting": (lambda run: change_config(run, algo=None), "algo must be a name, got None"),
     "empty config": (lambda run: (run / "config.yaml").write_text(""), "must map names to settings"),
     "binary config": (lambda run: (run / "config.yaml").write_bytes(b"\xff\x00"), "not plain YAML"),
-    "deep config": (lambda run: (run / "config.yaml").write_text("[" * 2000), "not plain YAML"),
+    "deep config": (lambda run: (run / "config.yaml").write_text("[" * 5000), "not plain YAML"),
 }  # fmt: skip
 
 
