@@ -8,7 +8,7 @@ from torch import Tensor
 from agents.critic import CriticFit
 from agents.rollout.batch import Batch
 from agents.rollout.finite import NonFiniteError
-from npg import PolicyStep, SurrogateObjective
+from npg import PolicyStep, Rejection, SurrogateObjective
 
 if TYPE_CHECKING:
     from agents.base import PolicyGradientAgent
@@ -39,14 +39,18 @@ def count_rejections(
     if len(agent.rejections) >= MOST_REJECTIONS:
         rejections, agent.rejections = agent.rejections, []  # a user who continues starts counting anew
         gradient = objective.parameters.unflatten(objective.gradient())
-        raise diagnosis(rejections, batch, dict(zip(objective.parameters.names, gradient, strict=True)))
+        named = dict(zip(objective.parameters.names, gradient, strict=True))
+        raise diagnosis(rejections, step.rejection, batch, named)
 
 
-def diagnosis(rejections: list[str], batch: Batch, gradients: dict[str, Tensor]) -> NonFiniteError:
+def diagnosis(
+    rejections: list[str], last: Rejection | None, batch: Batch, gradients: dict[str, Tensor]
+) -> NonFiniteError:
     """Return the error that ends a run after too many consecutive rejections.
 
     Args:
         rejections: what was rejected and when, one entry per update.
+        last: why the last policy step was rejected; None if only the critic's fit was.
         batch: of the last update.
         gradients: of its objective, {name of a parameter: gradient}.
     """
@@ -65,7 +69,7 @@ def diagnosis(rejections: list[str], batch: Batch, gradients: dict[str, Tensor])
         f"{'; '.join(describe(tensors))}. Parameters, optimizers and averages hold the last finite numbers. "
         "Check for rewards or observations that are too large (VecNormalize, or normalize_observations and "
         "normalize_returns in policy_kwargs, scale them), then for a learning rate or target_kl that is too "
-        "high."
+        "high." + (f" About {last}: {last.advice}." if last is not None else "")
     )
 
 

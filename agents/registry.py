@@ -40,16 +40,14 @@ class Algorithm:
 
     Attributes:
         agent_class: the class; its attribute `resumable` names what a checkpoint stores.
-        config: name of its file of settings in configs/; None for one that is given on the command line.
         search_space: by setting, an `Interval`, or a tuple of values to choose from.
         label: in reports.
-        colour: in reports, "#rrggbb"; None for any that is free.
+        colour: in reports, "#rrggbb"; None for any that is free, with its dashes.
         dashes: in reports, matplotlib's line style.
     """
 
     agent_class: type[PolicyGradientAgent]
     label: str
-    config: str | None = None
     search_space: SearchSpace = field(default_factory=dict)
     colour: str | None = None
     dashes: Any = "-"
@@ -95,19 +93,15 @@ TRUST_REGION_SPACE: SearchSpace = {
 register_algorithm(
     "vpg",
     VPG,
-    config="vpg",
     search_space={**ROLLOUT_SPACE, "learning_rate": Interval(1e-4, 3e-2), **CRITIC_SPACE},
     colour="#000000",
     dashes=(0, (1, 1)),
 )
-register_algorithm("npg", NPG, config="npg", search_space=TRUST_REGION_SPACE, colour="#0072b2")
-register_algorithm(
-    "trpo", TRPO, config="trpo", search_space=TRUST_REGION_SPACE, colour="#d55e00", dashes=(0, (5, 1.5))
-)
+register_algorithm("npg", NPG, search_space=TRUST_REGION_SPACE, colour="#0072b2")
+register_algorithm("trpo", TRPO, search_space=TRUST_REGION_SPACE, colour="#d55e00", dashes=(0, (5, 1.5)))
 register_algorithm(
     "acktr",
     ACKTR,
-    config="acktr",
     search_space={
         **ROLLOUT_SPACE,
         "learning_rate": Interval(0.03, 2.0),

@@ -17,7 +17,11 @@ PEERS = {
     "sb3:a2c": "stable_baselines3.A2C",
     "contrib:trpo": "sb3_contrib.TRPO",
 }
-NAMES = (*ALGORITHMS, *PEERS)
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all algorithms, those included that were registered since."""
+    return (*ALGORITHMS, *PEERS)
 
 
 def agent_class(name: str) -> type[OnPolicyAlgorithm]:
@@ -30,7 +34,7 @@ def agent_class(name: str) -> type[OnPolicyAlgorithm]:
     if name in ALGORITHMS:
         return ALGORITHMS[name]
     if name not in PEERS:
-        raise ValueError(f"unknown algorithm {name!r}{nearest(name, NAMES)}")
+        raise ValueError(f"unknown algorithm {name!r}{nearest(name, names())}")
     package, _, class_name = PEERS[name].rpartition(".")
     try:
         return cast(type[OnPolicyAlgorithm], getattr(importlib.import_module(package), class_name))

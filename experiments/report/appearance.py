@@ -5,15 +5,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from agents.registry import REGISTRY
 from experiments.report.statistics import Interval
 
 # Colours of Okabe and Ito (2008), "Color universal design", which the colour-blind can tell apart, and for
-# grey prints dashes of matplotlib. These algorithms look the same in every report; others get a free style.
-ALGORITHM_STYLES: dict[str, tuple[str, Any]] = {
-    "npg": ("#0072b2", "-"),
-    "trpo": ("#d55e00", (0, (5, 1.5))),
-    "vpg": ("#000000", (0, (1, 1))),
-    "acktr": ("#009e73", (0, (5, 1.5, 1, 1.5))),
+# grey prints dashes of matplotlib, as those of our agents in `agents.registry`.
+PEER_STYLES: dict[str, tuple[str, Any]] = {
     "sb3:ppo": ("#cc79a7", (0, (8, 2))),
     "sb3:a2c": ("#e69f00", (0, (3, 1.5, 1, 1.5, 1, 1.5))),
     "contrib:trpo": ("#56b4e9", (0, (2.5, 1.5))),
@@ -47,16 +44,20 @@ class Style:
 
 
 def styles(algorithms: Iterable[str]) -> dict[str, Style]:
-    """Return the style of every algorithm, by name."""
+    """Return the style of every algorithm, by name: its own in every report, or a free one if it has none."""
+    ours = {name: (entry.colour, entry.dashes) for name, entry in REGISTRY.items() if entry.colour}
+    fixed: dict[str, tuple[Any, Any]] = ours | PEER_STYLES
     names = list(algorithms)
-    free = sorted(ALGORITHM_STYLES, key=lambda name: name in names)  # unused ones first
-    others = [name for name in names if name not in ALGORITHM_STYLES]
-    chosen = ALGORITHM_STYLES | {name: ALGORITHM_STYLES[free[k % len(free)]] for k, name in enumerate(others)}
+    free = sorted(fixed, key=lambda name: name in names)  # unused ones first
+    others = [name for name in names if name not in fixed]
+    chosen = fixed | {name: fixed[free[k % len(free)]] for k, name in enumerate(others)}
     return {name: Style(label(name), *chosen[name]) for name in sorted(names)}
 
 
 def label(algorithm: str) -> str:
     """Return the displayed name of an algorithm: NPG, but sb3:ppo."""
+    if algorithm in REGISTRY:
+        return REGISTRY[algorithm].label
     return algorithm if ":" in algorithm else algorithm.upper()
 
 

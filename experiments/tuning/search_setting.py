@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
+from agents.registry import Interval
+
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
@@ -13,28 +15,20 @@ LINEAR = "lin_"  # RL Zoo's mark of a schedule that falls to 0; the search varie
 
 @dataclass(frozen=True)
 class Range:
-    """An interval of numbers.
+    """A setting that is a number of an interval.
 
     Args:
         name: of the setting; `policy_kwargs.x` is option x of the policy.
-        low: smallest value, of 1 - setting with `complement`.
-        high: largest value.
-        log: whether the scale is logarithmic.
-        integer: whether the setting is an integer.
-        complement: whether 1 - setting is sampled, which resolves values close to 1.
+        interval: its values and their scale.
     """
 
     name: str
-    low: float
-    high: float
-    log: bool = True
-    integer: bool = False
-    complement: bool = False
+    interval: Interval
 
     @property
     def axis(self) -> str:
         """Name of the sampled coordinate."""
-        return f"1 - {self.name}" if self.complement else self.name
+        return f"1 - {self.name}" if self.interval.complement else self.name
 
     def coordinate(self, value: Any) -> float | None:
         """Return the coordinate of a setting's value; None if the scale has no place for it."""
@@ -42,31 +36,33 @@ class Range:
             value = float(value.removeprefix(LINEAR))
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
-        place = 1 - value if self.complement else value
-        return place if math.isfinite(place) and (place > 0 or not self.log) else None
+        place = 1 - value if self.interval.complement else value
+        return place if math.isfinite(place) and (place > 0 or not self.interval.log) else None
 
     def including(self, value: Any) -> Self:
         """Return the range, extended to a value that has a coordinate."""
         place = self.coordinate(value)
         assert place is not None
-        return replace(self, low=min(self.low, place), high=max(self.high, place))
+        low, high = min(self.interval.low, place), max(self.interval.high, place)
+        return replace(self, interval=replace(self.interval, low=low, high=high))
 
     def suggest(self, trial: "BaseTrial") -> float:
         """Sample a coordinate."""
-        if self.integer:
-            return trial.suggest_int(self.axis, int(self.low), int(self.high), log=self.log)
-        return trial.suggest_float(self.axis, self.low, self.high, log=self.log)
+        low, high, log = self.interval.low, self.interval.high, self.interval.log
+        if self.interval.integer:
+            return trial.suggest_int(self.axis, int(low), int(high), log=log)
+        return trial.suggest_float(self.axis, low, high, log=log)
 
     def value(self, coordinate: float, base: Any) -> Any:
         """Return the setting at a coordinate; a schedule if the base value is one."""
-        if self.integer:
+        if self.interval.integer:
             return int(coordinate)
         value = float(f"{coordinate:.{SIGNIFICANT}g}")
-        value = round(1 - value, 12) if self.complement else value
+        value = round(1 - value, 12) if self.interval.complement else value
         return f"{LINEAR}{value}" if isinstance(base, str) else value
 
     def __str__(self) -> str:
-        return f"{self.low:g} … {self.high:g}{', logarithmic' if self.log else ''}"
+        return f"{self.interval.low:g} … {self.interval.high:g}{', logarithmic' if self.interval.log else ''}"
 
 
 @dataclass(frozen=True)

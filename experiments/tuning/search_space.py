@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from agents.hyperparameters import nearest
-from experiments.algorithms import NAMES, PEERS
+from experiments.algorithms import PEERS, names
 from experiments.settings.configuration import RUN_KEYS
 from experiments.settings.run_settings import RunSettings
 from experiments.tuning.search_setting import Choice, Range, Setting
-from experiments.tuning.spaces import SPACES
+from experiments.tuning.spaces import searched_settings
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -42,15 +42,16 @@ class SearchSpace:
         Raises:
             ValueError: the algorithm has no space, or a setting of it has no effect in the base.
         """
-        if algo not in SPACES:
-            raise ValueError(f"there is no search space for {algo!r}{nearest(algo, NAMES)}")
+        searched = searched_settings(algo)
+        if not searched:
+            raise ValueError(f"there is no search space for {algo!r}{nearest(algo, names())}")
         if base.hyperparameters.get("step_size") is not None:
             raise ValueError(
                 f"target_kl is searched, and step_size={base.hyperparameters['step_size']} makes it idle; "
                 "take step_size out of the configuration"
             )
         settings, kept = [], []
-        for setting in (*SPACES[algo], *normalisation(algo, base)):
+        for setting in (*searched, *normalisation(algo, base)):
             value = read(base, setting.name)
             if setting.coordinate(value) is None:
                 kept.append(setting.name)
