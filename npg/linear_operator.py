@@ -194,6 +194,18 @@ class InvertibleScaled(Scaled, InvertibleOperator):
         return InvertibleScaled(1 / self.factor, inverse), usable
 
 
+class RelativelyDamped(InvertibleScaled):
+    """The operator c A, damped in units of c: c (A + λI). Arguments and errors are those of the base class."""
+
+    def damped(self, damping: float) -> "RelativelyDamped":
+        """Return c times A damped by λ."""
+        return RelativelyDamped(self.factor, self.operator.damped(damping))
+
+    def unchecked_inverse(self, damping: float = 0.0) -> tuple[InvertibleScaled, dict[str, Tensor]]:
+        """Return the inverse of `damped(λ)`."""
+        return super().unchecked_inverse(damping * self.factor)
+
+
 class Sum(LinearOperator):
     """The operator A + B + ….
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
-from torch import Tensor
+from torch import Tensor, nn
 
 from agents.policy.policies import MlpPolicy
 from agents.policy.snapshot import Snapshot
@@ -81,6 +81,18 @@ class Critic(ABC):
     @abstractmethod
     def _losses(self, batch: Batch) -> list[Tensor]:
         """Move the parameters and return the mean squared error before each step, 0-d."""
+
+
+def return_unit(policy: ActorCriticPolicy) -> Tensor:
+    """Return the return that one unit of the last layer's output is, 0-d, float64 if returns are normalised."""
+    moments = policy.return_moments if isinstance(policy, MlpPolicy) else None
+    return torch.ones((), device=policy.device) if moments is None else moments.deviation
+
+
+def last_layer(policy: ActorCriticPolicy) -> nn.Module:
+    """Return the linear layer that gives the value."""
+    layers = [module for module in policy.value_net.modules() if isinstance(module, nn.Linear)]
+    return layers[-1] if layers else policy.value_net
 
 
 def shuffled(states: int, batch_size: int | None, device: torch.device) -> tuple[Tensor, ...]:

@@ -9,35 +9,32 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agents.critic.critic import Critic, CriticFit, shuffled
+from agents.critic.critic import Critic, CriticFit, last_layer, return_unit, shuffled
 from agents.rollout.batch import Batch
 from npg import DiagGaussian, KroneckerStepper, SingularMatrixError, host
 
 
 class ValueDistribution(nn.Module):
-    """The critic seen as a Gaussian over returns, so that it has a Fisher matrix and a trust region.
+    """The critic seen as a Gaussian whose mean is the value v and whose deviation is 1.
 
-    Its mean is the value, its deviation the root mean squared error of the values, in which a trust region
-    is then measured. Its Fisher matrix is that of the Gauss-Newton method (Wu et al. 2017, section 3.1).
+    Its Fisher matrix is E[∇v ∇vᵀ], that of the Gauss-Newton method (Wu et al. 2017, section 3.1), without the
+    errors' variance, so that averages over updates with different errors make sense. v is measured in units
+    of the last layer's output: the return, or its running deviation if the policy normalises returns.
 
     Args:
         policy: gives `predict_values` and stays the owner of its parameters.
         parameters: the critic's own.
-
-    Attributes:
-        deviation: of the returns around the values, in units of the return.
     """
 
     def __init__(self, policy: ActorCriticPolicy, parameters: list[nn.Parameter]):
         super().__init__()
         self.policy = policy
-        self.deviation = 1.0
         self._own = {id(p) for p in parameters}
 
     def forward(self, observations: Any) -> DiagGaussian:
         """Return the Gaussians (N, 1) of N states."""
         values = self.policy.predict_values(observations)
-        return DiagGaussian(values, values.new_tensor([self.deviation]).log())
+        return DiagGaussian(values / return_unit(self.policy).to(values.dtype), values.new_zeros(1))
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the critic's own, in the policy's order."""
@@ -47,7 +44,12 @@ class ValueDistribution(nn.Module):
 
 
 class KroneckerCritic(Critic):
-    """Natural steps of the values towards the returns.
+    """Natural steps of the values towards the returns, which do not depend on the unit of the reward.
+
+    With σ the root mean squared error of the values, a step's KL is dᵀE[∇v ∇vᵀ]d / 2σ², the squared move of the
+    values in units of σ. The last layer's parameters have the unit of v and its output's derivative is 1, so
+    that its block is damped by λ; all others have no unit, and their blocks are damped by λσ². Momentum is
+    kept in units of σ too. σ is measured in every update; damping follows when the inverses are refreshed.
 
     Arguments not listed are those of `Critic`.
 
@@ -84,35 +86,41 @@ class KroneckerCritic(Critic):
         return fit
 
     def _losses(self, batch: Batch) -> list[Tensor]:
-        errors = batch.returns - batch.old_values
+        unit = return_unit(self.policy).to(batch.returns)
+        returns = batch.returns / unit
+        errors = returns - batch.old_values / unit
         deviation = host.read(deviation=errors.square().mean().sqrt())["deviation"]
-        if not 0 < deviation < math.inf:
-            return [errors.new_tensor(0.0 if deviation == 0 else math.nan)]
-        self.values.deviation = deviation
+        if deviation <= math.sqrt(torch.finfo(errors.dtype).tiny):  # its square would be 0
+            return [errors.new_tensor(0.0)]
+        if not math.isfinite(deviation):
+            return [errors.new_tensor(math.nan)]
+        fisher, last = self.stepper.fisher, last_layer(self.policy)
+        names = [n for n in fisher.parameters.by_module() if self.values.get_submodule(n) is not last]
+        fisher.damping_units = dict.fromkeys(names, deviation**2)
         try:
             self.stepper.observe(batch.observations)
         except (FloatingPointError, SingularMatrixError):
             return [errors.new_tensor(math.nan)]
+        self.stepper.velocity = self.stepper.velocity * deviation
         losses: list[Tensor] = []
         whole = self.batch_size is None or self.batch_size >= len(batch)
         for _ in range(self.passes):
-            if whole:
-                losses.append(self._step(batch, slice(None)))
-                continue
-            for states in shuffled(len(batch), self.batch_size, batch.returns.device):
-                losses.append(self._step(batch, states))
+            parts = [slice(None)] if whole else shuffled(len(batch), self.batch_size, returns.device)
+            for states in parts:
+                loss = self._step(batch.select(states), returns[states], self.target_kl * deviation**2)
+                losses.append(loss * unit.square())
+        self.stepper.velocity = self.stepper.velocity / deviation
         return losses
 
-    def _step(self, batch: Batch, states: Tensor | slice) -> Tensor:
-        """Make one step and return the mean squared error before it."""
+    def _step(self, observations: Any, returns: Tensor, target_kl: float) -> Tensor:
+        """Make one step and return the mean squared error before it, in units of v."""
         parameters = self.stepper.fisher.parameters
-        values = self.values(batch.select(states)).mean.flatten()
-        loss = F.mse_loss(values, batch.returns[states])
+        loss = F.mse_loss(self.values(observations).mean.flatten(), returns)
         # Of the mean log-likelihood, which ascends as the squared error falls.
-        gradient = parameters.flatten(
-            torch.autograd.grad(-0.5 * loss / self.values.deviation**2, parameters.tensors, allow_unused=True)
+        gradient = torch.autograd.grad(-0.5 * loss, parameters.tensors, allow_unused=True)
+        step = self.stepper.displacement(
+            parameters.flatten(gradient), step_size=self.step_size, target_kl=target_kl
         )
-        step = self.stepper.displacement(gradient, step_size=self.step_size, target_kl=self.target_kl)
         parameters.add_(step, known_finite=True)  # checked at the end of the fit
         self.stepper.keep(step)
         return loss.detach()

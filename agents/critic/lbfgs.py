@@ -4,15 +4,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from agents.critic.critic import Critic
+from agents.critic.critic import Critic, last_layer
+from agents.policy.policies import MlpPolicy
 from agents.rollout.batch import Batch
 
 
 class LbfgsCritic(Critic):
     """Regression on the returns by L-BFGS on the whole batch, at most one iteration per pass.
 
-    The objective is the squared error relative to where it starts, so that the unit of the return changes
-    nothing; a line search under the strong Wolfe conditions makes every iteration lower it (Nocedal & Wright
+    The objective is the squared error relative to where it starts, and the last layer's parameters are in
+    units of the root mean squared error unless the policy normalises returns, so that the unit of the return
+    changes nothing. A line search under the strong Wolfe conditions makes every iteration lower it (Nocedal & Wright
     2006, algorithms 7.5 and 3.5). Few iterations keep the values from following the noise of one batch.
     torch's optimizer reads a few numbers from the device in every iteration.
     """
@@ -20,20 +22,25 @@ class LbfgsCritic(Critic):
     draws_random_numbers = False
 
     def _losses(self, batch: Batch) -> list[Tensor]:
+        units = self._units(batch)
+        scaled = [(p / unit).detach() for p, unit in zip(self.parameters, units, strict=True)]
         first: Tensor | None = None
 
         def relative_error() -> Tensor:
             nonlocal first
+            with torch.no_grad():
+                for parameter, value, unit in zip(self.parameters, scaled, units, strict=True):
+                    parameter.copy_(value * unit)
             error = F.mse_loss(self.policy.predict_values(batch.observations).flatten(), batch.returns)
             first = error.detach() if first is None else first
             relative = error / torch.where(first > 0, first, 1)  # 0: a perfect critic, with gradient 0
             gradients = torch.autograd.grad(relative, self.parameters)
-            for parameter, gradient in zip(self.parameters, gradients, strict=True):
-                parameter.grad = gradient
+            for value, gradient, unit in zip(scaled, gradients, units, strict=True):
+                value.grad = gradient * unit
             return relative.detach()
 
         torch.optim.LBFGS(
-            self.parameters,
+            scaled,
             max_iter=self.passes,
             max_eval=2 * self.passes,  # a line search seldom needs a second evaluation, except the first one
             history_size=self.passes,
@@ -41,7 +48,16 @@ class LbfgsCritic(Critic):
             tolerance_change=0,
             line_search_fn="strong_wolfe",
         ).step(relative_error)  # type: ignore[arg-type]  # float(closure()) is all it does with the result
-        for parameter in self.parameters:
-            parameter.grad = None
+        with torch.no_grad():
+            for parameter, value, unit in zip(self.parameters, scaled, units, strict=True):
+                parameter.copy_(value * unit)
         assert first is not None
         return [first]
+
+    def _units(self, batch: Batch) -> list[Tensor]:
+        """Return the unit of each parameter, 0-d."""
+        error = (batch.returns - batch.old_values).square().mean().sqrt()
+        one = torch.ones_like(error)
+        normalised = isinstance(self.policy, MlpPolicy) and self.policy.return_moments is not None
+        own = [] if normalised else list(map(id, last_layer(self.policy).parameters()))
+        return [torch.where(error > 0, error, 1) if id(p) in own else one for p in self.parameters]

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from agents.critic.critic import Critic, shuffled
-from agents.policy.policies import MlpPolicy
+from agents.critic.critic import Critic, return_unit, shuffled
 from agents.rollout.batch import Batch
 
 
@@ -18,9 +17,8 @@ class MinibatchCritic(Critic):
 
     def _losses(self, batch: Batch) -> list[Tensor]:
         optimizer = self.policy.optimizer
-        moments = self.policy.return_moments if isinstance(self.policy, MlpPolicy) else None
         # Errors in units of the returns' deviation: Adam compares their gradient with a constant of its own.
-        unit = 1 if moments is None else moments.deviation.square().to(batch.returns.dtype)
+        unit = return_unit(self.policy).square().to(batch.returns.dtype)
         losses = []
         optimizer.zero_grad(set_to_none=True)
         for _ in range(self.passes):

@@ -34,7 +34,7 @@ class RunningMoments(nn.Module):
     @property
     def deviation(self) -> Tensor:
         """The standard deviation, never 0."""
-        return (self.variance + LEAST_VARIANCE).sqrt()
+        return self.variance.clamp(min=LEAST_VARIANCE).sqrt()
 
     @torch.no_grad()
     def update(self, values: Tensor) -> None:

@@ -23,7 +23,7 @@ from npg.fisher.blocks import BlockDiagonal
 from npg.fisher.layers import check_owners
 from npg.fisher.module_blocks import ModuleBlocks
 from npg.fisher.passes import Pass, pass_through
-from npg.linear_operator import InvertibleOperator
+from npg.linear_operator import InvertibleOperator, RelativelyDamped
 from npg.parameters import FlatParameters
 from npg.reduction import Reduce, identity
 from npg.states import check_micro_batch_size, micro_batches
@@ -51,6 +51,7 @@ class KroneckerFisher(InvertibleOperator):
     Attributes:
         parameters: the actor's, as the flat vector has them.
         averages: {module's name: (A, G), (block,) or (diagonal,)}, empty before the first statistics.
+        damping_units: {module's name: c, the unit in which its block is damped, B + cλI}; 1 if not listed.
 
     Raises:
         ValueError: there is no state, no trainable parameter reaches the distribution, a layer or a
@@ -87,6 +88,7 @@ class KroneckerFisher(InvertibleOperator):
         self._modules = ModuleBlocks(actor, self.parameters)
         self.layers = self._modules.layers
         self.averages: Averages = {}
+        self.damping_units: Mapping[str, float] = {}
         if observations is not None:
             self.update(observations)
 
@@ -173,7 +175,13 @@ class KroneckerFisher(InvertibleOperator):
         """
         if not self.averages:
             raise ValueError("there are no Fisher statistics yet; call update(observations) first")
-        return {name: self._modules.block(name, *values) for name, values in self.averages.items()}
+        return {name: self._block(name, *values) for name, values in self.averages.items()}
+
+    def _block(self, name: str, *statistics: Tensor) -> InvertibleOperator:
+        if (unit := self.damping_units.get(name)) is None:
+            return self._modules.block(name, *statistics)
+        *others, last = statistics
+        return RelativelyDamped(unit, self._modules.block(name, *others, last / unit))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the averages as a flat dictionary of tensors."""

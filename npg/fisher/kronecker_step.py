@@ -13,7 +13,8 @@ from npg.natural_direction import DAMPING_GROWTH
 from npg.scaling import power_of_two
 
 # Keys of a saved state.
-FACTORS, INVERTED, VELOCITY, UPDATES = "factors", "inverted", "velocity", "updates"
+FACTORS, INVERTED, DAMPING_UNITS = "factors", "inverted", "damping_units"
+VELOCITY, UPDATES = "velocity", "updates"
 
 
 class KroneckerStepper:
@@ -63,6 +64,7 @@ class KroneckerStepper:
         self.velocity = torch.zeros(fisher.size, dtype=fisher.dtype, device=fisher.device)
         self.updates = 0
         self._inverted: dict[str, Tensor] = {}
+        self._damping_units: Mapping[str, float] = {}
         self._inverse: InvertibleOperator | None = None
 
     def observe(self, observations: Any) -> None:
@@ -95,7 +97,7 @@ class KroneckerStepper:
             self._inverse = (
                 inverse if all(numbers.values()) else self.fisher.inverse(DAMPING_GROWTH * self.damping)
             )
-            self._inverted = self.fisher.state_dict()
+            self._inverted, self._damping_units = self.fisher.state_dict(), self.fisher.damping_units
 
     def displacement(self, gradient: Tensor, *, step_size: float, target_kl: float) -> Tensor:
         """Return d (P,) for an ascent along g (P,), not yet taken.
@@ -129,6 +131,7 @@ class KroneckerStepper:
         return {
             FACTORS: self.fisher.state_dict(),
             INVERTED: self._inverted,
+            DAMPING_UNITS: dict(self._damping_units),
             VELOCITY: self.velocity,
             UPDATES: self.updates,
         }
@@ -140,6 +143,7 @@ class KroneckerStepper:
             ValueError: it belongs to another policy.
         """
         self.fisher.load_state_dict(state[INVERTED])
+        self.fisher.damping_units = state.get(DAMPING_UNITS, {})
         self._inverse, self._inverted = None, {}
         self._invert({}, due=bool(state[INVERTED]))
         self.fisher.load_state_dict(state[FACTORS])

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
+from agents import ACKTR
 from agents.critic.kronecker import KroneckerCritic, ValueDistribution
 from agents.policy.actor import PolicyActor
 from agents.policy.policies import MlpPolicy
@@ -81,6 +83,65 @@ def test_a_normalised_critic_does_not_see_the_unit_of_the_reward(unit: float) ->
         predictions.append(policy.predict_values(observations).detach())
     assert float((predictions[0] - predictions[0].mean()).abs().amax()) > 0.05
     torch.testing.assert_close(predictions[1], unit * predictions[0], rtol=1e-3, atol=1e-3 * unit)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_step_moves_values_by_the_documented_share_of_their_error(
+    scale: float, normalize: bool, momentum: float
+) -> None:
+    """On random linear problems, one after another, at most sqrt(2δ) σ, and never next to nothing."""
+    torch.manual_seed(0)
+    box = spaces.Box(-1, 1, (2,))
+    policy = MlpPolicy(box, box, lambda _: 1.0, net_arch=[], normalize_returns=normalize)
+    torch.nn.init.zeros_(policy.value_net.weight)
+    critic = ValueDistribution(policy, PolicyActor(policy).critic_parameters())
+    stepper = KroneckerStepper(KroneckerFisher(critic), damping=0.1, momentum=momentum)
+    observations = torch.randn(64, 2)
+    for target_kl in (0.5, 0.5, 0.02, 0.5, 0.02):
+        noise = float(10 ** torch.empty(()).uniform_(-1, 1))
+        returns = scale * (observations @ torch.randn(2) + 3 + noise * torch.randn(64))
+        old = policy.predict_values(observations).detach().flatten()
+        batch = Batch(observations, observations, old, old, returns, returns)
+        fit(critic, stepper, batch, passes=1, batch_size=64, step_size=1.0, target_kl=target_kl)
+        moved = (policy.predict_values(observations).detach().flatten() - old).square().mean().sqrt()
+        share = float(moved / (returns - old).square().mean().sqrt()) / math.sqrt(2 * target_kl)
+        assert 0.02 < share < 1 + 1e-3
+
+
+def test_the_values_of_pendulum_stay_within_the_possible() -> None:
+    """The mean value never leaves the range of the returns by more than a little, with the default settings."""
+    lowest, highest = mean_values(seed=0, updates=10)
+    assert -1700 < lowest < -50 and highest < 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_the_values_of_pendulum_stay_within_the_possible_for_long(seed: int) -> None:
+    """The same for 50 updates on five seeds; a return is in [−1627, 0]."""
+    lowest, highest = mean_values(seed, updates=50)
+    assert -1700 < lowest < -300 and highest < 50
+
+
+def mean_values(seed: int, updates: int) -> tuple[float, float]:
+    """Return the lowest and the highest mean value of a rollout's states after an update of ACKTR."""
+    agent = ACKTR(
+        "MlpPolicy", "Pendulum-v1", seed=seed, device="cpu", policy_kwargs={"normalize_returns": True}
+    )
+    means = []
+
+    class Watch(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_start(self) -> None:
+            states = agent.rollout_buffer.observations.reshape(-1, 3)
+            with torch.no_grad():
+                means.append(float(agent.policy.predict_values(torch.as_tensor(states)).mean()))
+
+    agent.learn((updates + 1) * agent.n_steps, Watch(), log_interval=None)
+    return min(means), max(means)
 
 
 def test_only_the_critic_moves_and_its_error_falls(parameters: Callable) -> None:
