@@ -243,6 +243,10 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             check_finite(self, self.env, "observation", self._last_obs)
         return total, callback
 
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        # The last rollout may exceed the budget: no schedule is asked about a progress below 0.
+        super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
+
     def _update_learning_rates(self) -> None:
         self._update_learning_rate(self.policy.optimizer)
 

@@ -17,9 +17,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from agents import NPG, TRPO
 from agents.base import PolicyGradientAgent
+from agents.hyperparameters import RANGES
 from npg import PolicyStep, Rejection, SurrogateObjective
 
 SMALL = {"n_steps": 64, "batch_size": 64, "n_critic_updates": 2, "seed": 0, "device": "cpu"}
+SCHEDULES = [name for name, (expected, _) in RANGES.items() if "schedule" in expected]
 ACTIONS = {
     "box": spaces.Box(-1, 1, (2,), np.float32),
     "discrete": spaces.Discrete(3),
@@ -124,6 +126,24 @@ def test_step_stays_in_the_trust_region() -> None:
         if agent_class is TRPO:
             assert all(0 < kl <= 0.02 for kl in kls)
         assert np.median(kls) == pytest.approx(0.02, rel=0.5)
+
+
+@pytest.mark.parametrize("budget", [1, 100])
+def test_no_schedule_sees_a_progress_below_zero(agent_class: type[PolicyGradientAgent], budget: int) -> None:
+    """A last rollout beyond the budget asks every schedule for its value at 0, and gives no negative rate."""
+    asked: list[float] = []
+
+    def schedule(left: float) -> float:
+        asked.append(left)
+        return 1e-3 * left
+
+    options = {name: schedule for name in SCHEDULES if hasattr(agent_class, name)}
+    agent = agent_class("MlpPolicy", "CartPole-v1", **SMALL, **options)
+    agent.learn(budget, log_interval=None)
+    optimizers = [agent.policy.optimizer, getattr(agent, "actor_optimizer", agent.policy.optimizer)]
+    assert min(asked) == 0
+    assert all(group["lr"] >= 0 for optimizer in optimizers for group in optimizer.param_groups)
+    assert agent.logger.name_to_value["train/learning_rate"] == 0
 
 
 def test_log_has_every_update(agent_class: type[PolicyGradientAgent], tmp_path: Path) -> None:
