@@ -20,7 +20,7 @@ from agents.arguments import SB3_PARAMETERS, compose_constructor
 from agents.critic import CRITICS, Critic, CriticFit
 from agents.device import faster_device
 from agents.divergence import count_rejections
-from agents.hyperparameters import check_actions, check_minibatches, check_ranges, check_spread
+from agents.hyperparameters import check_actions, check_minibatches, check_ranges, check_resolution, check_spread
 from agents.policy.actor import PolicyActor
 from agents.policy.policies import POLICIES, observe
 from agents.rollout.batch import Batch, standardise
@@ -230,6 +230,8 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             self.policy.to(self.device)
             self.rollout_buffer.device = self.device
         self.actor = PolicyActor(self.policy)
+        target_kls = {name: value for name, value in vars(self).items() if name.endswith("target_kl")}
+        check_resolution(next(self.policy.parameters()).dtype, **target_kls)
         if unreached := self.actor.unreached_names():
             message = (
                 "these parameters reach neither the action distribution nor the value and are not trained"

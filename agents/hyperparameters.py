@@ -2,11 +2,13 @@
 
 import difflib
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 
 from agents.critic import CRITICS
@@ -103,6 +105,23 @@ def check_minibatches(n_steps: int, n_envs: int, batch_size: int | None) -> None
             UserWarning,
             stacklevel=4,  # the caller of the constructor
         )
+
+
+def check_resolution(dtype: torch.dtype, **target_kls: Any) -> None:
+    """Warn of a KL so small that rounding decides the step.
+
+    A step changes log-probabilities by about sqrt(2δ): below 100 roundings of the dtype their differences,
+    and with them gain and KL, have less than two digits.
+    """
+    least = 10.0 ** math.ceil(math.log10((100 * torch.finfo(dtype).eps) ** 2 / 2))
+    for name, value in target_kls.items():
+        if isinstance(value, int | float) and value < least:
+            warnings.warn(
+                f"{name}={value:g} is below what {dtype} resolves: rounding decides the steps; use at least "
+                f"{least:g}, or a policy of float64",
+                UserWarning,
+                stacklevel=5,  # the caller of the constructor
+            )
 
 
 def is_integer(value: Any) -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from npg.distributions.distribution import Coordinates, Distribution, check_pair, check_shape
+from npg.distributions.distribution import Coordinates, Distribution, check_pair, check_shape, kl_terms
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,15 +19,6 @@ class Bernoulli(Distribution):
     """
 
     logits: Tensor
-
-    @property
-    def coordinates(self) -> Coordinates:
-        """The logits (N, A)."""
-        return (self.logits,)
-
-    def snapshot(self) -> Self:
-        """Return a detached copy, which later changes of the parameters do not affect."""
-        return type(self)(self.logits.detach().clone())
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return log π of actions (N, A) in {0, 1}, shape (N,)."""
@@ -44,10 +35,10 @@ class Bernoulli(Distribution):
     def kl(self, new: Self) -> Tensor:
         """Return the joint KL(self ‖ new), shape (N,)."""
         check_pair(self, new)
-        p, not_p = self._probabilities()
-        on = F.logsigmoid(self.logits) - F.logsigmoid(new.logits)
-        off = F.logsigmoid(-self.logits) - F.logsigmoid(-new.logits)
-        return (p * on + not_p * off).sum(-1)
+        (p, not_p), (q, not_q) = self._probabilities(), new._probabilities()
+        off = F.softplus(self.logits) - F.softplus(new.logits)
+        on = new.logits - self.logits + off
+        return (kl_terms(p, q, on) + kl_terms(not_p, not_q, off)).sum(-1)
 
     def fisher_product(self, tangent: Coordinates) -> Coordinates:
         """Return p (1 − p) t."""

@@ -7,7 +7,9 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from npg.distributions.distribution import Coordinates, Distribution, check_pair, check_shape
+from npg.distributions.distribution import Coordinates, Distribution, check_pair, check_shape, kl_terms
+
+ALMOST_CERTAIN = -0.01  # log-probability
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,34 +22,28 @@ class Categorical(Distribution):
 
     logits: Tensor
 
-    @property
-    def coordinates(self) -> Coordinates:
-        """The logits (N, K)."""
-        return (self.logits,)
-
-    def snapshot(self) -> Self:
-        """Return a detached copy, which later changes of the parameters do not affect."""
-        return type(self)(self.logits.detach().clone())
-
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return log π of integer actions (N,), shape (N,)."""
         check_shape(actions, self.logits.shape[:-1])
-        log_p = F.log_softmax(self.logits, -1)
+        log_p = self._log_probabilities()
         return log_p.gather(-1, actions.long().unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> Tensor:
         """Return the entropy, shape (N,); at most log K."""
-        log_p = F.log_softmax(self.logits, -1)
+        log_p = self._log_probabilities()
         p = log_p.exp()
         return -(p * torch.where(p > 0, log_p, 0)).sum(-1)
 
     def kl(self, new: Self) -> Tensor:
         """Return KL(self ‖ new), shape (N,); a choice forbidden in `self` contributes nothing."""
         check_pair(self, new)
-        log_p, log_q = F.log_softmax(self.logits, -1), F.log_softmax(new.logits, -1)
-        p = log_p.exp()
-        # Chosen before the product: 0 · (−∞ − −∞) would be NaN, and so would its derivative.
-        return (p * torch.where(p > 0, log_p - log_q, 0)).sum(-1)
+        # Of the logits' own difference, which has no rounding if they are close; that of the normalisation is
+        # the same for all choices, and cancels to first order.
+        normalisation = torch.logsumexp(new.logits, -1, keepdim=True) - torch.logsumexp(
+            self.logits, -1, keepdim=True
+        )
+        log_ratio = new.logits - self.logits - normalisation
+        return kl_terms(F.softmax(self.logits, -1), F.softmax(new.logits, -1), log_ratio).sum(-1)
 
     def fisher_product(self, tangent: Coordinates) -> Coordinates:
         """Return p ⊙ (t − p·t), the product with diag(p) − p pᵀ."""
@@ -66,3 +62,11 @@ class Categorical(Distribution):
         p = F.softmax(self.logits.detach(), -1)
         draws = torch.multinomial(p.reshape(-1, p.shape[-1]), 1, generator=generator)
         return draws.reshape(p.shape[:-1])
+
+    def _log_probabilities(self) -> Tensor:
+        """Return log p (N, K); that of a choice almost certain from all others, since 1 + their sum is rounded."""
+        log_p = F.log_softmax(self.logits, -1)
+        certain = log_p > ALMOST_CERTAIN
+        others = torch.where(certain, 0, log_p.exp()).sum(-1, keepdim=True)
+        # Chosen before the logarithm, whose derivative at 0 is infinite.
+        return torch.where(certain, torch.log1p(-torch.where(certain, others, 0)), log_p)

@@ -1,8 +1,10 @@
 """The abstract base class of action distributions."""
 
 from abc import ABC, abstractmethod
+from dataclasses import fields
 from typing import Self
 
+import torch
 from torch import Generator, Tensor
 
 Coordinates = tuple[Tensor, ...]
@@ -15,13 +17,13 @@ class Distribution(ABC):
     """
 
     @property
-    @abstractmethod
     def coordinates(self) -> Coordinates:
-        """The tensors, each (N, ...), that describe the distribution."""
+        """The tensors, each (N, ...), that describe the distribution; by default the dataclass's fields."""
+        return tuple(getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
 
-    @abstractmethod
     def snapshot(self) -> Self:
         """Return a detached copy, which later changes of the parameters do not affect."""
+        return type(self)(*(z.detach().clone() for z in self.coordinates))
 
     @abstractmethod
     def log_prob(self, actions: Tensor) -> Tensor:
@@ -49,6 +51,23 @@ class Distribution(ABC):
     @abstractmethod
     def sample(self, generator: Generator | None = None) -> Tensor:
         """Return one action per state, without a gradient."""
+
+
+def kl_terms(p: Tensor, q: Tensor, log_ratio: Tensor) -> Tensor:
+    """Return q − p − p log(q/p) per outcome: terms that are never negative and add up to KL(p ‖ q).
+
+    The terms p log(p/q) have the same sum but cancel each other: their rounding exceeds a KL of 1e-8 in
+    float32. An outcome with p = 0 contributes q; as a limit, its logarithm does not matter.
+
+    Args:
+        p: probabilities of all outcomes.
+        q: likewise.
+        log_ratio: log(q/p), whose rounding matters only relative to itself.
+    """
+    d = torch.where(p > 0, log_ratio, 0)
+    small = d.abs() < 0.5
+    near = torch.where(small, d, 0)  # expm1 would overflow elsewhere, and make derivatives NaN
+    return torch.where(small, p * (torch.expm1(near) - near), q - p - p * d)
 
 
 def check_shape(actions: Tensor, expected: tuple[int, ...]) -> None:

@@ -35,15 +35,6 @@ class DiagGaussian(Distribution):
             ) from None
         object.__setattr__(self, "log_std", log_std)
 
-    @property
-    def coordinates(self) -> Coordinates:
-        """(mean, log_std), each (N, A)."""
-        return self.mean, self.log_std
-
-    def snapshot(self) -> Self:
-        """Return a detached copy, which later changes of the parameters do not affect."""
-        return type(self)(self.mean.detach().clone(), self.log_std.detach().clone())
-
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return log π of actions (N, A), shape (N,)."""
         check_shape(actions, self.mean.shape)

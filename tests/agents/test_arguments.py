@@ -1,6 +1,7 @@
 """The constructors: one declaration per argument, sb3-contrib's order, everything documented."""
 
 import inspect
+import warnings
 from typing import ClassVar
 
 import pytest
@@ -98,3 +99,20 @@ def test_values_are_attributes(algo: str) -> None:
     agent = ALGORITHMS[algo]("MlpPolicy", "CartPole-v1", **SMALL)
     for name in set(inspect.signature(type(agent)).parameters) - UNCHECKED - {"stats_window_size"}:
         assert hasattr(agent, name), name
+
+
+TARGETS = [("npg", "target_kl"), ("trpo", "target_kl"), ("acktr", "target_kl"), ("acktr", "critic_target_kl")]
+
+
+@pytest.mark.parametrize(("algo", "name"), TARGETS)
+@pytest.mark.parametrize(("value", "resolved"), [(9e-11, False), (1.1e-10, True), (0.01, True)])
+def test_a_target_below_the_rounding_of_the_policy_warns(
+    algo: str, name: str, value: float, resolved: bool
+) -> None:
+    """One UserWarning at construction names the argument and the least that float32 resolves."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ALGORITHMS[algo]("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64, device="cpu", **{name: value})
+    found = [str(warning.message) for warning in caught if "resolves" in str(warning.message)]
+    assert len(found) == (not resolved)
+    assert resolved or (name in found[0] and "1e-10" in found[0])

@@ -322,3 +322,40 @@ def test_certain_bits_keep_their_digits_in_float32(old: float, new: float) -> No
     mirrored = Bernoulli(-bits.logits)
     assert torch.equal(bits.entropy(), mirrored.entropy())
     assert torch.equal(bits.kl(other), mirrored.kl(Bernoulli(-other.logits)))
+
+
+FROM_SIX = {
+    "categorical": Categorical,
+    "multi_categorical": lambda z: MultiCategorical(z.split(3, -1)),
+    "bernoulli": Bernoulli,
+    "gaussian": lambda z: DiagGaussian(*z.split(3, -1)),
+}
+
+
+@pytest.mark.parametrize("family", FROM_SIX)
+@pytest.mark.parametrize("change", [1e-5, 1e-4, 1e-3, 1.0])
+@pytest.mark.parametrize("spread", [1.0, 8.0])
+def test_small_kls_keep_their_digits_in_float32(family: str, change: float, spread: float) -> None:
+    """A KL from 1e-11 upwards has at least two digits in every family, and none is negative."""
+    scale = 1.0 if family == "gaussian" else spread  # of logits
+    old = scale * oracles.randn(0, 500, 6).float()
+    new = old + change * oracles.randn(1, 500, 6).float()
+    found = FROM_SIX[family](old).kl(FROM_SIX[family](new))
+    expected = oracles.kl(FROM_SIX[family](old.double()), FROM_SIX[family](new.double()))
+    assert bool((found >= 0).all())
+    assert float(found.double().mean()) == pytest.approx(float(expected.mean()), rel=1e-2)
+
+
+@pytest.mark.parametrize("margin", [5.0, 17.0, 30.0, 80.0])
+def test_almost_certain_choices_keep_their_digits_in_float32(margin: float) -> None:
+    """Log-probability, entropy, KL and gradient where one probability rounds to 1."""
+    old, new = torch.tensor([[margin, 0.0, -1.0]]), torch.tensor([[margin + 1, 0.5, -1.0]])
+
+    def numbers(dtype: torch.dtype) -> list[Tensor]:
+        logits = old.to(dtype).requires_grad_()
+        policy, action = Categorical(logits), torch.tensor([0])
+        (gradient,) = torch.autograd.grad(policy.log_prob(action), logits)
+        return [policy.log_prob(action), policy.entropy(), policy.kl(Categorical(new.to(dtype))), gradient]
+
+    for found, expected in zip(numbers(torch.float32), numbers(torch.float64), strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=0)
