@@ -7,12 +7,12 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.linalg import vector_norm
 
 from npg import host
 from npg.parameters import FlatParameters
 from npg.policy import evaluate
 from npg.reduction import Reduce, identity
+from npg.scaling import cosine, dot, norm
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Evaluation:
         kl: KL(π_old ‖ π_candidate), joint over action dimensions, mean over states, in nats.
         surrogate_before: the surrogate at θ_old.
         predicted_gain: gᵀd, NaN if g was not computed before.
-        gradient_norm: ‖g‖, NaN likewise.
+        cosine: of the angle between g and d, 0 if one of them is 0, NaN likewise.
         step_norm: ‖d‖.
     """
 
@@ -34,7 +34,7 @@ class Evaluation:
     kl: float
     surrogate_before: float = 0.0
     predicted_gain: float = 0.0
-    gradient_norm: float = 0.0
+    cosine: float = 0.0
     step_norm: float = 0.0
 
     @classmethod
@@ -132,7 +132,7 @@ class SurrogateObjective:
             "gain": gain,
             "kl": kl,
             "surrogate_before": means[3],
-            "predicted_gain": kl.new_tensor(math.nan) if gradient is None else gradient @ step,
-            "gradient_norm": kl.new_tensor(math.nan) if gradient is None else vector_norm(gradient),
-            "step_norm": vector_norm(step),
+            "predicted_gain": kl.new_tensor(math.nan) if gradient is None else dot(gradient, step),
+            "cosine": kl.new_tensor(math.nan) if gradient is None else cosine(gradient, step),
+            "step_norm": norm(step),
         }

@@ -117,7 +117,6 @@ class PolicyStep:
         if rejection is not None:
             displacement = torch.zeros_like(displacement)
             evaluation = Evaluation(evaluation.surrogate_before, 0.0, 0.0)
-        lengths = evaluation.gradient_norm * evaluation.step_norm
         return cls(
             displacement,
             rejection,
@@ -126,7 +125,7 @@ class PolicyStep:
             predicted_gain=evaluation.predicted_gain,
             kl=evaluation.kl,
             step_length=evaluation.step_norm,
-            cosine=evaluation.predicted_gain / lengths if lengths else 0.0,
+            cosine=evaluation.cosine,
             backtracks=backtracks,
             damping=damping,
             solution=solution,

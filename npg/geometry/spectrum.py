@@ -14,6 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from npg.linear_operator import LinearOperator, check_damping
+from npg.scaling import norm, power_of_two
 
 # A Lanczos residual this many roundings of the largest product is nothing but rounding.
 ROUNDINGS = 8
@@ -69,7 +70,7 @@ def lanczos(operator: LinearOperator, start: Tensor, steps: int) -> Tridiagonal:
         ValueError: `start` is zero, not finite or of another shape, or there is no step.
         FloatingPointError: a product is not finite.
     """
-    length = float(torch.linalg.vector_norm(start))
+    length = float(norm(start))
     if start.shape != (operator.size,) or not 0 < length < math.inf or steps < 1:
         raise ValueError(
             f"Lanczos needs a finite start other than 0 of shape ({operator.size},) and steps ≥ 1, "
@@ -78,12 +79,16 @@ def lanczos(operator: LinearOperator, start: Tensor, steps: int) -> Tridiagonal:
     dtype = torch.promote_types(operator.dtype, torch.float32)
     steps = min(steps, operator.size)
     basis = torch.empty(steps, operator.size, dtype=dtype, device=operator.device)
-    basis[0] = start.to(dtype) / length
+    basis[0] = (start / power_of_two(start)).to(dtype)
+    basis[0] /= torch.linalg.vector_norm(basis[0])
     diagonal: list[float] = []
     off_diagonal: list[float] = []
     residual = largest = 0.0
+    scale: Tensor | None = None  # of the first product: lengths of large or small ones would leave the dtype
     for step in range(steps):
         product = checked_product(operator, basis[step]).to(dtype)
+        scale = power_of_two(product) if scale is None else scale
+        product = product / scale
         largest = max(largest, float(torch.linalg.vector_norm(product)))
         diagonal.append(float(basis[step] @ product))
         known = basis[: step + 1]
@@ -94,8 +99,9 @@ def lanczos(operator: LinearOperator, start: Tensor, steps: int) -> Tridiagonal:
             break
         off_diagonal.append(residual)
         basis[step + 1] = product / residual
-    alpha, beta = (torch.tensor(numbers, dtype=torch.float64) for numbers in (diagonal, off_diagonal))
-    return Tridiagonal(alpha, beta, residual)
+    unit = 1.0 if scale is None else float(scale)
+    alpha, beta = (unit * torch.tensor(each, dtype=torch.float64) for each in (diagonal, off_diagonal))
+    return Tridiagonal(alpha, beta, unit * residual)
 
 
 @dataclass(frozen=True, eq=False)

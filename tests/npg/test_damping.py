@@ -52,7 +52,7 @@ class Toy:
             "kl": 0.5 * d @ (self.fisher @ d),
             "surrogate_before": torch.zeros(()),
             "predicted_gain": self.g @ d,
-            "gradient_norm": self.g.norm(),
+            "cosine": self.g @ d / (self.g.norm() * d.norm()),
             "step_norm": d.norm(),
         }
 

@@ -242,11 +242,26 @@ def test_the_step_does_not_depend_on_the_scale_of_the_advantages(exponent: int) 
 
 
 def test_a_step_too_small_for_its_dtype_is_reported_as_it_is() -> None:
-    """A displacement whose norm underflows has no angle to the gradient; nothing divides by zero."""
+    """A displacement whose squares underflow has its length and its angle to the gradient."""
     actor = Table(nn.Parameter(torch.zeros(3)))
     objective = SurrogateObjective(actor, torch.zeros(2, 1), torch.tensor([0, 1]), torch.tensor([1.0, -1.0]))
     step = natural_step(objective, ExactFisher(actor, torch.zeros(2, 1)), step_size=1e-30)
-    assert step.accepted and step.cosine == 0
+    assert step.accepted and step.cosine == pytest.approx(1)
+    assert step.step_length == pytest.approx(float(step.displacement.double().norm()))
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e20, 1e25, 1e30])
+def test_the_diagnostics_of_a_step_do_not_overflow_in_float32(size: float) -> None:
+    """With advantages of any size, cosine, length and predicted gain are those of float64."""
+    steps = []
+    for dtype in (torch.float32, torch.float64):
+        actor = Table(nn.Parameter(torch.tensor([0.3, -0.2, 0.0], dtype=dtype)))
+        states, advantages = torch.zeros(3, 1, dtype=dtype), torch.tensor([1.0, -3.0, 1.0], dtype=dtype)
+        objective = SurrogateObjective(actor, states, torch.arange(3), size * advantages)
+        steps.append(natural_step(objective, ExactFisher(actor, states)))
+    assert steps[0].accepted and 0.1 < steps[0].cosine <= 1 + 1e-6
+    for name in ("cosine", "step_length", "predicted_gain", "gain"):
+        assert getattr(steps[0], name) == pytest.approx(getattr(steps[1], name), rel=1e-4)
 
 
 class Table(nn.Module):
