@@ -9,6 +9,7 @@ from torch import nn
 from agents.base import PolicyGradientAgent
 from agents.critic import Critic, MinibatchCritic
 from agents.critic.kronecker import KroneckerCritic, ValueDistribution
+from agents.hyperparameters import check_resolution
 from agents.rollout.batch import Batch
 from npg import (
     Evaluation,
@@ -31,9 +32,9 @@ class ACKTR(PolicyGradientAgent):
         n_critic_updates: passes of the critic over the batch, with one step per minibatch.
         target_kl: δ, the largest predicted KL(old ‖ new) of a step, joint over action dimensions, mean over
             states, in nats; a number, or a schedule of the progress that remains.
-        critic_target_kl: the same of the critic, as a Gaussian with the variance of its errors: the step
-            moves values by at most sqrt(2δ) of their root mean squared error.
-        damping: λ, split between the two Kronecker factors.
+        critic_target_kl: the same of the critic, as a Gaussian with the variance of its errors: a step moves
+            the values of a linear critic by at most sqrt(2δ) of their root mean squared error.
+        damping: λ, split between the two Kronecker factors; of the critic, in units of its squared error.
         momentum: μ, weight of the last step in the next.
         fisher_decay: weight of the old averages when new statistics enter the factors.
         fisher_samples: random signs per state that estimate the gradients' factors; None for the exact
@@ -59,6 +60,7 @@ class ACKTR(PolicyGradientAgent):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        check_resolution(self.policy, target_kl=self.target_kl, critic_target_kl=self.critic_target_kl)
         self._start()
 
     def _start(self) -> None:

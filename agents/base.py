@@ -20,7 +20,7 @@ from agents.arguments import SB3_PARAMETERS, compose_constructor
 from agents.critic import CRITICS, Critic, CriticFit
 from agents.device import faster_device
 from agents.divergence import count_rejections
-from agents.hyperparameters import check_actions, check_minibatches, check_ranges, check_resolution, check_spread
+from agents.hyperparameters import check_actions, check_minibatches, check_ranges, check_spread
 from agents.policy.actor import PolicyActor
 from agents.policy.policies import POLICIES, observe
 from agents.rollout.batch import Batch, standardise
@@ -145,7 +145,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
                 break
             iteration += 1
             self.iterations += 1
-            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+            self._update_current_progress_remaining(min(self.num_timesteps, total_timesteps), total_timesteps)
             if log_interval is not None and iteration % log_interval == 0:
                 self.dump_logs(self.iterations)
             self.train()
@@ -230,8 +230,6 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             self.policy.to(self.device)
             self.rollout_buffer.device = self.device
         self.actor = PolicyActor(self.policy)
-        target_kls = {name: value for name, value in vars(self).items() if name.endswith("target_kl")}
-        check_resolution(next(self.policy.parameters()).dtype, **target_kls)
         if unreached := self.actor.unreached_names():
             message = (
                 "these parameters reach neither the action distribution nor the value and are not trained"
@@ -244,10 +242,6 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             total, callback = super()._setup_learn(*args, **kwargs)
             check_finite(self, self.env, "observation", self._last_obs)
         return total, callback
-
-    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
-        # The last rollout may exceed the budget: no schedule is asked about a progress below 0.
-        super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
 
     def _update_learning_rates(self) -> None:
         self._update_learning_rate(self.policy.optimizer)

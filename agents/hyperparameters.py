@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from torch import nn
 
 from agents.critic import CRITICS
 
@@ -107,12 +108,13 @@ def check_minibatches(n_steps: int, n_envs: int, batch_size: int | None) -> None
         )
 
 
-def check_resolution(dtype: torch.dtype, **target_kls: Any) -> None:
+def check_resolution(policy: nn.Module, **target_kls: Any) -> None:
     """Warn of a KL so small that rounding decides the step.
 
     A step changes log-probabilities by about sqrt(2δ): below 100 roundings of the dtype their differences,
     and with them gain and KL, have less than two digits.
     """
+    dtype = next(policy.parameters()).dtype
     least = 10.0 ** math.ceil(math.log10((100 * torch.finfo(dtype).eps) ** 2 / 2))
     for name, value in target_kls.items():
         if isinstance(value, int | float) and value < least:

@@ -8,7 +8,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from agents.base import PolicyGradientAgent
-from agents.hyperparameters import RANGES
+from agents.hyperparameters import RANGES, check_resolution
 from agents.policy.names import check_new
 from agents.rollout.batch import Batch
 from npg import (
@@ -73,6 +73,10 @@ class NaturalGradientAgent(PolicyGradientAgent):
     adaptive_damping: bool = False
     fisher: str | Callable[[nn.Module, Any], LinearOperator] = "exact"
     micro_batch_size: int | None = None
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        check_resolution(self.policy, target_kl=self.target_kl)
 
     @property
     def solver(self) -> Solver:

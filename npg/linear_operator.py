@@ -195,7 +195,7 @@ class InvertibleScaled(Scaled, InvertibleOperator):
 
 
 class RelativelyDamped(InvertibleScaled):
-    """The operator c A, damped in units of c: c (A + λI). Arguments and errors are those of the base class."""
+    """The operator c A, damped in units of c: c (A + λI)."""
 
     def damped(self, damping: float) -> "RelativelyDamped":
         """Return c times A damped by λ."""

@@ -18,7 +18,8 @@ def power_of_two(tensor: Tensor) -> Tensor:
 def norm(vector: Tensor) -> Tensor:
     """Return ‖v‖, 0-d in the widest dtype, whose squares neither over- nor underflow."""
     scale = power_of_two(vector)
-    return torch.linalg.vector_norm(vector / scale).to(scale) * scale
+    length: Tensor = torch.linalg.vector_norm(vector / scale)
+    return length.to(scale) * scale
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

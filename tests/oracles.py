@@ -110,12 +110,19 @@ def flat_parameters(actor: nn.Module) -> Tensor:
 
 def as_function(actor: nn.Module, observations: Any) -> Callable[[Tensor], Distribution]:
     """Return the actor as a function of its flat parameters (P,)."""
-    shapes = {name: p.shape for name, p in actor.named_parameters() if p.requires_grad}
+    parameters = [p for p in actor.parameters() if p.requires_grad]
+    # Every module once: of one under two names, `tie_weights` would restore the replacement as the parameter.
+    owners = {
+        f"{prefix}.{name}".lstrip("."): id(parameter)
+        for prefix, module in actor.named_modules()
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
+    }
 
     def distribution(vector: Tensor) -> Distribution:
-        parts = torch.split(vector, [shape.numel() for shape in shapes.values()])
-        named = {name: part.reshape(shapes[name]) for name, part in zip(shapes, parts, strict=True)}
-        return functional_call(actor, named, (observations,), strict=False)
+        parts = zip(torch.split(vector, [p.numel() for p in parameters]), parameters, strict=True)
+        given = {id(p): part.reshape(p.shape) for part, p in parts}
+        named = {name: given[owner] for name, owner in owners.items() if owner in given}
+        return functional_call(actor, named, (observations,), tie_weights=False, strict=False)
 
     return distribution
 

@@ -84,7 +84,7 @@ class Critic(ABC):
 
 
 def return_unit(policy: ActorCriticPolicy) -> Tensor:
-    """Return the return that one unit of the last layer's output is, 0-d, float64 if returns are normalised."""
+    """Return what one unit of the last layer's output is in units of the return, 0-d."""
     moments = policy.return_moments if isinstance(policy, MlpPolicy) else None
     return torch.ones((), device=policy.device) if moments is None else moments.deviation
 

@@ -14,9 +14,9 @@ class LbfgsCritic(Critic):
 
     The objective is the squared error relative to where it starts, and the last layer's parameters are in
     units of the root mean squared error unless the policy normalises returns, so that the unit of the return
-    changes nothing. A line search under the strong Wolfe conditions makes every iteration lower it (Nocedal & Wright
-    2006, algorithms 7.5 and 3.5). Few iterations keep the values from following the noise of one batch.
-    torch's optimizer reads a few numbers from the device in every iteration.
+    changes nothing. A line search under the strong Wolfe conditions makes every iteration lower it (Nocedal &
+    Wright 2006, algorithms 7.5 and 3.5). Few iterations keep the values from following the noise of one
+    batch. torch's optimizer reads a few numbers from the device in every iteration.
     """
 
     draws_random_numbers = False

@@ -64,7 +64,7 @@ class Categorical(Distribution):
         return draws.reshape(p.shape[:-1])
 
     def _log_probabilities(self) -> Tensor:
-        """Return log p (N, K); that of a choice almost certain from all others, since 1 + their sum is rounded."""
+        """Return log p (N, K); of an almost certain choice by the others' sum, which 1 would absorb."""
         log_p = F.log_softmax(self.logits, -1)
         certain = log_p > ALMOST_CERTAIN
         others = torch.where(certain, 0, log_p.exp()).sum(-1, keepdim=True)

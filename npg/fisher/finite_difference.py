@@ -4,14 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from npg.fisher.exact import metric_sum
 from npg.fisher.jacobian import DifferenceJacobian
 from npg.fisher.state_mean import StateMean, StateSum
-from npg.parameters import FlatParameters
 from npg.policy import evaluate
-from npg.reduction import Reduce, identity
 
 
 class FiniteDifferenceFisher(StateMean):
@@ -22,26 +20,16 @@ class FiniteDifferenceFisher(StateMean):
     and linear only up to that. Arguments and errors are those of `ExactFisher`.
     """
 
-    def __init__(
-        self,
-        actor: nn.Module,
-        observations: Any,
-        *,
-        micro_batch_size: int | None = None,
-        reduce: Reduce = identity,
-    ):
-        parameters = FlatParameters(actor)
-        theta = parameters.copies()
+    copies_parameters = True
 
-        @torch.enable_grad()
-        def linearise(observations: Any) -> StateSum:
-            distribution = evaluate(actor, observations, theta)
+    def linearise(self, observations: Any) -> StateSum:
+        """Return v ↦ Σ_s J_sᵀ M_s J_s v."""
+        policy, theta = self.policy(observations), self._theta
+        assert theta is not None
 
-            def displaced(steps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-                moved = torch._foreach_add(list(theta.values()), list(steps))
-                return evaluate(actor, observations, dict(zip(theta, moved, strict=True))).coordinates
+        def displaced(steps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            moved = torch._foreach_add(list(theta.values()), list(steps))
+            return evaluate(self._actor, observations, dict(zip(theta, moved, strict=True))).coordinates
 
-            jacobian = DifferenceJacobian(distribution.coordinates, theta.values(), displaced)
-            return metric_sum(jacobian, distribution, parameters)
-
-        super().__init__(parameters, linearise, (observations,), micro_batch_size, reduce)
+        jacobian = DifferenceJacobian(policy.coordinates, self.tensors, displaced)
+        return metric_sum(jacobian, policy, self.parameters)

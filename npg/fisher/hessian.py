@@ -1,6 +1,6 @@
 """Hessians of means over states, by differentiating twice."""
 
-from collections.abc import Callable
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -9,42 +9,30 @@ from torch import Tensor, nn
 from npg.distributions import Distribution
 from npg.fisher.jacobian import check_twice_differentiable
 from npg.fisher.state_mean import StateMean, StateSum
-from npg.parameters import FlatParameters
-from npg.policy import evaluate
 from npg.reduction import Reduce, identity
 
 
 class _MeanHessian(StateMean):
     """The mean Hessian of a function of the policy and of further data, (N,)."""
 
-    def __init__(
-        self,
-        function: Callable[..., Tensor],
-        actor: nn.Module,
-        data: tuple[Any, ...],
-        micro_batch_size: int | None,
-        reduce: Reduce,
-    ):
-        parameters = FlatParameters(actor)
-        theta = None if micro_batch_size is None else parameters.copies()
-        tensors = parameters.tensors if theta is None else tuple(theta.values())
+    @staticmethod
+    @abstractmethod
+    def values(policy: Distribution, *further: Tensor) -> Tensor:
+        """Return the function, (N,)."""
 
-        @torch.enable_grad()
-        def linearise(observations: Any, *others: Tensor) -> StateSum:
-            policy: Distribution = evaluate(actor, observations, theta)
-            values = function(policy, *others)
-            gradient = torch.autograd.grad(values.sum(), tensors, create_graph=True, materialize_grads=True)
-            check_twice_differentiable(gradient)
+    def linearise(self, observations: Any, *further: Any) -> StateSum:
+        """Return v ↦ Σ_s ∇²f_s v."""
+        values, tensors = self.values(self.policy(observations), *further), self.tensors
+        gradient = torch.autograd.grad(values.sum(), tensors, create_graph=True, materialize_grads=True)
+        check_twice_differentiable(gradient)
 
-            def product(vector: Tensor) -> Tensor:
-                parts = parameters.unflatten(vector)
-                return parameters.flatten(
-                    torch.autograd.grad(gradient, tensors, parts, retain_graph=True, allow_unused=True)
-                )
+        def product(vector: Tensor) -> Tensor:
+            parts = self.parameters.unflatten(vector)
+            return self.parameters.flatten(
+                torch.autograd.grad(gradient, tensors, parts, retain_graph=True, allow_unused=True)
+            )
 
-            return StateSum(product, values.numel())
-
-        super().__init__(parameters, linearise, data, micro_batch_size, reduce)
+        return StateSum(product, values.numel())
 
 
 class KLHessian(_MeanHessian):
@@ -55,17 +43,10 @@ class KLHessian(_MeanHessian):
     optimization", appendix C.
     """
 
-    def __init__(
-        self,
-        actor: nn.Module,
-        observations: Any,
-        *,
-        micro_batch_size: int | None = None,
-        reduce: Reduce = identity,
-    ):
-        super().__init__(
-            lambda policy: policy.snapshot().kl(policy), actor, (observations,), micro_batch_size, reduce
-        )
+    @staticmethod
+    def values(policy: Distribution, *_: Tensor) -> Tensor:
+        """Return KL(π_θ ‖ π_θ') at θ' = θ, as a function of θ'."""
+        return policy.snapshot().kl(policy)
 
 
 class LikelihoodHessian(_MeanHessian):
@@ -89,10 +70,9 @@ class LikelihoodHessian(_MeanHessian):
         micro_batch_size: int | None = None,
         reduce: Reduce = identity,
     ):
-        super().__init__(
-            lambda policy, actions: -policy.log_prob(actions),
-            actor,
-            (observations, actions),
-            micro_batch_size,
-            reduce,
-        )
+        super().__init__(actor, observations, actions, micro_batch_size=micro_batch_size, reduce=reduce)
+
+    @staticmethod
+    def values(policy: Distribution, *further: Tensor) -> Tensor:
+        """Return −log π."""
+        return -policy.log_prob(*further)

@@ -1,7 +1,5 @@
 """Covariances of the score s = ∇log π(a | s): over actions drawn from the policy, or over given ones."""
 
-from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +7,6 @@ from torch import Generator, Tensor, nn
 
 from npg.fisher.chain import jacobian_of
 from npg.fisher.state_mean import StateMean, StateSum
-from npg.parameters import FlatParameters
 from npg.policy import evaluate
 from npg.reduction import Reduce, identity
 
@@ -17,7 +14,23 @@ from npg.reduction import Reduce, identity
 MOST_SAMPLES = 10_000
 
 
-class EmpiricalFisher(StateMean):
+class _ScoreCovariance(StateMean):
+    """1/(N k) Σ s sᵀ over the scores of k actions per state, which are the further data."""
+
+    def linearise(self, observations: Any, *actions: Tensor) -> StateSum:
+        """Return v ↦ Σ_s mean over the k actions of s (sᵀv): the output is log π, the metric the identity."""
+        policy = self.policy(observations)
+        log_prob = torch.stack([policy.log_prob(action) for action in actions])
+        jacobian = jacobian_of((log_prob,), self.tensors)
+
+        def product(vector: Tensor) -> Tensor:
+            (derivative,) = jacobian.push_forward(self.parameters.unflatten(vector))
+            return self.parameters.flatten(jacobian.pull_back((derivative / len(actions),)))
+
+        return StateSum(product, log_prob[0].numel())
+
+
+class EmpiricalFisher(_ScoreCovariance):
     """1/N Σ s sᵀ over the scores s = ∇log π(a | s) of given actions: the covariance of the score.
 
     It tends to the Fisher matrix as N grows if the actions were drawn from this very policy. Otherwise it can
@@ -39,13 +52,10 @@ class EmpiricalFisher(StateMean):
         micro_batch_size: int | None = None,
         reduce: Reduce = identity,
     ):
-        parameters = FlatParameters(actor)
-        theta = None if micro_batch_size is None else parameters.copies()
-        linearise = partial(_score_sum, actor, parameters, theta)
-        super().__init__(parameters, linearise, (observations, (actions,)), micro_batch_size, reduce)
+        super().__init__(actor, observations, actions, micro_batch_size=micro_batch_size, reduce=reduce)
 
 
-class SampledFisher(StateMean):
+class SampledFisher(_ScoreCovariance):
     """1/(N k) Σ s sᵀ over the scores of k actions per state, drawn from the policy itself.
 
     Unbiased for F, with a relative error that falls as 1/√(N k). The actions are drawn once, so that
@@ -73,30 +83,7 @@ class SampledFisher(StateMean):
                 f"SampledFisher takes 1 to {MOST_SAMPLES} samples per state, got {samples}; for less noise "
                 "use more states, or ExactFisher, which has none"
             )
-        parameters = FlatParameters(actor)
-        theta = None if micro_batch_size is None else parameters.copies()
         with torch.no_grad():
             policy = evaluate(actor, observations)
-        actions = tuple(policy.sample(generator) for _ in range(samples))
-        linearise = partial(_score_sum, actor, parameters, theta)
-        super().__init__(parameters, linearise, (observations, actions), micro_batch_size, reduce)
-
-
-@torch.enable_grad()
-def _score_sum(
-    actor: nn.Module,
-    parameters: FlatParameters,
-    theta: Mapping[str, Tensor] | None,
-    observations: Any,
-    actions: tuple[Tensor, ...],
-) -> StateSum:
-    """Return v ↦ Σ_s mean over the k actions of s (sᵀv): log π as the output, and the identity as metric."""
-    distribution = evaluate(actor, observations, theta)
-    log_prob = torch.stack([distribution.log_prob(action) for action in actions])
-    jacobian = jacobian_of((log_prob,), parameters.tensors if theta is None else theta.values())
-
-    def product(vector: Tensor) -> Tensor:
-        (derivative,) = jacobian.push_forward(parameters.unflatten(vector))
-        return parameters.flatten(jacobian.pull_back((derivative / len(actions),)))
-
-    return StateSum(product, log_prob[0].numel())
+        actions = [policy.sample(generator) for _ in range(samples)]
+        super().__init__(actor, observations, *actions, micro_batch_size=micro_batch_size, reduce=reduce)

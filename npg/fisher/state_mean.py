@@ -1,13 +1,17 @@
 """Means over states, taken at once or a micro-batch at a time."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from npg.distributions import Distribution
 from npg.linear_operator import LinearOperator
 from npg.parameters import FlatParameters
-from npg.reduction import Reduce
+from npg.policy import evaluate
+from npg.reduction import Reduce, identity
 from npg.states import check_micro_batch_size, micro_batches
 
 
@@ -26,37 +30,63 @@ class StateSum(NamedTuple):
 class StateMean(LinearOperator):
     """The mean 1/N Σ_s A_s of one matrix per state: the base class of most Fisher matrices.
 
-    Without micro-batches the states are linearised once, and the graph is kept. With them a graph exists for
-    one micro-batch and one product: memory does not grow with N, but every product linearises again.
+    A subclass gives the sum over some states. Without micro-batches the states are linearised once, and the
+    graph is kept. With them a graph exists for one micro-batch and one product: memory does not grow with N,
+    but every product linearises again, at a copy of the parameters.
 
     Args:
-        parameters: of the matrix.
-        linearise: makes the sum over the states of one part of the data.
-        data: what `linearise` takes, every tensor with the states along its first dimension.
-        micro_batch_size: states in a part; None for all of them.
+        actor: a module whose forward maps observations to an npg distribution. Put it in evaluation
+            mode: with dropout two passes would use two networks.
+        observations: what `actor` takes, N states.
+        further: more data for `linearise`, every tensor with the states along its first dimension.
+        micro_batch_size: states linearised at a time, which limits the memory; None keeps one graph of all
+            N, which makes products faster.
         reduce: maps a local mean to the mean over all processes.
 
     Raises:
-        ValueError: the micro-batches would be empty.
+        ValueError: there is no state, no trainable parameter reaches the distribution, or micro-batches
+            would be empty.
+        TypeError: the actor does not return an npg distribution, or can be differentiated only once.
     """
+
+    copies_parameters: ClassVar[bool] = False  # even without micro-batches
 
     def __init__(
         self,
-        parameters: FlatParameters,
-        linearise: Callable[..., StateSum],
-        data: tuple[Any, ...],
-        micro_batch_size: int | None,
-        reduce: Reduce,
+        actor: nn.Module,
+        observations: Any,
+        *further: Any,
+        micro_batch_size: int | None = None,
+        reduce: Reduce = identity,
     ):
         check_micro_batch_size(micro_batch_size)
-        super().__init__(*parameters.space)
-        self._linearise = linearise
-        self._data = data
+        self.parameters = FlatParameters(actor)
+        super().__init__(*self.parameters.space)
+        copied = self.copies_parameters or micro_batch_size is not None
+        self._actor = actor
+        self._theta = self.parameters.copies() if copied else None
+        self._data = (observations, *further)
         self._micro_batch_size = micro_batch_size
         self._reduce = reduce
-        self._kept = linearise(*data) if micro_batch_size is None else None
-        if micro_batch_size is not None:
-            linearise(*next(micro_batches(data, micro_batch_size)))  # raise its errors here, as without
+        self._kept: StateSum | None = None
+        with torch.enable_grad():
+            if micro_batch_size is None:
+                self._kept = self.linearise(*self._data)
+            else:  # raise its errors here, as without
+                self.linearise(*next(micro_batches(self._data, micro_batch_size)))
+
+    @abstractmethod
+    def linearise(self, observations: Any, *further: Any) -> StateSum:
+        """Return Σ_s A_s over the given states, at `tensors`."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The parameters to differentiate by."""
+        return self.parameters.tensors if self._theta is None else tuple(self._theta.values())
+
+    def policy(self, observations: Any) -> Distribution:
+        """Return the actor's distributions at the observations, as a function of `tensors`."""
+        return evaluate(self._actor, observations, self._theta)
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Return 1/N Σ_s A_s v."""
@@ -74,4 +104,6 @@ class StateMean(LinearOperator):
             return
         assert self._micro_batch_size is not None
         for part in micro_batches(self._data, self._micro_batch_size):
-            yield self._linearise(*part)
+            with torch.enable_grad():
+                linearised = self.linearise(*part)
+            yield linearised

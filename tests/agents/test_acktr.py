@@ -45,7 +45,7 @@ def test_save_and_load_go_on_bitwise(tmp_path: Path, parameters: Callable) -> No
 
 
 def test_the_kl_follows_the_target() -> None:
-    """Without momentum and with a long η, an update's KL is near a small δ: with fresh factors the model holds."""
+    """Without momentum, with a long η and fresh factors, an update's KL is near a small δ."""
     kls = []
     options = {"n_steps": 512, "momentum": 0.0, "learning_rate": 10.0, "target_kl": 0.01}
     options |= {"factor_interval": 1, "inverse_interval": 1}

@@ -121,3 +121,16 @@ def test_kfac_still_rejects_them(make: Callable[[], Twice]) -> None:
     """A layer that runs twice, or a parameter of two modules, has no Kronecker factors."""
     with pytest.raises(ValueError, match=r"ran twice|used by two modules"):
         KroneckerFisher(*problem(make))
+
+
+@every_actor
+def test_the_oracle_sees_every_use_and_changes_nothing(make: Callable[[], Twice]) -> None:
+    """The dense reference moves a module under both of its names, and leaves the actor as it was."""
+    actor, observations = problem(make)
+    before = dict(actor.named_parameters())
+    theta = oracles.flat_parameters(actor)
+    moved = oracles.as_function(actor, observations)(theta + 0.1)
+    assert dict(actor.named_parameters()) == before and isinstance(actor.net[0].weight, nn.Parameter)
+    assert torch.equal(oracles.flat_parameters(actor), theta)
+    FlatParameters(actor).add_(torch.full_like(theta, 0.1))
+    torch.testing.assert_close(moved.logits, actor(observations).logits)

@@ -111,7 +111,7 @@ def test_a_step_moves_values_by_the_documented_share_of_their_error(
 
 
 def test_the_values_of_pendulum_stay_within_the_possible() -> None:
-    """The mean value never leaves the range of the returns by more than a little, with the default settings."""
+    """With the default settings the mean value leaves the range of the returns by a little at most."""
     lowest, highest = mean_values(seed=4, updates=15)
     assert -1700 < lowest < -50 and highest < 50
 

@@ -42,9 +42,7 @@ def values(agent_class: type[PolicyGradientAgent], fit: str, normalize: bool, un
 
 
 @pytest.mark.parametrize(("agent_class", "fit", "normalize"), CASES)
-def test_values_scale_with_rewards(
-    agent_class: type[PolicyGradientAgent], fit: str, normalize: bool
-) -> None:
+def test_values_scale_with_rewards(agent_class: type[PolicyGradientAgent], fit: str, normalize: bool) -> None:
     """Rewards times 1024 give values times 1024, bitwise."""
     small, large = (values(agent_class, fit, normalize, unit) for unit in (1.0, UNIT))
     assert small.std() > 1e-3
