@@ -13,11 +13,12 @@ To add a distribution:
 
 1.  Write one file here with a frozen dataclass, a subclass of `Distribution`, whose fields are tensors
     with one row per state. (N, ...) may also be (T, N, ...): reduce over the last dimension only.
-2.  Implement every abstract method. `coordinates` returns the tensors as the network gave them.
+2.  Implement every abstract method. `coordinates`, the tensors as the network gave them, are the fields;
+    override it and `snapshot` if a field is no tensor.
     `log_prob`, `entropy` and `kl` return (N,) in nats, joint over action dimensions; `kl` is KL(self ‖
     new), finite with a finite derivative even if an action has probability 0. `fisher_product` multiplies
     by E[∇log π ∇log πᵀ], the derivatives being in the coordinates, and `fisher_root_product` by a square
-    root of it. `snapshot` detaches and copies. `sample` draws from the given generator. Call
+    root of it. `sample` draws from the given generator. Call
     `check_shape` in `log_prob` and `check_pair` in `kl`, so that nothing broadcasts.
 3.  Add it to the imports below and in `npg/__init__.py`. A distribution outside this package needs
     neither.
