@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from agents.acktr import ACKTR
@@ -40,6 +41,8 @@ class Algorithm:
 
     Attributes:
         agent_class: the class; its attribute `resumable` names what a checkpoint stores.
+        config: a name such as "npg" for configs/npg.yaml, or the path of a file in RL Zoo's format; None for
+            the algorithm's own name.
         search_space: by setting, an `Interval`, or a tuple of values to choose from.
         label: in reports.
         colour: in reports, "#rrggbb"; None for any that is free, with its dashes.
@@ -48,6 +51,7 @@ class Algorithm:
 
     agent_class: type[PolicyGradientAgent]
     label: str
+    config: str | Path | None = None
     search_space: SearchSpace = field(default_factory=dict)
     colour: str | None = None
     dashes: Any = "-"
