@@ -1,4 +1,4 @@
-"""What the rest of the toolkit knows of an algorithm, declared once per algorithm."""
+"""Declare each algorithm once: class, search space, label and plot style."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,7 +37,7 @@ SearchSpace = Mapping[str, Interval | tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Algorithm:
-    """An algorithm as the command line, searches and reports see it.
+    """An algorithm's entry, used by the command line, searches and reports.
 
     Attributes:
         agent_class: the class; its attribute `resumable` names what a checkpoint stores.

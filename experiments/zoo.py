@@ -31,7 +31,7 @@ VERBS = ("train", "enjoy")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Hand the arguments to RL Zoo and return the exit code."""
+    """Run RL Zoo with these arguments and return the exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__, end="", file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2

@@ -15,7 +15,7 @@ from npg import DiagGaussian, KroneckerStepper, SingularMatrixError, host
 
 
 class ValueDistribution(nn.Module):
-    """The critic seen as a Gaussian over returns, so that it has a Fisher matrix and a trust region.
+    """The critic as a Gaussian over returns, which has a Fisher matrix and a trust region.
 
     Its mean is the value, its deviation the root mean squared error of the values, in which a trust region
     is then measured. Its Fisher matrix is that of the Gauss-Newton method (Wu et al. 2017, section 3.1).

@@ -103,7 +103,7 @@ class Arguments(Resume, Records, Execution, Hyperparameters, Task):
     def parse(
         cls, words: list[str] | None = None, *, prog: str = "npg train", description: str = ""
     ) -> "Arguments":
-        """Read a command line; exit with code 2 and a message if it makes no sense."""
+        """Read a command line; exit with code 2 and a message if it is invalid."""
         plain = (tyro.conf.OmitArgPrefixes,)
         groups = tyro.cli(Grouped, args=words, prog=prog, description=description, config=plain)
         return cls(**{name: value for group in vars(groups).values() for name, value in vars(group).items()})
@@ -118,7 +118,7 @@ class Arguments(Resume, Records, Execution, Hyperparameters, Task):
         """Check what concerns the command alone; `RunSettings` checks what concerns a run.
 
         Raises:
-            ValueError: an argument makes no sense.
+            ValueError: an argument is invalid.
         """
         for name in ("seeds", "jobs", "tune"):
             value = getattr(self, name)

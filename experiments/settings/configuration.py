@@ -32,7 +32,7 @@ def resolve(arguments: Arguments) -> RunSettings:
     Raises:
         FileNotFoundError: there is no such file.
         ImportError: the algorithm's package is missing.
-        ValueError: the file, a name or a value makes no sense.
+        ValueError: the file, a name or a value is invalid.
     """
     (algo,), (env_id,) = arguments.algo, arguments.env
     path, chosen = arguments.config or default_config(algo), agent_class(algo)

@@ -203,7 +203,7 @@ def test_vec_normalize_is_switched_where_the_base_has_it() -> None:
 
 def test_idle_settings_are_refused() -> None:
     """With a fixed step size, target_kl would be searched for nothing; an unknown name is named."""
-    with pytest.raises(ValueError, match=r"step_size=0.1 makes it idle; take step_size out"):
+    with pytest.raises(ValueError, match=r"step_size=0.1 it has no effect; remove step_size"):
         SearchSpace.of("npg", with_values(configuration_of("npg"), {"step_size": 0.1}))
     with pytest.raises(ValueError, match=r"no search space for 'ngp'; did you mean 'npg'"):
         SearchSpace.of("ngp", configuration_of())
@@ -420,7 +420,7 @@ def test_a_file_that_is_no_study_is_refused(search: Search) -> None:
     """The error names the file and the fix."""
     search.folder.mkdir()
     (search.folder / "study.db").write_text("this is no database" * 100)
-    with pytest.raises(ValueError, match=r"study.db is no study .*; delete it"):
+    with pytest.raises(ValueError, match=r"study.db is not an Optuna study .*; delete it"):
         tune(search, 1)
 
 
