@@ -1,9 +1,9 @@
-"""How large is a step really? sb3-contrib's target_kl and ours, measured on one ruler.
+"""Measure the joint KL of steps with sb3-contrib's target_kl and with ours.
 
     python benchmarks/kl_conversion.py         # HalfCheetah-v5, whose actions are a Box of 6 dimensions
 
 Every update's KL(old || new), joint over action dimensions, mean over the states of its batch, is computed
-from copies of the policy before and after it, beside the KL that the algorithm itself logs.
+from copies of the policy before and after it, and compared with the KL that the algorithm logs.
 """
 
 import copy
@@ -40,7 +40,7 @@ def measure(algorithm: type[OnPolicyAlgorithm], arguments: Arguments, **settings
         agent = algorithm("MlpPolicy", env, n_steps=256, seed=seed, device="cpu", **settings)
         update = agent.train
 
-        def watched(agent: OnPolicyAlgorithm = agent, update: Any = update) -> None:
+        def recorded_update(agent: OnPolicyAlgorithm = agent, update: Any = update) -> None:
             old = PolicyActor(copy.deepcopy(agent.policy))
             update()
             observations = torch.as_tensor(agent.rollout_buffer.observations).float()
@@ -48,7 +48,7 @@ def measure(algorithm: type[OnPolicyAlgorithm], arguments: Arguments, **settings
                 true.append(old(observations).kl(PolicyActor(agent.policy)(observations)).mean().item())
             logged.append(agent.logger.name_to_value["train/kl_divergence_loss"])
 
-        agent.train = watched
+        agent.train = recorded_update
         agent.learn(2048 * arguments.updates, log_interval=None)
     return median(logged), median(true)
 
