@@ -91,7 +91,7 @@ def main(folder: Path) -> None:
     print(f"dense: effective dimensions {dimensions}, {time.perf_counter() - start:.1f} s")
     for steps, probes in ((20, 4), (100, 8)):
         start = time.perf_counter()
-        found = npg.geometry.spectrum(exact, steps=steps, probes=probes)
+        found = npg.spectrum(exact, steps=steps, probes=probes)
         seconds = time.perf_counter() - start
         estimates = [found.effective_dimension(damping) for damping in (0.01, 0.1, 1.0)]
         shown = ", ".join(f"{e.value:.1f} ± {e.standard_error:.1f}" for e in estimates)

@@ -64,7 +64,7 @@ class GeometryRecorder(BaseCallback):
             )
             diagonal = torch.cat([block.diag() for block in blocks.values()])
             self.spectra[step] = {
-                "spectrum": npg.geometry.spectrum(exact, steps=100, probes=8),
+                "spectrum": npg.spectrum(exact, steps=100, probes=8),
                 "coupling": npg.block_coupling(exact, diagonal, places, probes=64),
             }
             for kind, operator in APPROXIMATIONS.items():
