@@ -224,7 +224,7 @@ def test_flop_formulas_of_sb3_contrib() -> None:
 
 
 def test_synchronisations_are_counted_by_line() -> None:
-    """A warning of torch counts for the innermost line of our packages, whoever called torch there."""
+    """A warning of torch counts for the innermost line of our packages."""
     updates = script("gpu_parts.updates")
 
     class Waiting(nn.Module):
