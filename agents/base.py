@@ -107,7 +107,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         self._measures_devices = sb3["device"] == "auto"
         self.iterations = 0
         self.outcomes: dict[str, int] = dict.fromkeys(("accepted", *map(str, Rejection)), 0)  # policy steps
-        self.critic_rejected = 0  # number of critic fits that met a number that is not finite
+        self.critic_rejected = 0  # number of critic fits rejected for NaN or infinity
         self.rejections: list[str] = []  # one per update since the last without such a number
         if self.env is not None:
             check_actions(self.action_space)

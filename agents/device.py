@@ -1,4 +1,4 @@
-"""Which device trains a policy sooner."""
+"""Choose the device that trains a policy faster."""
 
 import copy
 import statistics
@@ -18,9 +18,9 @@ REPETITIONS = 5
 
 
 def faster_device(policy: ActorCriticPolicy, n_envs: int, n_steps: int) -> torch.device:
-    """Return the policy's device, or the CPU where a rollout and its update take less time there.
+    """Return the policy's device, or the CPU if a rollout and its update are faster there.
 
-    Small networks wait for a GPU to be told what to do: only a measurement knows how small is small.
+    For small networks kernel-launch overhead dominates on a GPU, so measure.
 
     Args:
         policy: on its device; a copy is measured on the CPU.

@@ -1,4 +1,4 @@
-"""Tells users of version 0.1 where a module went."""
+"""Tell users of version 0.1 where a module went."""
 
 import sys
 from typing import NoReturn

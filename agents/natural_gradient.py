@@ -90,6 +90,6 @@ class NaturalGradientAgent(PolicyGradientAgent):
         return make(self.actor, batch.select(slice(None, None, self.sub_sampling_factor)), **options)
 
     def adapt_damping(self, step: PolicyStep) -> None:
-        """Change λ by what the step's model predicted and what it gained, if `adaptive_damping` says so."""
+        """With `adaptive_damping`, adapt λ to the ratio of the step's actual to its predicted gain."""
         if self.adaptive_damping:
             self.cg_damping = LevenbergMarquardt().adapted(self.cg_damping, step)

@@ -1,7 +1,8 @@
-"""What the rest of the toolkit knows of an algorithm, declared once per algorithm."""
+"""Declare each algorithm once: class, search space, label and plot style."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from agents.acktr import ACKTR
@@ -36,10 +37,12 @@ SearchSpace = Mapping[str, Interval | tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Algorithm:
-    """An algorithm as the command line, searches and reports see it.
+    """An algorithm's entry, used by the command line, searches and reports.
 
     Attributes:
         agent_class: the class; its attribute `resumable` names what a checkpoint stores.
+        config: a name such as "npg" for configs/npg.yaml, or the path of a file in RL Zoo's format; None for
+            the algorithm's own name.
         search_space: by setting, an `Interval`, or a tuple of values to choose from.
         label: in reports.
         colour: in reports, "#rrggbb"; None for any that is free, with its dashes.
@@ -48,6 +51,7 @@ class Algorithm:
 
     agent_class: type[PolicyGradientAgent]
     label: str
+    config: str | Path | None = None
     search_space: SearchSpace = field(default_factory=dict)
     colour: str | None = None
     dashes: Any = "-"

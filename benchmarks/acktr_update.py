@@ -1,11 +1,10 @@
-"""What does an update of ACKTR cost beside one of A2C?
+"""Compare the time of an update of ACKTR with that of A2C.
 
     python benchmarks/acktr_update.py                 # Hopper-v5, batches of 40 to 2048 states
 
-Both agents have the same network and hold a rollout of the same size. Their whole `train()` is timed in turn,
-40 updates of the one and 40 of the other, so that noise of the machine meets both and so that the updates
-that refresh factors and inverses count by their share. The ratio is the median over the pairs. ACKTR's
-settings are its defaults, unless --set names others.
+Both agents have the same network and a rollout of the same size. Their `train()` is timed alternately, 40
+updates each, so that noise of the machine affects both, and updates that refresh factors and inverses have
+their share. The ratio is the median over the pairs. ACKTR has its default settings; --set changes them.
 """
 
 import json
@@ -37,18 +36,20 @@ class Arguments:
     policy: str = "MlpPolicy"
     n_envs: int = 8
     n_steps: tuple[int, ...] = (5, 16, 64, 256)
-    """Steps of every environment between updates; times n_envs they make the batch."""
+    """Steps of every environment between updates; the batch has n_envs times as many states."""
     pairs: int = 7
     threads: int = 1
     device: str = "cpu"
     set: tuple[str, ...] = ()
     """ACKTR's settings, as name=value."""
     out: Path | None = None
-    """Where the numbers go as JSON."""
+    """Write the numbers into this JSON file."""
 
 
-def filled(agent_class: type[OnPolicyAlgorithm], arguments: Arguments, n_steps: int, **kwargs: Any) -> Any:
-    """Return an agent with a full rollout buffer."""
+def make_agent_with_rollout(
+    agent_class: type[OnPolicyAlgorithm], arguments: Arguments, n_steps: int, **kwargs: Any
+) -> Any:
+    """Make an agent and fill its rollout buffer."""
     env = make_vec_env(arguments.env, arguments.n_envs, seed=0)
     agent = agent_class(arguments.policy, env, n_steps=n_steps, seed=0, device=arguments.device, **kwargs)
     _, callback = agent._setup_learn(1)
@@ -56,7 +57,7 @@ def filled(agent_class: type[OnPolicyAlgorithm], arguments: Arguments, n_steps: 
     return agent
 
 
-def seconds(agent: OnPolicyAlgorithm) -> float:
+def seconds_per_update(agent: OnPolicyAlgorithm) -> float:
     """Return the mean time of an update."""
     start = time.perf_counter()
     for _ in range(UPDATES):
@@ -74,11 +75,11 @@ def main(arguments: Arguments) -> None:
     print(f"{'states':>7} {'A2C ms':>8} {'ACKTR ms':>9} {'ratio':>6}")
     for n_steps in arguments.n_steps:
         a2c, acktr = (
-            filled(A2C, arguments, n_steps),
-            filled(ACKTR, arguments, n_steps, **settings),
+            make_agent_with_rollout(A2C, arguments, n_steps),
+            make_agent_with_rollout(ACKTR, arguments, n_steps, **settings),
         )
-        seconds(a2c), seconds(acktr)  # first calls allocate
-        times = [(seconds(a2c), seconds(acktr)) for _ in range(arguments.pairs)]
+        seconds_per_update(a2c), seconds_per_update(acktr)  # the first calls allocate memory
+        times = [(seconds_per_update(a2c), seconds_per_update(acktr)) for _ in range(arguments.pairs)]
         row = {
             "states": n_steps * arguments.n_envs,
             "a2c_ms": 1e3 * median(a for a, _ in times),

@@ -1,11 +1,11 @@
-"""Is our collection of rollouts worth its code? Ours against SB3's `collect_rollouts`, all else equal.
+"""Compare our collection of rollouts with SB3's `collect_rollouts`, all else equal.
 
     python benchmarks/collection.py
     python benchmarks/collection.py --env Hopper-v5 --rounds 9 --out collection.json
 
 Both sides are the same TRPO agent, policy and vector environment of ours, with one torch thread; only the
-method that fills the rollout buffer differs. They take turns, see contestants.py. A ratio is that of the
-medians, with the lowest and highest ratio of a round.
+method that fills the rollout buffer differs. Rounds are interleaved, see interleaved.py. A ratio is that of
+the medians; in brackets is the median of the ratios per round.
 """
 
 import time
@@ -17,13 +17,13 @@ from statistics import median
 from typing import Any
 
 import tyro
-from contestants import Maker, Turn, interleave
+from configurations import Configuration, sb3_agent
+from interleaved import Measure, MeasureFactory, interleave
 from measurement import Ratio, report
-from setups import Setup, sb3_agent
+from speed_comparison import steps_per_second
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from standings import speeds
 
-WORTH = 1.15  # below this in every case, the code should go
+MIN_RATIO = 1.15  # below this in every case, our method would be removed
 
 
 @dataclass(frozen=True)
@@ -35,49 +35,49 @@ class Arguments:
     n_envs: tuple[int, ...] = (8, 16, 32, 64)
     rounds: int = 5
     rollouts: int = 2
-    """Rollouts in a turn."""
+    """Rollouts per measurement."""
     steps: int = 2048
     """Steps of a rollout, all environments together."""
     out: Path | None = None
-    """Where the numbers go as JSON."""
+    """Write the numbers into this JSON file."""
 
 
 @contextmanager
-def collection(task: tuple[Setup, int, bool]) -> Iterator[Turn]:
+def collection(task: tuple[Configuration, int, bool]) -> Iterator[Measure]:
     """Fill rollout buffers, by our method or by SB3's."""
-    setup, rollouts, ours = task
-    with sb3_agent(setup) as agent:
+    configuration, rollouts, ours = task
+    with sb3_agent(configuration) as agent:
         method = type(agent).collect_rollouts if ours else OnPolicyAlgorithm.collect_rollouts
         _, callback = agent._setup_learn(1)
 
-        def turn() -> dict[str, float]:
+        def measure_once() -> dict[str, float]:
             start = time.perf_counter()
             for _ in range(rollouts):
                 method(agent, agent.env, callback, agent.rollout_buffer, agent.n_steps)
             steps = rollouts * agent.n_steps * agent.n_envs
             return {"steps_per_s": steps / (time.perf_counter() - start)}
 
-        yield turn
+        yield measure_once
 
 
 def measure(arguments: Arguments, env: str, vec_env: str) -> list[dict[str, Any]]:
     """Return the rows of one kind of vector environment."""
-    contestants: dict[str, tuple[Maker, Any, int]] = {}
+    configurations: dict[str, tuple[MeasureFactory, Any, int]] = {}
     for n in arguments.n_envs:
-        setup = Setup("ours", vec_env, n, 1, env, arguments.steps)
+        configuration = Configuration("ours", vec_env, n, 1, env, arguments.steps)
         for ours in (True, False):
-            contestants[f"{n} {ours}"] = (collection, (setup, arguments.rollouts, ours), 1)
-    results, _ = interleave(contestants, arguments.rounds)
+            configurations[f"{n} {ours}"] = (collection, (configuration, arguments.rollouts, ours), 1)
+    results, _ = interleave(configurations, arguments.rounds)
     rows = []
     for n in arguments.n_envs:
-        ours, theirs = (speeds(results[f"{n} {side}"]) for side in (True, False))
+        ours, theirs = (steps_per_second(results[f"{n} {side}"]) for side in (True, False))
         rows.append(
             {
                 "environments": f"{vec_env} {n}",
                 "ours, steps/s": median(ours),
                 "SB3's method, steps/s": median(theirs),
                 "ratio": str(Ratio.between(ours, theirs)),
-                f"≥ {WORTH}": Ratio.between(ours, theirs).of_medians >= WORTH,
+                f"≥ {MIN_RATIO}": Ratio.between(ours, theirs).of_medians >= MIN_RATIO,
             }
         )
     return rows

@@ -1,21 +1,21 @@
-"""What does one product with the Fisher matrix cost, in time and memory, beside sb3-contrib's?
+"""Compare time and memory of one product with the Fisher matrix with sb3-contrib's.
 
-    python benchmarks/fisher.py                         # the sizes of the claims, and some around them
+    python benchmarks/fisher.py                         # the sizes of the goals, and some more
     python benchmarks/fisher.py --full --out fisher.json
     python benchmarks/fisher.py --device cuda --full
 
-One SB3 policy, seen twice. Ours is `npg.ExactFisher` of our agents' actor; theirs is sb3-contrib's TRPO's own
-`_compute_actor_grad` and `hessian_vector_product`: a second backward pass through the kept graph of the KL's
-gradient. Both are damped, and the two products are compared before they are timed (sb3-contrib's KL is a mean
-over the d action dimensions, so that its matrix is 1/d of ours). Products take turns. "build" is what an
-update needs once before the products, gradient of the surrogate included, since sb3-contrib makes both in
-one. Each is at its faster number of threads.
+Both operators use one SB3 policy. Ours is `npg.ExactFisher` of our agents' actor. sb3-contrib's is its TRPO's
+`_compute_actor_grad` and `hessian_vector_product`, a second backward pass through the graph of the KL's
+gradient. Both are damped, and the two products are compared before they are timed; sb3-contrib's KL is a mean
+over the d action dimensions, so its matrix is 1/d of ours. Products are interleaved. "build" is what an
+update needs once before the products, including the gradient of the surrogate, since sb3-contrib computes
+both together. Each library is listed with its faster number of threads.
 
-Memory is taken in a fresh process: the peak of the resident set over build and product, less what was
-resident before, the observations among it; on a GPU what torch's allocator says. A library is left out where
-its use at fewer states foretells more memory than the machine has, or too long a product.
+Memory is measured in a fresh process: the peak of the resident set over build and product, minus what was
+resident before, including the observations; on a GPU, what torch's allocator reports. A library is left out
+if its measurement at fewer states predicts more memory than the machine has, or too long a product.
 
-From `--micro-batches-from` states on, ours takes micro-batches, and its "build" has no gradient in it.
+From `--micro-batches-from` states on, ours uses micro-batches, and its "build" has no gradient.
 """
 
 import multiprocessing
@@ -29,16 +29,16 @@ from typing import Any
 
 import torch
 import tyro
-from fisher_products import LIBRARIES, Problem, peak_bytes
-from measurement import Claim, Ratio, memory_gib, progress, report
+from fisher_products import BUILDERS, Problem, peak_bytes
+from measurement import Goal, Ratio, memory_gib, progress, report
 from torch import Tensor
 
-# (problem, states): ours has to be so many times faster
-SPEED_CLAIMS = {("11-64-64-3", 2048): 2.0, ("11-256-256-3", 2048): 1.5, ("348-256-256-17", 16384): 1.5}
-LARGE = ("348-256-256-17", 1_000_000)
-LARGE_GIB = 4.0
+# {(network, states): goal for sb3-contrib's time over ours}
+SPEED_GOALS = {("11-64-64-3", 2048): 2.0, ("11-256-256-3", 2048): 1.5, ("348-256-256-17", 16384): 1.5}
+LARGEST = ("348-256-256-17", 1_000_000)
+MEMORY_GOAL_GIB = 4.0
 SMALL_STATES = (2048, 16_384)
-TURN = 0.05  # seconds, at least
+MIN_SECONDS = 0.05  # of a timed series of calls
 FULL_STATES = (1024, 2048, 4096, 16_384, 65_536, 262_144, 1_000_000)
 FULL_WIDTHS = (64, 128, 256, 512, 1024)
 
@@ -48,32 +48,32 @@ class Arguments:
     """Time products."""
 
     full: bool = False
-    """1 k to 1 M states and widths 64 to 1024, in place of the sizes of the claims."""
+    """Measure 1 k to 1 M states and widths 64 to 1024 instead of the sizes of the goals."""
     problems: tuple[str, ...] = ()
-    """Networks as observation-hidden-hidden-action; by default those of the claims, or of the grid."""
+    """Measure these networks, observation-hidden-hidden-action. The default is those of the goals."""
     states: tuple[int, ...] = ()
     rounds: int = 7
     threads: tuple[int, ...] = (0, 1)
-    """Threads of torch that both are tried with; 0 is torch's default."""
+    """Threads of torch to try with both; 0 is torch's default."""
     device: str = "cpu"
     micro_batch_size: int = 16_384
     micro_batches_from: int = 131_072
-    """States from which ours takes micro-batches."""
+    """Use micro-batches for ours from this many states on."""
     memory: bool = True
-    """Whether memory is measured."""
+    """Measure memory."""
     large: bool = True
-    """Whether the memory of 1 M states is measured without --full too."""
-    patience: float = 60.0
-    """Seconds that a product may be expected to take; what takes longer is left out."""
+    """Measure the memory of 1 M states even without --full."""
+    max_seconds: float = 60.0
+    """Leave out products that are expected to take longer."""
     out: Path | None = None
-    """Where the numbers go as JSON."""
+    """Write the numbers into this JSON file."""
 
     @property
     def cells(self) -> list[Problem]:
         """Return the problems, from few states to many for every network."""
-        names = self.problems or tuple(network for network, _ in SPEED_CLAIMS)
+        names = self.problems or tuple(network for network, _ in SPEED_GOALS)
         if self.full and not self.problems:
-            names = (*(f"11-{width}-{width}-3" for width in FULL_WIDTHS), LARGE[0])
+            names = (*(f"11-{width}-{width}-3" for width in FULL_WIDTHS), LARGEST[0])
         states = self.states or (FULL_STATES if self.full else SMALL_STATES)
         cells = [self.problem(name, n) for name in names for n in sorted(states)]
         return cells
@@ -94,18 +94,18 @@ def seconds(function: Callable[[], Any], device: str) -> float:
 
 
 def repeats(function: Callable[[], Any], device: str) -> int:
-    """Return how many calls make a turn long enough to be timed."""
-    return max(1, min(50, round(TURN / seconds(function, device))))
+    """Return the number of calls that takes long enough to be timed."""
+    return max(1, min(50, round(MIN_SECONDS / seconds(function, device))))
 
 
 def mean_seconds(operator: Callable[[Tensor], Tensor], vector: Tensor, calls: int, device: str) -> float:
     """Return the time of a product."""
 
-    def turn() -> None:
+    def products() -> None:
         for _ in range(calls):
             operator(vector)
 
-    return seconds(turn, device) / calls
+    return seconds(products, device) / calls
 
 
 def times(problem: Problem, rounds: int, libraries: list[str]) -> dict[str, dict[str, list[float]]]:
@@ -115,12 +115,12 @@ def times(problem: Problem, rounds: int, libraries: list[str]) -> dict[str, dict
     builds: dict[str, list[float]] = {library: [] for library in libraries}
     products: dict[str, list[float]] = {library: [] for library in libraries}
     operators: dict[str, Callable[[Tensor], Tensor]] = {}
-    for _ in range(4):  # the first one allocates
+    for _ in range(4):  # the first build allocates memory
         for library in libraries:
-            operators.pop(library, None)  # or two graphs would be alive at once
+            operators.pop(library, None)  # so that only one graph is in memory
 
             def build(library: str = library) -> None:
-                operators[library] = LIBRARIES[library](problem, policy, observations)
+                operators[library] = BUILDERS[library](problem, policy, observations)
 
             builds[library].append(seconds(build, problem.device))
     found = {library: operators[library](vector) for library in libraries}
@@ -148,24 +148,24 @@ def extra_bytes(problem: Problem, library: str) -> int:
 
 
 class Budget:
-    """What a library is expected to need at more states, from what it needed at fewer."""
+    """Predict a library's time and memory at more states from those at fewer."""
 
     def __init__(self, arguments: Arguments):
-        self._patience = arguments.patience
+        self._max_seconds = arguments.max_seconds
         gpu = arguments.device.startswith("cuda")
         total = torch.cuda.get_device_properties(0).total_memory if gpu else memory_gib() * 2**30
         self._bytes = 0.8 * total
         self._per_state: dict[tuple[str, str], tuple[float, float]] = {}
 
-    def learn(self, problem: Problem, library: str, seconds: float, taken: float) -> None:
-        """Take in what a product took."""
-        self._per_state[problem.network, library] = seconds / problem.states, taken / problem.states
+    def record(self, problem: Problem, library: str, seconds: float, memory: float) -> None:
+        """Record the time and memory of a product."""
+        self._per_state[problem.network, library] = seconds / problem.states, memory / problem.states
 
-    def refuses(self, problem: Problem, library: str) -> str | None:
+    def reason_to_skip(self, problem: Problem, library: str) -> str | None:
         """Return why a problem is too large, None if it is not."""
         taken, memory = self._per_state.get((problem.network, library), (0.0, 0.0))
-        if taken * problem.states > self._patience:
-            return f"about {taken * problem.states:.0f} s a product"
+        if taken * problem.states > self._max_seconds:
+            return f"about {taken * problem.states:.0f} s per product"
         if library == "sb3-contrib" and memory * problem.states > self._bytes:
             return f"about {memory * problem.states / 2**30:.0f} GiB"
         return None
@@ -175,17 +175,17 @@ def measure(problem: Problem, arguments: Arguments, budget: Budget) -> tuple[dic
     """Return a row of the table, and how many times faster ours is, each with its best number of threads."""
     row: dict[str, Any] = {"network": problem.network, "states": problem.states}
     row["micro-batch"] = problem.micro_batch_size
-    refused = {library: budget.refuses(problem, library) for library in LIBRARIES}
-    libraries = [library for library, reason in refused.items() if reason is None]
+    skipped = {library: budget.reason_to_skip(problem, library) for library in BUILDERS}
+    libraries = [library for library, reason in skipped.items() if reason is None]
     default, found = torch.get_num_threads(), {}
     for threads in arguments.threads:
         torch.set_num_threads(threads or default)
         found[threads] = times(problem, arguments.rounds, libraries)
     torch.set_num_threads(default)
     series = {}
-    for library in LIBRARIES:
+    for library in BUILDERS:
         row[f"{library} ms"] = row[f"{library} build ms"] = None
-        row[f"{library} MiB"] = refused[library]
+        row[f"{library} MiB"] = skipped[library]
         if library not in libraries:
             continue
         threads = min(arguments.threads, key=lambda t: median(found[t][library]["product"]))
@@ -195,38 +195,40 @@ def measure(problem: Problem, arguments: Arguments, budget: Budget) -> tuple[dic
         row[f"{library} build ms"] = 1e3 * median(measured["build"])
         taken = extra_bytes(problem, library) if arguments.memory else 0
         row[f"{library} MiB"] = taken / 2**20 if arguments.memory else None
-        budget.learn(problem, library, median(measured["product"]), taken)
+        budget.record(problem, library, median(measured["product"]), taken)
     ratio = Ratio.between(series["sb3-contrib"], series["ours"]) if len(series) == 2 else None
     row["ratio"] = str(ratio) if ratio else None
     return row, ratio
 
 
-def large_claim(arguments: Arguments, rows: list[dict[str, Any]]) -> Claim:
-    """Return the claim on the memory of 1 M states, measured unless it has been."""
-    network, states = LARGE
-    known = [r["ours MiB"] for r in rows if (r["network"], r["states"]) == LARGE]
+def memory_goal(arguments: Arguments, rows: list[dict[str, Any]]) -> Goal:
+    """Return the goal for the memory of 1 M states; measure it if it is not in the rows."""
+    network, states = LARGEST
+    known = [r["ours MiB"] for r in rows if (r["network"], r["states"]) == LARGEST]
     if known and isinstance(known[0], float):
         gib = known[0] / 2**10
     else:
         progress(f"memory of {states} states of {network}")
         gib = extra_bytes(arguments.problem(network, states), "ours") / 2**30
-    return Claim(f"memory of a product, {network}, {states} states", gib, LARGE_GIB, " GiB", at_most=True)
+    return Goal(
+        f"memory of a product, {network}, {states} states", gib, MEMORY_GOAL_GIB, " GiB", at_most=True
+    )
 
 
 def main(arguments: Arguments) -> None:
     """Time, and print the table."""
-    rows, claims, budget = [], [], Budget(arguments)
+    rows, goals, budget = [], [], Budget(arguments)
     for problem in arguments.cells:
         progress(f"{problem.network}, {problem.states} states")
         row, ratio = measure(problem, arguments, budget)
         rows.append(row)
-        bound = SPEED_CLAIMS.get((problem.network, problem.states))
+        bound = SPEED_GOALS.get((problem.network, problem.states))
         if bound is not None and ratio is not None:
             text = f"Fisher product, {problem.network}, {problem.states} states, sb3-contrib's time over ours"
-            claims.append(Claim(text, ratio.of_medians, bound))
+            goals.append(Goal(text, ratio.of_medians, bound))
     if arguments.memory and (arguments.full or arguments.large):
-        claims.append(large_claim(arguments, rows))
-    report("fisher", arguments, {f"Fisher product, {arguments.device}": rows}, claims)
+        goals.append(memory_goal(arguments, rows))
+    report("fisher", arguments, {f"Fisher product, {arguments.device}": rows}, goals)
 
 
 if __name__ == "__main__":

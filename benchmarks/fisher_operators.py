@@ -1,11 +1,11 @@
-"""What do the Fisher operators cost, how near are they to F, and how well do they precondition?
+"""Measure cost and error of the Fisher operators, and how well they precondition.
 
-    python benchmarks/geometry_figures.py                       # leaves a trained policy
+    python benchmarks/geometry_figures.py                       # trains a policy
     python benchmarks/fisher_operators.py runs/geometry         # measures on 2048 states of it
 
-Times are the least of five. The gap is ‖A - F‖ / ‖F‖ (Frobenius, 64 probes); the iterations are of conjugate
-gradient on (F + 0.01 I) x = g down to a relative residual of 1e-2, preconditioned by (A + 0.01 I)⁻¹; see
-benchmarks/preconditioning.py for seeds and stages. Then Lanczos beside the dense eigenvalues.
+Times are the lowest of five. The gap is ‖A - F‖ / ‖F‖ (Frobenius, 64 probes); the iterations are of conjugate
+gradient on (F + 0.01 I) x = g down to a relative residual of 1e-2, preconditioned by (A + 0.01 I)⁻¹;
+benchmarks/preconditioning.py has seeds and stages. Then Lanczos is compared with dense eigenvalues.
 """
 
 import sys
@@ -25,8 +25,8 @@ from experiments.geometry import read
 DAMPING = 0.01
 
 
-def least(function: Callable[[], Any], repeats: int = 5) -> float:
-    """Return the least time in milliseconds."""
+def min_milliseconds(function: Callable[[], Any], repeats: int = 5) -> float:
+    """Return the lowest time in milliseconds."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -41,7 +41,7 @@ def main(folder: Path) -> None:
     agent = TRPO.load(folder / "model.zip", make_vec_env("Hopper-v5", 16, seed=1), device="cpu", n_steps=128)
     _, callback = agent._setup_learn(1)
     buffer = agent.rollout_buffer
-    for _ in range(5):  # until the episodes no longer begin together
+    for _ in range(5):  # until the episodes are out of step
         agent.collect_rollouts(agent.env, callback, buffer, agent.n_steps)
     states, actions, log_prob = read(buffer, agent.action_space, 2048)
     advantages = standardise(torch.as_tensor(buffer.advantages.T.flatten()))
@@ -71,10 +71,10 @@ def main(folder: Path) -> None:
     for name, build in operators.items():
         operator = build()
         gap = npg.relative_gap(operator, exact, probes=64).value
-        product = least(lambda: operator @ gradient)  # noqa: B023
-        line = f"{name:26} {least(build):8.1f} {product:11.2f} {gap:6.2g}"
+        product = min_milliseconds(lambda: operator @ gradient)  # noqa: B023
+        line = f"{name:26} {min_milliseconds(build):8.1f} {product:11.2f} {gap:6.2g}"
         if isinstance(operator, npg.InvertibleOperator):
-            invert = least(lambda: operator.inverse(DAMPING), 2)  # noqa: B023
+            invert = min_milliseconds(lambda: operator.inverse(DAMPING), 2)  # noqa: B023
             solution = npg.conjugate_gradient(
                 system,
                 gradient,
@@ -91,7 +91,7 @@ def main(folder: Path) -> None:
     print(f"dense: effective dimensions {dimensions}, {time.perf_counter() - start:.1f} s")
     for steps, probes in ((20, 4), (100, 8)):
         start = time.perf_counter()
-        found = npg.geometry.spectrum(exact, steps=steps, probes=probes)
+        found = npg.spectrum(exact, steps=steps, probes=probes)
         seconds = time.perf_counter() - start
         estimates = [found.effective_dimension(damping) for damping in (0.01, 0.1, 1.0)]
         shown = ", ".join(f"{e.value:.1f} ± {e.standard_error:.1f}" for e in estimates)

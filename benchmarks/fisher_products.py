@@ -1,4 +1,4 @@
-"""Our product with the Fisher matrix and sb3-contrib's, on one SB3 policy."""
+"""Products with the Fisher matrix of one SB3 policy: ours and sb3-contrib's."""
 
 import copy
 import resource
@@ -22,8 +22,8 @@ from npg import Damped, ExactFisher, SurrogateObjective
 DAMPING = 0.1  # sb3-contrib's default, on its KL
 
 
-class Spaces(gym.Env):
-    """An environment that is its spaces and no more."""
+class SpacesEnv(gym.Env):
+    """An environment with spaces only, which cannot be stepped."""
 
     def __init__(self, observations: int, actions: int):
         self.observation_space = spaces.Box(-np.inf, np.inf, (observations,))
@@ -61,7 +61,7 @@ class Problem:
         observations, *hidden, actions = self.layers
         return sb3_contrib.TRPO(
             "MlpPolicy",
-            Spaces(observations, actions),
+            SpacesEnv(observations, actions),
             policy_kwargs={"net_arch": hidden},
             cg_damping=DAMPING,
             seed=0,
@@ -80,7 +80,7 @@ class Problem:
         return torch.randn(size, generator=source, device=self.device)
 
 
-def ours(problem: Problem, agent: sb3_contrib.TRPO, observations: Tensor) -> Callable[[Tensor], Tensor]:
+def build_ours(problem: Problem, agent: sb3_contrib.TRPO, observations: Tensor) -> Callable[[Tensor], Tensor]:
     """Build our operator, after the gradient."""
     actor = PolicyActor(agent.policy)
     with torch.no_grad():
@@ -94,7 +94,9 @@ def ours(problem: Problem, agent: sb3_contrib.TRPO, observations: Tensor) -> Cal
     return Damped(fisher, DAMPING * problem.actions).matvec
 
 
-def theirs(problem: Problem, agent: sb3_contrib.TRPO, observations: Tensor) -> Callable[[Tensor], Tensor]:
+def build_sb3_contrib(
+    problem: Problem, agent: sb3_contrib.TRPO, observations: Tensor
+) -> Callable[[Tensor], Tensor]:
     """Build sb3-contrib's operator, by its own methods and in the order of its `train`."""
     policy = agent.policy
     with torch.no_grad():
@@ -109,23 +111,23 @@ def theirs(problem: Problem, agent: sb3_contrib.TRPO, observations: Tensor) -> C
     return partial(agent.hessian_vector_product, parameters, gradient)
 
 
-LIBRARIES = {"sb3-contrib": theirs, "ours": ours}
+BUILDERS = {"sb3-contrib": build_sb3_contrib, "ours": build_ours}
 
 
 def peak_bytes(pipe: Connection, problem: Problem, library: str) -> None:
-    """Send the memory that building and a product take; for a process of its own."""
+    """Send the memory that building and a product take; runs in a fresh process."""
     agent = problem.policy()
     observations, vector = problem.observations(), problem.vector(agent)
     small = Problem(problem.network, 256, problem.device)
-    LIBRARIES[library](small, agent, observations[:256])(vector)  # libraries and threads come once
+    BUILDERS[library](small, agent, observations[:256])(vector)  # loads libraries and starts threads
     before = resident(problem.device, restart=True)
-    product = LIBRARIES[library](problem, agent, observations)
+    product = BUILDERS[library](problem, agent, observations)
     product(vector)
     pipe.send(resident(problem.device) - before)
 
 
 def resident(device: str, *, restart: bool = False) -> int:
-    """Return the peak memory in bytes; with `restart` the present one, from which the peak counts anew."""
+    """Return the peak memory in bytes; with `restart` the present one, and restart the peak from there."""
     if device.startswith("cuda"):
         if not restart:
             return torch.cuda.max_memory_allocated()
@@ -135,7 +137,7 @@ def resident(device: str, *, restart: bool = False) -> int:
         if restart:
             Path("/proc/self/clear_refs").write_text("5")
         status = Path("/proc/self/status").read_text()
-    except OSError:  # no Linux, or not allowed
+    except OSError:  # not Linux, or not permitted
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     key = "VmRSS:" if restart else "VmHWM:"
     line = next(line for line in status.splitlines() if line.startswith(key))

@@ -3,9 +3,10 @@
     python benchmarks/geometry_figures.py                       # 2e5 steps of Hopper-v5, minutes
     python benchmarks/geometry_figures.py --steps 2e4 --folder runs/short
 
-TRPO trains on Hopper-v5 with the shipped settings. `GeometryCallback` looks at every fifth update; every
-tenth has K-FAC's quadratic model along K-FAC's own step, and three have spectrum and exact blocks. A folder
-that holds measurements is drawn without training anew. Needs the `figures` and `mujoco` extras.
+TRPO trains on Hopper-v5 with the shipped settings. `GeometryCallback` measures every fifth update. Every
+tenth update adds K-FAC's quadratic model along K-FAC's own step, and three updates add spectrum and exact
+blocks. If the folder has measurements already, they are drawn without training. Needs the `figures` and
+`mujoco` extras.
 """
 
 from pathlib import Path
@@ -15,17 +16,17 @@ import numpy as np
 import pandas as pd
 import torch
 import tyro
-from geometry_looks import DAMPINGS, KINDS, ROOT, measure
+from geometry_measurements import APPROXIMATIONS, DAMPINGS, MEASUREMENTS, ROOT, measure
 
 import npg
 from experiments.geometry import PREFIX
 
 NAMES = ("log std", "layer 1", "layer 2", "mean")  # of the policy's modules
-GREY, BLUE, ORANGE = COLOURS = ("#8c8c8c", "#0072b2", "#d55e00")  # told apart by the colour-blind too
+GREY, BLUE, ORANGE = COLOURS = ("#8c8c8c", "#0072b2", "#d55e00")  # distinguishable for the colour-blind
 
 
 def density(spectrum: npg.Spectrum, x: np.ndarray, blur: float = 0.12) -> np.ndarray:
-    """Return eigenvalues per decade, every one blurred, as `experiments.spectrum_figure.draw` has them."""
+    """Return the density of eigenvalues per decade, blurred as in `experiments.spectrum_figure.draw`."""
     counts = (spectrum.size * spectrum.weights / len(spectrum.values)).flatten().numpy()
     decades = spectrum.values.clamp(min=1e-9).log10().flatten().numpy()
     kernel = np.exp(-(((np.log10(x)[:, None] - decades) / blur) ** 2) / 2)
@@ -38,19 +39,19 @@ def main(steps: float = 2e5, seed: int = 0, folder: Path = Path("runs/geometry")
     Args:
         steps: of training.
         seed: of training.
-        folder: where log, model and measurements go, or lie already.
+        folder: of log, model and measurements.
     """
-    if not (folder / "looks.pt").exists():
+    if not (folder / MEASUREMENTS).exists():
         measure(int(steps), seed, folder)
-    models, found = torch.load(folder / "looks.pt", weights_only=False)
+    kl_models, spectra_by_step = torch.load(folder / MEASUREMENTS, weights_only=False)
     log = pd.read_csv(folder / "progress.csv").dropna(subset=PREFIX + "damping")
-    places, last = log["time/total_timesteps"], list(found.values())[-1]
+    places, last = log["time/total_timesteps"], list(spectra_by_step.values())[-1]
     figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
     (spectra, sizes, gaps), (coupling, errors, shares) = axes
 
     x = np.logspace(-2.7, 2.5, 400)
-    for colour, (step, look) in zip(COLOURS, found.items(), strict=False):
-        spectra.plot(x, density(look["spectrum"], x), color=colour, label=f"{step / 1000:.0f}k steps")
+    for colour, (step, measured) in zip(COLOURS, spectra_by_step.items(), strict=False):
+        spectra.plot(x, density(measured["spectrum"], x), color=colour, label=f"{step / 1000:.0f}k steps")
     damping = log[PREFIX + "damping"].iloc[0]
     spectra.axvline(damping, color="k", ls=":", lw=1)
     spectra.text(damping * 1.15, 0.6, "damping", fontsize=9)
@@ -70,17 +71,17 @@ def main(steps: float = 2e5, seed: int = 0, folder: Path = Path("runs/geometry")
     for (i, j), value in np.ndenumerate(matrix):
         coupling.text(j, i, f"{value:.2f}", ha="center", va="center", color="w" if value > 0.5 else "k")
     coupling.set_title("coupling of blocks, after training")
-    for place, (colour, kind) in enumerate(zip(COLOURS, KINDS, strict=True)):
+    for place, (colour, kind) in enumerate(zip(COLOURS, APPROXIMATIONS, strict=True)):
         bars = errors.bar(np.arange(4) + 0.28 * (place - 1), last[kind], 0.26, color=colour, label=kind)
         errors.bar_label(bars, fmt="%.2f", fontsize=7)
     errors.set(xticks=range(4), xticklabels=NAMES, ylim=(0, 1.3), title="error of a block, after training")
 
     print("damping  undamped x'Kx / x'Fx   damped g'x / x'Fx   (medians, then first and last)")
-    ratios = np.array(list(models.values()))  # (looks, dampings, 2)
+    ratios = np.array(list(kl_models.values()))  # (updates, dampings, 2)
     for kind, (style, damped) in enumerate((("-", "undamped"), ("--", "damped"))):
         for i, (colour, value) in enumerate(zip(COLOURS, DAMPINGS, strict=True)):
             shares.plot(
-                list(models), ratios[:, i, kind], style, color=colour, label=f"λ = {value:g}, {damped}"
+                list(kl_models), ratios[:, i, kind], style, color=colour, label=f"λ = {value:g}, {damped}"
             )
     for value, ratio in zip(DAMPINGS, ratios.swapaxes(0, 1), strict=True):
         print(value, np.median(ratio, 0).round(2), ratio[0].round(2), ratio[-1].round(2))

@@ -1,8 +1,8 @@
-"""Draw the README's picture from run folders.
+"""Draw the README's figure from run folders.
 
     python benchmarks/learning_curves.py runs        # writes docs/learning_curves.png
 
-One panel an environment, one line an algorithm: the mean over seeds of the mean return of the last 100
+One panel per environment, one line per algorithm: the mean over seeds of the mean return of the last 100
 training episodes, with a band from the lowest to the highest seed. Needs the `figures` extra.
 """
 
@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-COLOURS = {"vpg": "#8c8c8c", "npg": "#0072b2", "trpo": "#d55e00"}  # told apart by the colour-blind too
+COLOURS = {"vpg": "#8c8c8c", "npg": "#0072b2", "trpo": "#d55e00"}  # distinguishable for the colour-blind
 TASKS = ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "Hopper-v5")
 
 

@@ -1,4 +1,4 @@
-"""What the speed benchmarks say and write: medians, ratios, claims, and what they were measured with."""
+"""Results of the speed benchmarks: medians, ratios, goals, and the conditions of the measurement."""
 
 import json
 import os
@@ -14,13 +14,13 @@ import torch
 
 from experiments.settings.provenance import hardware, versions
 
-PEERS = ("sb3-contrib", "tianshou", "envpool")
+PEER_PACKAGES = ("sb3-contrib", "tianshou", "envpool")
 
 
 def environment() -> dict[str, Any]:
-    """Return when, on what and with what: date, hardware, load, threads and versions."""
+    """Return date, hardware, load, threads and versions."""
     found = versions()
-    for package in PEERS:
+    for package in PEER_PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -47,7 +47,7 @@ class Ratio:
 
     Attributes:
         of_medians: of the two medians.
-        of_rounds: the median of the ratios of every round, which a drift of the machine leaves alone.
+        of_rounds: the median of the ratios of every round, insensitive to drift of the machine.
     """
 
     of_medians: float
@@ -58,25 +58,25 @@ class Ratio:
         """Return larger / smaller.
 
         Raises:
-            ValueError: the series have not the same rounds.
+            ValueError: the series have different numbers of rounds.
         """
         pairs = [a / b for a, b in zip(larger, smaller, strict=True)]
         return cls(median(larger) / median(smaller), median(pairs))
 
     def __str__(self) -> str:
-        return f"{self.of_medians:.2f}x (by rounds {self.of_rounds:.2f}x)"
+        return f"{self.of_medians:.2f}x (per round {self.of_rounds:.2f}x)"
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A number that has to reach a bound, or stay below it.
+class Goal:
+    """A number that should reach a bound, or not exceed it.
 
     Attributes:
         text: what is compared with what.
         measured: the number.
-        bound: what it has to reach.
-        unit: behind both.
-        at_most: whether the bound is one from above.
+        bound: of the number.
+        unit: of both numbers.
+        at_most: whether the bound is an upper one.
     """
 
     text: str
@@ -86,15 +86,15 @@ class Claim:
     at_most: bool = False
 
     @property
-    def holds(self) -> bool:
-        """Return whether it is confirmed."""
+    def reached(self) -> bool:
+        """Return whether the number is within the bound."""
         return self.measured <= self.bound if self.at_most else self.measured >= self.bound
 
     def __str__(self) -> str:
         relation = "≤" if self.at_most else "≥"
-        verdict = "holds" if self.holds else "FAILS"
+        verdict = "reached" if self.reached else "MISSED"
         return (
-            f"claim: {self.text} {relation} {self.bound:g}{self.unit}, "
+            f"goal: {self.text} {relation} {self.bound:g}{self.unit}, "
             f"measured {self.measured:.3g}{self.unit}: {verdict}"
         )
 
@@ -127,25 +127,23 @@ def best(series: dict[str, list[float]], lowest: bool = False) -> str:
 
 
 def progress(text: str) -> None:
-    """Say on stderr how far a run is."""
+    """Print progress on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
-def report(
-    title: str, arguments: Any, sections: dict[str, list[dict[str, Any]]], claims: list[Claim]
-) -> None:
-    """Print Markdown tables with the claims, and write them as JSON where `arguments.out` says.
+def report(title: str, arguments: Any, sections: dict[str, list[dict[str, Any]]], goals: list[Goal]) -> None:
+    """Print Markdown tables with the goals, and write them as JSON to `arguments.out`.
 
     Args:
         title: of the benchmark.
         arguments: a dataclass with an attribute `out`, a path or None.
         sections: rows of a table, by its heading.
-        claims: what has to hold.
+        goals: of the benchmark.
     """
     measured_with = environment()
     for heading, rows in sections.items():
         print(f"\n### {heading}\n\n{markdown_table(rows)}")
-    print("\n" + "\n".join(f"* {claim}" for claim in claims) if claims else "\nno claim could be checked")
+    print("\n" + "\n".join(f"* {goal}" for goal in goals) if goals else "\nno goal was checked")
     found = measured_with["versions"]
     print(
         f"\n{measured_with['date']}, {measured_with['cpu']}, {measured_with['cores']} cores, GPU: "
@@ -158,7 +156,7 @@ def report(
             "arguments": asdict(arguments) if is_dataclass(arguments) else arguments,
             "environment": measured_with,
             "sections": sections,
-            "claims": [{**asdict(claim), "holds": claim.holds} for claim in claims],
+            "goals": [{**asdict(goal), "reached": goal.reached} for goal in goals],
         }
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(document, indent=2, default=str, ensure_ascii=False) + "\n")

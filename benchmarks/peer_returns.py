@@ -10,7 +10,7 @@ does. The evaluation is 100 deterministic episodes at the end of the budget, wit
 
 Each run writes <out>/<algo>/<env>/seed-<n>.json: settings, versions, the training curve (mean return of the
 episodes that ended in each of 100 equal parts of the budget), the training return (mean of the last 100
-episodes), every evaluation return, and seconds. A run whose file exists is left out.
+episodes), every evaluation return, and seconds. A run whose file exists is skipped.
 """
 
 import argparse
@@ -45,7 +45,7 @@ PACKAGES = ("gymnasium", "mujoco", "numpy", "rl_zoo3", "sb3-contrib", "stable-ba
 
 
 def main() -> None:
-    """Make every run asked for."""
+    """Make the requested runs."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -78,9 +78,9 @@ def zoo_settings(algo: str, env_id: str) -> tuple[str, dict[str, Any]]:
 
 
 def train(algo: str, env_id: str, seed: int, steps: int) -> dict[str, Any]:
-    """Make one run and return what its file holds."""
+    """Make one run and return the content of its file."""
     section, settings = zoo_settings(algo, env_id)
-    arguments = {key: parsed(value) for key, value in settings.items()}
+    arguments = {key: parse_value(value) for key, value in settings.items()}
     arguments.pop("n_timesteps")
     policy, n_envs = arguments.pop("policy"), arguments.pop("n_envs", 1)
     env = make_vec_env(env_id, n_envs, seed=seed)
@@ -105,18 +105,7 @@ def train(algo: str, env_id: str, seed: int, steps: int) -> dict[str, Any]:
         "steps": model.num_timesteps,
         "rl_zoo_section": section,
         "settings": settings,
-        "versions": {
-            name: version(name)
-            for name in (
-                "gymnasium",
-                "mujoco",
-                "numpy",
-                "rl_zoo3",
-                "sb3-contrib",
-                "stable-baselines3",
-                "torch",
-            )
-        },
+        "versions": {name: version(name) for name in PACKAGES},
         "cores": os.cpu_count(),
         "seconds": round(seconds, 1),
         "training_return": round(float(np.mean(curve.returns[-100:])), 2),
@@ -126,14 +115,14 @@ def train(algo: str, env_id: str, seed: int, steps: int) -> dict[str, Any]:
 
 
 def agent_class(algo: str) -> Any:
-    """Return the class of a peer."""
+    """Return the class of an algorithm."""
     if algo == "contrib:trpo":
         return importlib.import_module("sb3_contrib").TRPO
     return {"sb3:ppo": PPO, "sb3:a2c": A2C}[algo]
 
 
-def parsed(value: Any) -> Any:
-    """Return a value of RL Zoo's format as a constructor takes it: lin_x, numbers as text, dict(...)."""
+def parse_value(value: Any) -> Any:
+    """Parse a value in RL Zoo's format for a constructor: lin_x, numbers as text, dict(...)."""
     if not isinstance(value, str):
         return value
     if value.startswith("lin_"):
@@ -173,7 +162,7 @@ class Curve(BaseCallback):
         return True
 
     def parts(self) -> list[float | None]:
-        """Return the mean return of each part of the budget, None where no episode ended."""
+        """Return the mean return of each part of the budget, None if no episode ended."""
         part = np.minimum(np.array(self.steps) * PARTS // self.budget, PARTS - 1)
         returns = np.array(self.returns)
         return [

@@ -1,4 +1,4 @@
-"""MuJoCo's bare physics: the floor under everything that trains on it."""
+"""The speed of MuJoCo's physics alone, an upper bound for training on it."""
 
 import time
 from collections.abc import Iterator
@@ -8,27 +8,27 @@ from contextlib import contextmanager
 import gymnasium as gym
 import mujoco
 import numpy as np
-from contestants import Turn
+from interleaved import Measure
 
-FRAMES = 4  # of physics in a step of Hopper
-LOWEST, LEAN = 0.7, 0.2  # where Hopper-v5 ends an episode: metres, radians
+PHYSICS_STEPS = 4  # per step of Hopper
+MIN_HEIGHT, MAX_ANGLE = 0.7, 0.2  # metres, radians; beyond them Hopper-v5 ends an episode
 
 
 @contextmanager
-def hopper_physics(task: tuple[int, float]) -> Iterator[Turn]:
-    """Step Hopper's physics for some seconds in some processes side by side."""
+def hopper_physics(task: tuple[int, float]) -> Iterator[Measure]:
+    """Step Hopper's physics for a number of seconds in parallel processes."""
     processes, seconds = task
     with ProcessPoolExecutor(processes) as pool:
         list(pool.map(steps_per_second, [0.01] * processes))  # starts all processes
 
-        def turn() -> dict[str, float]:
+        def measure_once() -> dict[str, float]:
             return {"steps_per_s": sum(pool.map(steps_per_second, [seconds] * processes))}
 
-        yield turn
+        yield measure_once
 
 
 def steps_per_second(seconds: float) -> float:
-    """Return how many steps a second one process makes.
+    """Return the steps per second of one process.
 
     The controls are those of an untrained policy, and an episode ends where Hopper's does, so that the
     contacts are those of training.
@@ -40,8 +40,8 @@ def steps_per_second(seconds: float) -> float:
     while time.perf_counter() - start < seconds:
         for control in controls:
             data.ctrl[:] = control
-            mujoco.mj_step(model, data, nstep=FRAMES)
-            if data.qpos[1] < LOWEST or abs(data.qpos[2]) > LEAN:
+            mujoco.mj_step(model, data, nstep=PHYSICS_STEPS)
+            if data.qpos[1] < MIN_HEIGHT or abs(data.qpos[2]) > MAX_ANGLE:
                 mujoco.mj_resetData(model, data)
         steps += len(controls)
     elapsed = time.perf_counter() - start

@@ -1,12 +1,12 @@
-"""What do preconditioners of conjugate gradient save on policies trained part-way?
+"""Count iterations of preconditioned conjugate gradient on partly trained policies.
 
     python benchmarks/preconditioning.py         # Hopper-v5: 3 seeds at 30 000, 100 000 and 300 000 steps
 
-TRPO is trained with its configuration. At every stage the policy collects fresh states, from where training
-left the environments and goes on afterwards, and (F + λI) x = g is solved for the exact Fisher matrix F and
-the policy gradient g of those states, in float32 and float64. A count is of products with F; the seconds are
-those of one thread and include no collecting. No preconditioner is tuned: all have their defaults and the
-damping of the system. "few" is `ShrunkFisher` with ρ → 0, its sub-sampled part alone.
+TRPO is trained with its configuration. At every stage the policy collects fresh states, and (F + λI) x = g is
+solved for the exact Fisher matrix F and the policy gradient g of those states, in float32 and float64.
+Training then continues from these environments. The counts are products with F; the seconds are those of one
+thread, without collecting. No preconditioner is tuned: all have their defaults and the damping of the system.
+"few" is `ShrunkFisher` with ρ → 0, i.e. its sub-sampled part alone.
 """
 
 import copy
@@ -71,11 +71,11 @@ class Arguments:
     damping: float = 1e-2
     tolerance: float = 1e-2
     out: Path | None = None
-    """Where the numbers go as JSON."""
+    """Write the numbers into this JSON file."""
 
 
 class Network(nn.Module):
-    """The network of an SB3 policy and its scale, by themselves, so that they may be of any dtype."""
+    """A copy of the network and scale of an SB3 policy, which can have any dtype."""
 
     def __init__(self, policy: Any):
         super().__init__()
@@ -88,7 +88,7 @@ class Network(nn.Module):
 
 
 def collect(agent: TRPO, env: Any, states: int) -> Batch:
-    """Return fresh states of the agent's policy."""
+    """Collect fresh states with the agent's policy."""
     spaces = env.observation_space, env.action_space
     buffer = RolloutBuffer(
         states // env.num_envs, *spaces, "cpu", agent.gae_lambda, agent.gamma, env.num_envs
@@ -99,13 +99,13 @@ def collect(agent: TRPO, env: Any, states: int) -> Batch:
 
 
 def measure(policy: Any, batch: Batch, dtype: torch.dtype, arguments: Arguments) -> dict[str, Any]:
-    """Return {preconditioner: iterations, and seconds of its making and of the solve}."""
+    """Return {preconditioner: iterations, seconds to build it, seconds to solve}."""
     actor = Network(policy).to(dtype)
     features = policy._normalised(batch.observations).to(dtype)
     advantages = standardise(batch.advantages).to(dtype)
     gradient = SurrogateObjective(actor, features, batch.actions.to(dtype), advantages).gradient()
     operator = Damped(ExactFisher(actor, features), arguments.damping)
-    operator @ gradient  # the first product allocates
+    operator @ gradient  # the first product allocates memory
     found = {}
     for name, make in PRECONDITIONERS.items():
         start = time.perf_counter()

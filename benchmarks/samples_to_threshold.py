@@ -1,11 +1,11 @@
-"""How many samples does an algorithm need, tuned as carefully as the next one?
+"""Count the samples that equally tuned algorithms need to reach a return.
 
     python benchmarks/samples_to_threshold.py                  # VPG and NPG to 475 on CartPole-v1
     python benchmarks/samples_to_threshold.py --algos acktr a2c
 
-Every algorithm gets a grid of the same size: three values of what sets its step, times three batch sizes.
-The grid is searched on the tuning seeds; the best setting by the mean is then run on other seeds, which
-are the ones reported. A run's samples are counted when a deterministic evaluation of 20 episodes, every
+Every algorithm has a grid of the same size: three values of the setting that determines its step, times three
+batch sizes. The grid is searched on the tuning seeds; the best setting by the mean is then run on other
+seeds, which are reported. A run's samples are counted when a deterministic evaluation of 20 episodes, every
 1000 steps, first reaches the threshold; a run that never does counts as the whole budget. "a2c" is SB3's,
 with its defaults, on as many environments.
 """
@@ -56,11 +56,11 @@ class Arguments:
     seeds: int = 5
     jobs: int = 2
     out: Path | None = None
-    """Where the numbers go as JSON."""
+    """Write the numbers into this JSON file."""
 
 
-def samples(arguments: Arguments, algo: str, setting: dict[str, Any], seed: int) -> int:
-    """Return the samples that one run needs."""
+def samples_to_threshold(arguments: Arguments, algo: str, setting: dict[str, Any], seed: int) -> int:
+    """Return the number of samples that one run needs."""
     torch.set_num_threads(1)
     ours = resolve(Train(algo=(algo if algo in ALGORITHMS else "vpg",), env=(arguments.env,)))
     env = make_vec_env(arguments.env, ours.n_envs, seed=seed)
@@ -90,7 +90,7 @@ def main(arguments: Arguments) -> None:
             axes = STEP_LENGTHS[algo] | (BATCHES if algo in ALGORITHMS else PEER_BATCHES)
             grid = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
             tuning_seeds = range(1000, 1000 + arguments.tuning_seeds)
-            run = partial(samples, arguments, algo)
+            run = partial(samples_to_threshold, arguments, algo)
             tuning = [list(pool.map(partial(run, setting), tuning_seeds)) for setting in grid]
             for setting, counts in zip(grid, tuning, strict=True):
                 print(f"  {algo} {setting}: {counts}", flush=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 import gymnasium as gym
 import torch
+from configurations import Configuration
 from gymnasium import spaces
-from setups import Setup
 from stable_baselines3.common.utils import set_random_seed
 from torch import nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
@@ -25,15 +25,15 @@ def categorical(logits: torch.Tensor) -> Distribution:
 
 
 @contextmanager
-def tianshou_trpo(setup: Setup) -> Iterator[tuple[Any, Any]]:
-    """Make tianshou's TRPO and the collector that feeds it."""
+def tianshou_trpo(configuration: Configuration) -> Iterator[tuple[Any, Any]]:
+    """Make tianshou's TRPO and its collector."""
     from tianshou.data import Collector, VectorReplayBuffer
 
     set_random_seed(0)
-    algorithm = _algorithm(setup.env)
-    vec_env = _vec_env(setup)
+    algorithm = _algorithm(configuration.env)
+    vec_env = _vec_env(configuration)
     try:
-        buffer = VectorReplayBuffer(max(4096, setup.rollout), setup.n_envs)
+        buffer = VectorReplayBuffer(max(4096, configuration.rollout), configuration.n_envs)
         collector = Collector(algorithm, vec_env, buffer, exploration_noise=True)
         collector.reset()
         yield algorithm, collector
@@ -98,15 +98,15 @@ def _algorithm(env_id: str) -> Any:
     )
 
 
-def _vec_env(setup: Setup) -> Any:
-    if setup.vec_env == "envpool":
+def _vec_env(configuration: Configuration) -> Any:
+    if configuration.vec_env == "envpool":
         import envpool
 
-        return envpool.make_gymnasium(setup.env, num_envs=setup.n_envs, seed=0)
+        return envpool.make_gymnasium(configuration.env, num_envs=configuration.n_envs, seed=0)
     from tianshou.env import DummyVectorEnv, ShmemVectorEnv, SubprocVectorEnv
 
     classes = {"dummy": DummyVectorEnv, "subproc": SubprocVectorEnv, "shmem": ShmemVectorEnv}
-    makers: list[Callable[[], gym.Env]] = [partial(gym.make, setup.env)] * setup.n_envs
-    vec_env = classes[setup.vec_env](makers)
+    makers: list[Callable[[], gym.Env]] = [partial(gym.make, configuration.env)] * configuration.n_envs
+    vec_env = classes[configuration.vec_env](makers)
     vec_env.seed(0)
     return vec_env

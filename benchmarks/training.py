@@ -1,14 +1,14 @@
-"""How fast is training end to end, beside sb3-contrib's TRPO and tianshou's?
+"""Compare the speed of training with sb3-contrib's TRPO and tianshou's.
 
-    python benchmarks/training.py                                  # Hopper-v5, 20 480 steps a turn
+    python benchmarks/training.py                                  # Hopper-v5, 20 480 steps
     python benchmarks/training.py --steps 40960 --rounds 7 --out training.json
 
-A turn is one `learn()` of a fresh agent, its construction and that of its environments not timed; contestants
-take turns, see contestants.py. Ours and sb3-contrib's collect 2048 steps between updates, all environments
-together, and make 15 CG iterations; all else is at their defaults. tianshou's has the settings of its MuJoCo
-benchmark, 1024 steps and 10 CG iterations, and is tried with 2048 too. Everybody is tried with torch's
-default threads and with one, and ratios are against a peer's fastest set-up in the same run. The floor is
-MuJoCo's physics alone, in one process a core.
+A measurement is one `learn()` of a fresh agent, without its construction and that of its environments. Rounds
+are interleaved, see interleaved.py. Ours and sb3-contrib's collect 2048 steps between updates, all
+environments together, and make 15 CG iterations; all else is at their defaults. tianshou's has the settings
+of its MuJoCo benchmark, 1024 steps and 10 CG iterations, and is tried with 2048 steps, too. Every
+configuration is tried with torch's default threads and with one; ratios are to the other library's fastest
+configuration in the same run. "physics alone" is MuJoCo's physics in one process per core.
 """
 
 import time
@@ -20,17 +20,18 @@ from statistics import median
 from typing import Any
 
 import tyro
-from contestants import Maker, Turn, interleave
-from measurement import Claim, Ratio, report
+from configurations import Configuration, sb3_agent
+from interleaved import Measure, MeasureFactory, interleave
+from measurement import Goal, Ratio, report
 from physics import hopper_physics
-from setups import Setup, sb3_agent
-from standings import Standings, installed, speeds
+from speed_comparison import SpeedComparison, only_installed, steps_per_second
 from tianshou_trpo import tianshou_trpo, train
 
 from experiments.settings.provenance import hardware
 
-FLOOR = "physics alone"
-OVER_DEFAULTS, OVER_BEST, OF_FLOOR = 5.0, 3.0, 0.35
+PHYSICS = "physics alone"
+# Goals for our speed: over sb3-contrib's defaults, over a library's best, as a share of the physics.
+GOAL_OVER_DEFAULTS, GOAL_OVER_BEST, GOAL_OF_PHYSICS = 5.0, 3.0, 0.35
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Arguments:
     rollout: int = 2048
     """Steps between updates, all environments together."""
     threads: tuple[int, ...] = (0, 1)
-    """Threads of torch that everybody is tried with; 0 is torch's default."""
+    """Threads of torch to try with each configuration; 0 is torch's default."""
     dummy: tuple[int, ...] = (1, 8, 16, 32, 64)
     """Numbers of environments of sb3-contrib's; 1 is its default."""
     ours: tuple[int, ...] = (32, 64)
@@ -58,16 +59,16 @@ class Arguments:
     tianshou_kinds: tuple[str, ...] = ("dummy", "envpool")
     tianshou_rollouts: tuple[int, ...] = (1024, 2048)
     out: Path | None = None
-    """Where the numbers go as JSON."""
+    """Write the numbers into this JSON file."""
 
 
 @contextmanager
-def sb3_training(task: tuple[Setup, int]) -> Iterator[Turn]:
+def sb3_training(task: tuple[Configuration, int]) -> Iterator[Measure]:
     """Train an agent of ours or of sb3-contrib."""
-    setup, steps = task
+    configuration, steps = task
 
-    def turn() -> dict[str, float]:
-        with sb3_agent(setup, cg_max_steps=15) as agent:
+    def measure_once() -> dict[str, float]:
+        with sb3_agent(configuration, cg_max_steps=15) as agent:
             start = time.perf_counter()
             agent.learn(steps)
             seconds = time.perf_counter() - start
@@ -75,25 +76,25 @@ def sb3_training(task: tuple[Setup, int]) -> Iterator[Turn]:
             found = {"steps_per_s": agent.num_timesteps / seconds}
             return {**found, "return": sum(returns) / len(returns)} if returns else found
 
-    yield turn
+    yield measure_once
 
 
 @contextmanager
-def tianshou_training(task: tuple[Setup, int]) -> Iterator[Turn]:
+def tianshou_training(task: tuple[Configuration, int]) -> Iterator[Measure]:
     """Train tianshou's agent."""
-    setup, steps = task
+    configuration, steps = task
 
-    def turn() -> dict[str, float]:
-        with tianshou_trpo(setup) as (algorithm, collector):
+    def measure_once() -> dict[str, float]:
+        with tianshou_trpo(configuration) as (algorithm, collector):
             start = time.perf_counter()
-            train(algorithm, collector, steps, setup.rollout)
+            train(algorithm, collector, steps, configuration.rollout)
             return {"steps_per_s": collector.collect_step / (time.perf_counter() - start)}
 
-    yield turn
+    yield measure_once
 
 
-def setups(arguments: Arguments) -> list[Setup]:
-    """Return everybody, installed or not."""
+def configurations(arguments: Arguments) -> list[Configuration]:
+    """Return all configurations, installed or not."""
     kinds = [
         *(("sb3-contrib", "dummy", n, arguments.rollout, "") for n in arguments.dummy),
         *(
@@ -110,56 +111,56 @@ def setups(arguments: Arguments) -> list[Setup]:
         ),
     ]
     return [
-        Setup(library, kind, n, threads, arguments.env, rollout, settings)
+        Configuration(library, kind, n, threads, arguments.env, rollout, settings)
         for library, kind, n, rollout, settings in kinds
         for threads in arguments.threads
     ]
 
 
-def claims_of(standings: Standings, floor: list[float] | None) -> list[Claim]:
-    """Return how our fastest set-up compares with everybody's fastest, and with the floor."""
-    ours = standings.fastest("ours")
+def goals_of(comparison: SpeedComparison, physics: list[float] | None) -> list[Goal]:
+    """Return the goals of our fastest configuration, against the other libraries' and the physics alone."""
+    ours = comparison.fastest("ours")
     if ours is None:
         return []
     peers = [
-        (standings.fastest("sb3-contrib", n_envs=1), OVER_DEFAULTS),
-        (standings.fastest("sb3-contrib"), OVER_BEST),
-        (standings.fastest("tianshou"), OVER_BEST),
+        (comparison.fastest("sb3-contrib", n_envs=1), GOAL_OVER_DEFAULTS),
+        (comparison.fastest("sb3-contrib"), GOAL_OVER_BEST),
+        (comparison.fastest("tianshou"), GOAL_OVER_BEST),
     ]
-    claims = [
-        Claim(f"training, {ours} over {peer}", standings.ratio(ours, peer).of_medians, bound)
+    goals = [
+        Goal(f"training, {ours} over {peer}", comparison.ratio(ours, peer).of_medians, bound)
         for peer, bound in peers
         if peer is not None
     ]
-    if floor is not None:
-        share = Ratio.between(standings.speeds[ours], floor).of_medians
-        claims.append(Claim(f"training, {ours} as a share of the physics alone", share, OF_FLOOR, ""))
-    return claims
+    if physics is not None:
+        share = Ratio.between(comparison.speeds[ours], physics).of_medians
+        goals.append(Goal(f"training, {ours} as a share of the physics alone", share, GOAL_OF_PHYSICS, ""))
+    return goals
 
 
 def main(arguments: Arguments) -> None:
     """Time, and print the table."""
-    taking_part = installed(setups(arguments))
-    contestants: dict[str, tuple[Maker, Any, int]] = {
-        str(setup): (
-            tianshou_training if setup.library == "tianshou" else sb3_training,
-            (setup, arguments.steps),
-            setup.threads,
+    available = only_installed(configurations(arguments))
+    measurements: dict[str, tuple[MeasureFactory, Any, int]] = {
+        str(configuration): (
+            tianshou_training if configuration.library == "tianshou" else sb3_training,
+            (configuration, arguments.steps),
+            configuration.threads,
         )
-        for setup in taking_part
+        for configuration in available
     }
     if arguments.env == "Hopper-v5":
-        contestants[FLOOR] = (hopper_physics, (hardware()["cores"], 1.0), 0)
-    results, _ = interleave(contestants, arguments.rounds)
-    standings = Standings(taking_part, results)
+        measurements[PHYSICS] = (hopper_physics, (hardware()["cores"], 1.0), 0)
+    results, _ = interleave(measurements, arguments.rounds)
+    comparison = SpeedComparison(available, results)
     rows = []
-    for name, turns in results.items():
-        row = standings.row(name, speeds(turns))
-        returns = [turn["return"] for turn in turns if "return" in turn]
+    for name, rounds in results.items():
+        row = comparison.row(name, steps_per_second(rounds))
+        returns = [result["return"] for result in rounds if "return" in result]
         rows.append({**row, "return": median(returns) if returns else None})
-    floor = speeds(results[FLOOR]) if FLOOR in results else None
+    physics = steps_per_second(results[PHYSICS]) if PHYSICS in results else None
     heading = f"Training, {arguments.env}, {arguments.steps} steps"
-    report("training", arguments, {heading: rows}, claims_of(standings, floor))
+    report("training", arguments, {heading: rows}, goals_of(comparison, physics))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""What does a whole update cost, and how far does it take the critic, beside sb3-contrib's TRPO?
+"""Compare the time of a whole update, and the critic's loss after it, with sb3-contrib's TRPO.
 
     python benchmarks/update.py
     python benchmarks/update.py --ours "" "n_critic_updates=5" --out update.json
 
-sb3-contrib's TRPO trains on its defaults for some updates and collects one more rollout of 2048 steps. From
-there, with the same parameters, the same state of Adam and the same rollout, everybody's `train()` is timed,
-in turns (see contestants.py); all of that is put back before every turn. The critic's loss is the mean
-squared error of its values against the rollout's returns, over the whole rollout, after the update. Ours has
-sb3-contrib's number of CG iterations and, its KL being joint where theirs is a mean over the d action
-dimensions, d times its target_kl and damping: the same step. `--ours` names variants of ours, as settings of
-TRPO; `n_critic_updates` counts passes over the rollout, and of L-BFGS iterations.
+sb3-contrib's TRPO trains with its defaults for some updates and collects one more rollout of 2048 steps. Each
+measurement starts from these parameters, this state of Adam and this rollout, and times one `train()`. Rounds
+are interleaved, see interleaved.py. The critic's loss is the mean squared error of its values against the
+rollout's returns after the update. Ours has sb3-contrib's number of CG iterations. Its KL is joint where
+sb3-contrib's is a mean over the d action dimensions, so it has d times the target_kl and damping, which makes
+the same step. `--ours` names variants of ours, as settings of TRPO; `n_critic_updates` counts passes over the
+rollout, or iterations of L-BFGS.
 
-tianshou's TRPO is at its own settings (10 CG iterations, 20 critic steps on the whole batch) and on a rollout
-of its own, with a Hopper that it has trained as long: a time to set beside, whose loss does not compare.
+tianshou's TRPO has its own settings (10 CG iterations, 20 critic steps on the whole batch) and its own
+rollout, from a policy that it has trained as long. Its time is comparable, its loss is not.
 """
 
 import copy
@@ -29,15 +29,15 @@ import gymnasium as gym
 import numpy as np
 import torch
 import tyro
-from contestants import Maker, Turn, interleave
-from measurement import Claim, Ratio, best, progress, report
-from setups import Setup, parsed, sb3_agent
+from configurations import Configuration, parse_settings, sb3_agent
+from interleaved import Measure, MeasureFactory, interleave
+from measurement import Goal, Ratio, best, progress, report
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.utils import set_random_seed
 from tianshou_trpo import tianshou_trpo, train
 from torch.nn import functional as F
 
-FASTER = 3.0
+SPEED_GOAL = 3.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Arguments:
     env: str = "Hopper-v5"
     rounds: int = 9
     threads: tuple[int, ...] = (0, 1)
-    """Threads of torch that everybody is tried with; 0 is torch's default."""
+    """Threads of torch to try with each configuration; 0 is torch's default."""
     steps: int = 2048
     """Of the rollout."""
     updates_before: int = 5
@@ -57,23 +57,23 @@ class Arguments:
     tianshou: bool = True
     """Whether tianshou takes part."""
     out: Path | None = None
-    """Where the numbers go as JSON."""
+    """Write the numbers into this JSON file."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where every update starts: a file with parameters, optimizer and rollout, and who reads it."""
+    """Where an update starts: a file with parameters, optimizer and rollout, and what to time."""
 
     path: str
-    setup: Setup
+    configuration: Configuration
     variant: str = ""
     updates_before: int = 0
 
 
 def save_start(arguments: Arguments, path: str) -> None:
-    """Let sb3-contrib train and collect, and write what it has."""
-    setup = Setup("sb3-contrib", "dummy", 1, 0, arguments.env, arguments.steps)
-    with sb3_agent(setup) as agent:
+    """Train and collect with sb3-contrib, and write parameters, optimizer and rollout."""
+    configuration = Configuration("sb3-contrib", "dummy", 1, 0, arguments.env, arguments.steps)
+    with sb3_agent(configuration) as agent:
         agent.learn(max(1, arguments.updates_before * arguments.steps))
         _, callback = agent._setup_learn(1, reset_num_timesteps=False)
         agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, agent.n_steps)
@@ -86,14 +86,14 @@ def save_start(arguments: Arguments, path: str) -> None:
 
 
 @contextmanager
-def updating(start: Start) -> Iterator[Turn]:
+def sb3_update(start: Start) -> Iterator[Measure]:
     """Update an agent of ours or of sb3-contrib from the start."""
     state = torch.load(start.path, weights_only=False)
-    with sb3_agent(start.setup, **settings(start)) as agent:
+    with sb3_agent(start.configuration, **settings_of(start)) as agent:
         agent._setup_learn(1)
         rounds = 0
 
-        def turn() -> dict[str, float]:
+        def measure_once() -> dict[str, float]:
             nonlocal rounds
             rounds += 1
             agent.policy.load_state_dict(state["policy"])
@@ -112,16 +112,16 @@ def updating(start: Start) -> Iterator[Turn]:
                 "accepted": float(accepted),
             }
 
-        yield turn
+        yield measure_once
 
 
-def settings(start: Start) -> dict[str, Any]:
+def settings_of(start: Start) -> dict[str, Any]:
     """Return the settings of an agent: for ours, those that make sb3-contrib's default step."""
-    if start.setup.library == "sb3-contrib":
+    if start.configuration.library == "sb3-contrib":
         return {}
-    dimensions = int(np.prod(gym.make(start.setup.env).action_space.shape or (1,)))
+    dimensions = int(np.prod(gym.make(start.configuration.env).action_space.shape or (1,)))
     same_step = {"cg_max_steps": 15, "target_kl": 0.01 * dimensions, "cg_damping": 0.1 * dimensions}
-    return {**same_step, **parsed(start.variant)}
+    return {**same_step, **parse_settings(start.variant)}
 
 
 @torch.no_grad()
@@ -132,30 +132,30 @@ def critic_loss(agent: Any, buffer: RolloutBuffer) -> float:
 
 
 @contextmanager
-def tianshou_updating(start: Start) -> Iterator[Turn]:
+def tianshou_update(start: Start) -> Iterator[Measure]:
     """Update tianshou's agent from a rollout of its own."""
     from tianshou.utils.torch_utils import policy_within_training_step, torch_train_mode
 
-    steps = start.setup.rollout
-    with tianshou_trpo(start.setup) as (algorithm, collector):
+    steps = start.configuration.rollout
+    with tianshou_trpo(start.configuration) as (algorithm, collector):
         if start.updates_before:
             train(algorithm, collector, start.updates_before * steps, steps)
         collector.reset_buffer(keep_statistics=True)
         collector.collect(n_step=steps)
         state = copy.deepcopy(algorithm.state_dict())
 
-        def turn() -> dict[str, float]:
+        def measure_once() -> dict[str, float]:
             algorithm.load_state_dict(copy.deepcopy(state))
             with policy_within_training_step(algorithm.policy), torch_train_mode(algorithm):
                 begin = time.perf_counter()
                 algorithm.update(buffer=collector.buffer, batch_size=None, repeat=1)
                 return {"ms": 1e3 * (time.perf_counter() - begin)}
 
-        yield turn
+        yield measure_once
 
 
 def suffix(threads: int) -> str:
-    """Return how a name says the number of torch's threads."""
+    """Return the end of a name, with the number of torch's threads."""
     return f", {threads} torch thread{'s' * (threads > 1)}" if threads else ""
 
 
@@ -164,25 +164,25 @@ def ours_name(variant: str, threads: int) -> str:
     return f"ours, {variant or 'defaults'}{suffix(threads)}"
 
 
-def contestants(arguments: Arguments, path: str) -> dict[str, tuple[Maker, Any, int]]:
-    """Return everybody who can take part, by name."""
-    found: dict[str, tuple[Maker, Any, int]] = {}
+def measurements(arguments: Arguments, path: str) -> dict[str, tuple[MeasureFactory, Any, int]]:
+    """Return everything to measure, by name."""
+    found: dict[str, tuple[MeasureFactory, Any, int]] = {}
     for threads in arguments.threads:
-        theirs = Setup("sb3-contrib", "dummy", 1, threads, arguments.env, arguments.steps)
-        ours = Setup("ours", "dummy", 1, threads, arguments.env, arguments.steps)
-        found["sb3-contrib" + suffix(threads)] = (updating, Start(path, theirs), threads)
+        theirs = Configuration("sb3-contrib", "dummy", 1, threads, arguments.env, arguments.steps)
+        ours = Configuration("ours", "dummy", 1, threads, arguments.env, arguments.steps)
+        found["sb3-contrib" + suffix(threads)] = (sb3_update, Start(path, theirs), threads)
         for variant in arguments.ours:
-            found[ours_name(variant, threads)] = (updating, Start(path, ours, variant), threads)
-        other = Setup("tianshou", "dummy", 16, threads, arguments.env, arguments.steps)
+            found[ours_name(variant, threads)] = (sb3_update, Start(path, ours, variant), threads)
+        other = Configuration("tianshou", "dummy", 16, threads, arguments.env, arguments.steps)
         if arguments.tianshou and other.installed:
             start = Start(path, other, updates_before=arguments.updates_before)
-            found["tianshou" + suffix(threads)] = (tianshou_updating, start, threads)
+            found["tianshou" + suffix(threads)] = (tianshou_update, start, threads)
     return found
 
 
-def claims_of(arguments: Arguments, results: dict[str, list[dict[str, float]]], peer: str) -> list[Claim]:
-    """Return, for every variant of ours, whether it is faster at a critic's loss no higher."""
-    claims = []
+def goals_of(arguments: Arguments, results: dict[str, list[dict[str, float]]], peer: str) -> list[Goal]:
+    """Return the goals of every variant of ours: faster, at a critic's loss that is not higher."""
+    goals = []
     for variant in arguments.ours:
         names = [ours_name(variant, threads) for threads in arguments.threads]
         mine = {name: _series(results[name], "ms") for name in names if name in results}
@@ -190,35 +190,37 @@ def claims_of(arguments: Arguments, results: dict[str, list[dict[str, float]]], 
             continue
         name = best(mine, lowest=True)
         ratio = Ratio.between(_series(results[peer], "ms"), mine[name])
-        claims.append(Claim(f"update, {peer}'s time over that of {name}", ratio.of_medians, FASTER))
-        losses = [median(_series(results[who], "critic loss")) for who in (name, peer)]
+        goals.append(Goal(f"update, {peer}'s time over that of {name}", ratio.of_medians, SPEED_GOAL))
+        losses = [median(_series(results[key], "critic loss")) for key in (name, peer)]
         text = f"critic's loss, {name} over {peer}"
-        claims.append(Claim(text, losses[0] / losses[1], 1.0, at_most=True))
-    return claims
+        goals.append(Goal(text, losses[0] / losses[1], 1.0, at_most=True))
+    return goals
 
 
-def _series(turns: list[dict[str, float]], key: str) -> list[float]:
-    return [turn[key] for turn in turns]
+def _series(rounds: list[dict[str, float]], key: str) -> list[float]:
+    return [result[key] for result in rounds]
 
 
 def main(arguments: Arguments) -> None:
     """Time, and print the table."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "start.pt")
-        progress("training sb3-contrib's TRPO, to start from")
+        progress("training sb3-contrib's TRPO for the starting point")
         save_start(arguments, path)
-        results, _ = interleave(contestants(arguments, path), arguments.rounds)
-    theirs = {name: _series(turns, "ms") for name, turns in results.items() if name.startswith("sb3-contrib")}
+        results, _ = interleave(measurements(arguments, path), arguments.rounds)
+    theirs = {
+        name: _series(rounds, "ms") for name, rounds in results.items() if name.startswith("sb3-contrib")
+    }
     peer = best(theirs, lowest=True)
     rows = []
-    for name, turns in results.items():
+    for name, rounds in results.items():
         row: dict[str, Any] = {"update": name}
         for key in ("ms", "critic loss", "before", "accepted"):
-            row[key] = median(_series(turns, key)) if key in turns[0] else None
-        row["times faster"] = str(Ratio.between(theirs[peer], _series(turns, "ms")))
+            row[key] = median(_series(rounds, key)) if key in rounds[0] else None
+        row["times faster"] = str(Ratio.between(theirs[peer], _series(rounds, "ms")))
         rows.append(row)
     heading = f"Update, {arguments.env}, {arguments.steps} steps"
-    report("update", arguments, {heading: rows}, claims_of(arguments, results, peer))
+    report("update", arguments, {heading: rows}, goals_of(arguments, results, peer))
 
 
 if __name__ == "__main__":

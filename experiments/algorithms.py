@@ -1,4 +1,4 @@
-"""Every algorithm that a comparison can hold: ours, and SB3's and sb3-contrib's beside them."""
+"""All algorithms that can be compared: ours, SB3's and sb3-contrib's."""
 
 import importlib
 import math
@@ -20,16 +20,16 @@ PEERS = {
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all algorithms, those included that were registered since."""
+    """Return the names of all algorithms, including registered ones."""
     return (*ALGORITHMS, *PEERS)
 
 
 def agent_class(name: str) -> type[OnPolicyAlgorithm]:
-    """Return the class that a name stands for.
+    """Return the class of a named algorithm.
 
     Raises:
         ValueError: there is no such name.
-        ImportError: it stands for a class of sb3-contrib, which is not installed.
+        ImportError: the class is sb3-contrib's, which is not installed.
     """
     if name in ALGORITHMS:
         return ALGORITHMS[name]
@@ -45,7 +45,7 @@ def agent_class(name: str) -> type[OnPolicyAlgorithm]:
 
 
 def folder_name(name: str) -> str:
-    """Return a name as files and folders have it: "sb3:ppo" is sb3-ppo there."""
+    """Return a name for files and folders: sb3-ppo for "sb3:ppo"."""
     return name.replace(":", "-")
 
 

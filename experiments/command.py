@@ -1,13 +1,13 @@
-"""The command `npg`.
+"""npg: train, evaluate and compare natural policy gradient agents.
 
-    npg train      train agents: one run, a grid of runs, or a run to resume
-    npg evaluate   evaluate the agent of a run folder, or record a video
+    npg train      train an agent, resume a run, or train a grid of agents to compare
+    npg evaluate   evaluate a trained agent, or record a video of it
     npg report     compare runs: statistics, figures and one page
-    npg tune       search for hyper-parameters: npg tune 50 is npg train --tune 50
+    npg tune       search for hyper-parameters
     npg export     write a trained policy as an ONNX file
-    npg zoo        train, replay and tune our agents in RL Zoo
+    npg zoo        train, replay and tune the agents with RL Zoo
 
-`npg COMMAND --help` lists the options of a command.
+`npg COMMAND --help` explains a command and its options. To begin: npg train
 """
 
 import difflib
@@ -30,26 +30,31 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "export": (Export, "experiments.export"),
 }
 COMMANDS = ("train", "evaluate", "report", "tune", "export", "zoo")
-TRAIN = """Train agents on Gymnasium tasks: one run, a grid of runs to compare, or a search for settings.
+TRAIN = """Train agents on Gymnasium environments: one run, or a grid of runs to compare.
 
-    npg train                                              # TRPO on CartPole-v1, to solved
+    npg train                                              # TRPO on CartPole-v1, until it is solved
     npg train --algo npg --env Hopper-v5 --steps 1e6 --seed 3
     npg train --algo trpo --env Hopper-v5 --set target_kl=0.02 cg_damping=0.05
     npg train --algo npg vpg trpo sb3:ppo --env CartPole-v1 Acrobot-v1 --seeds 5 --jobs 2
     npg train --resume runs/Hopper-v5/npg/seed-3
-    npg train --algo npg --env Pendulum-v1 --tune 50
 
-Settings come from configs/<algo>.yaml: the environment's section, or `default`. --config names another
-file. --set changes single settings: any argument of the agent's constructor, n_envs or normalize; of
-policy_kwargs, only the given keys. In a grid, npg.target_kl=0.02 is for NPG alone.
+Settings come from configs/<algo>.yaml: the section of the environment, or else `default`. --set changes
+single settings: any argument of the agent's constructor, n_envs, or normalize. --set 'policy_kwargs={...}'
+changes only the given keys.
 
-A run writes runs/<env>/<algo>/seed-<n>/: config.yaml (all settings, and the versions that produced the run),
-progress.csv and TensorBoard events, checkpoints/, model.zip, vecnormalize.pkl if VecNormalize is used, and
-evaluation.json, which `npg evaluate` reproduces. Ctrl-C and SIGTERM end a run after the current update with
-a checkpoint, from which --resume continues bit for bit; it does so after a crash as well. A grid skips
-finished runs and resumes unfinished ones, so that the same command continues after an interrupt, and ends
-with a report. --tune searches for settings with Optuna, on seeds that no run may have, and writes
-tuning/best.yaml, which --config reads; the same command continues a search.
+A run writes the folder runs/<env>/<algo>/seed-<n>/ with config.yaml (all settings and versions),
+progress.csv, TensorBoard events, checkpoints/, model.zip, and evaluation.json, which `npg evaluate`
+reproduces. Ctrl-C and SIGTERM stop a run after the current update; --resume continues it, bit for bit on a
+CPU. Repeat the command of a grid to resume it. A grid ends with a report.
+"""
+TUNE = """Search for hyper-parameters of one algorithm on one environment, with Optuna.
+
+    npg tune 50 --algo npg --env Pendulum-v1               # until the study has 50 trials
+    npg tune 50 --algo npg --env Hopper-v5 --steps 1e5     # shorter trials
+
+The number of trials comes first; it is 50 by default. All other options are those of npg train. Trials use
+seeds that no reported run may have. The results are in runs/<env>/<algo>/tuning/: best.yaml, which npg train
+--config reads, trials.csv and history.png. Repeat the command to resume a search.
 """
 
 
@@ -72,11 +77,18 @@ def main(words: Sequence[str] | None = None) -> int:
         return int(import_module("experiments.zoo").main(rest))
     if name in OPTIONS:
         options, module = OPTIONS[name]
-        parsed = tyro.cli(options, args=rest, prog=f"npg {name}", description=inspect.getdoc(options))
+        parsed = tyro.cli(
+            options,
+            args=rest,
+            prog=f"npg {name}",
+            description=inspect.getdoc(options),
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
         return int(import_module(module).main(parsed))
     if name == "tune":
         rest = ["--tune", *(rest if rest and rest[0].isdigit() else [str(TRIALS), *rest])]
-    arguments = Arguments.parse(rest, prog=f"npg {name}", description=TRAIN)
+    description = TUNE if name == "tune" else TRAIN
+    arguments = Arguments.parse(rest, prog=f"npg {name}", description=description)
     return int(import_module("experiments.train").main(arguments))  # not before --help: it imports torch
 
 

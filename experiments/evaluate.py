@@ -15,7 +15,7 @@ from experiments.run.run_folder import RunFolder, write_json
 from experiments.run.stop_signals import INTERRUPTED
 
 EPISODES = 100  # if the run's own evaluation had none
-# What a run folder, an option or an environment that makes no sense raises.
+# Raised for an invalid run folder, option or environment.
 ERRORS = (ValueError, OSError, ImportError, RuntimeError, gym.error.Error)
 
 
@@ -82,7 +82,7 @@ def main(arguments: Evaluate) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted; what it was writing is left as it was", file=sys.stderr)
+        print("\ninterrupted; the files are unchanged", file=sys.stderr)
         return INTERRUPTED
     return 0
 

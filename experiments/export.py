@@ -103,7 +103,7 @@ def export_onnx(
     if ACTION in example:
         raise ValueError(f"the file's output is called {ACTION!r}; rename that part of the observation")
     with warnings.catch_warnings(), unvalidated(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter deprecates parts of itself; `verify` is the judge
+        warnings.simplefilter("ignore")  # of deprecated parts of the exporter; `verify` checks the result
         program: Any = torch.onnx.export(
             Predictor(policy, normaliser).eval(),
             kwargs={"parts": example},

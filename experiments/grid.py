@@ -46,7 +46,7 @@ class Cell:
     """One run of a grid.
 
     Args:
-        label: names it in front of its progress bar.
+        label: shown in front of its progress bar.
         command: that makes it.
         folder: that it writes.
         n_timesteps: of it, for the progress bar.
@@ -61,7 +61,7 @@ class Cell:
 
     @property
     def log(self) -> Path:
-        """What the run printed; it lies beside the folder, and stays there if the run failed."""
+        """The file of the run's output, next to its folder; it is kept if the run failed."""
         return self.folder.path.with_name(f"{self.folder.path.name}.log")
 
     def start(self) -> None:

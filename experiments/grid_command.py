@@ -59,7 +59,7 @@ def command_of(single: Arguments) -> list[str]:
     if folder.finished or any(folder.checkpoints.glob("*.ckpt")):
         try:
             begun = folder.read_settings()
-        except ValueError:  # a damaged config.yaml: begin anew
+        except ValueError:  # a damaged config.yaml: start again
             return single.command()
         requested = replace(requested, device=begun.device)
         if requested.vec_env == "auto":
@@ -76,7 +76,7 @@ def check_same_task(finished: RunSettings, requested: RunSettings, folder: RunFo
     """Check that a finished run is the one that a grid requests; what it recorded need not be the same.
 
     Raises:
-        ValueError: it learnt or was evaluated with other settings.
+        ValueError: it was trained or evaluated with other settings.
     """
     requested = replace(requested, geometry=finished.geometry, checkpoint_every=finished.checkpoint_every)
     if "envpool" not in (requested.vec_env, finished.vec_env):  # the others give the same numbers

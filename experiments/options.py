@@ -9,7 +9,11 @@ from typing import Annotated
 
 import tyro
 
-Modules = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="import")]
+from experiments.settings.arguments import shown
+
+Modules = Annotated[
+    tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="import", metavar="MODULE")
+]
 
 
 @dataclass(frozen=True)
@@ -17,87 +21,88 @@ class Evaluate:
     """Evaluate the agent of a run folder.
 
         npg evaluate runs/CartPole-v1/trpo/seed-0              # 100 deterministic episodes
-        npg evaluate runs/Hopper-v5/trpo/seed-0 --video        # and three of them as video.mp4
+        npg evaluate runs/Hopper-v5/trpo/seed-0 --video        # also record three of them as video.mp4
         npg evaluate runs/Catch-v0/trpo/seed-0 --import envs   # a task that a module registers
 
-    Without options, the numbers are those that the end of training wrote into evaluation.json. Episode k
-    starts from seed N + k, N being --seed: a larger --episodes adds episodes and changes none. Stochastic
-    actions of up to 16 episodes at a time come from one generator: they are the same for the same --seed and
-    --episodes.
+    Without options, the results equal evaluation.json, which training wrote. Episode k starts from seed
+    N + k, where N is --seed, so more --episodes do not change the first ones. Stochastic actions are the same
+    for the same --seed and --episodes.
 
-    The folder may be untrusted: only tensors and plain data are read from it, and none of its code
-    runs. A module that its config.yaml names is imported only if --import names it.
+    The folder may be untrusted: only tensors and plain data are read from it, and no code in it is executed.
+    A module that its config.yaml names is imported only if --import names it.
     """
 
-    run: tyro.conf.Positional[Path]
+    run: tyro.conf.Positional[Annotated[Path, shown("RUN")]]
     """Evaluate the agent in this run folder."""
-    episodes: int | None = None
-    """Play this many episodes. The default is the number at the end of training, or 100 if that was 0."""
+    episodes: Annotated[int | None, shown("N", "as at the end of training, or 100 if that was 0")] = None
+    """Play this many episodes."""
     stochastic: bool = False
-    """Sample actions as in training, in place of the most likely ones."""
-    seed: int | None = None
-    """Start episode k from this seed + k. The default is 10000 plus the run's seed, as at the end of
-    training."""
+    """Sample actions as in training, instead of taking the most likely ones."""
+    seed: Annotated[int | None, shown("N", "10000 plus the run's seed, as at the end of training")] = None
+    """Start episode k from this seed + k."""
     video: bool = False
-    """Record the first three episodes as video.mp4, beside the JSON file."""
-    out: Path | None = None
-    """Write the numbers into this JSON file. The default is RUN/evaluate.json."""
+    """Record the first three episodes as video.mp4, next to the JSON file."""
+    out: Annotated[Path | None, shown("FILE", "RUN/evaluate.json")] = None
+    """Write the results into this JSON file."""
     import_: Modules = ()
-    """Import this module first, which registers the environment. Repeatable."""
+    """First import this module, which registers the environment."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Compare runs: statistics and one report.
+    """Compare runs: statistics, figures and one page.
 
-        npg report runs                                    # every run below it; writes runs/report/
+        npg report runs                                    # all runs in runs/; writes runs/report/
         npg report runs/Hopper-v5 --threshold 2000 --out hopper
         npg report runs --threshold Pendulum-v1=-200 Hopper-v5=2000
 
     Writes report.html (one file that opens offline), figures as PNG and SVG, and the numbers as CSV: runs,
-    aggregates, improvement (probabilities) and curves. A path is a run folder, or any folder above some. Runs
-    that are left out are named with the reason. No code in a run folder is executed.
+    aggregates, improvement (probabilities) and curves. Runs that cannot be used are listed with the reason.
+    No code in a run folder is executed.
     """
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Compare the runs in these folders, or in folders below them."""
-    out: Path | None = None
-    """Write the report into this folder. The default is the first path's folder report."""
-    threshold: tuple[str, ...] = ()
-    """Count this return as solved, for the steps to it: a number for one task, or task=number each. The
-    default is Gymnasium's own, if a task has one."""
-    seed: int = 0
+    runs: tyro.conf.Positional[Annotated[tuple[Path, ...], shown("FOLDER [FOLDER ...]", hint="required")]]
+    """Compare the runs in these folders and in folders below them."""
+    out: Annotated[Path | None, shown("FOLDER", "the folder report in the first FOLDER")] = None
+    """Write the report into this folder."""
+    threshold: Annotated[
+        tuple[str, ...],
+        shown("RETURN|ENV=RETURN [ENV=RETURN ...]", "Gymnasium's, if it has one"),
+    ] = ()
+    """Count an environment as solved at this return. ENV=RETURN is for one environment of several."""
+    seed: Annotated[int, shown("N")] = 0
     """Seed the bootstrap with this number."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """Write a trained policy as an ONNX file, for machines without PyTorch.
+    """Write a trained policy as an ONNX file, which runs without PyTorch.
 
         npg export runs/CartPole-v1/trpo/seed-0            # writes model.onnx beside model.zip
         npg export runs/Catch-v0/trpo/seed-0 --import envs # a task that a module registers
         npg export model.zip --algo trpo --normaliser vecnormalize.pkl --out policy.onnx
 
-    The file maps raw observations to the environment's deterministic actions, as `predict` does: normaliser,
-    image scaling and action bounds are inside. It is written only if onnxruntime reproduces `predict`.
+    The file maps raw observations to the environment's deterministic actions, as `predict` does. It contains
+    normaliser, image scaling and action bounds. It is written only if onnxruntime reproduces `predict`.
 
         session = onnxruntime.InferenceSession("model.onnx")
         (actions,) = session.run(None, {"observation": observations})   # (N, *shape), in the space's dtype
 
-    A Dict observation has one input per key. Images are channel first, as the policy takes them. Of a run
-    folder only tensors and plain data are read, as by evaluate: no code in it is run. A model without its run
-    folder is unpickled, and so is its normaliser, which can run code: name only files that you trust.
+    A Dict observation has one input per key. Images are channel first, as the policy takes them.
+
+    No code in a run folder is executed. But a saved model and its VecNormalize are unpickled, which can run
+    any code: export only files that you trust.
     """
 
-    path: tyro.conf.Positional[Path]
+    path: tyro.conf.Positional[Annotated[Path, shown("RUN|MODEL")]]
     """Export the policy of this run folder, or of this saved model, which is unpickled."""
-    out: Path | None = None
-    """Write this file. The default is the model's name with .onnx."""
-    normaliser: Path | None = None
-    """Use this saved VecNormalize for a saved model. The default is vecnormalize.pkl beside it."""
-    algo: str | None = None
+    out: Annotated[Path | None, shown("FILE", "the model's name with .onnx")] = None
+    """Write this file."""
+    normaliser: Annotated[Path | None, shown("FILE", "vecnormalize.pkl next to the model")] = None
+    """Use this saved VecNormalize for a saved model."""
+    algo: Annotated[str | None, shown("ALGO", hint="required for a saved model")] = None
     """Load a saved model as one of this algorithm."""
     import_: Modules = ()
-    """Import this module first, which registers the environment. Repeatable."""
+    """First import this module, which registers the environment."""
     force: bool = False
     """Replace an existing file."""

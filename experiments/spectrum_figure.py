@@ -11,7 +11,7 @@ from npg.geometry.spectrum import Estimate, Spectrum
 # Width of a Ritz value in decades, and where the density's axis ends, in eigenvalues per decade.
 BLUR = 0.12
 LEAST_DENSITY = 0.1
-TINY = 1e-9  # stands for no density where a logarithm is taken
+TINY = 1e-9  # replaces a density of 0 before its logarithm
 
 
 def draw(found: Spectrum, damping: float, dimension: Estimate) -> Any:
@@ -19,7 +19,7 @@ def draw(found: Spectrum, damping: float, dimension: Estimate) -> Any:
 
     Every Ritz value is blurred into a Gaussian (Ghorbani, Krishnan & Xiao 2019, "An investigation into neural
     net optimization via Hessian eigenvalue density"), here of `BLUR` decades. Eigenvalues that Lanczos did
-    not resolve, mostly those near 0, share one hump; what rounding cannot tell from 0 the title counts.
+    not resolve, mostly those near 0, share one peak; the title counts those that are 0 up to rounding.
 
     Raises:
         ImportError: matplotlib is missing.

@@ -36,7 +36,7 @@ def print_run(
 
 
 def print_next(arguments: Arguments, folder: RunFolder, steps: int) -> None:
-    """Print what to do after one finished run of so many steps."""
+    """Print the next commands after a finished run of so many steps."""
     (algo,) = arguments.algo
     other = next(name for name in ALGORITHMS if name != algo)
     grid = replace(arguments, algo=(algo, other), steps=float(steps), seeds=5)
@@ -54,7 +54,7 @@ def print_grid(cells: Sequence[Cell], failures: Mapping[str, str]) -> None:
         evaluation = cell.folder.read_evaluation()
         mean = evaluation.get("mean_return")
         found[key].append("failed" if not evaluation else "-" if mean is None else f"{mean:.1f}")
-    print("\nmean return of the evaluation, a number per seed")
+    print("\nmean evaluation return of each seed")
     for (env_id, algo), values in found.items():
         print(f"  {env_id:20} {algo:14} {'  '.join(values)}")
     for label, reason in failures.items():

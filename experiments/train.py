@@ -31,8 +31,8 @@ SETUP_ERRORS = (ValueError, TypeError, AssertionError, ImportError, OSError, Not
 
 
 def main(arguments: Arguments) -> int:
-    """Do what a command line of `npg train` says, and return the exit code."""
-    # Networks this small gain little from more, and lose much where other programs keep the cores busy.
+    """Run `npg train` and return the exit code."""
+    # Small networks gain little from more threads, and lose much if other programs use the cores.
     torch.set_num_threads(1)
     try:
         arguments.check()
@@ -59,7 +59,7 @@ def run(arguments: Arguments) -> int:
     folder.check_free()
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(
-            f"--device {settings.device} needs a CUDA device, and torch sees none; use --device cpu"
+            f"--device {settings.device} needs a CUDA device, and torch finds none; use --device cpu"
         )
     if settings.vec_env == "auto":
         choice = choose_vec_env(settings.env, settings.n_envs)
@@ -114,7 +114,7 @@ def resume(arguments: Arguments) -> int:
             agent = build(settings, env)
             document = describe(settings, agent)
             changes = differences(content["run"], document)
-            if arguments.steps is not None:  # that they differ is what was requested
+            if arguments.steps is not None:  # this change was requested
                 changes = [change for change in changes if not change.startswith("n_timesteps:")]
             if changes and not arguments.allow_changes:
                 raise ValueError(
@@ -140,7 +140,7 @@ def newest_checkpoint(folder: RunFolder) -> tuple[Path, dict[str, Any]]:
     try:
         _ = content["agent"]["moving"]["num_timesteps"], content["run"]
     except (KeyError, TypeError, IndexError):
-        raise ValueError(f"{path} is a file of this format, but no checkpoint of a run") from None
+        raise ValueError(f"{path} has the format of a checkpoint, but not the content of a run's") from None
     return path, content
 
 

@@ -1,14 +1,16 @@
-"""Our agents in RL Zoo: its training, its replay and its hyper-parameter search.
+"""Train, replay and tune our agents with RL Zoo.
 
     npg zoo train --algo npg --env CartPole-v1
     npg zoo enjoy --algo npg --env CartPole-v1 --no-render
     npg zoo train --algo npg --env CartPole-v1 -optimize --n-trials 20
 
-A search varies the settings that `npg tune` varies. The arguments are RL Zoo's own; `npg zoo train --help`
-lists them. Three defaults differ for our agents: settings come from
-configs/<algo>.yaml (-conf names another file), enjoy looks in logs, where train writes (-f names another
-folder), and torch has one thread (--num-threads). trpo is our TRPO in place of sb3-contrib's, which
-`python -m rl_zoo3.train --algo trpo` still trains.
+The options are RL Zoo's own; `npg zoo train --help` lists them. For our agents,
+
+- settings come from configs/<algo>.yaml; -conf names another file;
+- enjoy reads the agent from logs/, where train writes it; -f names another folder;
+- torch uses one thread; --num-threads changes it;
+- a search varies the same settings as `npg tune`;
+- trpo is our TRPO. `python -m rl_zoo3.train --algo trpo` trains sb3-contrib's.
 """
 
 import argparse
@@ -31,7 +33,7 @@ VERBS = ("train", "enjoy")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Hand the arguments to RL Zoo and return the exit code."""
+    """Run RL Zoo with these arguments and return the exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__, end="", file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2

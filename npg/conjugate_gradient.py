@@ -65,8 +65,8 @@ def conjugate_gradient(
         operator: A, an operator or a dense matrix; only `operator @ vector` is used.
         b: (P,).
         max_iterations: bound on the products with A that move x.
-        tolerance: stop at ‖b − A x‖ ≤ tolerance · ‖b‖. Convergence is only reported for a residual that
-            was computed anew, not for the recurrence's.
+        tolerance: stop at ‖b − A x‖ ≤ tolerance · ‖b‖. Convergence is only reported for a
+            residual computed from b − A x, not for that of the recurrence.
         preconditioner: an approximation of A⁻¹, symmetric positive definite.
         x0: a warm start (P,); zero by default.
 

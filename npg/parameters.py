@@ -11,7 +11,7 @@ from npg import host
 
 
 class FlatParameters:
-    """Trainable parameters of a module in `parameters()` order, seen as one vector of length P.
+    """Trainable parameters of a module in `parameters()` order, as one vector of length P.
 
     This is the only place that flattens or unflattens, and `add_` the only one that writes a policy
     parameter.
@@ -47,7 +47,7 @@ class FlatParameters:
         self.dtype, self.device = self.tensors[0].dtype, self.tensors[0].device
 
     def of_module(self, module: str) -> Self:
-        """Return the parameters of one module without its children, by its name in the whole."""
+        """Return the parameters of one submodule, without those of its children."""
         part = copy(self)
         part._hold({name: p for name, p in self.named().items() if name.rpartition(".")[0] == module})
         return part

@@ -139,7 +139,7 @@ def _step(
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A candidate step as the host sees it.
+    """The numbers of a candidate step on the host.
 
     Attributes:
         evaluation: of the objective there.

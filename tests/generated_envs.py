@@ -12,7 +12,7 @@ SAMPLE = "sample"
 
 
 class AnyEnv(gym.Env):
-    """An environment that returns what it is told to; every attribute may be set from outside.
+    """An environment whose observations, rewards and flags are its attributes, which a test sets.
 
     Args:
         observation_space: To draw observations from.

@@ -31,7 +31,7 @@ class SpacesEnv(gym.Env):
         return self.observation_space.sample(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
-        """Check that the action is legal, and go on."""
+        """Check that the action is in the space, and continue the episode."""
         assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
         self._step += 1
         reward = float(np.sum(action)) + self.np_random.normal()

@@ -1,4 +1,4 @@
-"""The speed benchmarks run at tiny sizes, and what they say is computed as it should be."""
+"""The speed benchmarks run at tiny sizes and compute ratios, goals and tables correctly."""
 
 import importlib
 import json
@@ -17,7 +17,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 @pytest.fixture(autouse=True)
 def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let the scripts find each other, as `python benchmarks/x.py` does, and give the threads back."""
+    """Make the scripts importable, as `python benchmarks/x.py` does, and restore the number of threads."""
     threads = torch.get_num_threads()
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield
@@ -40,28 +40,28 @@ class TestMeasurement:
         assert (ratio.of_medians, ratio.of_rounds) == (4.0, 2.0)
 
     def test_a_ratio_needs_the_same_rounds(self) -> None:
-        """A contestant that missed one has no ratio."""
+        """Series of different lengths have no ratio."""
         with pytest.raises(ValueError, match="argument 2"):
             script("measurement").Ratio.between([1.0, 2.0], [1.0])
 
     @pytest.mark.parametrize(
         ("measured", "at_most", "verdict"),
-        [(2.0, False, "holds"), (1.9, False, "FAILS"), (2.0, True, "holds"), (2.1, True, "FAILS")],
+        [(2.0, False, "reached"), (1.9, False, "MISSED"), (2.0, True, "reached"), (2.1, True, "MISSED")],
     )
-    def test_a_claim(self, measured: float, at_most: bool, verdict: str) -> None:
-        """A bound that is reached exactly holds, from either side; NaN never does."""
-        claim = script("measurement").Claim("speed", measured, 2.0, at_most=at_most)
-        assert str(claim).endswith(verdict)
-        assert not script("measurement").Claim("speed", math.nan, 2.0, at_most=at_most).holds
+    def test_a_goal(self, measured: float, at_most: bool, verdict: str) -> None:
+        """A number equal to the bound reaches the goal, on either side; NaN never does."""
+        goal = script("measurement").Goal("speed", measured, 2.0, at_most=at_most)
+        assert str(goal).endswith(verdict)
+        assert not script("measurement").Goal("speed", math.nan, 2.0, at_most=at_most).reached
 
     def test_best(self) -> None:
-        """By the median, and not by the luckiest round."""
+        """The best series is that with the best median, not that with the best round."""
         best = script("measurement").best
         series = {"lucky": [1.0, 1.0, 9.0], "steady": [2.0, 2.0, 2.0]}
         assert (best(series), best(series, lowest=True)) == ("steady", "lucky")
 
     def test_a_table(self) -> None:
-        """One line a row under the first row's keys; nothing measured is a dash."""
+        """One line per row under the first row's keys; a missing value is a dash."""
         table = script("measurement").markdown_table([{"a": 1.2345, "b": "x"}, {"a": None, "b": 123456.7}])
         assert table.splitlines() == [
             "| a    | b      |",
@@ -71,7 +71,7 @@ class TestMeasurement:
         ]
 
     def test_the_environment(self) -> None:
-        """Everything that a number has to be read with, and writable as JSON."""
+        """Hardware and versions, which can be written as JSON."""
         found = json.loads(json.dumps(script("measurement").environment()))
         assert found["cpu"] and found["cores"] >= 1 and found["memory_gib"] > 0
         assert {"python", "torch", "numpy", "gymnasium", "stable-baselines3"} <= set(found["versions"])
@@ -79,37 +79,37 @@ class TestMeasurement:
 
 @contextmanager
 def counting(start: int) -> Iterator[Callable[[], dict[str, float]]]:
-    """A contestant that counts its turns."""
+    """A measurement that counts its calls, and fails at the thirteenth."""
     count = start
 
-    def turn() -> dict[str, float]:
+    def measure_once() -> dict[str, float]:
         nonlocal count
         count += 1
         if count == 13:
-            raise RuntimeError("unlucky")
+            raise RuntimeError("thirteenth call")
         return {"count": float(count), "threads": float(torch.get_num_threads())}
 
-    yield turn
+    yield measure_once
 
 
-def test_contestants_take_turns() -> None:
-    """The warm-up does not count, threads are a contestant's own, and one that fails is left out by name."""
-    contestants = {"a": (counting, 0, 1), "fails": (counting, 11, 0), "unready": (int, "no number", 0)}
-    results, failures = script("contestants").interleave(contestants, rounds=2)
-    assert [turn["count"] for turn in results["a"]] == [2.0, 3.0]
-    assert [turn["threads"] for turn in results["a"]] == [1.0, 1.0]
+def test_rounds_are_interleaved() -> None:
+    """The warm-up is not recorded, each process has its own threads, and failures are left out by name."""
+    configurations = {"a": (counting, 0, 1), "fails": (counting, 11, 0), "invalid": (int, "no number", 0)}
+    results, failures = script("interleaved").interleave(configurations, rounds=2)
+    assert [result["count"] for result in results["a"]] == [2.0, 3.0]
+    assert [result["threads"] for result in results["a"]] == [1.0, 1.0]
     assert set(results) == {"a"}
-    assert "unlucky" in failures["fails"] and "invalid literal" in failures["unready"]
+    assert "thirteenth call" in failures["fails"] and "invalid literal" in failures["invalid"]
 
 
 def in_this_process(
-    contestants: dict[str, tuple[Any, Any, int]], rounds: int
+    configurations: dict[str, tuple[Any, Any, int]], rounds: int
 ) -> tuple[dict[str, list[dict[str, float]]], dict[str, str]]:
-    """Stand in for `interleave`, without the seconds that a process takes to start."""
+    """Replace `interleave`, without the seconds that a process takes to start."""
     results = {}
-    for name, (maker, setting, _) in contestants.items():
-        with maker(setting) as turn:
-            results[name] = [turn() for _ in range(rounds)]
+    for name, (factory, setting, _) in configurations.items():
+        with factory(setting) as measure_once:
+            results[name] = [measure_once() for _ in range(rounds)]
     return results, {}
 
 
@@ -149,7 +149,7 @@ SMALL: dict[str, dict[str, Any]] = {
 def test_a_script_runs(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With ours and sb3-contrib: a table, and JSON with a row a set-up and what it was measured with."""
+    """With ours and sb3-contrib: a table, and JSON with a row per configuration and the versions."""
     pytest.importorskip("sb3_contrib")
     out = tmp_path / "deep" / "result.json"
     arguments = {"rounds": 1, "threads": (1,), "out": out, **SMALL[name]}
@@ -166,7 +166,7 @@ def test_a_script_runs(
 
 
 def test_the_memory_of_a_product() -> None:
-    """Micro-batches take less than the one graph, which takes at least its activations."""
+    """Micro-batches take less memory than one graph, which takes at least its activations."""
     pytest.importorskip("sb3_contrib")
     fisher, products = script("fisher"), script("fisher_products")
     states = 100_000

@@ -47,14 +47,14 @@ def stale_pointers(document: Path, root: Path) -> list[str]:
 
 
 def places_of(code: str, file: Path) -> list[int]:
-    """Return the numbers of the lines on which the code stands, whole lines where there are any."""
+    """Return the numbers of the lines that equal the code, or else of those that contain it."""
     lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     whole = [number for number, line in enumerate(lines, 1) if line == code]
     return whole or [number for number, line in enumerate(lines, 1) if code in line]
 
 
 def advice(places: list[int]) -> str:
-    """Say where the code stands now."""
+    """Return a clause that says where the code is now."""
     if not places:
         return "nor does it stand elsewhere in the file: quote what does this step now"
     return f"it stands on line {' or '.join(map(str, places))} now"
@@ -114,7 +114,7 @@ def project(tmp_path):
         ("[here](../code.py#L2)", "write a link to a line as"),
     ],
 )
-def test_a_stale_pointer_is_told_where_to_go(project, text, complaint):
+def test_a_stale_pointer_is_reported_with_its_new_line(project, text, complaint):
     """Good pointers pass; of the others, the complaint says what to write."""
     document = project / "docs" / "page.md"
     document.write_text(text)

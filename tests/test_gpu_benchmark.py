@@ -216,7 +216,7 @@ def test_flop_formulas_of_sb3_contrib() -> None:
     network = problem.Network(11, 24)
     theirs = products.Problem(str(network), 40)
     agent = theirs.policy()
-    build, product = count(lambda: products.theirs(theirs, agent, theirs.observations()))
+    build, product = count(lambda: products.build_sb3_contrib(theirs, agent, theirs.observations()))
     vector = theirs.vector(agent)
     known = problem.count_flops(network, 40)
     assert build == known["sb3-contrib: build"]
@@ -224,7 +224,7 @@ def test_flop_formulas_of_sb3_contrib() -> None:
 
 
 def test_synchronisations_are_counted_by_line() -> None:
-    """A warning of torch counts for the innermost line of our packages, whoever called torch there."""
+    """A warning of torch counts for the innermost line of our packages."""
     updates = script("gpu_parts.updates")
 
     class Waiting(nn.Module):

@@ -61,7 +61,7 @@ def test_evaluate_reproduces_the_evaluation_at_the_end(
 def test_run_leaves_what_the_contract_says(
     arguments: Arguments, algo: str, capsys: pytest.CaptureFixture
 ) -> None:
-    """The folder holds config, CSV, events, checkpoints, model and evaluation; the summary says where."""
+    """The folder has config, CSV, events, checkpoints, model and evaluation; the summary prints its path."""
     assert main(changed(arguments, algo=(algo,))) == 0
     folder = arguments.out / "CartPole-v1" / algo / "seed-0"
     names = {path.name for path in folder.iterdir()}
@@ -92,7 +92,7 @@ def test_same_seed_same_run(arguments: Arguments, tmp_path: Path) -> None:
 
 
 def test_normalised_run_keeps_its_statistics(arguments: Arguments) -> None:
-    """With normalize=true the statistics lie beside the model."""
+    """With normalize=true the statistics are next to the model."""
     settings = (*arguments.set, ("normalize=true", NO_NORMALISERS))
     assert main(changed(arguments, env=("Pendulum-v1",), set=settings)) == 0
     assert (arguments.out / "Pendulum-v1" / "trpo" / "seed-0" / "vecnormalize.pkl").exists()
@@ -184,7 +184,7 @@ def test_a_run_without_evaluation_is_finished_too(
 
 
 def test_unsupported_space_is_named(arguments: Arguments, capsys: pytest.CaptureFixture) -> None:
-    """An environment whose actions no policy serves is refused before training."""
+    """An environment whose actions no policy serves is rejected before training."""
 
     class TupleActions(Episodes):
         def __init__(self) -> None:
@@ -201,7 +201,7 @@ def test_unsupported_space_is_named(arguments: Arguments, capsys: pytest.Capture
 
 
 def test_finished_run_is_not_overwritten(arguments: Arguments, capsys: pytest.CaptureFixture) -> None:
-    """A second run into the same folder is refused, and changes nothing."""
+    """A second run into the same folder is rejected, and changes nothing."""
     assert main(arguments) == 0
     model = arguments.out / "CartPole-v1" / "trpo" / "seed-0" / "model.zip"
     before = model.read_bytes()
@@ -379,7 +379,7 @@ def test_every_section_of_a_peer_builds(arguments: Arguments, algo: str) -> None
 def test_a_grid_with_one_job_resumes_what_is_unfinished(
     arguments: Arguments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It chose its vec_env itself, as the run did that it goes on with."""
+    """It chose its vec_env itself, like the run that it resumes."""
     with monkeypatch.context() as patch:
         stop_with(NonFiniteError("bad"), patch)
         assert main(arguments) == 1

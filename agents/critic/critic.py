@@ -1,4 +1,4 @@
-"""What every fit of the value function shares: one call, all or nothing."""
+"""The base class of critic fits, which undoes a fit that meets NaN or infinity."""
 
 import math
 from abc import ABC, abstractmethod
@@ -18,12 +18,12 @@ from npg import host
 
 @dataclass(frozen=True)
 class CriticFit:
-    """The account of one fit.
+    """The result of one critic fit.
 
     Attributes:
         loss: the mean squared error before the steps, in squared units of the return; NaN if there was
             nothing to fit, or the fit was rejected.
-        rejected: whether a number was not finite, so that nothing was moved.
+        rejected: whether a number was not finite, so that nothing was changed.
     """
 
     loss: float
@@ -31,7 +31,7 @@ class CriticFit:
 
 
 class Critic(ABC):
-    """Fits a policy's values to the returns of a batch.
+    """Fit a policy's values to the returns of a batch.
 
     A subclass gives `_losses`, which moves the critic's parameters. A fit that meets a number that is not
     finite is undone here: parameters, optimizer and return statistics are restored bitwise.
@@ -59,7 +59,7 @@ class Critic(ABC):
         self.batch_size = batch_size
 
     def fit(self, batch: Batch) -> CriticFit:
-        """Let the return normaliser take in the returns, then move the values towards them."""
+        """Update the return normaliser with the returns, then fit the values to them."""
         normaliser = self.policy if isinstance(self.policy, MlpPolicy) else None
         statistics = [] if normaliser is None else normaliser.written_by_returns()
         if not (self.parameters or statistics):
@@ -96,5 +96,5 @@ def last_layer(policy: ActorCriticPolicy) -> nn.Module:
 
 
 def shuffled(states: int, batch_size: int | None, device: torch.device) -> tuple[Tensor, ...]:
-    """Return indices of minibatches, drawn from torch's generator of the CPU, wherever they are used."""
+    """Return the indices of random minibatches, on any device; the order comes from torch's CPU generator."""
     return torch.randperm(states).to(device).split(batch_size or states)

@@ -15,7 +15,7 @@ from npg import DiagGaussian, KroneckerStepper, SingularMatrixError, host
 
 
 class ValueDistribution(nn.Module):
-    """The critic seen as a Gaussian whose mean is the value v and whose deviation is 1.
+    """The critic as a Gaussian whose mean is the value v and whose deviation is 1.
 
     Its Fisher matrix is E[∇v ∇vᵀ], that of the Gauss-Newton method (Wu et al. 2017, section 3.1), without the
     errors' variance, so that averages over updates with different errors make sense. v is measured in units

@@ -11,8 +11,7 @@ from agents.rollout.batch import Batch
 class MinibatchCritic(Critic):
     """Regression on the returns by minibatches, with the policy's own optimizer.
 
-    Only the critic's parameters move; whatever else the optimizer holds keeps no gradient, and optimizers
-    pass such parameters over.
+    Only the critic's parameters change: all others in the optimizer have no gradient, so it skips them.
     """
 
     def _losses(self, batch: Batch) -> list[Tensor]:

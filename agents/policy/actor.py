@@ -1,4 +1,4 @@
-"""An SB3 policy seen as observation -> npg distribution, with the actor's parameters only."""
+"""The actor of an SB3 policy, as a module that maps observations to an npg distribution."""
 
 import copy
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ class PolicyActor(nn.Module):
             # gSDE's variance depends on the features. SB3 hides that path from autograd; the line search
             # would still see it, so gradient and Fisher matrix have to.
             policy.action_dist.learn_features = True
-        policy.set_training_mode(False)  # the probe is no data: batch norm must not learn from it
+        policy.set_training_mode(False)  # batch norm must not be updated with the example
         probe = example_observations(policy)
         self._actor_names = reached_names(policy, self(probe).coordinates)
         value_names = reached_names(policy, (policy.predict_values(probe),))

@@ -58,7 +58,7 @@ def register_distribution(
 
 
 class HeadDistribution(CategoricalDistribution):
-    """An npg distribution as an SB3 policy sees it.
+    """An npg distribution with the interface of an SB3 distribution.
 
     SB3 gives subclasses of its `CategoricalDistribution` a linear layer and passes them its output.
 

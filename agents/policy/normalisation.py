@@ -38,7 +38,7 @@ class RunningMoments(nn.Module):
 
     @torch.no_grad()
     def update(self, values: Tensor) -> None:
-        """Take in values (N, *shape), or none of them if one of them or its square is not finite.
+        """Update with values (N, *shape), or with none if one of them or its square is not finite.
 
         Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample
         variances".
@@ -48,7 +48,7 @@ class RunningMoments(nn.Module):
         total = self.count + n
         mean = values.mean(0)
         shift = mean - self.mean
-        # The variance of 1 that stands before the first update has a count of 0, and so no weight.
+        # Before the first update the count is 0, so the initial variance of 1 has no weight.
         squares = self.variance * self.count + values.var(0, correction=0) * n
         squares = squares + shift.square() * self.count * n / total
         finite = squares.isfinite().all()
@@ -65,7 +65,7 @@ class RunningMoments(nn.Module):
 
 
 class ObservationNormaliser(nn.Module):
-    """Normalises the parts of an observation that measure something: boxes that are no images.
+    """Normalise the boxes of an observation, except images.
 
     Args:
         space: of the observations; a Dict is normalised key by key.
@@ -79,7 +79,7 @@ class ObservationNormaliser(nn.Module):
             self.add_module(name, RunningMoments(parts[key].shape or ()))
 
     def update(self, observations: Any) -> None:
-        """Take in observations (N, ...)."""
+        """Update with observations (N, ...)."""
         for key, name in self._keys.items():
             part = observations[key] if isinstance(observations, dict) else observations
             self.get_submodule(name).update(part)  # type: ignore[operator]

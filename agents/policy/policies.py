@@ -17,14 +17,14 @@ from agents.policy.snapshot import Snapshot
 
 
 class MlpPolicy(ActorCriticPolicy):
-    """An SB3 policy that does not share features between actor and critic unless it is told to.
+    """An SB3 policy whose actor and critic have separate feature extractors by default.
 
-    What both read, only the policy step may move: a critic on shared features fits them no more. So
-    they are separate by default.
+    Only the policy step may change parameters that the actor reads, so a critic on shared features cannot
+    train them.
 
-    What normalises observations is frozen during a rollout and its update; what normalises returns changes
-    before the critic's fit, without changing a value. The policy predicts on raw observations, and is saved
-    with all that it needs.
+    The observation normaliser is constant during a rollout and its update. The return normaliser is updated
+    before the critic fit, without changing a predicted value. The policy predicts on raw observations, and
+    is saved with its normalisers.
 
     Arguments not listed are SB3's.
 
@@ -114,19 +114,19 @@ class MlpPolicy(ActorCriticPolicy):
         return self._in_return_units(values), log_prob, entropy
 
     def observe(self, observations: PyTorchObs) -> None:
-        """Let the observation normaliser take in N raw observations."""
+        """Update the observation normaliser with N raw observations."""
         if self.observation_normaliser is not None:
             self.observation_normaliser.update(observations)
 
     def written_by_returns(self) -> list[Tensor]:
-        """Return what `observe_returns` writes."""
+        """Return the tensors that `observe_returns` writes."""
         if self.return_moments is None:
             return []
         return [*self.return_moments.buffers(), *self.value_net.parameters()]
 
     @torch.no_grad()
     def observe_returns(self, returns: Tensor) -> None:
-        """Let the return normaliser take in returns (N,), and keep every value where it was.
+        """Update the return normaliser with returns (N,), without changing a predicted value.
 
         The last layer is rescaled against the new statistics (van Hasselt et al. 2016, "Learning values
         across many orders of magnitude", eq. 4).
@@ -176,9 +176,9 @@ def register_policy(name: str, policy_class: type[ActorCriticPolicy]) -> None:
 
 
 def observe(policy: ActorCriticPolicy, observations: PyTorchObs, actions: Tensor) -> None:
-    """Let the statistics that a policy reads take in N transitions, now that their update is over.
+    """Update the statistics of a policy's normaliser and batch norm with N transitions.
 
-    They are its normaliser's and batch norm's; if a number is not finite, all stay as they are.
+    If a number is not finite, nothing is changed.
     """
     buffers = list(policy.buffers())
     if not buffers:

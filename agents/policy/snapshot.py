@@ -1,4 +1,4 @@
-"""Tensors and an optimizer as they were, to be restored."""
+"""Store and restore the values of tensors and the state of an optimizer."""
 
 import copy
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 
 class Snapshot:
-    """The present values of tensors and the state of an optimizer, to be restored.
+    """A copy of tensors and of an optimizer's state, which `restore` writes back.
 
     Args:
         tensors: as they are.
@@ -27,11 +27,11 @@ class Snapshot:
         states = self._optimizer.state.values() if self._optimizer is not None else ()
         moments = [value for state in states for value in state.values() if isinstance(value, Tensor)]
         unmasked = (
-            torch.isfinite(tensor) | ~torch.isfinite(old)  # a mask may hold -inf for good
+            torch.isfinite(tensor) | ~torch.isfinite(old)  # e.g. the -inf of a mask
             for tensor, old in zip(self._tensors, self._copies, strict=True)
         )
         checks = [finite.all() for finite in (*unmasked, *map(torch.isfinite, moments))]
-        # Adam counts its steps on the CPU, wherever its moments are.
+        # Adam's step counts are on the CPU, even if its moments are on a GPU.
         device = checks[0].device
         return torch.stack([check for check in checks if check.device == device]).all()
 

@@ -27,7 +27,7 @@ class Deferred(Tensor):
         return deferred
 
     def resolve(self, tensor: Tensor | None = None) -> Tensor:
-        """Return the tensor; if nobody has read it yet, take the one given here instead of computing it."""
+        """Return the tensor; if it was not read yet, use the one given here instead of computing it."""
         if self._tensor is None:
             assert self._compute is not None
             self._tensor = self._compute() if tensor is None else tensor

@@ -91,7 +91,7 @@ class Trajectories:
         self._evaluated = len(self._steps)
 
     def _evaluate_steps(self) -> None:
-        """Compute the values and log-probabilities that nobody has read yet."""
+        """Compute the values and log-probabilities that were not read yet."""
         deferred = [step for step in self._steps[self._evaluated :] if isinstance(step.values, Deferred)]
         for steps in self._parts(deferred):
             observations = joined([step.observations for step in steps])

@@ -167,11 +167,11 @@ def measure_sb3_contrib(
     import fisher_products
     from sb3_contrib.common.utils import conjugate_gradient_solver
 
-    theirs = fisher_products.Problem(str(problem.network), problem.states, str(problem.device))
-    agent = theirs.policy()
-    build = partial(fisher_products.theirs, theirs, agent, observations)
+    sb3_problem = fisher_products.Problem(str(problem.network), problem.states, str(problem.device))
+    agent = sb3_problem.policy()
+    build = partial(fisher_products.build_sb3_contrib, sb3_problem, agent, observations)
     yield "build", median_seconds(build, problem.device), None
-    product, vector = build(), theirs.vector(agent)
+    product, vector = build(), sb3_problem.vector(agent)
     yield "product", median_seconds(lambda: product(vector), problem.device), None
     solve = partial(conjugate_gradient_solver, product, vector, max_iter=ITERATIONS, residual_tol=0)
     yield f"CG({ITERATIONS})", median_seconds(solve, problem.device), None

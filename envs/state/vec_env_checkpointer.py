@@ -28,7 +28,7 @@ class VecEnvCheckpointer:
             return take_vec_state(vec_env)
         except StateUnavailableError as error:
             if not self._warned:
-                print(f"a resumed run will begin with new episodes: {error}", file=sys.stderr)
+                print(f"a resumed run will start new episodes: {error}", file=sys.stderr)
                 self._warned = True
             normaliser = _find_normaliser(vec_env)
             return {LOST: str(error), NORMALISER: None if normaliser is None else take_wrapper(normaliser)}

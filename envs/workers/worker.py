@@ -1,4 +1,4 @@
-"""A rollout worker as the training process sees it."""
+"""The training process's side of a rollout worker."""
 
 import contextlib
 import os

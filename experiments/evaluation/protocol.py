@@ -35,7 +35,7 @@ def evaluate(
     deterministic: bool = True,
     after_step: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Return what evaluation.json holds: the numbers of episodes that the policy in model.zip plays.
+    """Play episodes with the policy in model.zip, and return the content of evaluation.json.
 
     Args:
         folder: of the run.
@@ -76,7 +76,7 @@ def evaluate(
 def load(
     folder: RunFolder, settings: RunSettings, env: VecEnv, deterministic: bool
 ) -> tuple[PolicyPredictor, VecEnv]:
-    """Return what predicts in a run, and environments under the run's normaliser."""
+    """Return a run's policy, and environments with the run's normaliser."""
     env = folder.normalised(settings, env)
     policy = folder.load_policy(settings, env)
     if deterministic or not policy.use_sde:

@@ -35,7 +35,7 @@ class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self._seeds = count(first, stride)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        """Begin the next episode, whatever the caller's seed."""
+        """Begin the next episode, from its own seed instead of the caller's."""
         return self.env.reset(seed=next(self._seeds), options=options)
 
 
@@ -89,7 +89,7 @@ def find_environment(env_id: str, modules: tuple[str, ...]) -> EnvSpec:
 def make_env(
     spec: EnvSpec, seed: int, n_envs: int, wrap: Callable[[gym.Env], gym.Env] | None = None, **kwargs: Any
 ) -> VecEnv:
-    """Return environments in this process; what `play` deals out as episode k starts from seed + k.
+    """Return environments in this process, whose k-th episode in `play` starts from seed + k.
 
     Args:
         spec: of one environment.

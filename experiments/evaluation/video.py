@@ -10,11 +10,11 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
-LEAST_SIDE = 240  # pixels; the frames of small tasks are enlarged by a whole factor
+LEAST_SIDE = 240  # pixels; the frames of small tasks are enlarged by an integer factor
 HEADLESS = {"MUJOCO_GL": "egl", "SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
 DEFAULT_FPS = 30  # if an environment has none
 TRACKING = "track"  # name of the camera that follows the robot in Gymnasium's models
-SMOOTH_FPS = 30  # look smooth; of faster environments only every k-th state is drawn
+SMOOTH_FPS = 30  # of faster environments only every k-th state is drawn
 
 
 def open_video(path: Path, fps: float) -> Any:
@@ -88,7 +88,7 @@ class Recorded(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def follow(env: gym.Env[Any, Any]) -> None:
-    """Let MuJoCo's camera follow the robot, which would run out of the picture of Gymnasium's default."""
+    """Let MuJoCo's camera follow the robot; Gymnasium's default camera does not move."""
     renderer: Any = getattr(env.unwrapped, "mujoco_renderer", None)
     if renderer is None:
         return
@@ -99,7 +99,7 @@ def follow(env: gym.Env[Any, Any]) -> None:
 
 
 def displayable(frame: np.ndarray) -> np.ndarray:
-    """Return a frame (height, width, 3) large enough to see, and of even sides as yuv420p has them."""
+    """Enlarge a small frame (height, width, 3), and make its sides even, as yuv420p requires."""
     factor = -(-LEAST_SIDE // min(frame.shape[:2]))
     frame = frame.repeat(factor, axis=0).repeat(factor, axis=1)
     odd = [(0, side % 2) for side in frame.shape[:2]]
@@ -107,7 +107,7 @@ def displayable(frame: np.ndarray) -> np.ndarray:
 
 
 def frames_per_second(spec: EnvSpec, metadata: dict[str, Any]) -> float:
-    """Return how fast an environment's frames follow each other, if it draws any that can be written.
+    """Return an environment's frames per second.
 
     Raises:
         ImportError: imageio or its ffmpeg is missing.
@@ -123,7 +123,7 @@ def frames_per_second(spec: EnvSpec, metadata: dict[str, Any]) -> float:
 
 
 def stride(fps: float) -> int:
-    """Return how many steps lie between two frames, for a video in the environment's own time."""
+    """Return the number of steps per frame of a real-time video."""
     return max(round(fps / SMOOTH_FPS), 1)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from agents.registry import REGISTRY
 from experiments.report.statistics import Interval
 
-# Colours of Okabe and Ito (2008), "Color universal design", which the colour-blind can tell apart, and for
+# Colours of Okabe and Ito (2008), "Color universal design", which the colour-blind can distinguish, and for
 # grey prints dashes of matplotlib, as those of our agents in `agents.registry`.
 PEER_STYLES: dict[str, tuple[str, Any]] = {
     "sb3:ppo": ("#cc79a7", (0, (8, 2))),

@@ -175,5 +175,5 @@ class Charts:
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
-    """Return values with six significant digits, which a screen cannot tell from all of them."""
+    """Return values with six significant digits, enough for a screen."""
     return np.array([float(f"{value:.6g}") for value in values])

@@ -56,7 +56,7 @@ def find_thresholds(texts: Sequence[str], records: Iterable[RunRecord]) -> dict[
 
     Raises:
         ValueError: a text is neither a number nor task=number, names no task of the runs, or a lone
-            number stands for several tasks.
+            number is given for several tasks.
     """
     environments = sorted({record.environment for record in records})
     thresholds = {}

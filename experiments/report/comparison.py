@@ -16,7 +16,7 @@ from experiments.report.task_comparison import Entry, Task, make_entry, make_tas
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """All that a report shows.
+    """The content of a report.
 
     Attributes:
         tasks: by environment.
@@ -51,7 +51,7 @@ def compare(
 
     Args:
         records: the runs.
-        left_out: what is left out already.
+        left_out: paths that `find_runs` left out.
         thresholds: the return that counts as solved, by environment.
         references: for normalising, by environment.
         generator: of the bootstrap.

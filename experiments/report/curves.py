@@ -62,7 +62,7 @@ GEOMETRY = {
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A line with its 95 % band, (points,) each; the band is nan of one run."""
+    """A line with its 95 % band, (points,) each; the band is nan for a single run."""
 
     x: np.ndarray
     estimate: np.ndarray

@@ -164,5 +164,5 @@ def differing_machines(groups: Sequence[Group]) -> Iterable[str]:
 
 
 def normalised(group: Group) -> bool:
-    """Whether the policy sees normalised observations, by `VecNormalize` or by itself."""
+    """Whether observations are normalised, by `VecNormalize` or by the policy."""
     return bool(group.settings.get("normalize") or group.settings.get("policy_kwargs.normalize_observations"))

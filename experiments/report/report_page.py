@@ -27,7 +27,7 @@ def write_page(comparison: Comparison, path: Path, *, seed: int) -> None:
     """
     styles = appearance.styles(comparison.algorithms)
     charts = Charts(styles)
-    # Everything is escaped but the plots, whose own writer does, and plotly's program.
+    # Everything is escaped except plotly's program and the plots, which plotly escapes.
     template = make_environment(autoescape=True).get_template(TEMPLATE)
     text = template.render(
         comparison=comparison,

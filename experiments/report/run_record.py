@@ -135,10 +135,10 @@ def read_run(path: Path) -> RunRecord:
     """Read one finished run.
 
     Raises:
-        ValueError: it is not finished, or a file in it is not what train.py writes.
+        ValueError: it is not finished, or a file in it is invalid.
     """
     if LEFTOVER.fullmatch(path.name):
-        raise ValueError("what an interrupted run left; the run that took its place is read instead")
+        raise ValueError("left by an interrupted run; its replacement is read instead")
     if not any(path.iterdir()):
         raise ValueError("the folder is empty; delete it, or repeat the run")
     for name in FILES:

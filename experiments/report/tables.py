@@ -8,7 +8,7 @@ from typing import Any
 from experiments.report.comparison import Comparison
 from experiments.report.task_comparison import Entry, Pair, Task
 
-ALL_TASKS = "all, normalised"  # stands in the column of environments
+ALL_TASKS = "all, normalised"  # in the column of environments
 Row = dict[str, Any]
 
 

@@ -90,7 +90,7 @@ def make_entry(group: Group, budget: int, threshold: float | None, generator: np
     """Compute the scores of one algorithm on one task."""
     rows = [row_scores(record, budget, threshold) for record in group.records]
     scores = {name: np.array([row[name] for row in rows if name in row]) for name in (*rows[0], "evaluation")}
-    if len(scores["evaluation"]) < len(rows):  # a part of the runs would stand for all
+    if len(scores["evaluation"]) < len(rows):  # an average over only some of the runs would mislead
         scores["evaluation"] = np.empty(0)
     aggregates = {
         score: {

@@ -103,17 +103,17 @@ def take_callbacks(callbacks: Sequence[BaseCallback]) -> list[dict[str, int]]:
 
 
 def restore_callbacks(callbacks: Sequence[BaseCallback], states: list[dict[str, int]]) -> None:
-    """Restore what `take_callbacks` returned; other callbacks than then start from the beginning."""
+    """Restore what `take_callbacks` returned; callbacks that were not saved start from the beginning."""
     if len(callbacks) == len(states):
         for callback, state in zip(callbacks, states, strict=True):
             vars(callback).update(state)
 
 
 def number(text: str) -> Any:
-    """Return the number whose `repr` a text is.
+    """Parse the `repr` of a number.
 
     Raises:
-        ValueError: it is no number's.
+        ValueError: the text is not one.
     """
     try:
         return float(text) if text.strip("-") in ("nan", "inf") else ast.literal_eval(text)

@@ -52,7 +52,7 @@ def reading(path: Path, most: int = MOST) -> BinaryIO:
 
     Args:
         path: of the file.
-        most: bytes that it may have.
+        most: its maximum size in bytes.
 
     Raises:
         UnsafeFileError: it is a link, no regular file, or larger.
@@ -78,7 +78,7 @@ def read_text(path: Path) -> str:
 
     Raises:
         OSError: see `reading`.
-        ValueError: it is no text.
+        ValueError: it is not text.
     """
     with reading(path, MOST_TEXT) as file:
         return file.read().decode()

@@ -17,11 +17,11 @@ HEADER = struct.Struct("<8sIQ32s")  # magic, version, bytes of the payload, thei
 
 
 class CheckpointWriteError(OSError):
-    """A checkpoint could not be written; those before it are as they were."""
+    """A checkpoint could not be written; earlier checkpoints are unchanged."""
 
 
 class CorruptCheckpointError(ValueError):
-    """A file is no complete, unchanged checkpoint.
+    """A file is incomplete, changed, or not a checkpoint.
 
     Attributes:
         path: of the file.
@@ -47,7 +47,7 @@ def write(path: Path, content: Any) -> None:
     Raises:
         NonFiniteError: a number is NaN or infinite; says where in the content.
         TypeError: a value has another type; says where in the content.
-        CheckpointWriteError: the disk is full, the folder read-only, …; whatever was at the path still is.
+        CheckpointWriteError: e.g. the disk is full; the previous file is unchanged.
     """
     payload = to_bytes(content)
     header = HEADER.pack(MAGIC, VERSION, len(payload), hashlib.sha256(payload).digest())
@@ -62,7 +62,7 @@ def write(path: Path, content: Any) -> None:
             free = str(shutil.disk_usage(path.parent).free)
         raise CheckpointWriteError(
             f"cannot write {path}: {error.strerror or error}; it needs {len(header) + len(payload)} bytes, "
-            f"and {free} are free in {path.parent}; earlier checkpoints are as they were"
+            f"and {free} are free in {path.parent}; earlier checkpoints are unchanged"
         ) from error
 
 

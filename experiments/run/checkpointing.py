@@ -69,7 +69,7 @@ class Checkpointing(BaseCallback):
 
         Raises:
             NonFiniteError: the state holds NaN or infinity; nothing was saved.
-            CheckpointWriteError: e.g. the disk is full; earlier checkpoints are whole.
+            CheckpointWriteError: e.g. the disk is full; earlier checkpoints are intact.
         """
         content = {
             **self._take_rest(),

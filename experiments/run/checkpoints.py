@@ -30,7 +30,7 @@ class Checkpoints:
     A process that is killed at any point leaves the last checkpoint or the one before it as the newest.
 
     Args:
-        folder: where they lie; made by the first save.
+        folder: of the files; made by the first save.
         keep: how many of the last ones stay, at least 1.
 
     Attributes:
@@ -46,9 +46,9 @@ class Checkpoints:
         self._best_score: float | None = None
 
     def save(self, content: Any, *, step: int, score: float | None = None) -> Path:
-        """Write a checkpoint, and only then delete those that are not needed any more.
+        """Write a checkpoint, then delete the oldest ones.
 
-        These are the oldest, and those of later steps, which a run has that resumed from an earlier one.
+        Checkpoints of later steps, from before a run resumed at an earlier one, are deleted, too.
 
         Args:
             content: as `experiments.run.checkpoint_file.write` takes it.
@@ -58,7 +58,7 @@ class Checkpoints:
         Raises:
             NonFiniteError: a number in content, or the score, is NaN or infinite.
             TypeError: something in content is neither a tensor nor plain data.
-            CheckpointWriteError: the disk is full, the folder read-only, …; nothing is lost.
+            CheckpointWriteError: e.g. the disk is full; earlier checkpoints are intact.
         """
         document = {"score": None if score is None else float(score), "content": content}
         path = self.folder / f"checkpoint-{step:09d}.ckpt"
@@ -108,7 +108,9 @@ class Checkpoints:
     def _read(self, path: Path) -> dict[str, Any]:
         document = read(path)
         if not isinstance(document, dict) or document.keys() != {"score", "content"}:
-            raise CorruptCheckpointError(path, "it is a file of this format, but holds no run's checkpoint")
+            raise CorruptCheckpointError(
+                path, "it has the format of a checkpoint, but not the content of a run's"
+            )
         return document
 
     def _is_best(self, score: float) -> bool:

@@ -44,7 +44,7 @@ class CsvLog(KVWriter):
         line = io.StringIO()
         csv.writer(line, lineterminator="\n").writerow([values.get(name) for name in self.columns])
         try:
-            self._file.write(line.getvalue())  # a whole row at once
+            self._file.write(line.getvalue())  # a complete row in one call
             self._file.flush()
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from error

@@ -20,7 +20,7 @@ def take_generators() -> dict[str, Any]:
 def restore_generators(state: dict[str, Any]) -> None:
     """Set the global generators to what `take_generators` returned.
 
-    Without states of GPUs, `{**state, "cuda": []}`, those are left as they are.
+    With an empty list of GPU states, `{**state, "cuda": []}`, GPU generators are not changed.
 
     Raises:
         ValueError: the states are of another number of GPUs than there are; nothing is set.

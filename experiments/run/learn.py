@@ -1,4 +1,4 @@
-"""Train an agent with logs and checkpoints, and save the model however that ends."""
+"""Train an agent with logs and checkpoints, and save the model even if training fails."""
 
 import sys
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from experiments.run.run_log import RunLog
 from experiments.run.stop_signals import Stopped, StopSignals
 from experiments.settings.run_settings import RunSettings
 
-ROW = 256  # steps of all environments between two rows of a peer's log, where its rollouts are shorter
+ROW = 256  # steps of all environments per row of SB3's log, if its rollouts are shorter
 
 
 def learn(
@@ -30,7 +30,7 @@ def learn(
     signals: StopSignals,
     content: Mapping[str, Any] | None = None,
 ) -> tuple[int, float]:
-    """Learn, and save the model however that ends.
+    """Train, and save the model even if training fails.
 
     Args:
         agent: untrained, on fresh environments.

@@ -53,7 +53,7 @@ def from_bytes(payload: bytes) -> Any:
         structure = json.loads(tensors.pop(STRUCTURE).numpy().tobytes())
         content = decode(structure, tensors)
     except (SafetensorError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"it makes no sense: {error!r}") from error
+        raise ValueError(f"it is invalid: {error!r}") from error
     if tensors:
         raise ValueError(f"the structure does not use tensors {', '.join(sorted(tensors))}")
     return content

@@ -1,4 +1,4 @@
-"""The YAML of a run folder, whoever wrote it."""
+"""Read the YAML of a run folder, which may be untrusted."""
 
 from pathlib import Path
 from typing import Any

@@ -26,7 +26,7 @@ class RunInUseError(FileExistsError):
 
 
 class RunFolder:
-    """`<out>/<env>/<algo>/seed-<n>/`, with everything that one run leaves behind.
+    """`<out>/<env>/<algo>/seed-<n>/`, the folder of one run.
 
     config.yaml, progress.csv and TensorBoard events, checkpoints/, model.zip, vecnormalize.pkl where
     observations are normalised, and last evaluation.json, which says that the run is finished.
@@ -45,19 +45,19 @@ class RunFolder:
 
     @classmethod
     def of(cls, out: Path, env_id: str, algo: str, seed: int) -> "RunFolder":
-        """Return the folder that a run of these has."""
+        """Return the folder of the run with these settings."""
         return cls(out / env_id / folder_name(algo) / f"seed-{seed}")
 
     @property
     def finished(self) -> bool:
-        """Whether a run ended here as it should."""
+        """Whether the run is finished."""
         return self.evaluation.exists()
 
     def check_free(self) -> None:
         """Check that no finished run is here.
 
         Raises:
-            FileExistsError: one is, or the place is taken by something else.
+            FileExistsError: a finished run, or something that is no run, is at the path.
         """
         if self.finished:
             raise FileExistsError(
@@ -68,10 +68,10 @@ class RunFolder:
                 raise FileExistsError(f"{place} is a file; choose another --out")
 
     def create(self) -> Path | None:
-        """Make the folder, and keep other commands out of it until this process ends.
+        """Make the folder, and lock it until this process ends.
 
         Returns:
-            Where an unfinished run that was in its place lies now, or None.
+            The new path of an unfinished run that was moved out of the way, or None.
 
         Raises:
             FileExistsError: a finished run is there.
@@ -88,7 +88,7 @@ class RunFolder:
         return aside
 
     def claim(self) -> None:
-        """Keep other commands out of the folder until this process ends.
+        """Lock the folder against other commands until this process ends.
 
         Raises:
             RunInUseError: another command is writing into it.
@@ -109,13 +109,13 @@ class RunFolder:
             ) from None
 
     def close(self) -> None:
-        """Release the folder for other commands."""
+        """Release the lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def save(self, agent: OnPolicyAlgorithm) -> None:
-        """Write model.zip, and the statistics of `VecNormalize` beside it if the agent has one."""
+        """Write model.zip, and the statistics of `VecNormalize` if the agent has one."""
         with replacing(self.model) as file:
             agent.save(file)  # type: ignore[arg-type]  # it is a BufferedRandom
         if (normaliser := agent.get_vec_normalize_env()) is not None:

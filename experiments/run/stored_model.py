@@ -53,17 +53,17 @@ def load_policy(settings: RunSettings, path: Path, env: VecEnv) -> ActorCriticPo
         )
     state, hyperparameters = read_state(path), settings.hyperparameters
     build: Any = algorithm.policy_aliases[name]
-    seen = algorithm._wrap_env(env)  # images channel first, as the algorithm itself sees them
+    seen = algorithm._wrap_env(env)  # images channel first, as the algorithm takes them
     try:
         with torch.random.fork_rng(devices=[]):  # initial parameters, which are replaced
             policy: ActorCriticPolicy = build(
                 seen.observation_space,
                 seen.action_space,
-                lambda _: 0.0,  # the learning rate of an optimizer that nobody uses
+                lambda _: 0.0,  # the learning rate of an unused optimizer
                 use_sde=bool(hyperparameters.get("use_sde")),
                 **(hyperparameters.get("policy_kwargs") or {}),
             )
-    except Exception as error:  # what a network makes of wrong options can be any
+    except Exception as error:  # wrong options can raise any exception in a network
         raise ValueError(
             f"config.yaml beside {path}: {name} with these policy_kwargs cannot be built for "
             f"{seen.observation_space} ({type(error).__name__}: {error})"
@@ -89,7 +89,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(io.BytesIO(stored), map_location="cpu", weights_only=True)
     except UnsafeFileError:
         raise
-    except Exception as error:  # damaged bytes raise what they like, in zipfile as in torch
+    except Exception as error:  # damaged bytes can raise any exception, in zipfile and in torch
         raise ValueError(
             f"{path} is corrupt, or not a model that SB3 has saved: expected a zip file whose policy.pth "
             f"holds tensors alone, got {first_sentence(error)}. Copy it again, or train again"
@@ -203,7 +203,7 @@ def check_settings(settings: Any) -> None:
     valid = keys is None or (isinstance(keys, list) and all(isinstance(key, str) for key in keys))
     valid = valid and all(isinstance(settings[name], bool) for name in SWITCHES)
     if not (valid and all(type(settings[name]) is float and settings[name] >= 0 for name in NUMBERS)):
-        raise ValueError("a setting has a value that it cannot have")
+        raise ValueError("a setting has an invalid value")
 
 
 def missing_normaliser(path: Path) -> str:

@@ -5,80 +5,85 @@ import shlex
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Annotated, Any
 
 import tyro
 
 from experiments.settings.tuning_seeds import check_reported
 
 
+def shown(metavar: str, default: str | None = None, *, hint: str | None = None) -> Any:
+    """Name an option's value in --help, and describe its default if that is not a value, or show a hint."""
+    hint = f"default: {default}" if default else hint
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"({hint})" if hint else None)
+
+
 @dataclass(frozen=True)
 class Task:
-    """Choose the algorithms and the tasks. Several of either, or several seeds, make a grid of runs."""
+    """Choose algorithms, environments and seeds. Several of any of them make a grid of runs."""
 
-    algo: tuple[str, ...] = ("trpo",)
-    """Train these algorithms: vpg, npg, trpo, acktr; to compare with: sb3:ppo, sb3:a2c, contrib:trpo."""
-    env: tuple[str, ...] = ("CartPole-v1",)
-    """Train on these Gymnasium environments."""
-    steps: float | None = None
-    """Train for this many environment steps. The default is the configuration's; in a grid, the most of any
-    algorithm's."""
-    seed: int = 0
-    """Seed policy, environments and sampling with this number; with --seeds, it is the first one."""
-    seeds: int = 1
-    """Make a run for each of this many seeds, counted from --seed."""
+    algo: Annotated[tuple[str, ...], shown("ALGO [ALGO ...]")] = ("trpo",)
+    """Train these algorithms: vpg, npg, trpo, acktr; for comparison also sb3:ppo, sb3:a2c, contrib:trpo."""
+    env: Annotated[tuple[str, ...], shown("ENV [ENV ...]")] = ("CartPole-v1",)
+    """Train on these Gymnasium environments. module:Name-v0 imports the module that registers the id."""
+    steps: Annotated[float | None, shown("N", "the configuration's; in a grid, the largest of them")] = None
+    """Train for this many environment steps, e.g. 1e6."""
+    seed: Annotated[int, shown("N")] = 0
+    """Seed policy, environments and sampling with this number. With --seeds, it is the first seed."""
+    seeds: Annotated[int, shown("N")] = 1
+    """Make a run for each of this many consecutive seeds."""
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Choose other hyper-parameters than those of configs/<algo>.yaml, or search for some."""
+    """Change hyper-parameters, or search for better ones."""
 
-    config: Path | None = None
-    """Read this YAML file in RL Zoo's format in place of configs/<algo>.yaml."""
-    set: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
-    """Change settings: name=value each, or algo.name=value for one algorithm of a grid. Repeatable."""
-    n_envs: int | None = None
-    """Step this many environments side by side. The default is the configuration's."""
-    tune: int | None = None
+    config: Annotated[Path | None, shown("FILE", "configs/<algo>.yaml")] = None
+    """Read settings from this YAML file in RL Zoo's format."""
+    set: Annotated[
+        tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]], shown("NAME=VALUE [NAME=VALUE ...]")
+    ] = ()
+    """Change settings. In a grid, algo.name=value changes a setting of one algorithm."""
+    n_envs: Annotated[int | None, shown("N", "the configuration's")] = None
+    """Step this many environments in parallel."""
+    tune: Annotated[int | None, shown("TRIALS", "no search")] = None
     """Search for hyper-parameters until the study has this many trials."""
 
 
 @dataclass(frozen=True)
 class Execution:
-    """Choose where a run is written, and how it is computed."""
+    """Choose where results are written, and how they are computed."""
 
-    out: Path = Path("runs")
+    out: Annotated[Path, shown("FOLDER")] = Path("runs")
     """Write run folders into this folder."""
-    jobs: int | None = None
-    """Make this many runs of a grid at a time. The default is the number of cores."""
-    device: str = "auto"
-    """Compute on cpu, on cuda, or on what is available with auto."""
-    vec_env: str = "auto"
-    """Step the environments by dummy (in this process), workers (one process per core), subproc (one process
-    each) or envpool. With auto, a step is timed and the faster of the first two taken; where runs share the
-    cores, dummy."""
-    worker_timeout: float = 60.0
-    """With workers, replace a process in which one reset or step of one environment takes longer than this
-    many seconds; 0 for no limit."""
+    jobs: Annotated[int | None, shown("N", "the number of cores")] = None
+    """Make this many runs of a grid, or trials of a search, at a time."""
+    device: Annotated[str, shown("{auto,cpu,cuda}")] = "auto"
+    """Compute on this device. With auto, on a GPU if there is one and a measurement finds it faster."""
+    vec_env: Annotated[str, shown("{auto,dummy,workers,subproc,envpool}")] = "auto"
+    """Step environments in one process (dummy), one per core (workers) or one each (subproc), or by EnvPool.
+    With auto, a step is timed to choose dummy or workers; runs that share the cores use dummy."""
+    worker_timeout: Annotated[float, shown("SECONDS")] = 60.0
+    """With workers, replace a process if a reset or step of an environment takes longer; 0 for no limit."""
 
 
 @dataclass(frozen=True)
 class Records:
     """Choose what a run evaluates and records."""
 
-    episodes: int = 100
+    episodes: Annotated[int, shown("N")] = 100
     """Evaluate the trained agent on this many deterministic episodes; 0 for none."""
-    geometry: int = 0
-    """Log spectrum and condition of the Fisher matrix under npg/geometry every so many updates; 0 for
-    never."""
-    checkpoint_every: int = 10
-    """Save a checkpoint every so many updates."""
+    geometry: Annotated[int, shown("N")] = 0
+    """Log the spectrum and condition number of the Fisher matrix every N updates; 0 for never."""
+    checkpoint_every: Annotated[int, shown("N")] = 10
+    """Save a checkpoint every N updates."""
 
 
 @dataclass(frozen=True)
 class Resume:
     """Resume a run from its newest checkpoint. All settings come from the run; only --steps may be added."""
 
-    resume: Path | None = None
+    resume: Annotated[Path | None, shown("RUN", "start a new run")] = None
     """Resume the run in this folder."""
     allow_changes: bool = False
     """Resume even if settings, versions or the device differ from the checkpoint's."""
@@ -103,8 +108,8 @@ class Arguments(Resume, Records, Execution, Hyperparameters, Task):
     def parse(
         cls, words: list[str] | None = None, *, prog: str = "npg train", description: str = ""
     ) -> "Arguments":
-        """Read a command line; exit with code 2 and a message if it makes no sense."""
-        plain = (tyro.conf.OmitArgPrefixes,)
+        """Read a command line; exit with code 2 and a message if it is invalid."""
+        plain = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
         groups = tyro.cli(Grouped, args=words, prog=prog, description=description, config=plain)
         return cls(**{name: value for group in vars(groups).values() for name, value in vars(group).items()})
 
@@ -118,7 +123,7 @@ class Arguments(Resume, Records, Execution, Hyperparameters, Task):
         """Check what concerns the command alone; `RunSettings` checks what concerns a run.
 
         Raises:
-            ValueError: an argument makes no sense.
+            ValueError: an argument is invalid.
         """
         for name in ("seeds", "jobs", "tune"):
             value = getattr(self, name)

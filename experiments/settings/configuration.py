@@ -11,6 +11,7 @@ import yaml
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents import REGISTRY
 from agents.hyperparameters import check_names, names_of, nearest
 from experiments.algorithms import agent_class, folder_name, with_schedule
 from experiments.settings.arguments import Arguments, owner_of
@@ -31,10 +32,10 @@ def resolve(arguments: Arguments) -> RunSettings:
     Raises:
         FileNotFoundError: there is no such file.
         ImportError: the algorithm's package is missing.
-        ValueError: the file, a name or a value makes no sense.
+        ValueError: the file, a name or a value is invalid.
     """
     (algo,), (env_id,) = arguments.algo, arguments.env
-    path, chosen = arguments.config or config_file(f"{folder_name(algo)}.yaml"), agent_class(algo)
+    path, chosen = arguments.config or default_config(algo), agent_class(algo)
     defaults = {name: inspect.signature(chosen).parameters[name].default for name in names_of(chosen)}
     known = [*RUN_KEYS, *defaults]
     section = read_section(path, env_id)
@@ -76,6 +77,14 @@ def build(settings: RunSettings, env: VecEnv) -> OnPolicyAlgorithm:
     options = {key: with_schedule(value) for key, value in given.items()}
     chosen = agent_class(settings.algo)
     return chosen(settings.policy, env, seed=settings.seed, device=settings.device, **options)
+
+
+def default_config(name: str) -> Path:
+    """Return the path of an algorithm's file of settings, unless --config names another."""
+    given = REGISTRY[name].config if name in REGISTRY else None
+    if isinstance(given, Path) or (given and given.endswith((".yaml", ".yml"))):
+        return Path(given)
+    return config_file(f"{given or folder_name(name)}.yaml")
 
 
 def read_section(path: Path, env_id: str) -> dict[str, Any]:

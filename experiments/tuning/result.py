@@ -1,4 +1,4 @@
-"""The result of a search: a summary, and the files beside the study."""
+"""The result of a search: a summary, and the files in the study's folder."""
 
 import csv
 import inspect

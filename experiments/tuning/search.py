@@ -7,7 +7,7 @@ the end, so that the best one found is never worse on these seeds. The best of m
 optimistic all the same, so train again with other seeds before reporting.
 
 The sampler is a tree-structured Parzen estimator (Bergstra et al. 2011); a trial is pruned if its best
-return so far is below the median of the others at the same step. A study lies on disk and may be interrupted
+return so far is below the median of the others at the same step. A study is on disk and may be interrupted
 at any time. With one job, an interrupted search samples after resuming what it would have sampled otherwise.
 """
 
@@ -48,7 +48,7 @@ def tune(search: Search, trials: int, jobs: int = 1) -> TuningResult:
     Complete, pruned and failed trials count; an interrupted one is repeated.
 
     Args:
-        search: what is searched, and where the study lies.
+        search: the search space, and the folder of the study.
         trials: of the study in total, those of earlier calls included.
         jobs: processes, each with one trial at a time.
 
@@ -106,9 +106,9 @@ def run_trial(search: Search, study: optuna.Study, number: int = 0) -> None:
     """Run one trial, and record its outcome.
 
     Args:
-        search: what is searched.
+        search: the search.
         study: of the search.
-        number: tells apart trials that run at the same time.
+        number: of the trial, different for trials that run at the same time.
     """
     # One seed per trial: a resumed search must not repeat its first samples.
     (seed,) = np.random.SeedSequence((len(finished_trials(study)), number)).generate_state(1)

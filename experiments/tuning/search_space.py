@@ -47,8 +47,8 @@ class SearchSpace:
             raise ValueError(f"there is no search space for {algo!r}{nearest(algo, names())}")
         if base.hyperparameters.get("step_size") is not None:
             raise ValueError(
-                f"target_kl is searched, and step_size={base.hyperparameters['step_size']} makes it idle; "
-                "take step_size out of the configuration"
+                f"the search varies target_kl, but with step_size={base.hyperparameters['step_size']} it has "
+                "no effect; remove step_size from the configuration"
             )
         settings, kept = [], []
         for setting in (*searched, *normalisation(algo, base)):

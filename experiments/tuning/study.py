@@ -3,7 +3,7 @@
 The storage is Optuna's SQLite backend, the only one with heartbeats. Optuna's own retry callback queues an
 interrupted trial again. The heartbeat itself is off: one command at a time holds the folder's lock, and its
 workers end with it, so that a trial that is running when a command starts belongs to a dead process. A
-heartbeat would tell so only after a grace period, during which the search samples the same trial again.
+heartbeat would report it only after a grace period, in which the search samples the same trial again.
 """
 
 import json
@@ -108,7 +108,7 @@ def open_study(search: Search) -> optuna.Study:
             pruner=optuna.pruners.MedianPruner(STARTUP // 2, UNPRUNED),
         )
     except DatabaseError as error:
-        raise ValueError(f"{path} is no study of Optuna's ({error.orig}); delete it") from None
+        raise ValueError(f"{path} is not an Optuna study ({error.orig}); delete it") from None
     check_identity(path, study, search.identity)
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(search.space.base_coordinates, user_attrs={DEFAULT: True})
@@ -155,7 +155,7 @@ def requeue_stale(study: optuna.Study) -> None:
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """Return each axis's share of the variance in returns; empty if there are too few trials to tell."""
+    """Return each axis's share of the variance in returns; empty if there are too few trials."""
     values = [return_of(trial) for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
     if len(values) < FEWEST_FOR_IMPORTANCES or len(set(values)) == 1:
         return {}

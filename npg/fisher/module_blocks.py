@@ -128,7 +128,7 @@ class ModuleBlocks:
 
 
 def _level_of_caller() -> int:
-    """Return the `stacklevel` that points out of this package, from wherever in it the call came."""
+    """Return the `stacklevel` of the first caller outside this package."""
     frame, level = inspect.currentframe(), 0
     while frame is not None and frame.f_globals.get("__name__", "").startswith("npg."):
         frame, level = frame.f_back, level + 1

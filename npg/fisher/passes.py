@@ -16,7 +16,7 @@ from npg.policy import evaluate
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """One pass of n states through the actor, seen from its layers.
+    """The inputs, outputs and gradients of the layers in one pass of n states.
 
     Attributes:
         policy: the distribution, with its graph.
@@ -162,7 +162,7 @@ def check_recorded(
             leading = shape[:1] if isinstance(layer.module, nn.Conv2d) else shape[:-1]
             if leading.numel() % states:
                 raise ValueError(
-                    f"the layer {name!r} saw an input of shape {tuple(shape)} for {states} states; K-FAC "
+                    f"the layer {name!r} got an input of shape {tuple(shape)} for {states} states; K-FAC "
                     "needs the states along its first dimension. Use ExactFisher"
                 )
             continue

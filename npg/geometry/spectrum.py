@@ -106,7 +106,7 @@ def lanczos(operator: LinearOperator, start: Tensor, steps: int) -> Tridiagonal:
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """The eigenvalues of a symmetric matrix (P, P), as K probes see them.
+    """The eigenvalues of a symmetric matrix (P, P), estimated with K probes.
 
     Attributes:
         size: P.

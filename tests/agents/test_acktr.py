@@ -57,7 +57,7 @@ def test_the_kl_follows_the_target() -> None:
     assert 0.25 < np.median(kls[1:]) / agent.target_kl < 2
 
 
-def test_bad_statistics_refuse_the_step_by_name(parameters: Callable) -> None:
+def test_bad_statistics_reject_the_step_by_name(parameters: Callable) -> None:
     """A NaN that only the statistics meet: no parameter of the actor moves, no average, and it is named."""
     agent = rolled_out(ACKTR("MlpPolicy", "CartPole-v1", **SMALL, n_critic_updates=0))
     agent.actor_stepper.fisher._actor = Spoilt(agent.actor)
@@ -69,7 +69,7 @@ def test_bad_statistics_refuse_the_step_by_name(parameters: Callable) -> None:
     assert not agent.actor_stepper.velocity.any()
 
 
-def test_a_singular_matrix_refuses_the_step_by_name(parameters: Callable) -> None:
+def test_a_singular_matrix_rejects_the_step_by_name(parameters: Callable) -> None:
     """Two inputs that are always equal, without damping to speak of: named, and nothing moves."""
     agent = rolled_out(ACKTR("MlpPolicy", "CartPole-v1", **SMALL, damping=1e-30, n_critic_updates=0))
     agent.rollout_buffer.observations[..., 1] = agent.rollout_buffer.observations[..., 0]

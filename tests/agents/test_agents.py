@@ -78,7 +78,7 @@ def test_rejected_step_moves_nothing(
 
 
 def test_equal_rewards_give_no_step(agent_class: type[PolicyGradientAgent], parameters) -> None:
-    """With nothing to prefer the gradient is zero, and the step says so instead of following noise."""
+    """With equal rewards the gradient is zero, and the step is rejected instead of following noise."""
     env = Episodes([0.0, 0.0], "terminated")
     agent = agent_class("MlpPolicy", env, **SMALL | {"n_critic_updates": 0})
     with torch.no_grad():

@@ -27,7 +27,7 @@ def test_every_argument_is_documented(agent_class: type[PolicyGradientAgent]) ->
 
 
 def test_every_argument_has_a_range(agent_class: type[PolicyGradientAgent]) -> None:
-    """A value that makes no sense is named, whichever argument it is."""
+    """The error of an invalid value names the argument."""
     assert set(inspect.signature(agent_class).parameters) - UNCHECKED <= set(RANGES)
 
 

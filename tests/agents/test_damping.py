@@ -77,7 +77,7 @@ def test_on_moves_the_damping_and_stays_deterministic(
 def test_the_present_damping_is_saved(
     agent_class: type[PolicyGradientAgent], tmp_path: Path, parameters: Parameters
 ) -> None:
-    """A loaded agent goes on from the λ it had, bitwise; a λ given to load takes its place."""
+    """A loaded agent continues with its λ, bitwise; a λ given to load replaces it."""
     agent, _ = learn(agent_class, adaptive_damping=True)
     assert agent.cg_damping != 0.1
     agent.save(tmp_path / "model.zip")

@@ -9,7 +9,7 @@ SMALL = {"n_steps": 16, "batch_size": 16}
 
 
 def test_the_faster_device_is_chosen(monkeypatch: pytest.MonkeyPatch, parameters) -> None:
-    """Whatever the measurement says; the policy itself stays where it is."""
+    """The choice follows the measurement; the policy itself is not moved."""
     policy = TRPO("MlpPolicy", "CartPole-v1", **SMALL, device="cpu").policy.to("meta")
     monkeypatch.setattr(device.copy, "deepcopy", lambda policy: torch.nn.Linear(1, 1))
     for here, there in ((1.0, 2.0), (2.0, 1.0)):

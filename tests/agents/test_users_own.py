@@ -121,7 +121,7 @@ def test_actions_have_any_shape(agent_class: type[OnPolicyAlgorithm], shape: tup
 
 
 class Numbered(BaseFeaturesExtractor):
-    """Knows the observations 1 to 5 only, and has a mask for good."""
+    """Accept the observations 1 to 5 only, with a constant mask."""
 
     def __init__(self, space: spaces.Space):
         super().__init__(space, 3)
@@ -129,7 +129,7 @@ class Numbered(BaseFeaturesExtractor):
         self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Return what the table says."""
+        """Return the entries of the table."""
         return self.table(observations[:, 0].long() - 1)
 
 

@@ -262,7 +262,7 @@ def test_interrupt(cartpole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def decoded(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return all frames (N, height, width, 3) of a video, and what it says of itself."""
+    """Return all frames (N, height, width, 3) of a video, and its metadata."""
     imageio = pytest.importorskip("imageio.v3")
     return imageio.imread(path, plugin="FFMPEG"), imageio.immeta(path, plugin="FFMPEG")
 

@@ -186,7 +186,7 @@ def test_model_is_as_before(tmp_path: Path) -> None:
 
 
 def test_disagreement_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A graph that differs from predict is refused, and an older file stays as it is."""
+    """A graph that differs from predict is rejected, and an older file stays as it is."""
     forward = export.Predictor.forward
     for space, change in ((BOX, 1e-3), (CHOICE, 1)):
         model = make_model(make_env(VECTOR, space))
@@ -208,7 +208,7 @@ def test_ties_are_no_disagreement(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_mistakes_of_callers(tmp_path: Path) -> None:
-    """A normaliser for other observations and a part called like the output are refused by name."""
+    """A normaliser for other observations and a part called like the output are rejected by name."""
     with pytest.raises(ValueError, match="the normaliser is for"):
         export_onnx(
             make_model(make_env(VECTOR, BOX)), tmp_path / "x.onnx", normalised(OBSERVATIONS["float64"])

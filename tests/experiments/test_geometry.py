@@ -1,4 +1,4 @@
-"""The geometry callback looks at any policy, and only looks."""
+"""The geometry callback measures any policy, and changes nothing."""
 
 import copy
 import math
@@ -46,7 +46,7 @@ SMALL = {"n_steps": 32, "batch_size": 32, "n_critic_updates": 1, "seed": 0, "dev
 
 
 class Memory(KVWriter):
-    """Keeps every row, with what other writers were told to leave out."""
+    """Store every row, with the keys that other writers exclude."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -114,7 +114,7 @@ def test_training_is_the_same_to_the_last_bit() -> None:
 
 
 class Bystander(BaseCallback):
-    """Compares everything that a look could change, before and after it."""
+    """Compare everything that a measurement could change, before and after it."""
 
     def __init__(self, look: GeometryCallback):
         super().__init__()
@@ -243,7 +243,7 @@ def test_gsde(squash: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_other_algorithms_are_looked_at_too() -> None:
-    """SB3's PPO has no damping of its own: 0.1. An off-policy algorithm is refused."""
+    """SB3's PPO has no damping of its own: 0.1. An off-policy algorithm is rejected."""
     env = make_vec_env("CartPole-v1", 1, seed=0)
     agent = stable_baselines3.PPO("MlpPolicy", env, n_steps=32, batch_size=32, n_epochs=1, device="cpu")
     (row,) = run(agent, GeometryCallback()).geometry()
@@ -288,7 +288,7 @@ def test_numbers_that_are_not_finite_do_not_end_a_run() -> None:
 @pytest.mark.parametrize(
     "options", [{"every": 0}, {"max_states": 0}, {"steps": 0}, {"probes": 0}, {"damping": 0.0}]
 )
-def test_options_out_of_range_are_refused(options: dict) -> None:
+def test_options_out_of_range_are_rejected(options: dict) -> None:
     """At construction, by name."""
     with pytest.raises(ValueError, match=f"needs.*{next(iter(options))}"):
         GeometryCallback(**options)

@@ -40,7 +40,7 @@ def cell(out: Path, seed: int, program: str) -> Cell:
 
 
 def test_a_failure_stops_nobody_else(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """What it said last is the reason, all of it is kept; the others finish."""
+    """The end of its output is the reason, and the output is kept; the others finish."""
     cells = [cell(tmp_path, 0, FAIL), cell(tmp_path, 1, FINISH), cell(tmp_path, 2, FINISH)]
     failures = run_grid(cells, jobs=2)
     assert list(failures) == ["npg seed 0"]
@@ -97,7 +97,7 @@ def test_progress_is_read_while_it_is_written(tmp_path: Path) -> None:
 
 
 def test_one_folder_has_one_writer(tmp_path: Path) -> None:
-    """A second command is refused, and leaves what the first one writes; afterwards it may."""
+    """A second command is rejected, and leaves what the first one writes; afterwards it may."""
     first, second = (RunFolder.of(tmp_path, "Task-v0", "npg", 0) for _ in range(2))
     first.create()
     (first.path / "config.yaml").write_text("mine")

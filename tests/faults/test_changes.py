@@ -124,7 +124,7 @@ def test_an_environment_without_a_state(server: Server, tmp_path: Path) -> None:
     assert started.reach("update", 5)
     started.signal(signal.SIGKILL)
     assert started.wait() == -signal.SIGKILL
-    assert started.output.count("a resumed run will begin with new episodes: the attributes of") == 1
+    assert started.output.count("a resumed run will start new episodes: the attributes of") == 1
     resumed = server.run(logs_of(out), "--resume", folder)
     assert resumed.code == 0, resumed.output
     with (folder / "progress.csv").open(newline="") as file:

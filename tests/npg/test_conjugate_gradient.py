@@ -13,7 +13,7 @@ DTYPES = (torch.float32, torch.float64)
 
 @pytest.fixture(autouse=True, params=[True, False], ids=["looking", "not looking"])
 def may_look(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Run every test as on a CPU, and as on a device that the host does not wait for."""
+    """Run every test with and without host reads between iterations."""
     if not request.param:
         monkeypatch.setattr(host, "peek", lambda condition: None)
     return request.param

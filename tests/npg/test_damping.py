@@ -1,4 +1,4 @@
-"""Levenberg-Marquardt damping: its closed forms, its boundaries, and what says nothing about λ."""
+"""Levenberg-Marquardt damping: its closed forms, its bounds, and steps that leave λ unchanged."""
 
 import math
 from dataclasses import replace
@@ -166,7 +166,7 @@ def test_the_damping_that_was_used_is_the_one_that_adapts() -> None:
 
 
 def test_zero_is_a_place_to_begin() -> None:
-    """λ = 0 could never be multiplied into anything: the minimum takes over, whatever the step says."""
+    """From λ = 0, which no factor could change, the next λ is the minimum for every step."""
     for one in (step(1.0, 0.0), step(0.0, 0.0), step(0.0, 0.0, rejection=Rejection.KL_ABOVE_TARGET)):
         assert RULE.adapted(0.0, one) == RULE.minimum
 

@@ -1,4 +1,4 @@
-"""Every reason for refusing a step is reachable, and a rejected step moves nothing."""
+"""Every reason to reject a step is reachable, and a rejected step changes nothing."""
 
 import math
 from functools import partial
@@ -106,7 +106,7 @@ def test_zero_advantages_are_no_improvement() -> None:
 
 
 def test_an_overshooting_search_is_no_improvement() -> None:
-    """With δ = 10 every candidate flies past the one good action: KL holds, the surrogate falls."""
+    """With δ = 10 every candidate overshoots the one good action: the KL is within δ, the surrogate falls."""
     actor = Bandit()
     actor.log_std.requires_grad_(False)
     objective, fisher = bandit(actor, [[0.1]], [1.0])
@@ -147,7 +147,7 @@ def test_a_matrix_without_curvature_along_g_is_rejected() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_non_finite_numbers_are_named(bad: float) -> None:
-    """A bad advantage spoils the gradient, a bad product the Fisher matrix; each says so."""
+    """A non-finite advantage is reported as the gradient, a non-finite product as the Fisher matrix."""
     objective, fisher = bandit(Bandit(), [[0.3], [0.1]], [1.0, bad])
     assert rejected(objective, fisher) is Rejection.NON_FINITE_GRADIENT
     objective, _ = bandit(Bandit(), [[0.3], [0.1]], [1.0, 2.0])
@@ -204,5 +204,5 @@ def test_a_rejected_step_reports_the_surrogate_where_it_stays() -> None:
 
 @pytest.mark.parametrize("reason", [*Rejection, *Status])
 def test_every_reason_says_what_to_do(reason: Rejection | Status) -> None:
-    """A short sentence for whoever reads the status."""
+    """Each reason has a short sentence of advice."""
     assert len(reason.advice.split()) >= 3

@@ -39,7 +39,7 @@ def algorithm(request: pytest.FixtureRequest) -> type[OnPolicyAlgorithm]:
 
 @pytest.fixture
 def make(algorithm: type[OnPolicyAlgorithm]) -> Make:
-    """A function that builds a small agent, with those of the small settings that the class knows."""
+    """A function that builds a small agent, with the small settings that the class accepts."""
     known = inspect.signature(algorithm).parameters
     small = {name: value for name, value in SMALL.items() if name in known}
 

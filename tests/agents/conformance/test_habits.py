@@ -123,7 +123,7 @@ def test_save_excludes_and_includes(algorithm: type, make: Callable, tmp_path: P
     assert hasattr(loaded, "_custom_logger")
 
 
-def test_load_refuses_other_spaces(algorithm: type, make: Callable, tmp_path: Path) -> None:
+def test_load_rejects_other_spaces(algorithm: type, make: Callable, tmp_path: Path) -> None:
     """A model does not fit an environment with other spaces."""
     make("MlpPolicy", "CartPole-v1").save(tmp_path / "model")
     with pytest.raises(ValueError, match=r"spaces do not match|[Oo]bservation"):
@@ -174,7 +174,7 @@ def test_evaluate_policy(make: Callable) -> None:
     assert len(returns) == 7 and returns == lengths
 
 
-def test_logs_where_it_is_told(make: Callable, tmp_path: Path) -> None:
+def test_uses_the_given_logger(make: Callable, tmp_path: Path) -> None:
     """A custom logger and the window of the statistics are respected."""
     agent = make("MlpPolicy", "CartPole-v1", stats_window_size=3)
     agent.set_logger(configure(str(tmp_path), ["csv", "json", "tensorboard"]))

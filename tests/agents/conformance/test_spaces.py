@@ -73,19 +73,19 @@ def test_features_shared_or_not(make: Callable, weights: Callable, observations:
 
 
 def test_dict_needs_its_policy(make: Callable) -> None:
-    """A dictionary of observations with MlpPolicy is refused by name."""
+    """A dictionary of observations with MlpPolicy is rejected by name."""
     with pytest.raises(ValueError, match="MultiInputPolicy"):
         make("MlpPolicy", build_env("dict", "discrete"))
 
 
-def test_nested_dict_is_refused(make: Callable) -> None:
+def test_nested_dict_is_rejected(make: Callable) -> None:
     """A dictionary inside a dictionary is not supported, and said so."""
     nested = spaces.Dict({"outer": spaces.Dict({"inner": OBSERVATIONS["box"]})})
     with pytest.raises(NotImplementedError, match="Nested"):
         make("MultiInputPolicy", DummyVecEnv([lambda: SpacesEnv(nested, ACTIONS["box"])]))
 
 
-def test_unknown_action_space_is_refused(make: Callable) -> None:
+def test_unknown_action_space_is_rejected(make: Callable) -> None:
     """Tuples of actions have no policy."""
     actions = spaces.Tuple([ACTIONS["discrete"], ACTIONS["box"]])
     with pytest.raises(AssertionError, match="only supports"):
@@ -93,6 +93,6 @@ def test_unknown_action_space_is_refused(make: Callable) -> None:
 
 
 def test_gsde_needs_a_box(make: Callable) -> None:
-    """State-dependent exploration of discrete actions is refused."""
+    """State-dependent exploration of discrete actions is rejected."""
     with pytest.raises(ValueError, match="only be used with continuous actions"):
         make("MlpPolicy", build_env("box", "discrete"), use_sde=True)

@@ -75,7 +75,7 @@ class Misnamed(ActorCriticPolicy):
 
 
 def test_names_mean_nothing() -> None:
-    """A layer called value that reaches the distribution is the actor's; idle ones are nobody's."""
+    """A layer called value that reaches the distribution is the actor's; unused ones belong to neither."""
     policy = Misnamed(OBSERVATIONS, ACTIONS["discrete"], lambda _: 1e-3)
     actor = PolicyActor(policy)
     own = {id(p) for p in FlatParameters(actor).tensors}
@@ -147,7 +147,7 @@ def test_gsde_fisher_sees_what_the_line_search_sees() -> None:
 
 
 def test_unknown_distribution_is_named() -> None:
-    """A distribution without an npg counterpart is refused, and the error says what is known."""
+    """A distribution without an npg counterpart is rejected, and the error says what is known."""
     with pytest.raises(TypeError, match=r"SquashedDiagGaussianDistribution.*expected .*categorical"):
         to_npg(SquashedDiagGaussianDistribution(2).proba_distribution(torch.zeros(1, 2), torch.zeros(2)))
 

@@ -35,7 +35,7 @@ def test_moments_before_and_without_spread() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_moments_refuse_bad_numbers(bad: float) -> None:
+def test_moments_reject_bad_numbers(bad: float) -> None:
     """One NaN changes nothing, in no buffer."""
     moments = RunningMoments()
     moments.update(torch.randn(10))

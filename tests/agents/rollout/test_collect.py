@@ -205,7 +205,7 @@ def test_a_plain_mlp_draws_the_policys_own_actions(action: str, net_arch: list[i
 
 
 def hooked(policy: MlpPolicy) -> None:
-    """Look at what a layer puts out, as users do."""
+    """Read the output of a layer in a hook."""
     policy.action_net.register_forward_hook(lambda *_: None)
 
 
@@ -308,7 +308,7 @@ def test_bad_policy_stops_by_name(env_id: str, value: float) -> None:
 
 @pytest.mark.parametrize("norm_obs", [True, False])
 def test_bad_number_does_not_poison_vec_normalize(norm_obs: bool) -> None:
-    """The running statistics are put back to where the rollout began."""
+    """The running statistics are restored to those of the start of the rollout."""
     env = VecNormalize(DummyVecEnv([nan_observation if norm_obs else infinite_reward]), norm_obs=norm_obs)
     agent = TRPO("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu")
     with pytest.raises(NonFiniteError):

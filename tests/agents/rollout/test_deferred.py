@@ -43,7 +43,7 @@ def test_reads_as_the_tensor_it_stands_for(read: Callable[[Any], Any]) -> None:
 
 
 def test_computed_when_first_read_and_once() -> None:
-    """Nothing is computed for nobody, and nothing twice."""
+    """Nothing is computed before it is read, and nothing twice."""
     calls: list[int] = []
     deferred = Deferred(lambda: calls.append(1) or VALUE)
     assert isinstance(deferred, torch.Tensor)

@@ -145,7 +145,7 @@ def test_no_valid_one_names_all(tmp_path: Path) -> None:
     with pytest.raises(NoValidCheckpointError) as caught:
         checkpoints.newest_valid()
     assert [error.path.name for error in caught.value.rejected] == [name_of(2), name_of(1)]
-    assert f"{name_of(2)}: it is a file of this format, but" in str(caught.value)
+    assert f"{name_of(2)}: it has the format of a checkpoint, but" in str(caught.value)
     assert f"{name_of(1)}: its checksum differs" in str(caught.value)
 
 

@@ -53,7 +53,7 @@ def test_section_wins_over_constructor_and_override_over_section(tmp_path: Path)
 
 
 def test_default_section_serves_the_others(tmp_path: Path) -> None:
-    """An environment without a section takes `default`, as it stands."""
+    """An environment without a section uses `default`, unchanged."""
     path = write(tmp_path, "default: {n_timesteps: 7}\nA-v0: {n_timesteps: 8}\n")
     assert read(path, "B-v0").n_timesteps == 7
     assert read(path, "A-v0").n_timesteps == 8

@@ -1,4 +1,4 @@
-"""What a run was told: kept whole, and compared by name."""
+"""The settings of a run: stored completely, and compared by name."""
 
 from pathlib import Path
 
@@ -16,14 +16,14 @@ def settings(**changes: object) -> RunSettings:
 
 
 def test_a_document_gives_the_settings_back(tmp_path: Path) -> None:
-    """Through YAML, and with what stands beside them."""
+    """Through YAML, and with the other entries of the document."""
     told = settings()
     document = yaml.safe_load(yaml.safe_dump(told.document(target_kl_joint=0.01)))
     assert document["target_kl_joint"] == 0.01 and {"hardware", "versions"} <= document.keys()
     assert RunSettings.from_document(document) == told
 
 
-def test_a_document_that_lacks_something_is_refused() -> None:
+def test_a_document_that_lacks_something_is_rejected() -> None:
     """What is missing is named."""
     document = settings().document()
     del document["seed"], document["n_envs"]

@@ -201,9 +201,9 @@ def test_vec_normalize_is_switched_where_the_base_has_it() -> None:
     assert "normalize" in axes and "policy_kwargs.normalize_observations" not in axes
 
 
-def test_idle_settings_are_refused() -> None:
+def test_idle_settings_are_rejected() -> None:
     """With a fixed step size, target_kl would be searched for nothing; an unknown name is named."""
-    with pytest.raises(ValueError, match=r"step_size=0.1 makes it idle; take step_size out"):
+    with pytest.raises(ValueError, match=r"step_size=0.1 it has no effect; remove step_size"):
         SearchSpace.of("npg", with_values(configuration_of("npg"), {"step_size": 0.1}))
     with pytest.raises(ValueError, match=r"no search space for 'ngp'; did you mean 'npg'"):
         SearchSpace.of("ngp", configuration_of())
@@ -360,7 +360,7 @@ def test_pruned_trials_count_and_the_default_is_never_pruned(
 
 
 def test_failed_trials_are_named_and_the_search_goes_on(search: Search) -> None:
-    """NaN rewards and refused settings fail the trial with their reason; the others train."""
+    """NaN rewards and rejected settings fail the trial with their reason; the others train."""
     calls: list[int] = []
 
     def faulty(configuration: RunSettings, seed: int) -> VecEnv:
@@ -404,7 +404,7 @@ def test_a_search_in_which_everything_fails_says_why(search: Search) -> None:
         ),
     ],
 )
-def test_another_search_in_the_study_is_refused(
+def test_another_search_in_the_study_is_rejected(
     search: Search, closed_form: list[float], change: Callable[[Search], Search], message: str
 ) -> None:
     """Trials of different budgets, seeds, algorithms or spaces do not compare."""
@@ -416,11 +416,11 @@ def test_another_search_in_the_study_is_refused(
     assert len(tune(search, 1).trials) == 1
 
 
-def test_a_file_that_is_no_study_is_refused(search: Search) -> None:
+def test_a_file_that_is_no_study_is_rejected(search: Search) -> None:
     """The error names the file and the fix."""
     search.folder.mkdir()
     (search.folder / "study.db").write_text("this is no database" * 100)
-    with pytest.raises(ValueError, match=r"study.db is no study .*; delete it"):
+    with pytest.raises(ValueError, match=r"study.db is not an Optuna study .*; delete it"):
         tune(search, 1)
 
 

@@ -139,7 +139,7 @@ def test_scipy_solves_with_it(family: str, operator: type) -> None:
 
 
 def exchange(sent: list[Tensor], means: list[Tensor], local: Tensor) -> Tensor:
-    """Note what a process sends, and answer with the mean where it is known."""
+    """Record what a process sends, and return the mean if it is known."""
     sent.append(local)
     return means[len(sent) - 1] if len(sent) <= len(means) else local
 

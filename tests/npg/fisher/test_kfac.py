@@ -353,7 +353,7 @@ def test_a_huge_variance_is_no_failure() -> None:
 
 
 def test_a_failed_first_update_leaves_it_empty() -> None:
-    """Before there are statistics every use says so."""
+    """Every use before the first statistics raises an error."""
     fisher = kfac(RandomActor("gaussian"), None)
     with pytest.raises(FloatingPointError):
         fisher.update(torch.full((2, 3), torch.nan, dtype=torch.float64))
@@ -364,8 +364,8 @@ def test_a_failed_first_update_leaves_it_empty() -> None:
     assert fisher.state_dict() == {}
 
 
-def test_statistics_can_be_saved_and_put_back() -> None:
-    """Averages put into another operator of the policy go on as the first would have."""
+def test_statistics_can_be_saved_and_restored() -> None:
+    """Averages loaded into another operator of the policy continue like the first."""
     actor, observations = RandomActor("gaussian"), oracles.observations(0)
     fisher, other = kfac(actor, observations), kfac(actor, None)
     other.load_state_dict(fisher.state_dict())

@@ -175,7 +175,7 @@ def test_a_layer_without_states_is_rejected() -> None:
         def forward(self, observations: Tensor) -> Distribution:
             return self.policy(self.head(torch.tanh(self.hidden(observations[:1]))).expand(5, -1))
 
-    with pytest.raises(ValueError, match=r"'hidden' saw an input of shape \(1, 3\) for 5 states"):
+    with pytest.raises(ValueError, match=r"'hidden' got an input of shape \(1, 3\) for 5 states"):
         passing(Broadcast("bernoulli"), oracles.observations(0))
 
 

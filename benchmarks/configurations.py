@@ -1,4 +1,4 @@
-"""The set-ups that compete: a library, its environments and their number."""
+"""The configurations to compare: a library, its environments and their number."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -22,17 +22,17 @@ SB3_CLASSES = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
 
 
 @dataclass(frozen=True)
-class Setup:
+class Configuration:
     """One way to collect or train.
 
     Attributes:
         library: "ours", "sb3-contrib" or "tianshou".
-        vec_env: how the environments are stepped, in the library's own words.
+        vec_env: how the environments are stepped, by the library's name for it.
         n_envs: how many.
-        threads: of torch, in the process with the policy; 0 leaves the default.
+        threads: of torch, in the process with the policy; 0 for the default.
         env: id of the environment.
         rollout: steps between two updates, all environments together.
-        settings: of the agent, name=value,name=value.
+        settings: of the agent, as name=value,name=value.
     """
 
     library: str
@@ -45,49 +45,53 @@ class Setup:
 
     def __str__(self) -> str:
         threads = f", {self.threads} torch thread{'s' * (self.threads > 1)}" if self.threads else ""
-        rollout = f", {self.rollout} a rollout" if self.rollout != 2048 else ""
+        rollout = f", {self.rollout} steps per rollout" if self.rollout != 2048 else ""
         settings = f", {self.settings}" if self.settings else ""
         return f"{self.library}, {self.vec_env} {self.n_envs}{rollout}{settings}{threads}"
 
     @property
     def installed(self) -> bool:
-        """Return whether everything it needs is here."""
+        """Return whether the packages that it needs are installed."""
         needed = [LIBRARIES[self.library], *(["envpool"] if self.vec_env == "envpool" else [])]
-        known = self.library != "ours" or self.vec_env in VEC_ENVS
-        return known and all(importlib.util.find_spec(package) is not None for package in needed)
+        supported = self.library != "ours" or self.vec_env in VEC_ENVS
+        return supported and all(importlib.util.find_spec(package) is not None for package in needed)
 
 
-def parsed(settings: str) -> dict[str, Any]:
+def parse_settings(settings: str) -> dict[str, Any]:
     """Return name=value,name=value as a dictionary of YAML values."""
     parts = (part.partition("=") for part in settings.split(",") if part)
     return {name.strip(): yaml.safe_load(value) for name, _, value in parts}
 
 
 @contextmanager
-def sb3_agent(setup: Setup, **hyperparameters: Any) -> Iterator[OnPolicyAlgorithm]:
+def sb3_agent(configuration: Configuration, **hyperparameters: Any) -> Iterator[OnPolicyAlgorithm]:
     """Make a TRPO agent of ours or of sb3-contrib with its defaults, on its own environments."""
     algorithm: Any = TRPO
-    if setup.library == "sb3-contrib":
+    if configuration.library == "sb3-contrib":
         import sb3_contrib
 
         algorithm = sb3_contrib.TRPO
-    env = _vec_env(setup)
+    env = _vec_env(configuration)
     try:
         yield algorithm(
             "MlpPolicy",
             env,
-            n_steps=max(1, setup.rollout // setup.n_envs),
+            n_steps=max(1, configuration.rollout // configuration.n_envs),
             seed=0,
             device="cpu",
-            **{**hyperparameters, **parsed(setup.settings)},
+            **{**hyperparameters, **parse_settings(configuration.settings)},
         )
     finally:
         env.close()
 
 
-def _vec_env(setup: Setup) -> VecEnv:
-    if setup.library == "ours":
-        return envs.make_vec_env(setup.env, setup.n_envs, seed=0, vec_env=setup.vec_env)
-    # A callable, since with an id SB3 asks for rendering too.
-    make = partial(gym.make, setup.env)
-    return sb3_make_vec_env(make, setup.n_envs, seed=0, vec_env_cls=SB3_CLASSES[setup.vec_env])
+def _vec_env(configuration: Configuration) -> VecEnv:
+    if configuration.library == "ours":
+        return envs.make_vec_env(
+            configuration.env, configuration.n_envs, seed=0, vec_env=configuration.vec_env
+        )
+    # A callable, since with an id SB3 enables rendering.
+    make = partial(gym.make, configuration.env)
+    return sb3_make_vec_env(
+        make, configuration.n_envs, seed=0, vec_env_cls=SB3_CLASSES[configuration.vec_env]
+    )

@@ -16,35 +16,36 @@ from experiments.geometry import GeometryCallback, read
 from experiments.settings.arguments import Arguments as Train
 from experiments.settings.configuration import resolve
 
+MEASUREMENTS = "measurements.pt"
 ROOT, TASK = Path(__file__).parents[1], "Hopper-v5"
 DAMPINGS = (0.01, 0.1, 1.0)
-KINDS = {
+APPROXIMATIONS = {
     "diagonal": npg.DiagonalFisher,
     "K-FAC": npg.KroneckerFisher,
     "EKFAC": npg.EigenvalueCorrectedFisher,
 }
 
 
-class Looks(BaseCallback):
-    """Measures what `GeometryCallback` leaves out, of the policy before every tenth update."""
+class GeometryRecorder(BaseCallback):
+    """Measure what `GeometryCallback` does not, for the policy before every tenth update."""
 
     model: TRPO
 
     def __init__(self, updates: int):
         super().__init__()
         self.updates, self.stages = 0, {0, updates // 20 * 10, (updates - 1) // 10 * 10}
-        self.models: dict[int, list[list[float]]] = {}
-        self.found: dict[int, dict[str, Any]] = {}
+        self.kl_models: dict[int, list[list[float]]] = {}
+        self.spectra: dict[int, dict[str, Any]] = {}
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_end(self) -> None:
         if self.updates % 10 == 0:
-            self._look()
+            self._measure()
         self.updates += 1
 
-    def _look(self) -> None:
+    def _measure(self) -> None:
         actor, buffer, step = self.model.actor, self.model.rollout_buffer, self.num_timesteps
         states, actions, log_prob = read(buffer, self.model.action_space, buffer.buffer_size * buffer.n_envs)
         advantages = standardise(torch.as_tensor(buffer.advantages.T.flatten()))
@@ -53,7 +54,7 @@ class Looks(BaseCallback):
         ).gradient()
         exact, kronecker = npg.ExactFisher(actor, states), npg.KroneckerFisher(actor, states)
         directions = [kronecker.solve(gradient, damping) for damping in DAMPINGS]
-        self.models[step] = [
+        self.kl_models[step] = [
             [float(x @ v / (x @ (exact @ x))) for v in (kronecker @ x, gradient)] for x in directions
         ]
         if self.updates in self.stages:
@@ -62,18 +63,18 @@ class Looks(BaseCallback):
                 npg.FlatParameters(actor).by_module(),
             )
             diagonal = torch.cat([block.diag() for block in blocks.values()])
-            self.found[step] = {
-                "spectrum": npg.geometry.spectrum(exact, steps=100, probes=8),
+            self.spectra[step] = {
+                "spectrum": npg.spectrum(exact, steps=100, probes=8),
                 "coupling": npg.block_coupling(exact, diagonal, places, probes=64),
             }
-            for kind, operator in KINDS.items():
+            for kind, operator in APPROXIMATIONS.items():
                 built = operator(actor, states)
                 pairs = [(block_of(built, places[name]), block) for name, block in blocks.items()]
-                self.found[step][kind] = [float((a - block).norm() / block.norm()) for a, block in pairs]
+                self.spectra[step][kind] = [float((a - block).norm() / block.norm()) for a, block in pairs]
 
 
 def block_of(operator: npg.LinearOperator, place: slice) -> Tensor:
-    """Return the block of a matrix at a place, dense."""
+    """Return a diagonal block of a matrix, dense."""
     unit, rows = torch.zeros(operator.size), []
     for index in range(place.start, place.stop):
         unit[index] = 1
@@ -83,13 +84,13 @@ def block_of(operator: npg.LinearOperator, place: slice) -> Tensor:
 
 
 def measure(steps: int, seed: int, folder: Path) -> None:
-    """Train, and write what was measured."""
+    """Train, and write the measurements."""
     run = resolve(Train(env=(TASK,)))
     env = make_vec_env(TASK, run.n_envs, seed=seed)
     agent = TRPO(run.policy, env, seed=seed, device="cpu", **run.hyperparameters)
     agent.set_logger(configure(str(folder), ["csv"]))
-    looks = Looks(-(-steps // (agent.n_steps * run.n_envs)))
-    agent.learn(steps, [GeometryCallback(5), looks])
+    recorder = GeometryRecorder(-(-steps // (agent.n_steps * run.n_envs)))
+    agent.learn(steps, [GeometryCallback(5), recorder])
     agent.save(folder / "model.zip")
     agent.logger.close()
-    torch.save((looks.models, looks.found), folder / "looks.pt")
+    torch.save((recorder.kl_models, recorder.spectra), folder / MEASUREMENTS)
