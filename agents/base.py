@@ -32,6 +32,8 @@ from npg import PolicyStep, Rejection, SurrogateObjective
 
 # A schedule that falls to 0 with the last update would leave that update without a length.
 LEAST_SCHEDULED = 1e-8
+# Attributes that change from update to update; SB3's own counters are not listed.
+COUNTERS = ("iterations", "outcomes", "kl_exceeded", "critic_rejected", "rejections")
 
 
 class PolicyGradientAgent(OnPolicyAlgorithm):
@@ -70,8 +72,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICIES
-    # Attributes that change from update to update; SB3's own counters are not listed.
-    resumable: ClassVar[tuple[str, ...]] = ("iterations", "outcomes", "critic_rejected", "rejections")
+    resumable: ClassVar[tuple[str, ...]] = COUNTERS
 
     learning_rate: float | Schedule = 1e-3
     n_steps: int = 2048
@@ -107,7 +108,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         self._measures_devices = sb3["device"] == "auto"
         self.iterations = 0
         self.outcomes: dict[str, int] = dict.fromkeys(("accepted", *map(str, Rejection)), 0)  # policy steps
-        self.critic_rejected = 0  # number of critic fits rejected for NaN or infinity
+        self.kl_exceeded = self.critic_rejected = 0  # accepted steps with KL > 2δ; critic fits with NaN
         self.rejections: list[str] = []  # one per update since the last without such a number
         if self.env is not None:
             check_actions(self.action_space)
