@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 
 from agents.critic import CRITICS
 
@@ -66,18 +65,6 @@ def check_ranges(**values: Any) -> None:
             valid = False
         if not valid:
             raise ValueError(f"{name} must be {expected}, got {value!r}")
-
-
-def check_actions(space: spaces.Space) -> None:
-    """Check that discrete actions are numbered as distributions number them.
-
-    Raises:
-        ValueError: they do not count from 0.
-    """
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
-        raise ValueError(
-            f"actions must count from 0, got {space}; shift them with gymnasium.wrappers.TransformAction"
-        )
 
 
 def check_spread(n_steps: int, n_envs: int, normalize_advantage: bool) -> None:

@@ -92,6 +92,11 @@ def make_one(make: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
     spec = make.args[0] if isinstance(make, partial) and make.args else None
     try:
         env = _patch_env(make())
+    except SystemExit as error:  # would end this program without a word
+        name = spec.id if isinstance(spec, EnvSpec) else make
+        raise ValueError(
+            f"{name} called sys.exit({error.code!r}) when it was made; raise an error"
+        ) from error
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         if not isinstance(spec, EnvSpec):
             raise

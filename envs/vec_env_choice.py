@@ -1,5 +1,6 @@
 """The choice between this process and worker processes, by timing steps of one environment."""
 
+import copy
 import math
 import os
 import statistics
@@ -9,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from envs.checked_env import CheckedEnv
 from envs.cores import usable_cores
 from envs.single_env import EnvId, make_function, make_one
 
@@ -54,7 +56,7 @@ def choose_vec_env(
     processes = min(len(usable_cores()), n_envs)
     if processes == 1:
         return VecEnvChoice("dummy", "one environment" if n_envs == 1 else "one core")
-    env = make_one(make)
+    env = CheckedEnv(make_one(make), copy.deepcopy)  # as those that will be stepped
     seconds = _time_step(env)
     env.close()
     saved = (n_envs - math.ceil(n_envs / processes)) * seconds

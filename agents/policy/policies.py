@@ -10,6 +10,7 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
+from agents.policy.actions import to_space
 from agents.policy.distributions import HEADS, HeadDistribution
 from agents.policy.names import check_new
 from agents.policy.normalisation import ObservationNormaliser, RunningMoments
@@ -99,6 +100,11 @@ class MlpPolicy(ActorCriticPolicy):
         """Return actions, values and log-probabilities at N raw observations."""
         actions, values, log_prob = super().forward(self._normalised(obs), deterministic)  # type: ignore[arg-type]
         return actions, self._in_return_units(values), log_prob
+
+    def predict(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Return actions in the dtype of their space and None; the arguments are those of SB3's `predict`."""
+        actions, state = super().predict(*args, **kwargs)
+        return to_space(self.action_space, actions), state
 
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
         """Return the distribution of actions at N raw observations."""

@@ -1,5 +1,6 @@
 """Episodes that start from given seeds, played by a policy."""
 
+import copy
 import importlib
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +17,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from envs.checked_env import CheckedEnv
 from experiments.progress import progress_bar
 
 LONGEST = 200_000  # steps of an episode
@@ -101,7 +103,10 @@ def make_env(
 
     def one(i: int) -> gym.Env:
         env = gym.make(spec, **kwargs)
-        return Monitor(SeededEpisodes(wrap(env) if wrap else env, seed + n_envs - 1 - i, n_envs))
+        env = SeededEpisodes(wrap(env) if wrap else env, seed + n_envs - 1 - i, n_envs)
+        checked = CheckedEnv(env, copy.deepcopy)
+        checked.set_index_for_messages(i)
+        return Monitor(checked)
 
     return DummyVecEnv([partial(one, i) for i in range(n_envs)])
 
