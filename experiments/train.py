@@ -16,6 +16,7 @@ from envs.single_env import environment_spec
 from experiments.algorithms import folder_name, joint_target_kl
 from experiments.evaluation import protocol
 from experiments.evaluation.seeded_episodes import EvaluationError
+from experiments.failure import describe_failure
 from experiments.grid_command import compare
 from experiments.run.checkpoints import Checkpoints
 from experiments.run.learn import learn
@@ -170,9 +171,10 @@ def execute(
             except EvaluationError as error:
                 code = 1
                 print(f"error: {folder.path} is not finished: in its evaluation, {error}", file=sys.stderr)
-            except OSError as error:
+            except Exception as error:
                 code = 1
-                print(f"error: {folder.evaluation} could not be written: {error}", file=sys.stderr)
+                failure = describe_failure(error, "in the evaluation")
+                print(f"{failure}\n{folder.evaluation} could not be written", file=sys.stderr)
     print_run(settings, folder, agent.num_timesteps, seconds, result)
     if code > 128:
         print(f"  resume   {Arguments(resume=folder.path)}")
