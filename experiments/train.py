@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from agents.policy.normalisation import is_measured
 from envs import choose_vec_env, make_vec_env
 from envs.cores import usable_cores
 from envs.single_env import environment_spec
@@ -200,7 +202,22 @@ def make_env(settings: RunSettings, step: int = 0) -> VecEnv:
         vec_env=settings.vec_env,
         worker_timeout=settings.worker_timeout or None,
     )
-    return VecNormalize(env, gamma=settings.hyperparameters["gamma"]) if settings.normalize else env
+    return normalised(env, settings.hyperparameters["gamma"]) if settings.normalize else env
+
+
+def normalised(env: VecEnv, gamma: float) -> VecNormalize:
+    """Return environments under a `VecNormalize` of what can be normalised: rewards, and quantities.
+
+    Images keep the range that image networks expect, and choices have no mean.
+    """
+    space = env.observation_space
+    parts = space.spaces if isinstance(space, spaces.Dict) else {"observation": space}
+    keys = [key for key, part in parts.items() if is_measured(part)]
+    if len(keys) < len(parts):
+        rest = ", ".join(f"{key!r} ({part})" for key, part in parts.items() if key not in keys)
+        print(f"normalize: not of images and choices: {rest}")
+    some = keys if isinstance(space, spaces.Dict) and keys else None
+    return VecNormalize(env, gamma=gamma, norm_obs=bool(keys), norm_obs_keys=some)
 
 
 def tune(arguments: Arguments) -> int:
