@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.patch_gym import _patch_env
 from torch import nn
 
+from agents.policy.names import with_classes
 from agents.policy.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 
 # By the policies that say no more; one of the user's may read anything.
@@ -128,7 +129,7 @@ def check_policy(policy: str, policy_class: type, kwargs: Mapping[str, Any], spa
     Raises:
         ValueError: naming the policy that fits.
     """
-    extractor = kwargs.get("features_extractor_class") or EXTRACTORS.get(policy_class)
+    extractor = with_classes(kwargs).get("features_extractor_class") or EXTRACTORS.get(policy_class)
     is_dict = isinstance(space, spaces.Dict)
     if is_dict and extractor in (FlattenExtractor, NatureCNN):
         raise ValueError(f"{policy} cannot read a Dict of observations, {space}; use 'MultiInputPolicy'")

@@ -1,7 +1,6 @@
 """Single environments: found by id, built with errors that name the fix, and checked."""
 
 import difflib
-import importlib
 import re
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +12,7 @@ from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.vec_env.patch_gym import _patch_env
 
 from envs.errors import MissingExtraError, UnknownEnvironmentError
+from envs.user_modules import import_user_module
 
 EnvId = str | Callable[..., gym.Env[Any, Any]]
 
@@ -32,11 +32,12 @@ def environment_spec(env_id: str) -> EnvSpec:
         UnknownEnvironmentError: If the id is malformed, not registered, or has no version
             although only versions are registered (results of two versions are not comparable, so
             the latest is not chosen silently).
+        MissingExtraError: If the module imports a package that is not installed.
     """
     module, _, name = env_id.rpartition(":")
     try:
         if module:
-            importlib.import_module(module)
+            import_user_module(module)
         return gym.spec(name)
     except (gym.error.Error, ModuleNotFoundError) as error:
         nearest = _find_nearest_ids(name)

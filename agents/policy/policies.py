@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from agents.policy.actions import to_space
 from agents.policy.distributions import HEADS, HeadDistribution
-from agents.policy.names import check_new
+from agents.policy.names import check_new, with_classes
 from agents.policy.normalisation import ObservationNormaliser, RunningMoments
 from agents.policy.snapshot import Snapshot
 
@@ -27,7 +27,7 @@ class MlpPolicy(ActorCriticPolicy):
     before the critic fit, without changing a predicted value. The policy predicts on raw observations, and
     is saved with its normalisers.
 
-    Arguments not listed are SB3's.
+    Arguments not listed are SB3's; classes such as `activation_fn` may be given by name, e.g. "ReLU".
 
     Args:
         share_features_extractor: whether actor and critic read one feature extractor.
@@ -58,7 +58,7 @@ class MlpPolicy(ActorCriticPolicy):
             action_space,
             lr_schedule,
             share_features_extractor=share_features_extractor,
-            **kwargs,
+            **with_classes(kwargs),
         )
         self.observation_normaliser = (
             ObservationNormaliser(observation_space) if normalize_observations else None

@@ -1,7 +1,6 @@
 """Episodes that start from given seeds, played by a policy."""
 
 import copy
-import importlib
 from collections.abc import Callable
 from functools import partial
 from itertools import count
@@ -18,6 +17,7 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from envs.checked_env import CheckedEnv
+from envs.user_modules import import_user_module
 from experiments.progress import progress_bar
 
 LONGEST = 200_000  # steps of an episode
@@ -75,7 +75,7 @@ def find_environment(env_id: str, modules: tuple[str, ...]) -> EnvSpec:
     """
     for module in modules:
         try:
-            importlib.import_module(module)
+            import_user_module(module)
         except ImportError as error:
             raise ImportError(f"--import {module} failed: {error}") from error
     module, _, name = env_id.rpartition(":")

@@ -9,8 +9,9 @@ from gymnasium import spaces
 
 from envs import make_vec_env
 from experiments import command
+from experiments.normalised import normalised
 from experiments.settings.arguments import Arguments
-from experiments.train import main, normalised
+from experiments.train import main
 
 IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
 BOX = spaces.Box(-1, 1, (2,))
