@@ -1,6 +1,7 @@
 """Single environments: found by id, built with errors that name the fix, and checked."""
 
 import difflib
+import importlib.util
 import re
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +25,8 @@ _ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete
 def environment_spec(env_id: str) -> EnvSpec:
     """Return an environment's specification in Gymnasium's registry, without building it.
 
+    That of a task that only EnvPool has builds `EnvPoolTask`.
+
     Args:
         env_id: A registered id with its version, e.g. ``"Hopper-v5"``; Gymnasium's form
             ``"module:Name-v0"`` first imports the module that registers the id.
@@ -38,7 +41,7 @@ def environment_spec(env_id: str) -> EnvSpec:
     try:
         if module:
             import_user_module(module)
-        return gym.spec(name)
+        return env_pool_spec(name) or gym.spec(name)
     except (gym.error.Error, ModuleNotFoundError) as error:
         nearest = _find_nearest_ids(name)
         fix = (
@@ -46,9 +49,25 @@ def environment_spec(env_id: str) -> EnvSpec:
             if nearest
             else "gymnasium.pprint_registry() lists every id; import the package that registers it."
         )
+        if importlib.util.find_spec("envpool") is None:
+            fix += ' Tasks of EnvPool need the extra envpool: pip install -c constraints.txt -e ".[envpool]".'
         raise UnknownEnvironmentError(
             f"expected a registered environment id such as 'CartPole-v1', got {env_id!r}: {fix} ({error})"
         ) from error
+
+
+def env_pool_spec(name: str) -> EnvSpec | None:
+    """Return the specification of a task that EnvPool has and Gymnasium has in no version, or None."""
+    if _strip_version(name) in map(_strip_version, gym.registry):
+        return None
+    try:
+        tasks = importlib.import_module("envpool").list_all_envs()
+    except ImportError:
+        return None
+    if name not in tasks:
+        return None
+    entry_point = "envs.vector.env_pool_task:EnvPoolTask"
+    return EnvSpec(name, entry_point, kwargs={"task": name}, disable_env_checker=True)
 
 
 def _find_nearest_ids(name: str) -> list[str]:

@@ -17,6 +17,7 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from envs.checked_env import CheckedEnv
+from envs.single_env import env_pool_spec
 from envs.user_modules import import_user_module
 from experiments.progress import progress_bar
 
@@ -79,6 +80,8 @@ def find_environment(env_id: str, modules: tuple[str, ...]) -> EnvSpec:
         except ImportError as error:
             raise ImportError(f"--import {module} failed: {error}") from error
     module, _, name = env_id.rpartition(":")
+    if (of_env_pool := env_pool_spec(name)) is not None:
+        return of_env_pool
     if name not in gym.registry:
         remedy = f"--import {module}, if you trust it" if module else "--import envs for this project's own"
         raise ValueError(
