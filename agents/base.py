@@ -1,13 +1,11 @@
 """The training loop: collect -> advantages -> policy step -> critic fit -> record."""
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Self
 
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -20,13 +18,15 @@ from agents.arguments import SB3_PARAMETERS, compose_constructor
 from agents.critic import CRITICS, Critic, CriticFit
 from agents.device import faster_device
 from agents.divergence import count_rejections
-from agents.hyperparameters import check_actions, check_minibatches, check_ranges, check_spread
-from agents.policy.actor import PolicyActor
+from agents.hyperparameters import check_minibatches, check_ranges, check_spread
+from agents.policy.actions import to_space
+from agents.policy.actor import PolicyActor, warn_of_unreached
 from agents.policy.policies import POLICIES, observe
 from agents.rollout.batch import Batch, standardise
 from agents.rollout.collect import collect
 from agents.rollout.finite import check_finite, kept_statistics
 from agents.rollout.threads import threads
+from agents.spaces import check_policy, made_with_checks
 from agents.update_log import record_update
 from npg import PolicyStep, Rejection, SurrogateObjective
 
@@ -99,10 +99,9 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         sb3 |= {"ent_coef": 0.0, "vf_coef": 0.0, "max_grad_norm": 0.0}  # of losses that no agent has
         super().__init__(
             policy,
-            env,
+            made_with_checks(env, sb3["verbose"]),
             **sb3,
             _init_setup_model=False,
-            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         )
         vars(self).update(arguments)
         self._measures_devices = sb3["device"] == "auto"
@@ -111,7 +110,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         self.kl_exceeded = self.critic_rejected = 0  # accepted steps with KL > 2δ; critic fits with NaN
         self.rejections: list[str] = []  # one per update since the last without such a number
         if self.env is not None:
-            check_actions(self.action_space)
+            check_policy(str(policy), self.policy_class, self.policy_kwargs, self.observation_space)
             check_spread(self.n_steps, self.n_envs, self.normalize_advantage)
             if self.critic_fit != "lbfgs":
                 check_minibatches(self.n_steps, self.n_envs, self.batch_size)
@@ -162,6 +161,11 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
     ) -> bool:
         """Fill the rollout buffer, with advantages; see `agents.rollout.collect` and `agents.rollout.gae`."""
         return collect(self, env, callback, rollout_buffer, n_rollout_steps)
+
+    def predict(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Return actions in the dtype of their space and None; the arguments are those of SB3's `predict`."""
+        actions, state = super().predict(*args, **kwargs)
+        return to_space(self.action_space, actions), state
 
     def train(self) -> None:
         """Update policy and critic from the rollout buffer."""
@@ -231,11 +235,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             self.policy.to(self.device)
             self.rollout_buffer.device = self.device
         self.actor = PolicyActor(self.policy)
-        if unreached := self.actor.unreached_names():
-            message = (
-                "these parameters reach neither the action distribution nor the value and are not trained"
-            )
-            warnings.warn(f"{message}: {', '.join(unreached)}", UserWarning, stacklevel=2)
+        warn_of_unreached(self.actor)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         assert self.env is not None

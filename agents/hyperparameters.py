@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from torch import nn
 
 from agents.critic import CRITICS
@@ -69,18 +68,6 @@ def check_ranges(**values: Any) -> None:
             valid = False
         if not valid:
             raise ValueError(f"{name} must be {expected}, got {value!r}")
-
-
-def check_actions(space: spaces.Space) -> None:
-    """Check that discrete actions are numbered as distributions number them.
-
-    Raises:
-        ValueError: they do not count from 0.
-    """
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
-        raise ValueError(
-            f"actions must count from 0, got {space}; shift them with gymnasium.wrappers.TransformAction"
-        )
 
 
 def check_spread(n_steps: int, n_envs: int, normalize_advantage: bool) -> None:

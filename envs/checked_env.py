@@ -54,11 +54,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
             InvalidResultError: If it returns anything but an observation of its space and an info.
         """
         self._steps = 0
-        try:
-            result = self.env.reset(**kwargs)
-        except Exception as error:
-            error.add_note(f"raised by {self._where('reset')}")
-            raise
+        result = self._call("reset", self.env.reset, **kwargs)
         observation, info = self._unpack("reset", result, _RESET)
         self._check_observation("reset", observation)
         return observation, self._clean("reset", info)
@@ -72,11 +68,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         self._steps += 1
         if self._integer_space is not None:
             action = _to_integers(action, self._integer_space)
-        try:
-            result = self.env.step(action)
-        except Exception as error:
-            error.add_note(f"raised by {self._where('step')}")
-            raise
+        result = self._call("step", self.env.step, action)
         observation, reward, terminated, truncated, info = self._unpack("step", result, _STEP)
         if type(observation) is not np.ndarray or (observation.shape, observation.dtype) != self._exact:
             self._check_observation("step", observation)
@@ -96,6 +88,15 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         return self.env.set_wrapper_attr(name, value, force=False) or self.unwrapped.set_wrapper_attr(
             name, value
         )
+
+    def _call(self, name: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except SystemExit as error:  # would end this program without a word
+            raise self._error(name, f"it called sys.exit({error.code!r}); raise an error instead") from error
+        except Exception as error:
+            error.add_note(f"raised by {self._where(name)}")
+            raise
 
     def _where(self, method: str) -> str:
         at = f" at step {self._steps} of its episode" if method == "step" else ""

@@ -12,7 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env as sb3_make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from envs.checked_env import CheckedEnv
-from envs.single_env import EnvId, make_function, make_one
+from envs.single_env import EnvId, env_pool_spec, make_function, make_one
 from envs.vec_env_choice import choose_vec_env
 from envs.vector.env_pool import EnvPoolVecEnv
 from envs.vector.forwarding import ForwardingDummyVecEnv, ForwardingSubprocVecEnv
@@ -170,6 +170,8 @@ def make_vec_env(
         raise ValueError(f"both vec_env={vec_env!r} and vec_env_cls={vec_env_cls} are given; drop one")
     if vec_env_kwargs and vec_env == "auto" and vec_env_cls is None:
         raise ValueError("vec_env_kwargs are for a known class; add vec_env='workers', or vec_env_cls")
+    if vec_env == "auto" and vec_env_cls is None and isinstance(env_id, str) and env_pool_spec(env_id):
+        vec_env = "envpool"
     options: dict[str, Any] = {
         "start_index": start_index,
         "monitor_dir": monitor_dir,

@@ -1,7 +1,7 @@
 """Single environments: found by id, built with errors that name the fix, and checked."""
 
 import difflib
-import importlib
+import importlib.util
 import re
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.vec_env.patch_gym import _patch_env
 
 from envs.errors import MissingExtraError, UnknownEnvironmentError
+from envs.user_modules import import_user_module
 
 EnvId = str | Callable[..., gym.Env[Any, Any]]
 
@@ -24,6 +25,8 @@ _ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete
 def environment_spec(env_id: str) -> EnvSpec:
     """Return an environment's specification in Gymnasium's registry, without building it.
 
+    That of a task that only EnvPool has builds `EnvPoolTask`.
+
     Args:
         env_id: A registered id with its version, e.g. ``"Hopper-v5"``; Gymnasium's form
             ``"module:Name-v0"`` first imports the module that registers the id.
@@ -32,12 +35,13 @@ def environment_spec(env_id: str) -> EnvSpec:
         UnknownEnvironmentError: If the id is malformed, not registered, or has no version
             although only versions are registered (results of two versions are not comparable, so
             the latest is not chosen silently).
+        MissingExtraError: If the module imports a package that is not installed.
     """
     module, _, name = env_id.rpartition(":")
     try:
         if module:
-            importlib.import_module(module)
-        return gym.spec(name)
+            import_user_module(module)
+        return env_pool_spec(name) or gym.spec(name)
     except (gym.error.Error, ModuleNotFoundError) as error:
         nearest = _find_nearest_ids(name)
         fix = (
@@ -45,9 +49,25 @@ def environment_spec(env_id: str) -> EnvSpec:
             if nearest
             else "gymnasium.pprint_registry() lists every id; import the package that registers it."
         )
+        if importlib.util.find_spec("envpool") is None:
+            fix += ' Tasks of EnvPool need the extra envpool: pip install -c constraints.txt -e ".[envpool]".'
         raise UnknownEnvironmentError(
             f"expected a registered environment id such as 'CartPole-v1', got {env_id!r}: {fix} ({error})"
         ) from error
+
+
+def env_pool_spec(name: str) -> EnvSpec | None:
+    """Return the specification of a task that EnvPool has and Gymnasium has in no version, or None."""
+    if _strip_version(name) in map(_strip_version, gym.registry):
+        return None
+    try:
+        tasks = importlib.import_module("envpool").list_all_envs()
+    except ImportError:
+        return None
+    if name not in tasks:
+        return None
+    entry_point = "envs.vector.env_pool_task:EnvPoolTask"
+    return EnvSpec(name, entry_point, kwargs={"task": name}, disable_env_checker=True)
 
 
 def _find_nearest_ids(name: str) -> list[str]:
@@ -92,6 +112,11 @@ def make_one(make: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
     spec = make.args[0] if isinstance(make, partial) and make.args else None
     try:
         env = _patch_env(make())
+    except SystemExit as error:  # would end this program without a word
+        name = spec.id if isinstance(spec, EnvSpec) else make
+        raise ValueError(
+            f"{name} called sys.exit({error.code!r}) when it was made; raise an error"
+        ) from error
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         if not isinstance(spec, EnvSpec):
             raise

@@ -1,5 +1,6 @@
 """The choice between this process and worker processes, by timing steps of one environment."""
 
+import copy
 import math
 import os
 import statistics
@@ -9,8 +10,9 @@ from typing import Any
 
 import gymnasium as gym
 
+from envs.checked_env import CheckedEnv
 from envs.cores import usable_cores
-from envs.single_env import EnvId, make_function, make_one
+from envs.single_env import EnvId, env_pool_spec, make_function, make_one
 
 # Seconds that a step of WorkerVecEnv takes beyond the environments' own, measured on two cores: to wake
 # the workers, and per environment for its info.
@@ -22,7 +24,7 @@ class VecEnvChoice:
     """The choice of ``vec_env="auto"``; ``str`` formats it for messages."""
 
     vec_env: str
-    """``"dummy"`` or ``"workers"``."""
+    """``"dummy"``, ``"workers"`` or ``"envpool"``."""
     reason: str
     """In a few words."""
 
@@ -35,8 +37,8 @@ def choose_vec_env(
 ) -> VecEnvChoice:
     """Choose between this process and one worker process per core, by timing steps of one environment.
 
-    The two give bitwise equal results, so the choice affects only speed. EnvPool is never chosen, because
-    its implementations of the tasks may differ in detail.
+    The two give bitwise equal results, so the choice affects only speed. EnvPool is chosen only for a
+    task that Gymnasium does not have, because its implementations of the others may differ in detail.
 
     Args:
         env_id: As in `make_vec_env`.
@@ -48,13 +50,15 @@ def choose_vec_env(
         MissingExtraError: If the environment's packages are not installed.
         ValueError: If its observation space is not supported.
     """
+    if isinstance(env_id, str) and env_pool_spec(env_id) is not None:
+        return VecEnvChoice("envpool", "only EnvPool has this task")
     make = make_function(env_id, dict(env_kwargs or {}))
     if not hasattr(os, "fork"):
         return VecEnvChoice("dummy", "workers need fork, which this system lacks")
     processes = min(len(usable_cores()), n_envs)
     if processes == 1:
         return VecEnvChoice("dummy", "one environment" if n_envs == 1 else "one core")
-    env = make_one(make)
+    env = CheckedEnv(make_one(make), copy.deepcopy)  # as those that will be stepped
     seconds = _time_step(env)
     env.close()
     saved = (n_envs - math.ceil(n_envs / processes)) * seconds

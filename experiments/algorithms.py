@@ -2,16 +2,20 @@
 
 import importlib
 import math
+import sys
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from gymnasium import spaces
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import LinearSchedule
 
 from agents import ALGORITHMS
 from agents.hyperparameters import nearest
+from agents.policy.names import with_classes
 
+Class = TypeVar("Class")
 PEERS = {
     "sb3:ppo": "stable_baselines3.PPO",
     "sb3:a2c": "stable_baselines3.A2C",
@@ -25,7 +29,7 @@ def names() -> tuple[str, ...]:
 
 
 def agent_class(name: str) -> type[OnPolicyAlgorithm]:
-    """Return the class of a named algorithm.
+    """Return the class that a name stands for: a registered one, a peer's, or "module:Class".
 
     Raises:
         ValueError: there is no such name.
@@ -33,6 +37,8 @@ def agent_class(name: str) -> type[OnPolicyAlgorithm]:
     """
     if name in ALGORITHMS:
         return ALGORITHMS[name]
+    if name not in PEERS and ":" in name:
+        return find_class(name, OnPolicyAlgorithm)
     if name not in PEERS:
         raise ValueError(f"unknown algorithm {name!r}{nearest(name, names())}")
     package, _, class_name = PEERS[name].rpartition(".")
@@ -44,6 +50,52 @@ def agent_class(name: str) -> type[OnPolicyAlgorithm]:
         ) from None
 
 
+def policy_class(algorithm: type[OnPolicyAlgorithm], name: str) -> type[Any]:
+    """Return the policy that a name stands for: one of the algorithm's own, or "module:Class".
+
+    Raises:
+        ValueError: there is no such policy, or its module was not imported.
+    """
+    if name in algorithm.policy_aliases:
+        return algorithm.policy_aliases[name]
+    if ":" in name:
+        return find_class(name, ActorCriticPolicy)
+    raise ValueError(f"unknown policy {name!r}{nearest(name, algorithm.policy_aliases)}")
+
+
+def own_modules(*names: str) -> set[str]:
+    """Return the modules of the names of a user's own classes and environments, e.g. "module:Class"."""
+    return {name.rpartition(":")[0] for name in names if ":" in name and name not in PEERS}
+
+
+def find_class(name: str, base: type[Class]) -> type[Class]:
+    """Return a class by "module:Class", without an import: the name may be read from somebody else's run.
+
+    Raises:
+        ValueError: the module was not imported, or has no such class.
+    """
+    module, _, attribute = name.rpartition(":")
+    if module not in sys.modules:
+        raise ValueError(
+            f"{name!r} names a module that was not imported; if you trust it, add --import {module}"
+        )
+    found = getattr(sys.modules[module], attribute, None)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ValueError(
+            f"{attribute!r} of {module} is no class derived from {base.__name__}; correct the name"
+        )
+    return found
+
+
+def configured_as(name: str) -> str:
+    """Return the algorithm whose file of settings one uses; of "module:Class", a base class's."""
+    if name in names() or ":" not in name:
+        return name
+    registered = {agent: own for own, agent in ALGORITHMS.items()}
+    bases = [registered[base] for base in agent_class(name).__mro__ if base in registered]
+    return bases[0] if bases else name
+
+
 def folder_name(name: str) -> str:
     """Return a name for files and folders: sb3-ppo for "sb3:ppo"."""
     return name.replace(":", "-")
@@ -52,9 +104,13 @@ def folder_name(name: str) -> str:
 def with_schedule(value: Any) -> Any:
     """Return RL Zoo's "lin_0.001" as a schedule that falls from 0.001 to 0; anything else as it is.
 
+    Of policy_kwargs, names of classes become the classes.
+
     Raises:
         ValueError: what follows lin_ is no number.
     """
+    if isinstance(value, dict):
+        return with_classes(value)
     if not (isinstance(value, str) and value.startswith("lin_")):
         return value
     try:

@@ -8,8 +8,9 @@ import gymnasium as gym
 import torch
 
 from experiments.evaluation import protocol
-from experiments.evaluation.seeded_episodes import find_environment
+from experiments.evaluation.seeded_episodes import EvaluationError, find_environment
 from experiments.evaluation.video import frames_per_second, prepare_headless
+from experiments.failure import describe_failure, is_of_environment
 from experiments.options import Evaluate
 from experiments.run.run_folder import RunFolder, write_json
 from experiments.run.stop_signals import INTERRUPTED
@@ -78,7 +79,15 @@ def main(arguments: Evaluate) -> int:
     torch.set_num_threads(1)  # networks this small gain little from more
     try:
         evaluate(arguments)
-    except ERRORS as error:
+    except EvaluationError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if is_of_environment(error):
+            print(describe_failure(error, "in the evaluation"), file=sys.stderr)
+            return 1
+        if not isinstance(error, ERRORS):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -14,7 +14,6 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from agents import ALGORITHMS
 from agents.hyperparameters import nearest
-from agents.policy.actor import unvalidated
+from agents.policy.actor import sample_observations, unvalidated
 from experiments.evaluation.seeded_episodes import find_environment, make_env
 from experiments.options import Export
 from experiments.run.atomic_file import replacing
@@ -47,8 +46,14 @@ class Predictor(nn.Module):
             for key, moment in as_parts(normaliser.obs_rms).items():
                 # float64, as in VecNormalize: a mean far from 0 would cost float32 its digits.
                 self.moments[key] = tensor(moment.mean), tensor(np.sqrt(moment.var + normaliser.epsilon))
-        if isinstance(policy.action_space, spaces.Box):
-            self.low, self.high = tensor(policy.action_space.low), tensor(policy.action_space.high)
+        space = policy.action_space
+        self.dtype: torch.dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
+        if isinstance(space, spaces.Box):
+            self.whole = space.dtype.kind in "iu"  # rounded in float64
+            bounds = [bound.astype(float) if self.whole else bound for bound in (space.low, space.high)]
+            # Those of int64 may be rounded to a number outside it.
+            bounds = [np.where(abs(b) < 2.0**53, b, np.nextafter(b, 0)) if self.whole else b for b in bounds]
+            self.low, self.high = map(tensor, bounds)
 
     def forward(self, parts: dict[str, Tensor]) -> Tensor:
         """Return deterministic actions (N, *shape) at N raw observations."""
@@ -58,10 +63,11 @@ class Predictor(nn.Module):
         actions: Tensor = self.policy._predict(as_space(self.policy.observation_space, parts), True)
         actions = actions.reshape((-1, *self.policy.action_space.shape))
         if not isinstance(self.policy.action_space, spaces.Box):
-            return actions
+            return actions.to(self.dtype)
         if self.policy.squash_output:
-            return self.low + 0.5 * (actions + 1.0) * (self.high - self.low)
-        return torch.minimum(torch.maximum(actions, self.low), self.high)
+            actions = self.low + 0.5 * (actions + 1.0) * (self.high - self.low)
+        inside = torch.minimum(torch.maximum(actions, self.low), self.high)
+        return (inside.round() if self.whole else inside).to(self.dtype)
 
 
 def as_parts(value: Any) -> dict[str, Any]:
@@ -133,7 +139,8 @@ def verify(policy: ActorCriticPolicy, normaliser: VecNormalize | None, session: 
     if agree and not isinstance(policy.action_space, spaces.Box):
         # Of two choices that are equally likely up to rounding, either is the policy's.
         choices: Any = policy.get_distribution(obs_as_tensor(given, policy.device))
-        for_action = (choices.log_prob(obs_as_tensor(a, policy.device)) for a in (actions, expected))
+        floats = (obs_as_tensor(a.astype(np.float32), policy.device) for a in (actions, expected))
+        for_action = (choices.log_prob(each) for each in floats)
         actions, expected = (log_prob.numpy(force=True) for log_prob in for_action)
     if not (agree and np.allclose(actions, expected, rtol=TOLERANCE, atol=TOLERANCE)):
         raise RuntimeError("onnxruntime and the policy disagree on random observations; nothing is written")
@@ -141,11 +148,8 @@ def verify(policy: ActorCriticPolicy, normaliser: VecNormalize | None, session: 
 
 def random_observations(policy: ActorCriticPolicy, normaliser: VecNormalize | None, n: int) -> dict[str, Any]:
     """Return n raw observations, spread as the normaliser expects them; the same for the same n."""
-    space: Any = batch_space(policy.observation_space, n)
-    space.seed(n)
-    sample = as_parts(space.sample())
-    bounded = {key: part.clip(-LARGEST, LARGEST).astype(part.dtype) for key, part in sample.items()}
-    raw = as_space(policy.observation_space, bounded)
+    sample = as_parts(sample_observations(policy.observation_space, n, seed=n, largest=LARGEST))
+    raw = as_space(policy.observation_space, sample)
     raw = raw if normaliser is None else normaliser.unnormalize_obs(raw)
     return {key: part.astype(sample[key].dtype) for key, part in as_parts(raw).items()}
 

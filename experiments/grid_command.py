@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from envs.cores import usable_cores
+from experiments.algorithms import own_modules
 from experiments.grid import Cell, run_grid
 from experiments.options import Report
 from experiments.report import command as report
@@ -68,7 +69,8 @@ def command_of(single: Arguments) -> list[str]:
             check_same_task(begun, requested, folder)
         elif requested == begun:
             trusted = single.env if ":" in begun.env else Arguments.env
-            return Arguments(resume=folder.path, env=trusted).command()
+            modules = (*single.import_, *sorted(own_modules(begun.algo, begun.policy)))
+            return Arguments(resume=folder.path, env=trusted, import_=modules).command()
     return single.command()
 
 

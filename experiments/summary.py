@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import gymnasium as gym
-
 from agents import ALGORITHMS
+from envs.single_env import environment_spec
 from experiments.grid import Cell
 from experiments.run.run_folder import RunFolder
 from experiments.settings.arguments import Arguments
@@ -21,7 +20,7 @@ def print_run(
     """Print the result of a run, and where its files are."""
     print(f"\n{settings.algo.upper()} on {settings.env}, seed {settings.seed}")
     if evaluation:
-        threshold = gym.spec(settings.env.rpartition(":")[2]).reward_threshold
+        threshold = environment_spec(settings.env.rpartition(":")[2]).reward_threshold
         verdict = ""
         if threshold is not None:
             solved = "solved" if evaluation["mean_return"] >= threshold else "not yet solved"

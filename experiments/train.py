@@ -8,15 +8,18 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 
 from envs import choose_vec_env, make_vec_env
 from envs.cores import usable_cores
 from envs.single_env import environment_spec
-from experiments.algorithms import folder_name, joint_target_kl
+from envs.user_modules import import_user_module
+from experiments.algorithms import folder_name, joint_target_kl, own_modules
 from experiments.evaluation import protocol
 from experiments.evaluation.seeded_episodes import EvaluationError
+from experiments.failure import describe_failure
 from experiments.grid_command import compare
+from experiments.normalised import normalised
 from experiments.run.checkpoints import Checkpoints
 from experiments.run.learn import learn
 from experiments.run.run_folder import RunFolder
@@ -36,6 +39,8 @@ def main(arguments: Arguments) -> int:
     torch.set_num_threads(1)
     try:
         arguments.check()
+        for module in (*arguments.import_, *sorted(own_modules(*arguments.algo))):
+            import_user_module(module)
         if arguments.resume is not None:
             return resume(arguments)
         for env_id in arguments.env:
@@ -86,15 +91,18 @@ def resume(arguments: Arguments) -> int:
             settings or versions have changed.
     """
     assert arguments.resume is not None
-    given = replace(arguments, resume=None, allow_changes=False, steps=None, env=Arguments.env)
+    given = replace(arguments, resume=None, allow_changes=False, steps=None, env=Arguments.env, import_=())
     if given != Arguments():
-        raise ValueError("--resume takes its settings from the run; give it only --steps and --allow-changes")
+        raise ValueError(
+            "--resume takes its settings from the run; give it only --steps, --import and --allow-changes"
+        )
     folder = RunFolder(arguments.resume)
     settings = folder.read_settings()
-    if ":" in settings.env and arguments.env != (settings.env,):
+    unnamed = own_modules(settings.env) - {*arguments.import_}
+    if unnamed and arguments.env != (settings.env,):
         raise ValueError(
             f"{folder.config} names a module that would be imported, {settings.env}; if you trust it, "
-            f"add --env {settings.env}"
+            f"add --import {' '.join(unnamed)}, or --env {settings.env}"
         )
     if folder.finished and (arguments.steps is None or arguments.steps <= settings.n_timesteps):
         print(f"{folder.path} is finished, with {settings.n_timesteps} steps; add --steps to train for more")
@@ -170,9 +178,10 @@ def execute(
             except EvaluationError as error:
                 code = 1
                 print(f"error: {folder.path} is not finished: in its evaluation, {error}", file=sys.stderr)
-            except OSError as error:
+            except Exception as error:
                 code = 1
-                print(f"error: {folder.evaluation} could not be written: {error}", file=sys.stderr)
+                failure = describe_failure(error, "in the evaluation")
+                print(f"{failure}\n{folder.evaluation} could not be written", file=sys.stderr)
     print_run(settings, folder, agent.num_timesteps, seconds, result)
     if code > 128:
         print(f"  resume   {Arguments(resume=folder.path)}")
@@ -198,7 +207,7 @@ def make_env(settings: RunSettings, step: int = 0) -> VecEnv:
         vec_env=settings.vec_env,
         worker_timeout=settings.worker_timeout or None,
     )
-    return VecNormalize(env, gamma=settings.hyperparameters["gamma"]) if settings.normalize else env
+    return normalised(env, settings.hyperparameters["gamma"]) if settings.normalize else env
 
 
 def tune(arguments: Arguments) -> int:

@@ -1,6 +1,7 @@
 """The actor of an SB3 policy, as a module that maps observations to an npg distribution."""
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -109,16 +110,38 @@ def reached_names(module: nn.Module, outputs: tuple[Tensor, ...]) -> set[str]:
 
 def example_observations(policy: ActorCriticPolicy, n: int = 2) -> Any:
     """Return n observations from the policy's space, the same every time, as tensors that it takes."""
-    # A copy, since to batch a space is to give it a generator, and the environment may share it.
-    space = batch_space(copy.deepcopy(policy.observation_space), n)
-    space.seed(0)
-    return obs_as_tensor(moderate(space, space.sample()), policy.device)
+    return obs_as_tensor(sample_observations(policy.observation_space, n), policy.device)
 
 
-def moderate(space: spaces.Space, sample: Any) -> Any:
-    """Return a sample that is no larger than its bounds ask for, since some are as wide as floats go."""
+def sample_observations(space: spaces.Space, n: int, seed: int = 0, largest: float = LARGE) -> Any:
+    """Return n observations of a space, no larger than its bounds ask for; the same for a seed.
+
+    Some bounds are as wide as floats go: there networks overflow, and Gymnasium's own sampling does.
+    """
     if isinstance(space, spaces.Dict):
-        return {key: moderate(part, sample[key]) for key, part in space.spaces.items()}
+        return {
+            key: sample_observations(part, n, seed + i, largest)
+            for i, (key, part) in enumerate(space.spaces.items())
+        }
+    limited = space
     if isinstance(space, spaces.Box):
-        return np.clip(np.clip(sample, -LARGE, LARGE), space.low, space.high).astype(space.dtype)
-    return sample
+        low, high = (
+            np.clip(bound, -largest, largest).astype(space.dtype) for bound in (space.low, space.high)
+        )
+        limited = spaces.Box(low, high, dtype=space.dtype)  # type: ignore[arg-type]
+    # A new one, since to batch a space is to give it a generator, and the environment may share it.
+    batched = batch_space(copy.deepcopy(limited), n)
+    batched.seed(seed)
+    sample = batched.sample()
+    return np.clip(sample, space.low, space.high) if isinstance(space, spaces.Box) else sample
+
+
+def warn_of_unreached(actor: PolicyActor) -> None:
+    """Warn if trainable parameters reach neither the distribution nor the value."""
+    if names := actor.unreached_names():
+        warnings.warn(
+            "these parameters reach neither the action distribution nor the value and are not trained: "
+            f"{', '.join(names)}",
+            UserWarning,
+            stacklevel=3,
+        )

@@ -1,6 +1,19 @@
-"""Names under which a user registers something."""
+"""Names under which a user registers something, and names of classes in policy_kwargs."""
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+from stable_baselines3.common import torch_layers
+from torch import nn, optim
+
+# By the argument of a policy: where its classes are.
+CLASSES: dict[str, tuple[ModuleType, type]] = {
+    "activation_fn": (nn, nn.Module),
+    "optimizer_class": (optim, optim.Optimizer),
+    "features_extractor_class": (torch_layers, torch_layers.BaseFeaturesExtractor),
+}
 
 
 def check_new(name: str, taken: Iterable[str], what: str) -> None:
@@ -11,3 +24,31 @@ def check_new(name: str, taken: Iterable[str], what: str) -> None:
     """
     if name in taken:
         raise ValueError(f"the name {name!r} of the {what} is registered already; choose another one")
+
+
+def with_classes(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a policy's arguments with classes for their names, e.g. for ``"ReLU"`` or ``"nn.ReLU"``.
+
+    A configuration file has only names. No other class than those of `CLASSES` can be named.
+
+    Raises:
+        ValueError: there is no such class.
+    """
+    found = dict(kwargs)
+    for argument, (module, base) in CLASSES.items():
+        name = found.get(argument)
+        if not isinstance(name, str):
+            continue
+        chosen = getattr(module, name.rpartition(".")[2], None)
+        if not (isinstance(chosen, type) and issubclass(chosen, base)):
+            known = [
+                each
+                for each, kind in vars(module).items()
+                if isinstance(kind, type) and issubclass(kind, base)
+            ]
+            close = difflib.get_close_matches(name, known, n=1) or sorted(known)[:1]
+            raise ValueError(
+                f"{argument}: {module.__name__} has no {name!r}; use a name such as {close[0]!r}"
+            )
+        found[argument] = chosen
+    return found

@@ -1,12 +1,15 @@
 """Running mean and variance as part of a policy."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from torch import Tensor, nn
+
+from npg.host import scalar_dtype
 
 CLIP = 10.0  # standard deviations, as VecNormalize
 LEAST_VARIANCE = 1e-16
@@ -30,6 +33,15 @@ class RunningMoments(nn.Module):
         self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("variance", torch.ones(shape, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the moments, in the widest dtype of their new device, which need not have float64."""
+        dtype = scalar_dtype(fn(torch.empty(0)).device)
+        for name, moment in self.named_buffers(recurse=False):
+            # Converted where float64 exists: before a move to a device without it, after one from it.
+            moved = fn(moment.to(dtype)) if dtype != torch.float64 else fn(moment)
+            setattr(self, name, moved.to(dtype))
+        return self
 
     @property
     def deviation(self) -> Tensor:

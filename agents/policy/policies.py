@@ -10,8 +10,9 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
+from agents.policy.actions import to_space
 from agents.policy.distributions import HEADS, HeadDistribution
-from agents.policy.names import check_new
+from agents.policy.names import check_new, with_classes
 from agents.policy.normalisation import ObservationNormaliser, RunningMoments
 from agents.policy.snapshot import Snapshot
 
@@ -26,7 +27,7 @@ class MlpPolicy(ActorCriticPolicy):
     before the critic fit, without changing a predicted value. The policy predicts on raw observations, and
     is saved with its normalisers.
 
-    Arguments not listed are SB3's.
+    Arguments not listed are SB3's; classes such as `activation_fn` may be given by name, e.g. "ReLU".
 
     Args:
         share_features_extractor: whether actor and critic read one feature extractor.
@@ -57,7 +58,7 @@ class MlpPolicy(ActorCriticPolicy):
             action_space,
             lr_schedule,
             share_features_extractor=share_features_extractor,
-            **kwargs,
+            **with_classes(kwargs),
         )
         self.observation_normaliser = (
             ObservationNormaliser(observation_space) if normalize_observations else None
@@ -99,6 +100,11 @@ class MlpPolicy(ActorCriticPolicy):
         """Return actions, values and log-probabilities at N raw observations."""
         actions, values, log_prob = super().forward(self._normalised(obs), deterministic)  # type: ignore[arg-type]
         return actions, self._in_return_units(values), log_prob
+
+    def predict(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Return actions in the dtype of their space and None; the arguments are those of SB3's `predict`."""
+        actions, state = super().predict(*args, **kwargs)
+        return to_space(self.action_space, actions), state
 
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
         """Return the distribution of actions at N raw observations."""

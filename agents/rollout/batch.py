@@ -9,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
+from npg.host import scalar_dtype
 from npg.states import each, select
 
 
@@ -71,7 +72,7 @@ def standardise(advantages: Tensor) -> Tensor:
     rounding noise blown up to unit size.
     """
     rounding = torch.finfo(advantages.dtype).eps * advantages.abs().amax()
-    exact = advantages.double()  # where the mean of equal numbers is that number
+    exact = advantages.to(scalar_dtype(advantages.device))  # where the mean of equal numbers is that number
     centred = exact - exact.mean()
     deviation = centred.square().mean().sqrt()
     return torch.where(deviation <= rounding, 0, centred / deviation).to(advantages.dtype)

@@ -13,11 +13,13 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from agents.policy.actions import to_space
 from agents.rollout.action_sampler import ActionSampler, make_sampler
 from agents.rollout.behaviour_weights import BehaviourWeights
 from agents.rollout.deferred import Deferred
 from agents.rollout.finite import NonFiniteError, check_ended, check_finite, kept_statistics
 from agents.rollout.gae import write_advantages
+from agents.rollout.infos import is_truncated, last_observations, statistics_of
 from agents.rollout.threads import acting_threads, threads
 from agents.rollout.trajectories import Step, Trajectories
 
@@ -80,7 +82,8 @@ def collect(
             agent.num_timesteps += env.num_envs
             check_finite(agent, env, "reward", rewards)
             check_finite(agent, env, "observation", new_obs)
-            check_ended(agent, env, dones, infos)
+            last = last_observations(dones, infos, env.observation_space)
+            check_ended(agent, env, dones, infos, last)
 
             here = {
                 "n_steps": n_steps,
@@ -97,14 +100,11 @@ def collect(
             callback.update_locals(shared | here)
             if not callback.on_step():
                 return False
-            ended = [i for i, info in enumerate(infos) if "episode" in info or "is_success" in info]
-            agent._update_info_buffer([infos[i] for i in ended], dones[ended])
+            named = [i for i, info in enumerate(infos) if "episode" in info or "is_success" in info]
+            agent._update_info_buffer([statistics_of(infos[i]) for i in named], dones[named])
             starts: Any = agent._last_episode_starts
-            trajectories.add(
-                Step(
-                    last_obs, actions, rewards, starts, values, log_probs, parameters, truncated(dones, infos)
-                )
-            )
+            cut = {i: observation for i, observation in last.items() if is_truncated(infos[i])}
+            trajectories.add(Step(last_obs, actions, rewards, starts, values, log_probs, parameters, cut))
             if behaviour.changed:
                 trajectories.evaluate()
                 behaviour.keep()
@@ -153,19 +153,7 @@ def act(
 
 
 def to_environment(agent: OnPolicyAlgorithm, actions: np.ndarray) -> np.ndarray:
-    """Return the actions as the environment expects them: within the bounds of a Box."""
-    if not isinstance(agent.action_space, spaces.Box):
-        return actions
-    if agent.policy.squash_output:
-        return agent.policy.unscale_action(actions)
-    return np.clip(actions, agent.action_space.low, agent.action_space.high)
-
-
-def truncated(dones: np.ndarray, infos: list[dict[str, Any]]) -> dict[int, Any]:
-    """Return the last observations of the episodes that were truncated, by environment."""
-    last = {
-        int(i): infos[i].get("terminal_observation")
-        for i in np.flatnonzero(dones)
-        if infos[i].get("TimeLimit.truncated", False)
-    }
-    return {i: observation for i, observation in last.items() if observation is not None}
+    """Return the actions as the environment expects them, see `to_space`."""
+    if isinstance(agent.action_space, spaces.Box) and agent.policy.squash_output:
+        actions = agent.policy.unscale_action(actions)
+    return to_space(agent.action_space, actions)

@@ -9,6 +9,7 @@ import numpy as np
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.rollout.infos import Info, episode_of
 from agents.rollout.trajectories import stacked
 
 # Of VecNormalize; there is no obs_rms if observations are not normalised.
@@ -58,22 +59,19 @@ def check_statistics(agent: OnPolicyAlgorithm, statistics: dict[str, Any]) -> No
 
 
 def check_ended(
-    agent: OnPolicyAlgorithm, env: VecEnv, dones: np.ndarray, infos: list[dict[str, Any]]
+    agent: OnPolicyAlgorithm, env: VecEnv, dones: np.ndarray, infos: list[Info], last: dict[int, Any]
 ) -> None:
     """Raise if an episode's return or last observation, which `new_obs` does not contain, is not finite.
 
     Raises:
         NonFiniteError: naming the environment and the step.
     """
-    ended = np.flatnonzero(dones).tolist()
-    last = [i for i in ended if infos[i].get("terminal_observation") is not None]
     if last:
-        observations = stacked([infos[i]["terminal_observation"] for i in last])
-        check_finite(agent, env, "observation", observations, last)
-    monitored = [i for i in ended if infos[i].get("episode") is not None]
-    if monitored:
-        returns = np.array([infos[i]["episode"]["r"] for i in monitored])
-        check_finite(agent, env, "return of an episode", returns, monitored)
+        check_finite(agent, env, "observation", stacked([*last.values()]), [*last])
+    episodes = {i: episode_of(infos[i]) for i in np.flatnonzero(dones).tolist()}
+    returns = {i: episode["r"] for i, episode in episodes.items() if episode is not None}
+    if returns:
+        check_finite(agent, env, "return of an episode", np.array([*returns.values()]), [*returns])
 
 
 def check_finite(
@@ -91,10 +89,17 @@ def check_finite(
             continue
         row = int(np.argwhere(~finite)[0, 0])
         index = row if indices is None else indices[row]
-        spec = env.get_attr("spec", index)[0]
-        name = spec.id if spec is not None else "an unregistered environment"
+        name = name_of(env, index)
         raise NonFiniteError(
             f"{name} (environment {index} of {env.num_envs}) met a non-finite {what}"
             f"{f' {key!r}' if key else ''} at step {agent.num_timesteps}: {array[row]}. No parameter "
             f"has changed since the last update; check the {'policy' if what == 'action' else 'environment'}."
         )
+
+
+def name_of(env: VecEnv, index: int) -> str:
+    """Return the id of a single environment, if the vector environment can tell it."""
+    try:
+        return str(env.get_attr("spec", index)[0].id)
+    except (AttributeError, NotImplementedError, IndexError):  # also of a spec that is None
+        return "an unregistered environment"

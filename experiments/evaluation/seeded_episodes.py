@@ -1,6 +1,6 @@
 """Episodes that start from given seeds, played by a policy."""
 
-import importlib
+import copy
 from collections.abc import Callable
 from functools import partial
 from itertools import count
@@ -16,6 +16,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from envs.checked_env import CheckedEnv
+from envs.single_env import env_pool_spec
+from envs.user_modules import import_user_module
 from experiments.progress import progress_bar
 
 LONGEST = 200_000  # steps of an episode
@@ -73,10 +76,12 @@ def find_environment(env_id: str, modules: tuple[str, ...]) -> EnvSpec:
     """
     for module in modules:
         try:
-            importlib.import_module(module)
+            import_user_module(module)
         except ImportError as error:
             raise ImportError(f"--import {module} failed: {error}") from error
     module, _, name = env_id.rpartition(":")
+    if (of_env_pool := env_pool_spec(name)) is not None:
+        return of_env_pool
     if name not in gym.registry:
         remedy = f"--import {module}, if you trust it" if module else "--import envs for this project's own"
         raise ValueError(
@@ -101,7 +106,10 @@ def make_env(
 
     def one(i: int) -> gym.Env:
         env = gym.make(spec, **kwargs)
-        return Monitor(SeededEpisodes(wrap(env) if wrap else env, seed + n_envs - 1 - i, n_envs))
+        env = SeededEpisodes(wrap(env) if wrap else env, seed + n_envs - 1 - i, n_envs)
+        checked = CheckedEnv(env, copy.deepcopy)
+        checked.set_index_for_messages(i)
+        return Monitor(checked)
 
     return DummyVecEnv([partial(one, i) for i in range(n_envs)])
 

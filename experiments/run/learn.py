@@ -7,7 +7,7 @@ from typing import Any
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents.base import PolicyGradientAgent
-from agents.rollout.finite import NonFiniteError
+from experiments.failure import describe_failure
 from experiments.geometry import GeometryCallback
 from experiments.progress import Progress
 from experiments.run.agent_state import take_callbacks
@@ -80,8 +80,8 @@ def learn(
     except Stopped as stopped:
         code = stopped.code
         print(f"\n{stopped}; the run can be resumed")
-    except (NonFiniteError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:  # of the environment, a policy or the system
+        print(describe_failure(error, f"at step {agent.num_timesteps}"), file=sys.stderr)
         paths = Checkpoints(folder.checkpoints).paths()
         print(f"The last good checkpoint is {paths[0] if paths else 'none'}.", file=sys.stderr)
     finally:

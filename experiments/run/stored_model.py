@@ -21,8 +21,8 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 
-from agents.hyperparameters import nearest
-from experiments.algorithms import agent_class
+from agents.policy.names import with_classes
+from experiments.algorithms import agent_class, policy_class
 from experiments.run.atomic_file import UnsafeFileError, reading, replacing
 from experiments.settings.run_settings import RunSettings
 
@@ -46,13 +46,12 @@ def load_policy(settings: RunSettings, path: Path, env: VecEnv) -> ActorCriticPo
         ValueError: the file is corrupt, or not for these settings or this environment.
     """
     algorithm, name = agent_class(settings.algo), settings.policy
-    if name not in algorithm.policy_aliases:
-        raise ValueError(
-            f"config.yaml beside {path} names no policy of {settings.algo}"
-            f"{nearest(name, algorithm.policy_aliases)}"
-        )
+    try:
+        build: Any = policy_class(algorithm, name)
+        policy_kwargs = with_classes(settings.hyperparameters.get("policy_kwargs") or {})
+    except ValueError as error:
+        raise ValueError(f"config.yaml beside {path}: {error}") from None
     state, hyperparameters = read_state(path), settings.hyperparameters
-    build: Any = algorithm.policy_aliases[name]
     seen = algorithm._wrap_env(env)  # images channel first, as the algorithm takes them
     try:
         with torch.random.fork_rng(devices=[]):  # initial parameters, which are replaced
@@ -61,7 +60,7 @@ def load_policy(settings: RunSettings, path: Path, env: VecEnv) -> ActorCriticPo
                 seen.action_space,
                 lambda _: 0.0,  # the learning rate of an unused optimizer
                 use_sde=bool(hyperparameters.get("use_sde")),
-                **(hyperparameters.get("policy_kwargs") or {}),
+                **policy_kwargs,
             )
     except Exception as error:  # wrong options can raise any exception in a network
         raise ValueError(

@@ -26,6 +26,8 @@ class Task:
     """Train these algorithms: vpg, npg, trpo, acktr; for comparison also sb3:ppo, sb3:a2c, contrib:trpo."""
     env: Annotated[tuple[str, ...], shown("ENV [ENV ...]")] = ("CartPole-v1",)
     """Train on these Gymnasium environments. module:Name-v0 imports the module that registers the id."""
+    import_: Annotated[tuple[str, ...], tyro.conf.arg(name="import", metavar="MODULE [MODULE ...]")] = ()
+    """Import these modules first, e.g. one that registers an environment or an algorithm."""
     steps: Annotated[float | None, shown("N", "the configuration's; in a grid, the largest of them")] = None
     """Train for this many environment steps, e.g. 1e6."""
     seed: Annotated[int, shown("N")] = 0
@@ -147,7 +149,7 @@ class Arguments(Resume, Records, Execution, Hyperparameters, Task):
             value = getattr(self, field.name)
             if value == field.default:
                 continue
-            option = f"--{field.name.replace('_', '-')}"
+            option = f"--{field.name.rstrip('_').replace('_', '-')}"
             if value is True:
                 words.append(option)
                 continue

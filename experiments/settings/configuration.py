@@ -12,8 +12,16 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents import REGISTRY
-from agents.hyperparameters import check_names, names_of, nearest
-from experiments.algorithms import agent_class, folder_name, with_schedule
+from agents.hyperparameters import check_names, names_of
+from envs.user_modules import import_user_module
+from experiments.algorithms import (
+    agent_class,
+    configured_as,
+    folder_name,
+    own_modules,
+    policy_class,
+    with_schedule,
+)
 from experiments.settings.arguments import Arguments, owner_of
 from experiments.settings.config_file import config_file
 from experiments.settings.run_settings import RunSettings
@@ -52,9 +60,9 @@ def resolve(arguments: Arguments) -> RunSettings:
     values |= {name: value for name, value in given.items() if value is not None}
     if "n_timesteps" not in values:
         raise ValueError(f"{path} ({env_id}) lacks n_timesteps; add it, or pass --steps")
-    if values["policy"] not in chosen.policy_aliases:
-        hint = nearest(str(values["policy"]), chosen.policy_aliases)
-        raise ValueError(f"unknown policy {values['policy']!r}{hint}")
+    for module in own_modules(str(values["policy"])):
+        import_user_module(module)
+    policy_class(chosen, str(values["policy"]))
     run: dict[str, Any] = {name: whole(values.pop(name)) for name in RUN_KEYS}
     return RunSettings(
         algo=algo,
@@ -76,11 +84,15 @@ def build(settings: RunSettings, env: VecEnv) -> OnPolicyAlgorithm:
     given = copy.deepcopy(dict(settings.hyperparameters))  # A2C writes into its policy_kwargs
     options = {key: with_schedule(value) for key, value in given.items()}
     chosen = agent_class(settings.algo)
-    return chosen(settings.policy, env, seed=settings.seed, device=settings.device, **options)
+    policy = (
+        settings.policy if settings.policy in chosen.policy_aliases else policy_class(chosen, settings.policy)
+    )
+    return chosen(policy, env, seed=settings.seed, device=settings.device, **options)
 
 
 def default_config(name: str) -> Path:
     """Return the path of an algorithm's file of settings, unless --config names another."""
+    name = configured_as(name)
     given = REGISTRY[name].config if name in REGISTRY else None
     if isinstance(given, Path) or (given and given.endswith((".yaml", ".yml"))):
         return Path(given)

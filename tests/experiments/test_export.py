@@ -115,9 +115,19 @@ def test_every_action_space(actions: str, tmp_path: Path) -> None:
     model = make_model(make_env(VECTOR, ACTIONS[actions]))
     export_onnx(model, tmp_path / "policy.onnx")
     check(tmp_path / "policy.onnx", model)
-    assert all(ACTIONS[actions].contains(a) for a in run(tmp_path / "policy.onnx", sample(VECTOR, 7))) or (
-        actions == "multi_binary"  # which SB3 gives as float32
-    )
+    assert all(ACTIONS[actions].contains(a) for a in run(tmp_path / "policy.onnx", sample(VECTOR, 7)))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.float64])
+def test_box_actions_have_the_dtype_of_their_space(dtype: type, tmp_path: Path) -> None:
+    """Integers are rounded, within bounds as wide as the dtype, too."""
+    whole = np.dtype(dtype).kind != "f"
+    low, high = (np.iinfo(dtype).min, np.iinfo(dtype).max) if whole else (-1, 1)
+    box = spaces.Box(np.array([low, 0]), np.array([high, 1]), dtype=dtype)
+    model = make_model(make_env(VECTOR, box), scale=30.0 if whole else 0.5)
+    export_onnx(model, tmp_path / "policy.onnx")
+    check(tmp_path / "policy.onnx", model)
+    assert all(box.contains(action) for action in run(tmp_path / "policy.onnx", sample(VECTOR, 7)))
 
 
 @pytest.mark.parametrize("observations", OBSERVATIONS)

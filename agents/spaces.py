@@ -1,0 +1,160 @@
+"""Check observations, actions and policies; what does not work is rejected, with a way to make it fit."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    MultiInputActorCriticPolicy,
+)
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.patch_gym import _patch_env
+from torch import nn
+
+from agents.policy.names import with_classes
+from agents.policy.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+
+# By the policies that say no more; one of the user's may read anything.
+EXTRACTORS: dict[type, type] = {
+    MlpPolicy: FlattenExtractor,
+    ActorCriticPolicy: FlattenExtractor,
+    CnnPolicy: NatureCNN,
+    ActorCriticCnnPolicy: NatureCNN,
+    MultiInputPolicy: CombinedExtractor,
+    MultiInputActorCriticPolicy: CombinedExtractor,
+}
+LEAST_SIDE = 36  # pixels that NatureCNN needs
+FLATTEN = "flatten them, e.g. by gymnasium.wrappers.FlattenObservation"
+SHIFT = "shift them, e.g. by gymnasium.wrappers.Transform"
+
+
+def made_with_checks(env: GymEnv | str | None, verbose: int) -> Any:
+    """Return the environment of that id, or the one that is given, if there are networks for its spaces.
+
+    Raises:
+        ValueError: see `check_spaces`.
+    """
+    env = maybe_make_env(env, verbose) if isinstance(env, str) else env
+    if env is not None:
+        env = env if isinstance(env, VecEnv) else _patch_env(env)  # as SB3 will
+        check_spaces(*(getattr(env, name, None) for name in ("observation_space", "action_space")))
+    return env
+
+
+def check_spaces(observations: Any, actions: Any) -> None:
+    """Check that there are networks for an environment's spaces.
+
+    Raises:
+        ValueError: naming the part and the fix.
+    """
+    for name, space in {"observation_space": observations, "action_space": actions}.items():
+        if not isinstance(space, spaces.Space):
+            raise ValueError(f"the environment's {name} is {space}; set a gymnasium.spaces.Space in __init__")
+    problems = [_problem_of_actions(actions), _problem_of_observations(observations)]
+    for problem in problems:
+        if problem is not None:
+            raise ValueError(problem)
+
+
+def _problem_of_actions(space: spaces.Space) -> str | None:
+    is_, wrapper = f"action_space is {space}: ", "gymnasium.wrappers.TransformAction"
+    match space:
+        case spaces.Box() if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+            return f"{is_}its bounds must be finite; declare a sensible range, and scale by {wrapper}"
+        case spaces.Discrete() | spaces.MultiDiscrete() if np.any(space.start):
+            return f"{is_}actions must count from 0; {SHIFT}Action"
+        case spaces.MultiDiscrete() | spaces.MultiBinary() if len(space.shape) != 1:
+            return f"{is_}it must have one dimension; declare it flat, and reshape actions by {wrapper}"
+        case spaces.MultiBinary() if not isinstance(space.n, int):
+            return f"{is_}the number must not be in a list; declare MultiBinary({space.shape[0]})"
+        case spaces.MultiBinary() if not isinstance(space.n, int):
+            return f"{is_}declare gymnasium.spaces.MultiBinary({space.shape[0]}), with a number"
+        case spaces.Box() | spaces.Discrete() | spaces.MultiDiscrete() | spaces.MultiBinary():
+            return (
+                None if np.prod(space.shape or ()) > 0 else f"{is_}it is empty; give it at least one action"
+            )
+    return (
+        f"{is_}expected a Box, Discrete, MultiDiscrete or MultiBinary; declare one of them, e.g. a "
+        f"MultiDiscrete for a Tuple of Discrete, and convert actions by {wrapper}"
+    )
+
+
+def _problem_of_observations(space: spaces.Space) -> str | None:
+    if not isinstance(space, spaces.Dict):
+        return _problem_of_part("observation_space", space)
+    parts = {f"observation_space[{key!r}]": part for key, part in space.spaces.items()}
+    if not parts:
+        return "observation_space is empty; give it at least one part"
+    layouts = {is_image_space_channels_first(part) for part in parts.values() if is_image_space(part)}  # type: ignore[arg-type]
+    if len(layouts) > 1:
+        return f"observation_space has images with channels first and last: {space}; use one layout for all"
+    return next(filter(None, (_problem_of_part(name, part) for name, part in parts.items())), None)
+
+
+def _problem_of_part(name: str, space: spaces.Space) -> str | None:
+    is_ = f"{name} is {space}: "
+    match space:
+        case spaces.Box() if not space.shape:
+            return f"{is_}an observation needs a dimension; use the shape (1,), or {FLATTEN}"
+        case spaces.Discrete() | spaces.MultiDiscrete() if np.any(space.start):
+            return f"{is_}observations must count from 0; {SHIFT}Observation"
+        case spaces.MultiDiscrete() | spaces.MultiBinary() if len(space.shape) != 1:
+            return f"{is_}it must have one dimension; {FLATTEN}"
+        case spaces.Box() | spaces.Discrete() | spaces.MultiDiscrete() | spaces.MultiBinary():
+            return (
+                None if np.prod(space.shape or ()) > 0 else f"{is_}it is empty; give it at least one number"
+            )
+    return (
+        f"{is_}expected a Box, Discrete, MultiDiscrete or MultiBinary, or one Dict of them; {FLATTEN}, "
+        "or declare a Dict by TransformObservation"
+    )
+
+
+def check_policy(policy: str, policy_class: type, kwargs: Mapping[str, Any], space: spaces.Space) -> None:
+    """Check that a policy's features can be computed from observations, images of which have channels first.
+
+    Args:
+        policy: name of the policy, for messages.
+        policy_class: of the policy.
+        kwargs: its arguments.
+        space: of the observations.
+
+    Raises:
+        ValueError: naming the policy that fits.
+    """
+    extractor = with_classes(kwargs).get("features_extractor_class") or EXTRACTORS.get(policy_class)
+    is_dict = isinstance(space, spaces.Dict)
+    if is_dict and extractor in (FlattenExtractor, NatureCNN):
+        raise ValueError(f"{policy} cannot read a Dict of observations, {space}; use 'MultiInputPolicy'")
+    if isinstance(space, spaces.Dict) and extractor is CombinedExtractor:
+        for key in space.spaces:
+            if not isinstance(key, str) or key in ("", *dir(nn.ModuleDict())) or "." in key:
+                raise ValueError(f"PyTorch cannot name a module {key!r}; rename that key of the observation")
+    if extractor is CombinedExtractor and not is_dict:
+        raise ValueError(f"{policy} reads a Dict, not {space}; use 'MlpPolicy' or 'CnnPolicy'")
+    normalised = not kwargs.get("normalize_images", True)
+    if extractor is NatureCNN and not is_image_space(space, normalized_image=normalised):
+        raise ValueError(
+            f"{policy} reads images, Boxes of uint8 from 0 to 255 with the shape (height, width, channels), "
+            f"not {space}; use 'MlpPolicy'. If VecNormalize made them floats, pass it norm_obs=False; images "
+            "of floats need policy_kwargs={'normalize_images': False} and channels first"
+        )
+    images = {
+        name: part
+        for name, part in (space.spaces if isinstance(space, spaces.Dict) else {"": space}).items()
+        if extractor in (NatureCNN, CombinedExtractor) and is_image_space(part, normalized_image=normalised)
+    }
+    for name, part in images.items():
+        if min(part.shape[1:]) < LEAST_SIDE:  # type: ignore[index]
+            raise ValueError(
+                f"the image {name or 'observation'!r}, {part}, is smaller than the {LEAST_SIDE} x "
+                f"{LEAST_SIDE} pixels that NatureCNN needs; enlarge it, e.g. by gymnasium.wrappers."
+                "ResizeObservation, or use 'MlpPolicy' or another features_extractor_class"
+            )

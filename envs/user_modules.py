@@ -1,0 +1,45 @@
+"""Import of modules that a user names: of environments, algorithms and policies."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from envs.errors import MissingExtraError
+
+
+def import_user_module(name: str) -> ModuleType:
+    """Import a module that the user, and no file of somebody else, has named.
+
+    It may be in the current folder, which is searched last, so that it hides no installed package.
+
+    Raises:
+        MissingExtraError: If the module imports a package that is not installed.
+        ModuleNotFoundError: If there is no such module; says so if a package of this program hides it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        _check_missing(name, error)
+        here = os.getcwd()
+        if here not in map(os.path.abspath, sys.path):
+            sys.path.append(here)  # for good, since worker processes and pickles import it again
+            return import_user_module(name)
+        top = name.partition(".")[0]
+        path = getattr(sys.modules.get(top), "__file__", None)
+        if path and Path(here, top).is_dir() and Path(path).parent != Path(here, top):
+            raise ModuleNotFoundError(
+                f"{name} is hidden by {Path(path).parent}, a package of the same name; rename "
+                f"{Path(here, top)}",
+                name=name,
+            ) from error
+        raise
+
+
+def _check_missing(name: str, error: ModuleNotFoundError) -> None:
+    missing = error.name or ""
+    if missing != name and not name.startswith(f"{missing}."):
+        raise MissingExtraError(
+            f"{name} was found, but it imports {missing!r}, which is not installed; install that package"
+        ) from error

@@ -1,0 +1,21 @@
+"""What `normalize: true` normalises."""
+
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from agents.policy.normalisation import is_measured
+
+
+def normalised(env: VecEnv, gamma: float) -> VecNormalize:
+    """Return environments under a `VecNormalize` of what can be normalised: rewards, and quantities.
+
+    Images keep the range that image networks expect, and choices have no mean.
+    """
+    space = env.observation_space
+    parts = space.spaces if isinstance(space, spaces.Dict) else {"observation": space}
+    keys = [key for key, part in parts.items() if is_measured(part)]
+    if len(keys) < len(parts):
+        rest = ", ".join(f"{key!r} ({part})" for key, part in parts.items() if key not in keys)
+        print(f"normalize: not of images and choices: {rest}")
+    some = keys if isinstance(space, spaces.Dict) and keys else None
+    return VecNormalize(env, gamma=gamma, norm_obs=bool(keys), norm_obs_keys=some)

@@ -1,0 +1,47 @@
+"""Moments on devices that have no float64 (case R24), and what VecNormalize takes."""
+
+import copy
+
+import pytest
+import torch
+
+import npg.host
+from agents.policy import normalisation
+from agents.policy.normalisation import RunningMoments
+from agents.rollout import batch
+
+
+def test_moments_move_to_a_device_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU plays an Apple GPU: a tensor of float64 cannot be moved there; back, they are float64 again."""
+    values = 1000 + torch.randn(512, 3, generator=torch.Generator().manual_seed(0))
+    moments = RunningMoments((3,))
+    moments.update(values)
+    exact = copy.deepcopy(moments)
+
+    def without_float64(device: torch.device) -> torch.dtype:
+        return npg.host.scalar_dtype(torch.device("mps"))
+
+    def move(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return tensor.clone()
+
+    for module in (normalisation, batch):
+        monkeypatch.setattr(module, "scalar_dtype", without_float64)
+    module = torch.nn.Sequential(moments)
+    module._apply(move)
+    assert {buffer.dtype for buffer in module.buffers()} == {torch.float32}
+    for _ in range(100):
+        moments.update(values)
+        exact.update(values)
+    assert torch.allclose(moments(values), exact(values), atol=1e-3)
+    assert batch.standardise(values[:, 0]).dtype == torch.float32
+    monkeypatch.undo()
+    module.to("cpu")
+    assert {buffer.dtype for buffer in module.buffers()} == {torch.float64}
+    assert torch.equal(moments.count, exact.count)
+
+
+def test_moments_stay_exact_in_a_policy_of_another_dtype() -> None:
+    """`half` is for the network."""
+    assert RunningMoments().half().mean.dtype == torch.float64

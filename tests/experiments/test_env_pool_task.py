@@ -1,0 +1,62 @@
+"""A task that only EnvPool has is trained, resumed and evaluated with EnvPool (case R10)."""
+
+import json
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from envs import make_vec_env
+from envs.single_env import env_pool_spec, environment_spec
+from experiments import command
+
+envpool = pytest.importorskip("envpool")
+TASK = "Pong-v5"
+SHORT = ["--steps", "32", "--episodes", "1", "--device", "cpu", "--n-envs", "2"]
+# Of few steps, since an episode of Pong takes a second.
+SHORT += [
+    "--set",
+    "n_steps=16",
+    "policy=CnnPolicy",
+    "n_critic_updates=1",
+    "critic_fit=minibatch",
+    "cg_max_steps=2",
+]
+
+
+def test_gymnasiums_own_tasks_stay_gymnasiums() -> None:
+    """EnvPool's are for ids of which Gymnasium has no version."""
+    assert env_pool_spec("CartPole-v1") is None and env_pool_spec("LunarLander-v2") is None
+    assert env_pool_spec("Nothing-v0") is None
+    assert environment_spec(TASK).id == TASK
+
+
+def test_episodes_start_from_their_seeds() -> None:
+    """One environment is the same task as a vector of EnvPool's, with an end where that has one."""
+    env = gym.make(environment_spec(TASK))
+    first, _ = env.reset(seed=3)
+    vector = make_vec_env(TASK, 1, seed=3)
+    assert np.array_equal(vector.reset()[0], first)
+    for k in range(200):
+        observation, reward, terminated, truncated, _ = env.step(k % 6)
+        observations, rewards, dones, _ = vector.step(np.array([k % 6]))
+        assert np.array_equal(observation, observations[0]) and reward == rewards[0]
+        assert (terminated or truncated) == dones[0]
+    assert np.array_equal(env.reset(seed=3)[0], first)
+    env.close()
+    vector.close()
+
+
+@pytest.mark.slow
+def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`evaluate` gives the numbers of the end of training."""
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["train", "--env", TASK, *SHORT]) == 0
+    run = Path("runs", TASK, "trpo", "seed-0")
+    assert "vec_env: envpool" in (run / "config.yaml").read_text()
+    assert command.main(["evaluate", str(run)]) == 0
+    assert json.loads((run / "evaluate.json").read_text()) == json.loads(
+        (run / "evaluation.json").read_text()
+    )
+    assert command.main(["train", "--resume", str(run), "--steps", "64"]) == 0

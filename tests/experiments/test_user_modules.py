@@ -1,0 +1,123 @@
+"""Algorithms, policies and environments in a user's own modules (cases U8 and R13)."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from torch import nn
+
+from agents import TRPO
+from envs.single_env import environment_spec
+from experiments import command
+
+MODULE = """
+import gymnasium
+from envs import TwoStateChain
+from agents import TRPO, MlpPolicy
+class Mine(TRPO):
+    extra: float = 0.5
+class Policy(MlpPolicy):
+    pass
+gymnasium.register("UserChain-v0", lambda: TwoStateChain(), max_episode_steps=20)
+"""
+SHORT = ["--steps", "64", "--episodes", "1", "--device", "cpu", "--vec-env", "dummy"]
+SHORT += ["--set", "n_steps=32", "n_envs=1", "n_critic_updates=1"]
+RUN = Path("runs", "CartPole-v1")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A current folder with modules, which is not on Python's path."""
+    (tmp_path / "user_module.py").write_text(MODULE)
+    (tmp_path / "user_incomplete.py").write_text("import a_package_that_is_missing\n")
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "mine.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    yield tmp_path
+    sys.modules.pop("user_module", None)
+    from gymnasium import registry
+
+    registry.pop("UserChain-v0", None)
+
+
+def train(*words: str) -> int:
+    """Train shortly."""
+    return command.main(["train", *words[: 2 * (len(words) // 2)], *SHORT])
+
+
+def forget() -> None:
+    """Do as a new process does."""
+    del sys.modules["user_module"]
+
+
+def test_an_algorithm_by_module_and_class(capsys: pytest.CaptureFixture) -> None:
+    """With the settings of its base class; a stranger's folder does not import it, --import does."""
+    assert train("--algo", "user_module:Mine") == 0
+    (run,) = (path.parent for path in Path("runs").rglob("config.yaml"))
+    assert yaml.safe_load((run / "config.yaml").read_text())["hyperparameters"]["extra"] == 0.5
+    assert command.main(["evaluate", str(run)]) == 0
+    from gymnasium import registry
+
+    for words in (["evaluate", str(run)], ["train", "--resume", str(run), "--steps", "128"]):
+        forget()
+        capsys.readouterr()
+        assert command.main(words) == 2
+        assert "--import user_module" in capsys.readouterr().err and "user_module" not in sys.modules
+        registry.pop("UserChain-v0", None)
+        assert command.main([*words, "--import", "user_module"]) == 0
+        registry.pop("UserChain-v0", None)
+
+
+def test_a_policy_by_module_and_class(capsys: pytest.CaptureFixture) -> None:
+    """On the command line and in a file of RL Zoo's format, with classes by name."""
+    assert command.main(["train", *SHORT, "policy=user_module:Policy"]) == 0
+    Path("own.yaml").write_text(
+        "default: {n_timesteps: 64, policy: 'user_module:Policy', policy_kwargs: {activation_fn: ReLU}}"
+    )
+    assert train("--config", "own.yaml", "--seed", "1") == 0
+    run = RUN / "trpo" / "seed-1"
+    assert command.main(["evaluate", str(run)]) == 0
+    forget()
+    capsys.readouterr()
+    assert command.main(["evaluate", str(run)]) == 2
+    assert "add --import user_module" in capsys.readouterr().err and "user_module" not in sys.modules
+
+
+def test_an_environment_in_the_current_folder() -> None:
+    """Without a PYTHONPATH."""
+    assert train("--env", "user_module:UserChain-v0") == 0
+
+
+ERRORS = [
+    ("user_incomplete:Mine-v0", "user_incomplete was found, but it imports 'a_package_that_is_missing'"),
+    ("envs.mine:Mine-v0", "is hidden by .*rename"),
+    ("user_nothing:Mine-v0", "No module named 'user_nothing'"),
+]
+
+
+@pytest.mark.parametrize(("env_id", "message"), ERRORS)
+def test_a_module_that_cannot_be_imported(env_id: str, message: str) -> None:
+    """Says which package is missing, or which one is in the way."""
+    with pytest.raises((ImportError, ValueError), match=message):
+        environment_spec(env_id)
+
+
+@pytest.mark.parametrize("name", ["user_module:Policy", "os:system", "user_module:nothing"])
+def test_a_name_that_is_no_algorithm(name: str, capsys: pytest.CaptureFixture) -> None:
+    """Of another kind, a function, or missing; nothing is called."""
+    assert train("--algo", name) == 2
+    assert "is no class derived from OnPolicyAlgorithm" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["ReLU", "nn.ReLU", "torch.nn.ReLU"])
+def test_activations_by_name(name: str) -> None:
+    """Of torch.nn; others are rejected with one that exists."""
+    kwargs = {"activation_fn": name, "optimizer_class": "SGD"}
+    agent = TRPO("MlpPolicy", "CartPole-v1", policy_kwargs=kwargs, device="cpu")
+    assert isinstance(agent.policy.mlp_extractor.policy_net[1], nn.ReLU)
+    for wrong in ("Relu", "functional", "Parameter", "os.system"):
+        with pytest.raises(ValueError, match=r"activation_fn: torch.nn has no .*; use a name such as"):
+            TRPO("MlpPolicy", "CartPole-v1", policy_kwargs={"activation_fn": wrong}, device="cpu")
