@@ -52,7 +52,7 @@ class Evaluate:
 class Report:
     """Compare runs: statistics, figures and one page.
 
-        npg report runs                                    # all runs in runs/; writes runs/report/
+        npg report runs                                    # all runs in runs/; writes runs-report/
         npg report runs/Hopper-v5 --threshold 2000 --out hopper
         npg report runs --threshold Pendulum-v1=-200 Hopper-v5=2000
 
@@ -63,7 +63,7 @@ class Report:
 
     runs: tyro.conf.Positional[Annotated[tuple[Path, ...], shown("FOLDER [FOLDER ...]", hint="required")]]
     """Compare the runs in these folders and in folders below them."""
-    out: Annotated[Path | None, shown("FOLDER", "the folder report in the first FOLDER")] = None
+    out: Annotated[Path | None, shown("FOLDER", "FOLDER-report beside the first FOLDER")] = None
     """Write the report into this folder."""
     threshold: Annotated[
         tuple[str, ...],

@@ -1,9 +1,9 @@
 """The command `npg report`."""
 
 import math
-import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -17,6 +17,8 @@ from experiments.report.references import read_references
 from experiments.report.run_files import number
 from experiments.report.run_record import RunRecord, find_runs
 from experiments.report.tables import write_tables
+from experiments.run.atomic_file import UnsafeFileError
+from experiments.terminal import one_line, show
 from experiments.text_table import aligned
 
 
@@ -38,17 +40,32 @@ def main(arguments: Report) -> int:
             generator=np.random.default_rng(arguments.seed),
             progress=partial(with_progress, what="algorithm and task"),
         )
-        out = arguments.out or arguments.runs[0] / "report"
+        out = output_folder(arguments)
         out.mkdir(parents=True, exist_ok=True)
         write_tables(comparison, out)
         write_figures(comparison, out, partial(with_progress, what="figure"))
         write_page(comparison, out / "report.html", seed=arguments.seed)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        show(f"error: {error}", error=True)
         return 2
     print_summary(comparison)
-    print(f"\nreport   {out / 'report.html'}, with figures as PNG and SVG and numbers as CSV")
+    show(f"\nreport   {one_line(out / 'report.html')}, with figures as PNG and SVG and numbers as CSV")
     return 0
+
+
+def output_folder(arguments: Report) -> Path:
+    """Return the folder for the report; by default beside the first one that is read, which may be untrusted.
+
+    Raises:
+        UnsafeFileError: it is a link, which could lead anywhere.
+    """
+    whole = arguments.runs[0].resolve()
+    out = arguments.out or arguments.runs[0].parent / f"{whole.name}-report"
+    if not arguments.runs[0].name:  # e.g. "."
+        out = arguments.out or whole.with_name(f"{whole.name}-report")
+    if out.is_symlink():
+        raise UnsafeFileError(f"{one_line(out)} is a link; delete it, or choose another folder with --out")
+    return out
 
 
 def find_thresholds(texts: Sequence[str], records: Iterable[RunRecord]) -> dict[str, float]:
@@ -92,7 +109,7 @@ def with_progress(work: Iterable[Any], what: str) -> Iterable[Any]:
 def print_summary(comparison: Comparison) -> None:
     """Print a short table, the findings, the notes, and what is left out."""
     for task in comparison.tasks:
-        print(f"\n{task.environment}, {steps(task.budget)} steps: IQM with its 95 % interval")
+        show(f"\n{task.environment}, {steps(task.budget)} steps: IQM with its 95 % interval")
         rows: list[tuple[str, ...]] = [("", "seeds", "training return", "evaluation", "P(beats the next)")]
         chances = {(pair.first, pair.second): pair.probabilities["training"] for pair in task.pairs}
         names = [entry.algorithm for entry in task.entries]
@@ -102,13 +119,13 @@ def print_summary(comparison: Comparison) -> None:
             texts = [interval(score["IQM"]) if score else NO_NUMBER for score in scores]
             seeds = str(len(entry.group.records))
             rows.append((label(entry.algorithm), seeds, *texts, probability(chance) if chance else ""))
-        print("\n".join(f"  {line}" for line in aligned(rows)))
+        show("\n".join(f"  {line}" for line in aligned(rows)))
     from experiments.report.findings import findings  # needs jinja2
 
-    print()
+    show()
     for where, text in findings(comparison).items():
-        print(f"{where}: {text}")
+        show(f"{where}: {text}")
     for note in comparison.notes:
-        print(f"note: {note}")
+        show(f"note: {one_line(note)}")
     for item in comparison.left_out:
-        print(f"left out: {item.path}: {item.reason}")
+        show(f"left out: {one_line(item.path)}: {one_line(item.reason)}")

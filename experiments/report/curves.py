@@ -1,5 +1,6 @@
 """Curves of logged metrics, averaged over seeds."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -126,7 +127,7 @@ def joint_factor(record: RunRecord) -> float | None:
     """Return the joint KL over the logged one, which sb3-contrib averages over action dimensions."""
     joint, own = (record.settings.get(key) for key in ("target_kl_joint", "target_kl"))
     if isinstance(joint, int | float) and isinstance(own, int | float) and own > 0:
-        return joint / own
+        return joint / own if math.isfinite(joint / own) else None
     return None
 
 

@@ -22,6 +22,7 @@ from experiments.report.appearance import Style, styles
 from experiments.report.comparison import Comparison
 from experiments.report.curves import GEOMETRY, Curve
 from experiments.report.task_comparison import Task
+from experiments.run.atomic_file import replacing
 
 COLUMN, PAGE = 3.3, 6.8  # inches
 DOTS_PER_INCH = 200
@@ -58,8 +59,10 @@ def write_figures(
         for name, figure in progress(figures(comparison)):
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # the layout is final, and slow to compute again
-            figure.savefig(out / f"{name}.png", dpi=DOTS_PER_INCH)
-            figure.savefig(out / f"{name}.svg", metadata={"Date": None})
+            with replacing(out / f"{name}.png") as file:
+                figure.savefig(file, format="png", dpi=DOTS_PER_INCH)
+            with replacing(out / f"{name}.svg") as file:
+                figure.savefig(file, format="svg", metadata={"Date": None})
 
 
 def figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:

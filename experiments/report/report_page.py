@@ -12,6 +12,7 @@ from experiments.report.findings import findings
 from experiments.report.run_record import RunRecord
 from experiments.report.task_comparison import Pair, Task
 from experiments.report.templates import make_environment
+from experiments.run.atomic_file import replacing
 
 TEMPLATE = "report_page.html"
 MOST_PAIRS = 6  # shown at first; if there are more, those without the best algorithm are folded
@@ -41,7 +42,8 @@ def write_page(comparison: Comparison, path: Path, *, seed: int) -> None:
         seed=seed,
         program=charts.program,
     )
-    path.write_text(text, encoding="utf-8")
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def task_parts(task: Task, charts: Charts) -> dict[str, Any]:

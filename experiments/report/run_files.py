@@ -18,6 +18,8 @@ from experiments.run.run_folder import RunFolder
 STEPS = "time/total_timesteps"
 RETURN = "rollout/ep_rew_mean"
 SECONDS = ("time/seconds", "time/time_elapsed")  # the first that exists; SB3's own is in whole seconds
+LARGEST = 1e38  # of a number: squares of larger ones are infinite in float64
+LARGEST_STEP = 2**53  # beyond, not every integer is a float
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/+-]{0,99}")  # of an environment or an algorithm; names files too
 
 
@@ -33,11 +35,11 @@ def read_document(folder: RunFolder) -> dict[str, Any]:
         raise ValueError(f"corrupt: {error}") from None
     for key in ("algo", "env"):
         if not (isinstance(document.get(key), str) and NAME.fullmatch(document[key])):
-            raise ValueError(f"corrupt: {key} in config.yaml must be a name, got {document.get(key)!r}")
+            raise ValueError(f"corrupt: {key} in config.yaml must be a name, got {document.get(key)!r:.60}")
     for key, least in (("seed", 0), ("n_timesteps", 1)):
         value = document.get(key)
-        if type(value) is not int or value < least:
-            raise ValueError(f"corrupt: {key} in config.yaml must be an integer ≥ {least}, got {value!r}")
+        if type(value) is not int or not least <= value <= LARGEST_STEP:
+            raise ValueError(f"corrupt: {key} in config.yaml must be an integer ≥ {least}, got {value!r:.60}")
     return document
 
 
@@ -59,11 +61,16 @@ def read_log(folder: RunFolder) -> dict[str, np.ndarray]:
     clock = clock_of(cells)
     for name in (STEPS, RETURN, clock):
         if name not in cells:
-            raise ValueError(f"corrupt: progress.csv has no column {name}; it has {', '.join(cells)}")
+            raise ValueError(f"corrupt: progress.csv has no column {name}; it has {', '.join(cells):.200}")
+        most = LARGEST_STEP if name == STEPS else LARGEST
         for cell in cells[name]:
-            if cell and not math.isfinite(number(cell)):
-                raise ValueError(f"corrupt: {name} in progress.csv is {cell!r}, not a finite number")
+            if cell and not abs(number(cell)) <= most:
+                raise ValueError(
+                    f"corrupt: {name} in progress.csv is {cell!r:.60}, not a finite number up to {most:g}"
+                )
     log = {name: np.array([number(cell) for cell in column]) for name, column in cells.items()}
+    for values in log.values():
+        values[np.abs(values) > LARGEST] = math.nan
     if np.isfinite(log[RETURN] + log[STEPS] + log[clock]).sum() < 2:
         raise ValueError(
             f"too short: progress.csv has fewer than two rows with {STEPS}, {RETURN} and {clock}; "
@@ -99,6 +106,8 @@ def read_returns(folder: RunFolder) -> np.ndarray:
         raise ValueError(f"corrupt: evaluation.json is not JSON ({error})") from None
     if not isinstance(returns, list):
         raise ValueError("corrupt: evaluation.json must have a list of returns, as train.py writes it")
-    if not all(isinstance(value, int | float) and abs(value) < math.inf for value in returns):
-        raise ValueError("corrupt: evaluation.json has returns that are not finite numbers")
+    if not all(isinstance(value, int | float) and abs(value) <= LARGEST for value in returns):
+        raise ValueError(
+            f"corrupt: evaluation.json has returns that are not finite numbers up to {LARGEST:g}"
+        )
     return np.array(returns, dtype=float)

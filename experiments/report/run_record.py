@@ -24,6 +24,7 @@ REMEDY = {
 }
 LEFTOVER = re.compile(r"seed-\d+\.unfinished-\d+")
 NO_SETTINGS = {"algo", "env", "seed", "n_timesteps", "versions", "hardware"}  # keys of config.yaml
+DEEPEST = 20  # levels of folders that are searched
 LEAST_PART = 0.9  # of the budget that a finished run's log covers, since not every update is logged
 
 
@@ -106,6 +107,8 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[RunRecord], list[LeftOut]]:
                 records.append(read_run(folder))
             except (ValueError, OSError) as error:
                 left_out.append(LeftOut(folder, str(error)))
+            except Exception as error:  # one bad folder must not cost the report of the others
+                left_out.append(LeftOut(folder, f"corrupt: {type(error).__name__}: {error}"))
     if not records:
         found = "\n".join(f"  {item.path}: {item.reason}" for item in left_out) or "  no path at all"
         raise ValueError(
@@ -118,9 +121,12 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[RunRecord], list[LeftOut]]:
 
 def candidates(path: Path) -> Iterator[Path]:
     """Yield the folders at or below a path that are, or should be, runs, in a fixed order."""
+    deepest = len(path.parts) + DEEPEST
     for place, folders, files in os.walk(path):
         folder = Path(place)
         named = RUN_NAME.fullmatch(folder.name) or LEFTOVER.fullmatch(folder.name)
+        if len(folder.parts) >= deepest:
+            folders.clear()
         if named or not set(FILES).isdisjoint(files):
             folders.clear()
             yield folder

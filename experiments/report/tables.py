@@ -1,14 +1,28 @@
 """A comparison's numbers as CSV files."""
 
 import csv
+import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from experiments.report.comparison import Comparison
 from experiments.report.task_comparison import Entry, Pair, Task
+from experiments.run.atomic_file import replacing
+from experiments.terminal import one_line
 
-ALL_TASKS = "all, normalised"  # in the column of environments
+ALL_TASKS = "all, normalised"  # stands in the column of environments
+# What begins a formula in a spreadsheet, also in the full width of East Asian letters.
+FORMULA = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "\N{FULLWIDTH EQUALS SIGN}",
+    "\N{FULLWIDTH PLUS SIGN}",
+    "\N{FULLWIDTH HYPHEN-MINUS}",
+)
+FORMULA += ("\N{FULLWIDTH COMMERCIAL AT}", "\\t", "\\r", "\\n")  # white space is escaped before
 Row = dict[str, Any]
 
 
@@ -18,10 +32,20 @@ def write_tables(comparison: Comparison, out: Path) -> None:
     for name, make_rows in tables.items():
         rows = list(make_rows(comparison))
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        with (out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: as_cell(value) for key, value in row.items()} for row in rows)
+        with replacing(out / f"{name}.csv") as file:
+            file.write(text.getvalue().encode())
+
+
+def as_cell(value: Any) -> Any:
+    """Return a text such that a spreadsheet shows it and does not evaluate it; a number as it is."""
+    if not isinstance(value, str | Path):
+        return value
+    text = one_line(value)
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def run_rows(comparison: Comparison) -> Iterator[Row]:

@@ -12,6 +12,7 @@ except ImportError as error:
     ) from error
 
 from experiments.report import appearance
+from experiments.terminal import printable
 
 
 def make_environment(*, autoescape: bool) -> jinja2.Environment:
@@ -24,6 +25,7 @@ def make_environment(*, autoescape: bool) -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=autoescape,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: printable(value) if type(value) is str or isinstance(value, Path) else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -11,6 +11,7 @@ from typing import BinaryIO
 PARTIAL = ".npg-partial-"  # begins the names of half-written files, which a crash leaves
 MOST = 4 * 2**30  # bytes of a file that is read
 MOST_TEXT = 64 * 2**20
+MOST_SPARSE = 256 * 2**20  # bytes of a file with holes, which take memory and no room on a disk
 # Neither follow a link nor wait for the other end of a pipe; Windows has no such flags.
 CAUTIOUS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -67,24 +68,39 @@ def reading(path: Path, most: int = MOST) -> BinaryIO:
             raise UnsafeFileError(f"{path} is no regular file; delete it, or repeat the run")
         if about.st_size > most:
             raise UnsafeFileError(f"{path} has {about.st_size} bytes, more than {most}; repeat the run")
+        if about.st_size > MOST_SPARSE and has_holes(file.fileno(), about.st_size):
+            raise UnsafeFileError(f"{path} is sparse; if you trust it, copy it with cp --sparse=never")
     except BaseException:
         file.close()
         raise
     return file
 
 
-def read_text(path: Path) -> str:
+def has_holes(descriptor: int, size: int) -> bool:
+    """Whether a file of so many bytes has parts that are not stored."""
+    if not hasattr(os, "SEEK_HOLE"):
+        return False
+    try:
+        return os.lseek(descriptor, 0, os.SEEK_HOLE) < size
+    except OSError:  # this file system does not tell
+        return False
+    finally:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+
+
+def read_text(path: Path, most: int = MOST_TEXT) -> str:
     """Return the text of a small file, in UTF-8.
 
     Raises:
         OSError: see `reading`.
         ValueError: it is not text.
     """
-    with reading(path, MOST_TEXT) as file:
+    with reading(path, most) as file:
         return file.read().decode()
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of crashed `replacing` calls; call it only while the folder is claimed."""
     for left in folder.glob(f"{PARTIAL}*"):
-        left.unlink(missing_ok=True)
+        with suppress(OSError):  # e.g. a folder of that name
+            left.unlink()

@@ -1,6 +1,5 @@
 """The folder that one run writes."""
 
-import fcntl
 import itertools
 import json
 import os
@@ -17,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from experiments.algorithms import folder_name
 from experiments.run import plain_yaml
 from experiments.run.atomic_file import UnsafeFileError, read_text, replacing
+from experiments.run.folder_lock import lock_folder
 from experiments.run.stored_model import load_normaliser, load_policy, save_normaliser
 from experiments.settings.run_settings import RunSettings
 
@@ -98,12 +98,9 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         if self.checkpoints.is_symlink():
             raise UnsafeFileError(f"{self.checkpoints} is a link; put a copy of the folder in its place")
-        # A lock on the folder itself: it leaves no file behind, and ends with the process, however that ends.
-        self._lock = os.open(self.path, os.O_RDONLY)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = lock_folder(self.path)
         except BlockingIOError:
-            self.close()
             raise RunInUseError(
                 f"another command is writing into {self.path}; wait for it, or choose another --seed or --out"
             ) from None

@@ -47,11 +47,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         assert main(Report((root,))) == 0
-    return root / "report", printed.getvalue()
+    return root.with_name(f"{root.name}-report"), printed.getvalue()
 
 
 def test_one_command_writes_page_figures_and_numbers(made: tuple[Path, str]) -> None:
-    """Everything is in one folder below the runs, and does not count as a run the next time."""
+    """Everything is in one folder beside the runs, and does not count as a run the next time."""
     out, printed = made
     names = {path.name for path in out.iterdir()}
     figures = ["learning_curves", "learning_curves_wall_clock", "scores", "performance_profile"]
@@ -64,7 +64,7 @@ def test_one_command_writes_page_figures_and_numbers(made: tuple[Path, str]) -> 
     assert all(path.stat().st_size for path in out.iterdir())
     assert "NPG  3      99.0 [" in printed and str(out / "report.html") in printed
     assert "fewer than 5 seeds (npg 3, vpg 3)" in printed
-    assert len(find_runs([out.parent])[0]) == 12
+    assert len(find_runs([out.parent])[0]) == 12 and len(find_runs([out.parent])[1]) == 1
 
 
 def test_what_is_left_out_is_printed_and_in_the_page(made: tuple[Path, str]) -> None:

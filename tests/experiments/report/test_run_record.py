@@ -147,6 +147,30 @@ BAD = {
     "json_deep": (write("evaluation.json", "[" * 100_000), "evaluation.json is not JSON"),
     "json_nan": (replace("evaluation.json", "60.0", "NaN"), "returns that are not finite"),
     "json_text": (replace("evaluation.json", "60.0", '"60"'), "returns that are not finite"),
+    "json_long": (replace("evaluation.json", "60.0", "1" + "0" * 400), "returns that are not finite"),
+    "json_longer": (replace("evaluation.json", "60.0", "1" * 5000), "evaluation.json is not JSON"),
+    "json_huge": (replace("evaluation.json", "60.0", "-1.7e308"), "returns that are not finite"),
+    "huge": (replace("progress.csv", "20.0", "1.7e308"), "not a finite number up to 1e+38"),
+    "steps": (replace("progress.csv", "2000,", "2e300,"), "not a finite number up to 9"),
+    "budget_long": (
+        replace("config.yaml", "n_timesteps: 3000", "n_timesteps: 1" + "0" * 400),
+        "an integer is too large",
+    ),
+    "budget_large": (
+        replace("config.yaml", "n_timesteps: 3000", "n_timesteps: 9007199254740993"),
+        "n_timesteps in config.yaml must be an integer",
+    ),
+    "hexadecimal": (
+        replace("config.yaml", "learning_rate: 0.001", "learning_rate: 0x" + "f" * 5000),
+        "an integer is too large",
+    ),
+    "surrogate": (
+        replace("config.yaml", "policy: MlpPolicy", 'policy: "\\uD800"'),
+        "surrogates not allowed",
+    ),
+    "key": (replace("config.yaml", "policy: MlpPolicy", "3: MlpPolicy"), "a key is no text"),
+    "date": (replace("config.yaml", "policy: MlpPolicy", "policy: 2001-01-01"), "a value is a date"),
+    "config_long": (write("config.yaml", b"#" * 2**18), "bytes, more than"),
 }
 
 
@@ -192,6 +216,15 @@ def test_reading_executes_nothing(tmp_path: Path) -> None:
     (folder / "model.zip").write_bytes(b"no model")
     assert "not plain YAML" in find_runs([tmp_path])[1][0].reason
     assert not (tmp_path / "called").exists()
+
+
+def test_an_unexpected_error_costs_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever reading a folder raises, the others are reported."""
+    for seed in (0, 1):
+        write_run(tmp_path, seed=seed)
+    monkeypatch.setattr("experiments.report.run_record.as_texts", lambda value: 1 // 0)
+    with pytest.raises(ValueError, match="corrupt: ZeroDivisionError"):
+        find_runs([tmp_path])
 
 
 def test_nested_aliases_are_refused(tmp_path: Path) -> None:
