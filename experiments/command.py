@@ -21,6 +21,7 @@ import tyro
 
 from experiments.options import Evaluate, Export, Report
 from experiments.settings.arguments import Arguments
+from experiments.terminal import accept_any_text, show
 
 TRIALS = 50
 # A command's options, and the module with its `main`, which may import torch.
@@ -64,6 +65,7 @@ def main(words: Sequence[str] | None = None) -> int:
     Args:
         words: the command line after the program's name; `sys.argv` by default.
     """
+    accept_any_text()
     name, *rest = (sys.argv[1:] if words is None else words) or ("--help",)
     if name in ("-h", "--help"):
         print(__doc__, end="")
@@ -71,7 +73,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(COMMANDS)}"
-        print(f"error: npg has no command {name!r}; {hint}", file=sys.stderr)
+        show(f"error: npg has no command {name!r}; {hint}", error=True)
         return 2
     if name == "zoo":
         return int(import_module("experiments.zoo").main(rest))

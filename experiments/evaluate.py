@@ -14,6 +14,7 @@ from experiments.failure import describe_failure, is_of_environment
 from experiments.options import Evaluate
 from experiments.run.run_folder import RunFolder, write_json
 from experiments.run.stop_signals import INTERRUPTED
+from experiments.terminal import show
 
 EPISODES = 100  # if the run's own evaluation had none
 # Raised for an invalid run folder, option or environment.
@@ -64,14 +65,14 @@ def evaluate(arguments: Evaluate) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, {"steps": folder.read_evaluation().get("steps")} | result)
     kind = "deterministic" if result["deterministic"] else "stochastic"
-    print(f"\n{settings.algo.upper()} on {spec.id}, {result['episodes']} {kind} episodes\n")
-    print(table(result))
-    print("\n  The interval is over episodes of this one policy; other training seeds differ by more.")
-    print(f"  numbers  {out}")
+    show(f"\n{settings.algo.upper()} on {spec.id}, {result['episodes']} {kind} episodes\n")
+    show(table(result))
+    show("\n  The interval is over episodes of this one policy; other training seeds differ by more.")
+    show(f"  numbers  {out}")
     if fps is not None:
         path: Path = out.with_name("video.mp4")
         episodes, shown = protocol.record_video(folder, settings, spec, result, fps, path)
-        print(f"  video    {path}, the first {episodes} episodes at {shown:g} frames/s")
+        show(f"  video    {path}, the first {episodes} episodes at {shown:g} frames/s")
 
 
 def main(arguments: Evaluate) -> int:
@@ -80,18 +81,18 @@ def main(arguments: Evaluate) -> int:
     try:
         evaluate(arguments)
     except EvaluationError as error:
-        print(f"error: {error}", file=sys.stderr)
+        show(f"error: {error}", error=True)
         return 1
     except Exception as error:
         if is_of_environment(error):
-            print(describe_failure(error, "in the evaluation"), file=sys.stderr)
+            show(describe_failure(error, "in the evaluation"), error=True)
             return 1
         if not isinstance(error, ERRORS):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        show(f"error: {error}", error=True)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted; the files are unchanged", file=sys.stderr)
+        show("\ninterrupted; the files are unchanged", error=True)
         return INTERRUPTED
     return 0
 

@@ -27,6 +27,7 @@ from experiments.evaluation.seeded_episodes import find_environment, make_env
 from experiments.options import Export
 from experiments.run.atomic_file import replacing
 from experiments.run.run_folder import RunFolder
+from experiments.terminal import show
 
 OBSERVATION, ACTION = "observation", "action"
 TOLERANCE = 1e-5
@@ -202,9 +203,9 @@ def main(arguments: Export) -> int:
         policy, normaliser = load_run(arguments) if is_run else load_model(arguments)
         export_onnx(policy, out, normaliser)
     except (ValueError, ImportError, OSError, RuntimeError, AssertionError, gym.error.Error) as error:
-        print(f"error: {error}", file=sys.stderr)
+        show(f"error: {error}", error=True)
         return 2
-    print(f"wrote {out}, which agrees with the policy on random observations")
+    show(f"wrote {out}, which agrees with the policy on random observations")
     return 0
 
 

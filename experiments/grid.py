@@ -17,6 +17,7 @@ from experiments.progress import progress_bar
 from experiments.run.csv_log import last_row
 from experiments.run.run_folder import RunFolder
 from experiments.run.stop_signals import Stopped
+from experiments.terminal import show
 
 POLL = 0.5  # seconds
 PATIENCE = 60.0  # seconds that an interrupted run has for saving its model
@@ -117,7 +118,7 @@ def run_grid(cells: Sequence[Cell], jobs: int) -> dict[str, str]:
     """
     waiting = [cell for cell in cells if not cell.folder.finished]
     if len(waiting) < len(cells):
-        print(f"{len(cells) - len(waiting)} of {len(cells)} runs are finished already")
+        show(f"{len(cells) - len(waiting)} of {len(cells)} runs are finished already")
     failures: dict[str, str] = {}
     running: list[Cell] = []
     ended: list[Cell] = []
@@ -149,7 +150,7 @@ def run_grid(cells: Sequence[Cell], jobs: int) -> dict[str, str]:
 
 def stop(cells: Sequence[Cell]) -> None:
     """Let running processes save; kill those that take too long, or all at a second signal."""
-    print("\ninterrupted; waiting for the running ones to save their models", file=sys.stderr)
+    show("\ninterrupted; waiting for the running ones to save their models", error=True)
     try:
         for cell in cells:
             cell.process.send_signal(signal.SIGINT)

@@ -17,6 +17,7 @@ from experiments.settings.arguments import Arguments
 from experiments.settings.configuration import resolve
 from experiments.settings.run_settings import RunSettings, differences
 from experiments.summary import print_grid
+from experiments.terminal import show
 
 
 def compare(arguments: Arguments) -> int:
@@ -30,7 +31,7 @@ def compare(arguments: Arguments) -> int:
         singles = [arguments.single(algo, env_id, arguments.seed) for algo in arguments.algo]
         # One budget for all, so that the comparison is fair.
         steps = max(resolve(single).n_timesteps for single in singles)
-        print(f"{env_id}: {steps} steps per run")
+        show(f"{env_id}: {steps} steps per run")
         for single, k in itertools.product(singles, range(arguments.seeds)):
             single = replace(single, seed=arguments.seed + k, steps=float(steps))
             label = f"{single.algo[0]} {env_id} seed {single.seed}"
@@ -38,7 +39,7 @@ def compare(arguments: Arguments) -> int:
     try:
         failures = run_grid(cells, min(jobs, len(cells)))
     except Stopped as stopped:
-        print("repeat the command to resume: finished runs are kept")
+        show("repeat the command to resume: finished runs are kept")
         return stopped.code
     print_grid(cells, failures)
     write_report(cells, arguments.out / "report")
@@ -96,4 +97,4 @@ def write_report(cells: Sequence[Cell], out: Path) -> None:
     if not runs:
         return
     if report.main(Report(runs, out)) != 0:  # e.g. an extra is missing, which the error names
-        print(f"then make the report with: {shlex.join(['npg', 'report', str(out.parent)])}")
+        show(f"then make the report with: {shlex.join(['npg', 'report', str(out.parent)])}")

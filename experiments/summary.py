@@ -12,26 +12,27 @@ from experiments.grid import Cell
 from experiments.run.run_folder import RunFolder
 from experiments.settings.arguments import Arguments
 from experiments.settings.run_settings import RunSettings
+from experiments.terminal import show
 
 
 def print_run(
     settings: RunSettings, folder: RunFolder, steps: int, seconds: float, evaluation: Mapping[str, Any]
 ) -> None:
     """Print the result of a run, and where its files are."""
-    print(f"\n{settings.algo.upper()} on {settings.env}, seed {settings.seed}")
+    show(f"\n{settings.algo.upper()} on {settings.env}, seed {settings.seed}")
     if evaluation:
         threshold = environment_spec(settings.env.rpartition(":")[2]).reward_threshold
         verdict = ""
         if threshold is not None:
             solved = "solved" if evaluation["mean_return"] >= threshold else "not yet solved"
             verdict = f" ({solved}: the task asks for {threshold:g})"
-        print(
+        show(
             f"  return   {evaluation['mean_return']:.1f} ± {evaluation['std_return']:.1f} "
             f"over {evaluation['episodes']} deterministic episodes{verdict}"
         )
-    print(f"  trained  {steps} steps in {seconds:.1f} s, {steps / max(seconds, 1e-9):.0f} steps/s")
-    print(f"  files    {folder.path}")
-    print(f"  curves   {shlex.join(['tensorboard', '--logdir', str(folder.path.parent.parent)])}")
+    show(f"  trained  {steps} steps in {seconds:.1f} s, {steps / max(seconds, 1e-9):.0f} steps/s")
+    show(f"  files    {folder.path}")
+    show(f"  curves   {shlex.join(['tensorboard', '--logdir', str(folder.path.parent.parent)])}")
 
 
 def print_next(arguments: Arguments, folder: RunFolder, steps: int) -> None:
@@ -39,9 +40,9 @@ def print_next(arguments: Arguments, folder: RunFolder, steps: int) -> None:
     (algo,) = arguments.algo
     other = next(name for name in ALGORITHMS if name != algo)
     grid = replace(arguments, algo=(algo, other), steps=float(steps), seeds=5)
-    print(f"  next     {shlex.join(['npg', 'evaluate', str(folder.path), '--video'])}")
-    print(f"           {replace(arguments, seed=arguments.seed + 1)}")
-    print(f"           {grid}")
+    show(f"  next     {shlex.join(['npg', 'evaluate', str(folder.path), '--video'])}")
+    show(f"           {replace(arguments, seed=arguments.seed + 1)}")
+    show(f"           {grid}")
 
 
 def print_grid(cells: Sequence[Cell], failures: Mapping[str, str]) -> None:
@@ -53,8 +54,8 @@ def print_grid(cells: Sequence[Cell], failures: Mapping[str, str]) -> None:
         evaluation = cell.folder.read_evaluation()
         mean = evaluation.get("mean_return")
         found[key].append("failed" if not evaluation else "-" if mean is None else f"{mean:.1f}")
-    print("\nmean evaluation return of each seed")
+    show("\nmean evaluation return of each seed")
     for (env_id, algo), values in found.items():
-        print(f"  {env_id:20} {algo:14} {'  '.join(values)}")
+        show(f"  {env_id:20} {algo:14} {'  '.join(values)}")
     for label, reason in failures.items():
-        print(f"failed: {label}: {reason}")
+        show(f"failed: {label}: {reason}")

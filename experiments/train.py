@@ -1,7 +1,7 @@
 """One run: train an agent and evaluate it, from the start or from a checkpoint."""
 
-import sys
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from experiments.evaluation.seeded_episodes import EvaluationError
 from experiments.failure import describe_failure
 from experiments.grid_command import compare
 from experiments.normalised import normalised
+from experiments.run.allocation_limit import AllocationLimit
+from experiments.run.checkpoint_schema import check_content
 from experiments.run.checkpoints import Checkpoints
 from experiments.run.learn import learn
 from experiments.run.run_folder import RunFolder
@@ -28,6 +30,7 @@ from experiments.settings.arguments import Arguments
 from experiments.settings.configuration import build, resolve, whole
 from experiments.settings.run_settings import RunSettings, differences
 from experiments.summary import print_next, print_run
+from experiments.terminal import show
 
 # What invalid settings raise, here, in SB3 or in a user's policy, before training starts.
 SETUP_ERRORS = (ValueError, TypeError, AssertionError, ImportError, OSError, NotImplementedError)
@@ -51,7 +54,7 @@ def main(arguments: Arguments) -> int:
             return compare(arguments)
         return run(arguments)
     except SETUP_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
+        show(f"error: {error}", error=True)
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -68,13 +71,13 @@ def run(arguments: Arguments) -> int:
         )
     if settings.vec_env == "auto":
         choice = choose_vec_env(settings.env, settings.n_envs)
-        print(f"vec_env: {choice}")
+        show(f"vec_env: {choice}")
         settings = replace(settings, vec_env=choice.vec_env)
     with closing(folder), closing(make_env(settings)) as env:
         agent = build(settings, env)
         settings = replace(settings, device=str(agent.device))
         if (aside := folder.create()) is not None:
-            print(f"moved an unfinished run to {aside}")
+            show(f"moved an unfinished run to {aside}")
         document = describe(settings, agent)
         folder.write_config(document)
         code = execute(settings, document, folder, agent)
@@ -105,7 +108,7 @@ def resume(arguments: Arguments) -> int:
             f"add --import {' '.join(unnamed)}, or --env {settings.env}"
         )
     if folder.finished and (arguments.steps is None or arguments.steps <= settings.n_timesteps):
-        print(f"{folder.path} is finished, with {settings.n_timesteps} steps; add --steps to train for more")
+        show(f"{folder.path} is finished, with {settings.n_timesteps} steps; add --steps to train for more")
         return 0
     environment_spec(settings.env)
     if arguments.steps is not None:
@@ -113,13 +116,22 @@ def resume(arguments: Arguments) -> int:
     with closing(folder):
         folder.claim()
         path, content = newest_checkpoint(folder)
-        step = content["agent"]["moving"]["num_timesteps"]
+        moving = content["agent"]["moving"]
+        step = moving["num_timesteps"]
+        if len(moving["_last_episode_starts"]) != settings.n_envs:  # before so many are made
+            raise ValueError(
+                f"{path} is of {len(moving['_last_episode_starts'])} environments, and {folder.config} has "
+                f"n_envs: {settings.n_envs}; restore it"
+            )
         if step >= settings.n_timesteps and arguments.steps is not None:
             raise ValueError(
                 f"{folder.path} has made {step} steps; give --steps a larger number to resume it"
             )
-        with closing(make_env(settings, step)) as env:
-            agent = build(settings, env)
+        with setup_errors(folder):
+            made = make_env(settings, step)
+        with closing(made) as env:
+            with setup_errors(folder), AllocationLimit(content["agent"]["parameters"]["policy"].values()):
+                agent = build(settings, env)
             document = describe(settings, agent)
             changes = differences(content["run"], document)
             if arguments.steps is not None:  # this change was requested
@@ -130,8 +142,8 @@ def resume(arguments: Arguments) -> int:
                     f"run: {'; '.join(changes)}. Restore them, or add --allow-changes"
                 )
             for change in changes:
-                print(f"changed: {change}")
-            print(f"resuming from {path}")
+                show(f"changed: {change}")
+            show(f"resuming from {path}")
             return execute(settings, document, folder, agent, content)
 
 
@@ -144,12 +156,26 @@ def newest_checkpoint(folder: RunFolder) -> tuple[Path, dict[str, Any]]:
     checkpoints = Checkpoints(folder.checkpoints)
     path, content = checkpoints.newest_valid()
     for error in checkpoints.rejected:
-        print(f"rejected: {error}", file=sys.stderr)
+        show(f"rejected: {error}", error=True)
     try:
-        _ = content["agent"]["moving"]["num_timesteps"], content["run"]
-    except (KeyError, TypeError, IndexError):
-        raise ValueError(f"{path} has the format of a checkpoint, but not the content of a run's") from None
+        check_content(content)
+        _ = len(content["agent"]["moving"]["_last_episode_starts"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} has the format of a checkpoint, but no run's content: {error}") from None
     return path, content
+
+
+@contextmanager
+def setup_errors(folder: RunFolder) -> Iterator[None]:
+    """Raise ValueError for whatever settings raise that no environment or agent can be built of."""
+    try:
+        yield
+    except SETUP_ERRORS:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{folder.config} describes a run that cannot be built ({type(error).__name__}: {error})"
+        ) from error
 
 
 def describe(settings: RunSettings, agent: OnPolicyAlgorithm) -> dict[str, Any]:
@@ -174,17 +200,17 @@ def execute(
                 result = evaluate(settings, folder, agent.num_timesteps, signals)
             except Stopped as stopped:
                 code = stopped.code
-                print(f"\n{stopped}; the run lacks its evaluation, and can be resumed")
+                show(f"\n{stopped}; the run lacks its evaluation, and can be resumed")
             except EvaluationError as error:
                 code = 1
-                print(f"error: {folder.path} is not finished: in its evaluation, {error}", file=sys.stderr)
+                show(f"error: {folder.path} is not finished: in its evaluation, {error}", error=True)
             except Exception as error:
                 code = 1
                 failure = describe_failure(error, "in the evaluation")
-                print(f"{failure}\n{folder.evaluation} could not be written", file=sys.stderr)
+                show(f"{failure}\n{folder.evaluation} could not be written", error=True)
     print_run(settings, folder, agent.num_timesteps, seconds, result)
     if code > 128:
-        print(f"  resume   {Arguments(resume=folder.path)}")
+        show(f"  resume   {Arguments(resume=folder.path)}")
     return code
 
 
@@ -232,7 +258,7 @@ def tune(arguments: Arguments) -> int:
         device=settings.device,
         full_timesteps=full_timesteps,
     )
-    print(search(requested, trials=arguments.tune, jobs=arguments.jobs or len(usable_cores())))
+    show(search(requested, trials=arguments.tune, jobs=arguments.jobs or len(usable_cores())))
     return 0
 
 

@@ -13,16 +13,7 @@ from experiments.terminal import one_line
 
 ALL_TASKS = "all, normalised"  # stands in the column of environments
 # What begins a formula in a spreadsheet, also in the full width of East Asian letters.
-FORMULA = (
-    "=",
-    "+",
-    "-",
-    "@",
-    "\N{FULLWIDTH EQUALS SIGN}",
-    "\N{FULLWIDTH PLUS SIGN}",
-    "\N{FULLWIDTH HYPHEN-MINUS}",
-)
-FORMULA += ("\N{FULLWIDTH COMMERCIAL AT}", "\\t", "\\r", "\\n")  # white space is escaped before
+FORMULA = (*"=+-@\uff1d\uff0b\uff0d\uff20", "\\t", "\\r", "\\n")
 Row = dict[str, Any]
 
 

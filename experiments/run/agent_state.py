@@ -106,6 +106,8 @@ def restore_callbacks(callbacks: Sequence[BaseCallback], states: list[dict[str, 
     """Restore what `take_callbacks` returned; callbacks that were not saved start from the beginning."""
     if len(callbacks) == len(states):
         for callback, state in zip(callbacks, states, strict=True):
+            if unknown := [name for name in state if type(vars(callback).get(name)) is not int]:
+                raise ValueError(f"{type(callback).__name__} has no counter {unknown[0]!r:.60}")
             vars(callback).update(state)
 
 

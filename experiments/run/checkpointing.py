@@ -11,6 +11,7 @@ from stable_baselines3.common.utils import safe_mean
 
 from envs.state.vec_env_checkpointer import VecEnvCheckpointer
 from experiments.run import agent_state
+from experiments.run.checkpoint_schema import check_fits, check_optimizers
 from experiments.run.checkpoints import Checkpoints
 from experiments.run.generators import restore_generators, take_generators
 from experiments.run.stop_signals import StopSignals
@@ -112,13 +113,15 @@ def restore(agent: OnPolicyAlgorithm, callbacks: Sequence[BaseCallback], content
     """
     assert agent.env is not None
     try:
+        check_fits(content, agent)
         observations = VecEnvCheckpointer().restore(agent.env, content["envs"])
         agent_state.restore_agent(agent, content["agent"])
+        check_optimizers(agent)
         agent_state.restore_callbacks(callbacks, content["callbacks"])
         agent_state.restore_logged(
             Logger(None, []), content["agent"]
         )  # fails here or never, since no file is touched yet
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # an environment's own methods may raise any
         raise ValueError(
             "the checkpoint does not fit the agent and the environments that config.yaml describes, and no "
             f"option can change that; restore its settings: {error}"

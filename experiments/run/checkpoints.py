@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.run.checkpoint_file import CorruptCheckpointError, read, write
+from experiments.terminal import show
 
 NAME = re.compile(r"checkpoint-(\d{9,})\.ckpt")
 BEST = "best.ckpt"
@@ -44,6 +45,7 @@ class Checkpoints:
         self.best = self.folder / BEST
         self.rejected: list[CorruptCheckpointError] = []
         self._best_score: float | None = None
+        self._saved = False
 
     def save(self, content: Any, *, step: int, score: float | None = None) -> Path:
         """Write a checkpoint, then delete the oldest ones.
@@ -62,12 +64,15 @@ class Checkpoints:
         """
         document = {"score": None if score is None else float(score), "content": content}
         path = self.folder / f"checkpoint-{step:09d}.ckpt"
+        if self._saved and not self.folder.exists():
+            show(f"{self.folder} was deleted by another program; it is made again", error=True)
         # The best first: a run that is killed between the two resumes from the previous checkpoint and
         # repeats both. In the other order it would resume from this one, and never write the best.
         if score is not None and self._is_best(score):
             write(self.best, document)
             self._best_score = float(score)
         write(path, document)
+        self._saved = True
         self._delete_old(step)
         return path
 
@@ -114,7 +119,7 @@ class Checkpoints:
         return document
 
     def _is_best(self, score: float) -> bool:
-        if self._best_score is None:
+        if self._best_score is None or not self.best.exists():  # somebody may have deleted it
             try:
                 self._best_score = self._read(self.best)["score"]
             except CorruptCheckpointError:  # or there is none yet

@@ -3,13 +3,16 @@
 import csv
 import io
 import os
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from stable_baselines3.common.logger import KVWriter, filter_excluded_keys
 
-from experiments.run.atomic_file import read_text, replacing
+from experiments.run.atomic_file import MOST_TEXT, reading, replacing
+from experiments.terminal import show
 
+MOST_CELLS = 5_000_000
 FORMAT = "csv"  # SB3's name of this format; what it cannot hold, e.g. figures, is excluded by it
 
 
@@ -27,7 +30,10 @@ class CsvLog(KVWriter):
         table = read_table(path) if path.exists() else []
         write_table(path, table)  # without an incomplete last line, and no link
         self.columns, self.rows = (table[0] if table else []), max(len(table) - 1, 0)
-        self._file = path.open("a", newline="")
+        self._file = self._open()
+
+    def _open(self) -> TextIO:
+        return self.path.open("a+", newline="", encoding="utf-8")
 
     def write(
         self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
@@ -44,21 +50,40 @@ class CsvLog(KVWriter):
         line = io.StringIO()
         csv.writer(line, lineterminator="\n").writerow([values.get(name) for name in self.columns])
         try:
+            self._keep()
             self._file.write(line.getvalue())  # a complete row in one call
             self._file.flush()
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
         self.rows += 1
 
+    def _keep(self) -> None:
+        """Write the file again if somebody has deleted or replaced it; this process still has its content.
+
+        Raises:
+            OSError: its folder is gone too.
+        """
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(self.path), os.fstat(self._file.fileno())):
+                return
+        self._file.seek(0)
+        with replacing(self.path) as file:
+            file.write(self._file.read().encode())
+        self._file.close()
+        self._file = self._open()
+        show(f"{self.path} was deleted or replaced by another program; it is written again", error=True)
+
     def _widen(self, new: list[str]) -> None:
+        self._keep()
         table = read_table(self.path)
         self.columns += new
         self._file.close()
         write_table(self.path, [self.columns, *(row + [""] * len(new) for row in table[1:])])
-        self._file = self.path.open("a", newline="")
+        self._file = self._open()
 
     def position(self) -> dict[str, int]:
         """Return the position of the log after writing it to disk."""
+        self._keep()
         self._file.flush()
         os.fsync(self._file.fileno())
         return {"rows": self.rows, "columns": len(self.columns)}
@@ -86,10 +111,27 @@ def rewind(path: Path, position: dict[str, int]) -> None:
 
 
 def read_table(path: Path) -> list[list[str]]:
-    """Return all complete lines, the header first."""
-    text = read_text(path)
-    complete = text[: text.rfind("\n") + 1]  # a crash may have truncated the last one
-    return list(csv.reader(io.StringIO(complete)))
+    """Return all complete lines, the header first.
+
+    Raises:
+        OSError: see `reading`.
+        ValueError: it is no CSV file, or too large.
+    """
+    table, cells = [], 0
+    with reading(path, MOST_TEXT) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        try:
+            for row in csv.reader(text):
+                table.append(row)
+                cells += len(row) + 1
+                if cells > MOST_CELLS:
+                    raise ValueError(f"more than {MOST_CELLS} cells")
+        except (csv.Error, ValueError) as error:
+            raise ValueError(f"{path} is no CSV file of a run: {error}") from None
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        complete = file.read() == b"\n"
+    return table if complete else table[:-1]  # a crash may have truncated the last line
 
 
 def write_table(path: Path, table: list[list[str]]) -> None:

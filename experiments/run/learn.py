@@ -1,6 +1,5 @@
 """Train an agent with logs and checkpoints, and save the model even if training fails."""
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from experiments.run.run_folder import RunFolder
 from experiments.run.run_log import RunLog
 from experiments.run.stop_signals import Stopped, StopSignals
 from experiments.settings.run_settings import RunSettings
+from experiments.terminal import show
 
 ROW = 256  # steps of all environments per row of SB3's log, if its rollouts are shorter
 
@@ -79,11 +79,11 @@ def learn(
         code = 0
     except Stopped as stopped:
         code = stopped.code
-        print(f"\n{stopped}; the run can be resumed")
+        show(f"\n{stopped}; the run can be resumed")
     except Exception as error:  # of the environment, a policy or the system
-        print(describe_failure(error, f"at step {agent.num_timesteps}"), file=sys.stderr)
+        show(describe_failure(error, f"at step {agent.num_timesteps}"), error=True)
         paths = Checkpoints(folder.checkpoints).paths()
-        print(f"The last good checkpoint is {paths[0] if paths else 'none'}.", file=sys.stderr)
+        show(f"The last good checkpoint is {paths[0] if paths else 'none'}.", error=True)
     finally:
         seconds = clock.seconds
         progress.close()
@@ -94,7 +94,7 @@ def learn(
                 save()
             except OSError as error:
                 code = code or 1
-                print(f"error: {path} could not be written: {error}", file=sys.stderr)
+                show(f"error: {path} could not be written: {error}", error=True)
     return code, seconds
 
 

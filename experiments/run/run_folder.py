@@ -20,6 +20,8 @@ from experiments.run.folder_lock import lock_folder
 from experiments.run.stored_model import load_normaliser, load_policy, save_normaliser
 from experiments.settings.run_settings import RunSettings
 
+MOST_EVALUATION = 16 * 2**20  # bytes
+
 
 class RunInUseError(FileExistsError):
     """Another command is writing into the run folder."""
@@ -92,12 +94,17 @@ class RunFolder:
 
         Raises:
             RunInUseError: another command is writing into it.
-            UnsafeFileError: checkpoints/ is a link, which could lead anywhere.
+            UnsafeFileError: checkpoints/ is a link, which could lead anywhere; or a folder or pipe lies in the
+                place of a file.
         """
         self.close()
         self.path.mkdir(parents=True, exist_ok=True)
         if self.checkpoints.is_symlink():
             raise UnsafeFileError(f"{self.checkpoints} is a link; put a copy of the folder in its place")
+        files = (self.config, self.progress, self.model, self.normaliser, self.statistics, self.evaluation)
+        for path in (*files, *self.checkpoints.glob("*.ckpt")):
+            if path.exists() and not path.is_file():
+                raise UnsafeFileError(f"{path} is no regular file; delete it")
         try:
             self._lock = lock_folder(self.path)
         except BlockingIOError:
@@ -171,9 +178,9 @@ class RunFolder:
         if not self.finished:
             return {}
         try:
-            result = json.loads(read_text(self.evaluation))
+            result = json.loads(read_text(self.evaluation, MOST_EVALUATION))
         except (RecursionError, ValueError) as error:
-            raise ValueError(f"{self.evaluation} is damaged: {error}; evaluate again") from None
+            raise ValueError(f"{self.evaluation} is damaged: {error}; delete it") from None
         return result if isinstance(result, dict) else {}
 
 

@@ -6,11 +6,13 @@ from typing import Any
 
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 
-from experiments.run.atomic_file import reading, remove_leftovers
+from experiments.run.atomic_file import UnsafeFileError, reading, remove_leftovers, replacing
 from experiments.run.csv_log import CsvLog, rewind
 from experiments.run.run_folder import RunFolder
+from experiments.terminal import show
 
 EVENTS = "events.out.tfevents.*"
+CHUNK = 2**20  # bytes
 
 
 class RunLog:
@@ -33,12 +35,21 @@ class RunLog:
             remove_leftovers(self._folder)
             self._rewind_events(position["events"])
         self._csv = CsvLog(folder.progress)
+        self.logger = Logger(str(self._folder), [self._csv])
+        self._open_events()
+
+    def _open_events(self) -> None:
+        before = set(self._folder.glob(EVENTS))
         self._events = TensorBoardOutputFormat(str(self._folder))
-        self.logger = Logger(str(self._folder), [self._csv, self._events])
+        (self._events_path,) = set(self._folder.glob(EVENTS)) - before
+        self.logger.output_formats[1:] = [self._events]
 
     def position(self) -> dict[str, Any]:
         """Return the position of both logs after writing them to disk."""
         self._events.writer.flush()
+        if not self._events_path.exists():
+            show(f"{self._events_path} was deleted by another program; a new one begins", error=True)
+            self._open_events()
         sizes = {}
         for path in self._folder.glob(EVENTS):
             with reading(path) as file:
@@ -48,6 +59,9 @@ class RunLog:
 
     def _check_events(self, sizes: dict[str, int]) -> None:
         """Check the files before any is changed; an untrusted checkpoint may name any."""
+        for path in self._folder.glob(EVENTS):
+            if path.is_dir() and not path.is_symlink():
+                raise UnsafeFileError(f"{path} is a folder; delete it")
         for name, size in sizes.items():
             path = self._folder / name
             if not fnmatch(name, EVENTS) or path.parent != self._folder:
@@ -67,5 +81,9 @@ class RunLog:
         for path in self._folder.glob(EVENTS):
             if path.name not in sizes:
                 path.unlink()
-        for name, size in sizes.items():
-            os.truncate(self._folder / name, size)
+        for path in (self._folder / name for name in sizes):
+            with reading(path) as file, replacing(path) as shortened:  # a copy, since it may have other names
+                left = sizes[path.name]
+                while left > 0 and (chunk := file.read(min(left, CHUNK))):
+                    shortened.write(chunk)
+                    left -= len(chunk)

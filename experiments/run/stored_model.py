@@ -5,10 +5,10 @@ policy.pth are read, and vecnormalize.npz takes the place of SB3's vecnormalize.
 policies are looked up in tables, never imported.
 """
 
-import io
 import json
+import os
 import re
-import zipfile
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,17 @@ from torch import Tensor
 
 from agents.policy.names import with_classes
 from experiments.algorithms import agent_class, policy_class
+from experiments.run.allocation_limit import AllocationLimit
 from experiments.run.atomic_file import UnsafeFileError, reading, replacing
+from experiments.run.stored_zip import StoredZip, read_tensors
 from experiments.settings.run_settings import RunSettings
 
 SWITCHES = ("training", "norm_obs", "norm_reward")
 NUMBERS = ("clip_obs", "clip_reward", "gamma", "epsilon")
 UNFINISHED = "{} is missing: the run is unfinished; train it to its end, or name another run"
+MOMENT = re.compile(r"(return|observation_\d+)_(mean|var|count)\.npy")
 SHOWN = 3  # tensors that an error names
+MOST = 2**24  # bytes of a normaliser
 
 
 def load_policy(settings: RunSettings, path: Path, env: VecEnv) -> ActorCriticPolicy:
@@ -54,7 +58,8 @@ def load_policy(settings: RunSettings, path: Path, env: VecEnv) -> ActorCriticPo
     state, hyperparameters = read_state(path), settings.hyperparameters
     seen = algorithm._wrap_env(env)  # images channel first, as the algorithm takes them
     try:
-        with torch.random.fork_rng(devices=[]):  # initial parameters, which are replaced
+        # Initial parameters, which are replaced.
+        with torch.random.fork_rng(devices=[]), AllocationLimit(state.values()):
             policy: ActorCriticPolicy = build(
                 seen.observation_space,
                 seen.action_space,
@@ -83,9 +88,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         raise FileNotFoundError(UNFINISHED.format(path))
     try:
-        with reading(path) as file, zipfile.ZipFile(file) as archive:
-            stored = archive.read("policy.pth")
-        state = torch.load(io.BytesIO(stored), map_location="cpu", weights_only=True)
+        with reading(path) as file:
+            stored = StoredZip(file, os.fstat(file.fileno()).st_size).read("policy.pth")
+        state = read_tensors(stored)
     except UnsafeFileError:
         raise
     except Exception as error:  # damaged bytes can raise any exception, in zipfile and in torch
@@ -95,7 +100,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         ) from None
     if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
         raise ValueError(f"policy.pth of {path} must map names to tensors alone; train again")
-    return dict(state)  # without the attributes that an OrderedDict can carry
+    return state
 
 
 def check_state(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path, env_id: str) -> None:
@@ -147,10 +152,12 @@ def load_normaliser(path: Path, venv: VecEnv) -> VecNormalize:
     if not path.exists():
         raise FileNotFoundError(missing_normaliser(path))
     try:
-        with reading(path) as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: np.asarray(archive[name]) for name in archive.files}
-        settings = json.loads(str(arrays.pop("settings")))
-        check_settings(settings)
+        with reading(path, MOST) as file:
+            archive = StoredZip(file, MOST)
+            settings = json.loads(str(archive.read_array("settings")))
+            check_settings(settings)
+            names = [name.removesuffix(".npy") for name in archive.names if MOMENT.fullmatch(name)]
+            arrays = {name: archive.read_array(name) for name in names}
     except UnsafeFileError:
         raise
     except Exception as error:  # as in `read_state`
@@ -217,5 +224,6 @@ def missing_normaliser(path: Path) -> str:
     )
     return (
         f"{path} is missing; {pickled.name} beside it is a pickle, which can run code and is not read here. "
-        f'If you trust who made it: python -c "{convert}" {pickled} {path}'
+        f'If you trust who made it: python -c "{convert}" '
+        f"{shlex.quote(str(pickled))} {shlex.quote(str(path))}"
     )

@@ -10,6 +10,7 @@ from experiments.settings.provenance import hardware, versions
 NOT_COMPARED = ("hardware", "worker_timeout")
 LARGEST = 2**53  # of an integer setting
 TYPES = {bool: "true or false", str: "a name"}
+MOST = {"n_envs": 2**16, "evaluation_episodes": 10**6}  # beyond, a mistake that takes hours or all memory
 LEAST = {"seed": 0, "evaluation_episodes": 0, "geometry": 0}
 LEAST |= {"checkpoint_every": 1, "n_timesteps": 1, "n_envs": 1}
 
@@ -57,8 +58,10 @@ class RunSettings:
         for name, kind in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if name in LEAST:
-                if type(value) is not int or not LEAST[name] <= value <= LARGEST:
-                    raise ValueError(f"{name} must be an integer ≥ {LEAST[name]}, got {value!r:.60}")
+                most = MOST.get(name, LARGEST)
+                if type(value) is not int or not LEAST[name] <= value <= most:
+                    allowed = f"≥ {LEAST[name]}" if most == LARGEST else f"from {LEAST[name]} to {most}"
+                    raise ValueError(f"{name} must be an integer {allowed}, got {value!r:.60}")
             elif kind in TYPES and type(value) is not kind:
                 raise ValueError(f"{name} must be {TYPES[kind]}, got {value!r:.60}")
         if type(self.worker_timeout) not in (int, float) or not 0 <= self.worker_timeout < math.inf:
