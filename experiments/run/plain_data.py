@@ -13,7 +13,6 @@ from torch import Tensor
 from agents.rollout.finite import NonFiniteError
 
 STRUCTURE = "structure"  # the one tensor that is not part of the content: JSON, as bytes
-MOST_DIGITS = 1_000  # of an integer, in base 16; printing very long ones is an error
 LEAST_TAGGED = 2**63  # JSON readers, e.g. Python's, may reject very long integers
 
 DTYPES = (
@@ -141,8 +140,6 @@ def decode(node: Any, tensors: dict[str, Tensor]) -> Any:
             raise ValueError("a key is neither str nor int")
         return {key: decode(item, tensors) for key, item in data}
     if kind == "integer":
-        if len(data) > MOST_DIGITS:
-            raise ValueError("an integer is too large")
         return int(data, 16)
     if kind in ("tensor", "array", "scalar"):
         # A copy is aligned as torch aligns its own tensors: the last bits of sums depend on the alignment.

@@ -94,8 +94,7 @@ class RunFolder:
 
         Raises:
             RunInUseError: another command is writing into it.
-            UnsafeFileError: checkpoints/ is a link, which could lead anywhere; or a folder or pipe lies in the
-                place of a file.
+            UnsafeFileError: checkpoints/ is a link, which could lead anywhere, or what should be a file is none.
         """
         self.close()
         self.path.mkdir(parents=True, exist_ok=True)
