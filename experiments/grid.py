@@ -17,11 +17,12 @@ from experiments.progress import progress_bar
 from experiments.run.csv_log import last_row
 from experiments.run.run_folder import RunFolder
 from experiments.run.stop_signals import Stopped
-from experiments.terminal import show
+from experiments.terminal import printable, show
 
 POLL = 0.5  # seconds
 PATIENCE = 60.0  # seconds that an interrupted run has for saving its model
 LAST_LINES = 3
+STOPPING = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))  # Windows has no SIGHUP
 
 
 @contextmanager
@@ -97,7 +98,7 @@ class Cell:
         if code == 0:
             self.log.unlink(missing_ok=True)
             return None
-        lines = self.log.read_text(errors="replace").strip().splitlines()
+        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         printed = " / ".join(line.strip() for line in lines[-LAST_LINES:]) or "it printed nothing"
         reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return f"{reason}: {printed} (all of it in {self.log})"
@@ -124,7 +125,7 @@ def run_grid(cells: Sequence[Cell], jobs: int) -> dict[str, str]:
     ended: list[Cell] = []
     count = len(waiting)
     with (
-        raise_on_signal(signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
+        raise_on_signal(*STOPPING),
         closing(progress_bar(sum(cell.n_timesteps for cell in waiting), "all runs", "step")) as total,
     ):
         try:
@@ -137,7 +138,7 @@ def run_grid(cells: Sequence[Cell], jobs: int) -> dict[str, str]:
                     ended.append(cell)
                     if (failure := cell.end()) is not None:
                         failures[cell.label] = failure
-                        total.write(f"failed: {cell.label}: {failure}", file=sys.stderr)
+                        total.write(printable(f"failed: {cell.label}: {failure}"), file=sys.stderr)
                 steps = sum(cell.n_timesteps for cell in ended) + sum(cell.update_bar() for cell in running)
                 total.set_postfix({"ended": f"{len(ended)}/{count}", "failed": len(failures)}, refresh=False)
                 total.update(steps - total.n)

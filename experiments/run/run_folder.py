@@ -94,7 +94,7 @@ class RunFolder:
 
         Raises:
             RunInUseError: another command is writing into it.
-            UnsafeFileError: checkpoints/ is a link, which could lead anywhere, or what should be a file is none.
+            UnsafeFileError: checkpoints/ is a link, which could lead anywhere, or a file's name is taken.
         """
         self.close()
         self.path.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,7 @@ class TuningResult:
         """Write trials.csv and, if a trial has a value, best.yaml and history.png."""
         self._write_trials(self.search.folder / "trials.csv")
         if self.best is not None:
-            (self.search.folder / "best.yaml").write_text(self.section())
+            (self.search.folder / "best.yaml").write_text(self.section(), encoding="utf-8")
             self._draw(self.search.folder / "history.png")
 
     def section(self) -> str:
@@ -117,7 +117,7 @@ class TuningResult:
     def _write_trials(self, path: Path) -> None:
         axes = [setting.axis for setting in self.search.space.settings]
         names = ["trial", "outcome", "return", DEFAULT, "seconds", FAILURE, *axes]
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, names, extrasaction="ignore")
             writer.writeheader()
             for trial in self.trials:

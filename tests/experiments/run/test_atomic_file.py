@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.run.atomic_file import PARTIAL, UnsafeFileError, read_text, reading, replacing
+from experiments.run.atomic_file import MOST_SPARSE, PARTIAL, UnsafeFileError, read_text, reading, replacing
 from experiments.run.csv_log import CsvLog
 from experiments.run.run_folder import RunFolder
 from experiments.run.run_log import RunLog
@@ -79,3 +79,35 @@ def test_a_log_that_a_checkpoint_names_is_not_truncated_through_a_link(tmp_path:
         with pytest.raises((UnsafeFileError, ValueError), match=problem):
             RunLog(folder, {"csv": {"rows": 0, "columns": 0}, "events": {name: 0}})
     assert victim.read_text() == "mine"
+
+
+def test_a_sparse_file_is_rejected(tmp_path: Path) -> None:
+    """It would take memory without having taken room on a disk; a small one does no harm."""
+    path = tmp_path / "file"
+    path.write_text("x")
+    os.truncate(path, MOST_SPARSE)
+    reading(path).close()
+    os.truncate(path, MOST_SPARSE + 1)
+    with pytest.raises(UnsafeFileError, match="is sparse"):
+        reading(path)
+
+
+def test_a_log_with_another_name_is_copied_and_not_truncated(tmp_path: Path) -> None:
+    """A hard link shares its content with a file elsewhere."""
+    victim, folder = tmp_path / "victim", RunFolder(tmp_path / "run")
+    victim.write_text("mine")
+    folder.path.mkdir()
+    (folder.path / "events.out.tfevents.1").hardlink_to(victim)
+    RunLog(folder, {"csv": {"rows": 0, "columns": 0}, "events": {"events.out.tfevents.1": 2}})
+    assert victim.read_text() == "mine"
+    assert (folder.path / "events.out.tfevents.1").read_text() == "mi"
+
+
+def test_a_deleted_event_log_begins_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The position then has the new one."""
+    folder = RunFolder(tmp_path)
+    log = RunLog(folder)
+    (first,) = log.position()["events"]
+    (tmp_path / first).unlink()
+    (second,) = log.position()["events"]
+    assert (tmp_path / second).exists() and "was deleted by another program" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -288,3 +289,13 @@ def test_kills_at_random_times_leave_a_valid_newest(tmp_path: Path) -> None:
     assert first >= 15
     checkpoints.save(content_of(first + 1), step=first + 1, score=float(first + 2))
     assert names(tmp_path) == ["best.ckpt", name_of(first), name_of(first + 1)]
+
+
+def test_a_deleted_folder_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Somebody deletes it during a run: it is said, and the next best checkpoint counts as the best."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(content_of(1), step=1, score=5.0)
+    shutil.rmtree(checkpoints.folder)
+    checkpoints.save(content_of(2), step=2, score=1.0)
+    assert names(checkpoints.folder) == ["best.ckpt", name_of(2)]
+    assert "checkpoints was deleted by another program" in capsys.readouterr().err

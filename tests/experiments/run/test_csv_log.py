@@ -85,3 +85,40 @@ def test_a_log_that_lost_rows_is_refused(tmp_path: Path) -> None:
         ValueError, match=r"has 0 rows and 1 columns, fewer than the checkpoint's 1 and 1; was it"
     ):
         rewind(log.path, position)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_log_that_was_deleted_is_written_again(
+    replaced: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With all of its rows, whether another file lies in its place or not; said once."""
+    log = CsvLog(tmp_path / "progress.csv")
+    write(log, a=1)
+    log.path.unlink()
+    if replaced:
+        log.path.write_text("x\n")
+    write(log, a=2)
+    write(log, a=3, b=4)
+    log.path.unlink()
+    log.position()
+    assert read_table(log.path) == [["a", "b"], ["1", ""], ["2", ""], ["3", "4"]]
+    assert capsys.readouterr().err.count("was deleted or replaced by another program") == 2
+
+
+def test_a_deleted_folder_ends_the_run(tmp_path: Path) -> None:
+    """By an error that names the file."""
+    log = CsvLog(tmp_path / "progress.csv")
+    log.path.unlink()
+    tmp_path.rmdir()
+    with pytest.raises(OSError, match=r"progress\.csv"):
+        write(log, a=1)
+
+
+def test_a_log_has_a_bounded_number_of_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty lines count too."""
+    path = tmp_path / "progress.csv"
+    monkeypatch.setattr("experiments.run.csv_log.MOST_CELLS", 1000)
+    for text in ("\n" * 1001, "1," * 1000 + "\n"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"progress.csv is no CSV file of a run: more than"):
+            read_table(path)
