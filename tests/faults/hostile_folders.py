@@ -159,6 +159,7 @@ def archive_of(data: bytes, method: int = zipfile.ZIP_STORED, **members: bytes) 
     """Return a zip file in PyTorch's format."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("archive/version", b"3\n")
         archive.writestr("archive/data.pkl", data)
         for name, content in members.items():
             archive.writestr(f"archive/data/{name}", content)
