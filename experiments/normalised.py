@@ -4,6 +4,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from agents.policy.normalisation import is_measured
+from experiments.terminal import show
 
 
 def normalised(env: VecEnv, gamma: float) -> VecNormalize:
@@ -16,6 +17,6 @@ def normalised(env: VecEnv, gamma: float) -> VecNormalize:
     keys = [key for key, part in parts.items() if is_measured(part)]
     if len(keys) < len(parts):
         rest = ", ".join(f"{key!r} ({part})" for key, part in parts.items() if key not in keys)
-        print(f"normalize: not of images and choices: {rest}")
+        show(f"normalize: not of images and choices: {rest}")
     some = keys if isinstance(space, spaces.Dict) and keys else None
     return VecNormalize(env, gamma=gamma, norm_obs=bool(keys), norm_obs_keys=some)

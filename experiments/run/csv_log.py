@@ -33,7 +33,9 @@ class CsvLog(KVWriter):
         self._file = self._open()
 
     def _open(self) -> TextIO:
-        return self.path.open("a+", newline="", encoding="utf-8")
+        file = self.path.open("a+", newline="", encoding="utf-8")
+        self._opened = os.fstat(file.fileno())
+        return file
 
     def write(
         self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
@@ -64,7 +66,7 @@ class CsvLog(KVWriter):
             OSError: its folder is gone too.
         """
         with suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(self.path), os.fstat(self._file.fileno())):
+            if os.path.samestat(os.stat(self.path), self._opened):
                 return
         self._file.seek(0)
         with replacing(self.path) as file:
