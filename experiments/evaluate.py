@@ -9,7 +9,7 @@ import torch
 
 from experiments.evaluation import protocol
 from experiments.evaluation.seeded_episodes import EvaluationError, find_environment
-from experiments.evaluation.video import frames_per_second, prepare_headless
+from experiments.evaluation.video import RenderError, frames_per_second, prepare_headless
 from experiments.failure import describe_failure, is_of_environment
 from experiments.options import Evaluate
 from experiments.run.run_folder import RunFolder, write_json
@@ -83,6 +83,9 @@ def main(arguments: Evaluate) -> int:
     except EvaluationError as error:
         show(f"error: {error}", error=True)
         return 1
+    except RenderError as error:
+        show(f"error: {error}", error=True)
+        return 2
     except Exception as error:
         if is_of_environment(error):
             show(describe_failure(error, "in the evaluation"), error=True)

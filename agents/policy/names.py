@@ -8,11 +8,11 @@ from typing import Any
 from stable_baselines3.common import torch_layers
 from torch import nn, optim
 
-# By the argument of a policy: where its classes are.
-CLASSES: dict[str, tuple[ModuleType, type]] = {
-    "activation_fn": (nn, nn.Module),
-    "optimizer_class": (optim, optim.Optimizer),
-    "features_extractor_class": (torch_layers, torch_layers.BaseFeaturesExtractor),
+# By the argument of a policy: where its classes are, their base class, and a usual one.
+CLASSES: dict[str, tuple[ModuleType, type, str]] = {
+    "activation_fn": (nn, nn.Module, "ReLU"),
+    "optimizer_class": (optim, optim.Optimizer, "Adam"),
+    "features_extractor_class": (torch_layers, torch_layers.BaseFeaturesExtractor, "NatureCNN"),
 }
 
 
@@ -35,7 +35,7 @@ def with_classes(kwargs: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: there is no such class.
     """
     found = dict(kwargs)
-    for argument, (module, base) in CLASSES.items():
+    for argument, (module, base, usual) in CLASSES.items():
         name = found.get(argument)
         if not isinstance(name, str):
             continue
@@ -46,9 +46,7 @@ def with_classes(kwargs: Mapping[str, Any]) -> dict[str, Any]:
                 for each, kind in vars(module).items()
                 if isinstance(kind, type) and issubclass(kind, base)
             ]
-            close = difflib.get_close_matches(name, known, n=1) or sorted(known)[:1]
-            raise ValueError(
-                f"{argument}: {module.__name__} has no {name!r}; use a name such as {close[0]!r}"
-            )
+            close = (*difflib.get_close_matches(name, known, n=1), usual)[0]
+            raise ValueError(f"{argument}: {module.__name__} has no {name!r}; use a name such as {close!r}")
         found[argument] = chosen
     return found

@@ -39,6 +39,10 @@ def open_video(path: Path, fps: float) -> Any:
     )
 
 
+class RenderError(RuntimeError):
+    """The environment cannot be rendered on this machine, or not as frames of a video."""
+
+
 class Recorded(gym.Wrapper[Any, Any, Any, Any]):
     """Record the first episodes of an environment: the state at their start and after every k-th step.
 
@@ -76,12 +80,12 @@ class Recorded(gym.Wrapper[Any, Any, Any, Any]):
         try:
             frame: Any = self.env.render()
         except Exception as error:  # a missing library of OpenGL shows in many ways
-            raise RuntimeError(
+            raise RenderError(
                 f"cannot render ({type(error).__name__}: {error}). Without a display, MuJoCo needs "
                 "MUJOCO_GL=egl with a GPU's driver or Mesa's libegl1, or MUJOCO_GL=osmesa with libosmesa6"
             ) from error
         if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,)):
-            raise RuntimeError(
+            raise RenderError(
                 f"cannot record frames other than arrays (height, width, 3) of uint8; got {type(frame)}"
             )
         self._video.append_data(displayable(frame))
