@@ -201,9 +201,7 @@ def test_no_code_of_a_stranger_runs(run: Path, tmp_path: Path) -> None:
 def test_text_does_not_become_code(name: str, run: Path) -> None:
     """A function's name where the policy takes a class stays a name."""
     change_options(run, {name: "os.getcwd"})
-    with pytest.raises(
-        ValueError, match=f"{name}: .* has no 'os.getcwd'; use a name such as '(ReLU|Adam|Nat"
-    ):
+    with pytest.raises(ValueError, match=f"{name}: .* has no 'os.getcwd'; use a name such as"):
         load_policy(run, vec_env())
 
 
