@@ -1,4 +1,7 @@
-"""The training loop: collect -> advantages -> policy step -> critic fit -> record."""
+"""The training loop: collect -> advantages -> policy step -> critic fit -> record.
+
+The file is longer than others because every argument is documented here.
+"""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -66,6 +69,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         _init_setup_model: whether to build the networks; `load` builds them later.
         critic_fit: "minibatch", by the policy's optimizer as in SB3; "lbfgs", on the whole batch, which
             ignores `batch_size` and `learning_rate`; or a name given to `register_critic`.
+        critic_lambda: λ of the returns that the critic is fitted to; None for `gae_lambda`.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -84,6 +88,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
     sde_sample_freq: int = -1
     normalize_advantage: bool = True
     critic_fit: str = "minibatch"
+    critic_lambda: float | None = None
 
     actor: PolicyActor
 

@@ -22,6 +22,7 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "batch_size": ("an integer ≥ 1, or None", lambda v: v is None or (is_integer(v) and v >= 1)),
     "gamma": ("a number in [0, 1]", lambda v: 0 <= v <= 1),
     "gae_lambda": ("a number in [0, 1]", lambda v: 0 <= v <= 1),
+    "critic_lambda": ("a number in [0, 1], or None", lambda v: v is None or 0 <= v <= 1),
     "target_kl": ("a number of nats > 0, or a schedule", lambda v: callable(v) or 0 < v < float("inf")),
     "step_size": ("None or a number > 0", lambda v: v is None or 0 < v < float("inf")),
     "cg_max_steps": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),

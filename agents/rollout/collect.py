@@ -113,7 +113,7 @@ def collect(
     trajectories.write(rollout_buffer)
     with torch.no_grad():
         values = agent.policy.predict_values(obs_as_tensor(last_obs, agent.device))
-    write_advantages(rollout_buffer, last_values=values, dones=dones)
+    write_advantages(rollout_buffer, values, dones, getattr(agent, "critic_lambda", None))
     callback.update_locals(shared | here | {"n_steps": n_rollout_steps, "values": values})
     callback.on_rollout_end()
     return True

@@ -42,19 +42,28 @@ def generalised_advantages(
     return advantages
 
 
-def write_advantages(buffer: RolloutBuffer, last_values: Tensor, dones: np.ndarray) -> None:
-    """Write advantages and returns into a full buffer; a buffer class with its own estimator uses that.
+def write_advantages(
+    buffer: RolloutBuffer, last_values: Tensor, dones: np.ndarray, critic_lambda: float | None = None
+) -> None:
+    """Write advantages and the critic's targets into a full buffer.
+
+    A buffer class with its own estimator uses that, whatever `critic_lambda` is.
 
     Args:
         buffer: with the steps of a rollout.
         last_values: V of the states after the last step, (n_envs, 1).
         dones: whether the last step ended an episode, (n_envs,).
+        critic_lambda: λ of the targets; None for that of the advantages. With γ near 1, targets of a small λ
+            are almost the old values, and the values approach the true ones by a factor γ(1−λ)/(1−γλ) per
+            update (Tsitsiklis & Van Roy 1997, "An analysis of temporal-difference learning").
     """
     estimator = type(buffer).compute_returns_and_advantage
     if estimator is not RolloutBuffer.compute_returns_and_advantage:
         estimator(buffer, last_values, dones)
         return
-    steps = (buffer.rewards, buffer.values, buffer.episode_starts)
     last = last_values.cpu().numpy().flatten()
-    buffer.advantages = generalised_advantages(*steps, last, dones, buffer.gamma, buffer.gae_lambda)
-    buffer.returns = buffer.advantages + buffer.values
+    rollout = (buffer.rewards, buffer.values, buffer.episode_starts, last, dones, buffer.gamma)
+    buffer.advantages = targets = generalised_advantages(*rollout, buffer.gae_lambda)
+    if critic_lambda is not None:
+        targets = generalised_advantages(*rollout, critic_lambda)
+    buffer.returns = targets + buffer.values

@@ -6,6 +6,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 
+from agents import TRPO
 from agents.rollout.gae import generalised_advantages, write_advantages
 
 T, N = 7, 3
@@ -80,6 +81,46 @@ def test_the_bits_are_sb3s(rollout: dict[str, np.ndarray]) -> None:
     theirs.compute_returns_and_advantage(last, rollout["dones"])
     assert np.array_equal(ours.advantages, theirs.advantages) and ours.advantages.any()
     assert np.array_equal(ours.returns, theirs.returns)
+
+
+def test_the_critics_targets_have_a_lambda_of_their_own(rollout: dict[str, np.ndarray]) -> None:
+    """With 1 they are the discounted returns; the advantages stay those of gae_lambda, bit for bit."""
+    spaces_ = (spaces.Box(-1, 1, (2,)), spaces.Discrete(2))
+    one, other, monte_carlo = (
+        fill(RolloutBuffer(T, *spaces_, gae_lambda=gae_lambda, gamma=0.99, n_envs=N), rollout)
+        for gae_lambda in (0.95, 0.95, 1.0)
+    )
+    last = torch.as_tensor(rollout["last_values"])[:, None]
+    write_advantages(one, last, rollout["dones"])
+    write_advantages(other, last, rollout["dones"], critic_lambda=1.0)
+    write_advantages(monte_carlo, last, rollout["dones"])
+    assert np.array_equal(one.advantages, other.advantages)
+    assert np.array_equal(other.returns, monte_carlo.returns) and not np.array_equal(
+        one.returns, other.returns
+    )
+
+
+def test_an_agent_passes_its_critic_lambda_on() -> None:
+    """The buffer of a rollout has returns of that λ; of a model saved without it, those of gae_lambda."""
+    buffers = []
+    for critic_lambda in (None, 1.0):
+        agent = TRPO(
+            "MlpPolicy",
+            "CartPole-v1",
+            n_steps=64,
+            batch_size=64,
+            seed=0,
+            device="cpu",
+            critic_lambda=critic_lambda,
+        )
+        agent.learn(64)
+        buffers.append(agent.rollout_buffer)
+    one, other = buffers
+    assert np.array_equal(one.advantages, other.advantages)
+    assert np.array_equal(one.returns, one.advantages.reshape(one.returns.shape) + one.values)
+    assert not np.array_equal(one.returns, other.returns)
+    with pytest.raises(ValueError, match="critic_lambda"):
+        TRPO("MlpPolicy", "CartPole-v1", critic_lambda=1.5)
 
 
 def test_a_buffer_with_its_own_estimator_uses_it(rollout: dict[str, np.ndarray]) -> None:
