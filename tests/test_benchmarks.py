@@ -174,3 +174,17 @@ def test_the_memory_of_a_product() -> None:
     micro = fisher.extra_bytes(products.Problem("8-64-64-2", states, micro_batch_size=1000), "ours")
     assert kept > 4 * states * 2 * 64
     assert micro < kept / 4
+
+
+def test_fits_of_the_critic_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row per fit; longer fits of the same states have smaller errors on them."""
+    module = script("critic_fits")
+    monkeypatch.setattr(module, "PASSES", {"lbfgs": (1, 8), "minibatch": (1,)})
+    arguments = module.Arguments(
+        env=("Pendulum-v1",), steps=512, seeds=(1,), vec_env="dummy", set=("n_steps=32",)
+    )
+    tables: list[str] = []
+    module.main(arguments, tables.append)
+    rows = [line.split() for line in tables[0].splitlines()[2:] if line]
+    assert [row[:2] for row in rows] == [["lbfgs", "1"], ["lbfgs", "8"], ["minibatch", "1"]]
+    assert 0 < float(rows[1][2]) < float(rows[0][2]) < 1
