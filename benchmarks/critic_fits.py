@@ -4,9 +4,9 @@
     python benchmarks/critic_fits.py --env Swimmer-v5 --seeds 1 2 3
 
 TRPO is trained with its configuration. Then the same policy collects five more rollouts: copies of the critic
-are fitted to the first, and tested on the other four. An error is a mean squared error relative to that before
-the fit, so that 1 is no progress; a test error that is larger than that of a shorter fit is overfitting, and
-one that still falls is underfitting. Milliseconds are of one thread.
+are fitted to the first, and tested on the other four. An error is a mean squared error relative to that
+before the fit, so that 1 is no progress; a test error that is larger than that of a shorter fit is
+overfitting, and one that still falls is underfitting. Milliseconds are of one thread.
 """
 
 import copy
