@@ -3,6 +3,7 @@
 The file is longer than others because every argument is documented here.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -136,6 +137,8 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> Self:
         """Train for at least `total_timesteps` steps of all environments together; see SB3's `learn`."""
+        if self.env is None:
+            raise ValueError("the agent has no environment; give it one, load(path, env=env) or set_env(env)")
         if reset_num_timesteps:
             self.iterations = 0
         check_spread(self.n_steps, self.n_envs, self.normalize_advantage)  # n_envs may differ after `load`
@@ -221,7 +224,10 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         """Return the present value of an argument; positive even if a schedule ends at 0."""
         if not callable(value):
             return float(value)
-        return max(FloatSchedule(value)(self._current_progress_remaining), LEAST_SCHEDULED)
+        scheduled = FloatSchedule(value)(self._current_progress_remaining)
+        if not 0 <= scheduled < math.inf:
+            raise ValueError(f"a schedule returned {scheduled}; return a number that is 0 or larger")
+        return max(scheduled, LEAST_SCHEDULED)
 
     def resumable_state(self) -> dict[str, Any]:
         """Return the attributes in `resumable`, which a checkpoint needs besides SB3's and the parameters."""

@@ -114,14 +114,36 @@ def check_resolution(policy: nn.Module, **target_kls: Any) -> None:
             )
 
 
+# Settings of SB3's algorithms that users look for, and why these agents do not have them.
+ABSENT = {
+    "ent_coef": "its step has no entropy bonus: the bound on the KL keeps the policy from collapsing",
+    "vf_coef": "the critic is fitted by itself, not as a term of the policy's loss",
+    "max_grad_norm": "the bound on the KL limits the step, not the gradient's norm",
+    "clip_range": "the bound on the KL limits the step; PPO is the one that clips",
+    "n_epochs": "the policy makes one step per rollout; n_critic_updates is for the critic",
+}
+
+
 def is_integer(value: Any) -> bool:
     """Whether a value is an integer: 5 is, 5.0, True and "5" are not."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
+def defaults_of(agent_class: type) -> dict[str, Any]:
+    """Return the hyper-parameters that an agent's constructor takes, with their defaults.
+
+    A constructor with ``**kwargs`` also takes those of the class that it inherits from.
+    """
+    parameters = inspect.signature(agent_class).parameters.values()
+    own = {p.name: p.default for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    if any(p.kind == p.VAR_KEYWORD for p in parameters):
+        own = defaults_of(agent_class.__mro__[1]) | own
+    return {name: default for name, default in own.items() if name not in PLUMBING}
+
+
 def names_of(agent_class: type) -> list[str]:
-    """Return the hyper-parameters that an agent's constructor takes."""
-    return [name for name in inspect.signature(agent_class).parameters if name not in PLUMBING]
+    """Return the names of the hyper-parameters that an agent's constructor takes."""
+    return list(defaults_of(agent_class))
 
 
 def check_names(given: Iterable[str], known: Iterable[str], owner: str) -> None:
@@ -133,7 +155,8 @@ def check_names(given: Iterable[str], known: Iterable[str], owner: str) -> None:
     known = list(known)
     for name in given:
         if name not in known:
-            raise ValueError(f"{owner} has no setting {name!r}{nearest(name, known)}")
+            hint = f"; {ABSENT[name]}" if name in ABSENT else nearest(name, known)
+            raise ValueError(f"{owner} has no setting {name!r}{hint}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

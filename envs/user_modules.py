@@ -15,6 +15,7 @@ def import_user_module(name: str) -> ModuleType:
     It may be in the current folder, which is searched last, so that it hides no installed package.
 
     Raises:
+        ImportError: If the module raises an error, or exits.
         MissingExtraError: If the module imports a package that is not installed.
         ModuleNotFoundError: If there is no such module; says so if a package of this program hides it.
     """
@@ -35,6 +36,14 @@ def import_user_module(name: str) -> ModuleType:
                 name=name,
             ) from error
         raise
+    except ImportError:
+        raise
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # an exit would end this program silently
+        reason = "it calls sys.exit" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+        raise ImportError(f"{name} was found, but its import fails: {reason}", name=name) from error
 
 
 def _check_missing(name: str, error: ModuleNotFoundError) -> None:

@@ -99,6 +99,7 @@ class Cell:
             self.log.unlink(missing_ok=True)
             return None
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        lines = [line for line in lines if line.startswith("error: ")] or lines
         printed = " / ".join(line.strip() for line in lines[-LAST_LINES:]) or "it printed nothing"
         reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return f"{reason}: {printed} (all of it in {self.log})"

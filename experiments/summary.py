@@ -8,9 +8,10 @@ from typing import Any
 
 from agents import ALGORITHMS
 from envs.single_env import environment_spec
+from experiments.algorithms import own_modules
 from experiments.grid import Cell
 from experiments.run.run_folder import RunFolder
-from experiments.settings.arguments import Arguments
+from experiments.settings.arguments import Arguments, owner_of
 from experiments.settings.run_settings import RunSettings
 from experiments.terminal import show
 
@@ -35,14 +36,26 @@ def print_run(
     show(f"  curves   {shlex.join(['tensorboard', '--logdir', str(folder.path.parent.parent)])}")
 
 
-def print_next(arguments: Arguments, folder: RunFolder, steps: int) -> None:
-    """Print the next commands after a finished run of so many steps."""
+def print_next(arguments: Arguments, settings: RunSettings, folder: RunFolder) -> None:
+    """Print the next commands after a finished run."""
     (algo,) = arguments.algo
     other = next(name for name in ALGORITHMS if name != algo)
-    grid = replace(arguments, algo=(algo, other), steps=float(steps), seeds=5)
-    show(f"  next     {shlex.join(['npg', 'evaluate', str(folder.path), '--video'])}")
+    # A setting of one algorithm need not be one of the other.
+    own = tuple(
+        tuple(f"{algo}.{text}" if owner_of(text) is None else text for text in group)
+        for group in arguments.set
+    )
+    grid = replace(arguments, algo=(algo, other), set=own, steps=float(settings.n_timesteps), seeds=5)
+    modules = modules_of(settings, arguments.import_)
+    imports = ["--import", *modules] if modules else []
+    show(f"  next     {shlex.join(['npg', 'evaluate', str(folder.path), *imports, '--video'])}")
     show(f"           {replace(arguments, seed=arguments.seed + 1)}")
     show(f"           {grid}")
+
+
+def modules_of(settings: RunSettings, imports: Sequence[str]) -> tuple[str, ...]:
+    """Return the user's modules that a command about a run has to import, given those of this command."""
+    return tuple(sorted({*imports, *own_modules(settings.env, settings.algo, settings.policy)}))
 
 
 def print_grid(cells: Sequence[Cell], failures: Mapping[str, str]) -> None:

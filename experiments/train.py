@@ -1,6 +1,6 @@
 """One run: train an agent and evaluate it, from the start or from a checkpoint."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from experiments.run.stop_signals import INTERRUPTED, Stopped, StopSignals
 from experiments.settings.arguments import Arguments
 from experiments.settings.configuration import build, resolve, whole
 from experiments.settings.run_settings import RunSettings, differences
-from experiments.summary import print_next, print_run
+from experiments.summary import modules_of, print_next, print_run
 from experiments.terminal import show
 
 # What invalid settings raise, here, in SB3 or in a user's policy, before training starts.
@@ -80,9 +80,9 @@ def run(arguments: Arguments) -> int:
             show(f"moved an unfinished run to {aside}")
         document = describe(settings, agent)
         folder.write_config(document)
-        code = execute(settings, document, folder, agent)
+        code = execute(settings, document, folder, agent, imports=arguments.import_)
     if code == 0:
-        print_next(arguments, folder, settings.n_timesteps)
+        print_next(arguments, settings, folder)
     return code
 
 
@@ -144,7 +144,7 @@ def resume(arguments: Arguments) -> int:
             for change in changes:
                 show(f"changed: {change}")
             show(f"resuming from {path}")
-            return execute(settings, document, folder, agent, content)
+            return execute(settings, document, folder, agent, content, arguments.import_)
 
 
 def newest_checkpoint(folder: RunFolder) -> tuple[Path, dict[str, Any]]:
@@ -190,6 +190,7 @@ def execute(
     folder: RunFolder,
     agent: OnPolicyAlgorithm,
     content: dict[str, Any] | None = None,
+    imports: Sequence[str] = (),
 ) -> int:
     """Learn and evaluate, from the start or from a checkpoint's content; return the exit code."""
     result: dict[str, Any] = {}
@@ -210,7 +211,7 @@ def execute(
                 show(f"{failure}\n{folder.evaluation} could not be written", error=True)
     print_run(settings, folder, agent.num_timesteps, seconds, result)
     if code > 128:
-        show(f"  resume   {Arguments(resume=folder.path)}")
+        show(f"  resume   {Arguments(resume=folder.path, import_=modules_of(settings, imports))}")
     return code
 
 

@@ -111,14 +111,14 @@ def test_normalised_run_keeps_its_statistics(arguments: Arguments) -> None:
         ({"set": (("n_steps=1", "n_envs=1"),)}, "n_steps * n_envs must be at least 2"),
         ({"set": (("policy=MlpPolice",),)}, "unknown policy 'MlpPolice'; did you mean 'MlpPolicy'"),
         ({"set": (("policy_kwargs={foo: 1}",),)}, "foo"),
-        ({"set": (("policy_kwargs={activation_fn: relu}",),)}, "not callable"),
+        ({"set": (("policy_kwargs={activation_fn: relu}",),)}, "has no 'relu'; use a name such as 'ReLU'"),
         ({"set": (("normalize=true",),)}, "are both on"),
         ({"set": (("normalize_advantage=maybe",),)}, "normalize_advantage must be true or false"),
         ({"set": (("stats_window_size=-1",),)}, "stats_window_size must be an integer ≥ 1"),
         ({"set": (("seed=3",),)}, "use the option --seed"),
         ({"out": Path("/proc/nope")}, "/proc/nope"),
         ({"steps": 0}, "n_timesteps must be an integer ≥ 1, got 0"),
-        ({"n_envs": 0}, "n_envs must be an integer ≥ 1, got 0"),
+        ({"n_envs": 0}, "n_envs must be an integer from 1 to 65536, got 0"),
         ({"vec_env": "dumy"}, "dummy"),
         ({"seed": -1}, "seed must be an integer ≥ 0, got -1"),
         ({"seeds": 0}, "--seeds ≥ 1"),
@@ -279,12 +279,13 @@ def test_bad_number_saves_the_model(
 
 
 def test_unexpected_error_saves_the_model_and_is_shown(
-    arguments: Arguments, monkeypatch: pytest.MonkeyPatch
+    arguments: Arguments, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """A bug keeps its traceback, but costs no model."""
+    """A bug keeps its traceback, but costs no model; the exit code is that of a run that has begun."""
     stop_with(RuntimeError("a bug"), monkeypatch)
-    with pytest.raises(RuntimeError, match="a bug"):
-        main(arguments)
+    assert main(arguments) == 1
+    printed = capsys.readouterr().err
+    assert "Traceback" in printed and "in raising" in printed and "RuntimeError: a bug" in printed
     assert (arguments.out / "CartPole-v1" / "trpo" / "seed-0" / "model.zip").exists()
 
 
@@ -495,3 +496,31 @@ def test_an_evaluation_that_does_not_end_is_ended(
     assert main(arguments) == 1
     assert "has lasted 5 steps" in capsys.readouterr().err
     assert not (arguments.out / "CartPole-v1" / "trpo" / "seed-0" / "evaluation.json").exists()
+
+
+def test_the_next_grid_gives_settings_to_their_algorithm(
+    arguments: Arguments, capsys: pytest.CaptureFixture
+) -> None:
+    """The command that a run suggests is valid for both algorithms."""
+    assert main(changed(arguments, algo=("trpo",), set=(*arguments.set, ("target_kl=0.02",)))) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "--algo trpo vpg" in last and "trpo.target_kl=0.02" in last
+    grid = Arguments.parse(last.split()[2:])
+    for algo in grid.algo:
+        resolve(grid.single(algo, "CartPole-v1", 0))
+
+
+def test_a_bad_value_in_a_grid_is_rejected_before_any_run(
+    arguments: Arguments, capsys: pytest.CaptureFixture
+) -> None:
+    """Once, whichever algorithm it is for."""
+    bad = changed(arguments, algo=("npg", "trpo"), set=(("trpo.gamma=7",),), seeds=2, jobs=1)
+    assert main(bad) == 2
+    assert capsys.readouterr().err == "error: gamma must be a number in [0, 1], got 7\n"
+    assert not arguments.out.exists()
+
+
+def test_a_missing_entropy_bonus_is_explained(arguments: Arguments, capsys: pytest.CaptureFixture) -> None:
+    """Rather than answered by other names."""
+    assert main(changed(arguments, set=(("ent_coef=0.01",),))) == 2
+    assert "has no setting 'ent_coef'; its step has no entropy bonus" in capsys.readouterr().err

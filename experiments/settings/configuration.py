@@ -1,7 +1,6 @@
 """From a command line and a file of configs/ to the settings of one run, and from them to its agent."""
 
 import copy
-import inspect
 import itertools
 from contextlib import suppress
 from pathlib import Path
@@ -12,9 +11,10 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents import REGISTRY
-from agents.hyperparameters import check_names, names_of
+from agents.hyperparameters import check_names, check_ranges, defaults_of
 from envs.user_modules import import_user_module
 from experiments.algorithms import (
+    PEERS,
     agent_class,
     configured_as,
     folder_name,
@@ -44,7 +44,7 @@ def resolve(arguments: Arguments) -> RunSettings:
     """
     (algo,), (env_id,) = arguments.algo, arguments.env
     path, chosen = arguments.config or default_config(algo), agent_class(algo)
-    defaults = {name: inspect.signature(chosen).parameters[name].default for name in names_of(chosen)}
+    defaults = defaults_of(chosen)
     known = [*RUN_KEYS, *defaults]
     section = read_section(path, env_id)
     check_names(section, known, f"{path} ({env_id})")
@@ -63,6 +63,8 @@ def resolve(arguments: Arguments) -> RunSettings:
     for module in own_modules(str(values["policy"])):
         import_user_module(module)
     policy_class(chosen, str(values["policy"]))
+    if algo not in PEERS:  # before a grid starts, and not once per run
+        check_ranges(**{name: with_schedule(value) for name, value in values.items()})
     run: dict[str, Any] = {name: whole(values.pop(name)) for name in RUN_KEYS}
     return RunSettings(
         algo=algo,

@@ -1,5 +1,6 @@
 """Properties that every agent shares."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from agents import NPG, TRPO
+from agents import ACKTR, NPG, TRPO
 from agents.base import PolicyGradientAgent
 from agents.hyperparameters import RANGES
 from npg import PolicyStep, Rejection, SurrogateObjective
@@ -269,3 +270,20 @@ def test_replaced_rollout_workers_are_logged(normalize: bool) -> None:
     agent.collect_rollouts(agent.env, agent._init_callback(None), agent.rollout_buffer, 64)
     agent.train()
     assert agent.logger.name_to_value["rollout/worker_replacements"] == 3
+
+
+def test_a_loaded_agent_without_environment_says_what_to_do(tmp_path: Path) -> None:
+    """Before it learns."""
+    TRPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64, device="cpu").save(tmp_path / "model.zip")
+    with pytest.raises(ValueError, match=r"has no environment; give it one"):
+        TRPO.load(tmp_path / "model.zip", device="cpu").learn(64)
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_a_schedule_of_bad_values_is_an_error(value: float) -> None:
+    """Not a step of length 0."""
+    agent = ACKTR(
+        "MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64, device="cpu", target_kl=lambda _: value
+    )
+    with pytest.raises(ValueError, match="a schedule returned"):
+        agent.learn(64)

@@ -52,6 +52,15 @@ def test_a_failure_stops_nobody_else(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "2 of 2 runs are finished already" in capsys.readouterr().out
 
 
+def test_the_error_is_the_reason_and_not_what_follows_it(tmp_path: Path) -> None:
+    """A run prints its summary after an error."""
+    program = (
+        "import sys; print('error: ValueError: boom'); print('  files  x'); print('  curves y'); sys.exit(1)"
+    )
+    failures = run_grid([cell(tmp_path, 0, program)], jobs=1)
+    assert failures["npg seed 0"].startswith("exit code 1: error: ValueError: boom (all of it in ")
+
+
 def test_a_killed_run_is_a_failure(tmp_path: Path) -> None:
     """A signal is named."""
     program = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"

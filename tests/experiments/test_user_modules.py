@@ -121,3 +121,48 @@ def test_activations_by_name(name: str) -> None:
     for wrong in ("Relu", "functional", "Parameter", "os.system"):
         with pytest.raises(ValueError, match=r"activation_fn: torch.nn has no .*; use a name such as"):
             TRPO("MlpPolicy", "CartPole-v1", policy_kwargs={"activation_fn": wrong}, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("raise RuntimeError('boom')", "RuntimeError: boom"),
+        ("def f(:", "SyntaxError"),
+        ("import sys; sys.exit(0)", "it calls sys.exit"),
+    ],
+)
+@pytest.mark.parametrize("option", [("--import", "user_broken"), ("--env", "user_broken:X-v0")])
+def test_a_module_that_fails_is_named(
+    content: str, reason: str, option: tuple[str, str], folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Nothing is trained, and the exit code says so."""
+    (folder / "user_broken.py").write_text(content)
+    assert train(*option) == 2
+    assert f"user_broken was found, but its import fails: {reason}" in capsys.readouterr().err
+
+
+def test_printed_commands_work_in_a_new_process(capsys: pytest.CaptureFixture) -> None:
+    """They import what the run needs."""
+    assert train("--env", "user_module:UserChain-v0", "--algo", "user_module:Mine") == 0
+    printed = capsys.readouterr().out
+    (words,) = (line.split()[2:] for line in printed.splitlines() if "npg evaluate" in line)
+    assert words[2:4] == ["--import", "user_module"]
+    forget()
+    assert command.main([word for word in words[0:] if word != "--video"]) == 0
+
+
+def test_a_constructor_may_pass_the_rest_on(folder: Path) -> None:
+    """With **kwargs it takes the settings of the class that it inherits from."""
+    (folder / "user_module.py").write_text(
+        MODULE
+        + """
+class OwnInit(TRPO):
+    def __init__(self, policy, env, bonus=1.0, **kwargs):
+        self.bonus = bonus
+        super().__init__(policy, env, **kwargs)
+"""
+    )
+    assert train("--algo", "user_module:OwnInit") == 0
+    (run,) = (path.parent for path in Path("runs").rglob("config.yaml"))
+    hyperparameters = yaml.safe_load((run / "config.yaml").read_text())["hyperparameters"]
+    assert hyperparameters["bonus"] == 1.0 and hyperparameters["n_steps"] == 32
