@@ -1,47 +1,41 @@
 """Read zip files of numbers, which may be untrusted: in memory of the file's size, and without running code.
 
 SB3, PyTorch and NumPy store members without compression. A compressed one can be a thousand times larger than
-its file, and is rejected. PyTorch lists its tensors in a pickle; `Interpreter` knows the few
+its file, and is rejected. PyTorch lists its tensors in a pickle; `TensorUnpickler` knows the few
 instructions that such a list needs and rejects all others. `torch.load(weights_only=True)` runs no code
 either, but takes time without bound, e.g. to hash nested tuples.
 """
 
 import io
 import math
-import pickletools
+import pickle
 import sys
 import zipfile
-from collections.abc import Callable
-from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 MOST_LIST = 2**20  # bytes of the list of tensors; one tensor takes about 140
-MARK, ORDERED_DICT, REBUILD = object(), object(), object()
-DTYPES = {
-    "Float": torch.float32,
-    "Double": torch.float64,
-    "Half": torch.float16,
-    "BFloat16": torch.bfloat16,
-    "Long": torch.int64,
-    "Int": torch.int32,
-    "Short": torch.int16,
-    "Char": torch.int8,
-    "Byte": torch.uint8,
+STORAGES = {
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
 }
-GLOBALS: dict[str, Any] = {f"torch {name}Storage": dtype for name, dtype in DTYPES.items()}
-GLOBALS |= {"collections OrderedDict": ORDERED_DICT, "torch._utils _rebuild_tensor_v2": REBUILD}
-CONSTANTS: dict[str, Any] = {
-    "NONE": None,
-    "NEWTRUE": True,
-    "NEWFALSE": False,
-    "EMPTY_TUPLE": (),
-    "MARK": MARK,
-}
-ARGUMENTS = ("BINUNICODE", "SHORT_BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT")
+NAMES = """
+    PROTO STOP MARK NONE NEWTRUE NEWFALSE BINUNICODE SHORT_BINUNICODE BININT BININT1 BININT2 LONG1 BINFLOAT
+    EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT BINPUT LONG_BINPUT BINGET LONG_BINGET
+    GLOBAL REDUCE BINPERSID
+"""
+INSTRUCTIONS = [getattr(pickle, name) for name in NAMES.split()]
+PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]  # not the one in C, which has no table
 
 
 class StoredZip:
@@ -100,93 +94,66 @@ def read_tensors(stored: bytes) -> Any:
     instructions = archive.read(listing)
     if len(instructions) > MOST_LIST:
         raise ValueError(f"its list of tensors has {len(instructions)} bytes, more than {MOST_LIST}")
-    storages: dict[str, Tensor] = {}
+    return TensorUnpickler(instructions, archive, f"{folder}data/").load()
 
-    def storage(identity: Any) -> Tensor:
+
+class TensorUnpickler(PythonUnpickler):
+    """Unpickle a dict of tensors, as far as PyTorch writes one.
+
+    Args:
+        instructions: the pickle.
+        archive: with the numbers.
+        folder: of the numbers in the archive.
+    """
+
+    def __init__(self, instructions: bytes, archive: StoredZip, folder: str):
+        super().__init__(io.BytesIO(instructions))
+        self._archive, self._folder = archive, folder
+        self._storages: dict[str, Tensor] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what a known name stands for."""
+        return STORAGES[name] if module == "torch" else FUNCTIONS[f"{module}.{name}"]
+
+    def persistent_load(self, identity: Any) -> Tensor:
+        """Return the numbers that tensors are views of."""
         _, dtype, key, *_ = identity
         if not (isinstance(dtype, torch.dtype) and isinstance(key, str)):
             raise ValueError("a storage has no type or name")
-        if key not in storages:
-            content = bytearray(archive.read(f"{folder}data/{key}"))
-            storages[key] = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
-        if storages[key].dtype != dtype:
+        if key not in self._storages:
+            content = bytearray(self._archive.read(self._folder + key))
+            empty = torch.empty(0, dtype=dtype)
+            self._storages[key] = torch.frombuffer(content, dtype=dtype) if content else empty
+        if self._storages[key].dtype != dtype:
             raise ValueError("a storage has two types")
-        return storages[key]
+        return self._storages[key]
 
-    return Interpreter(storage).run(instructions)
-
-
-class Interpreter:
-    """Interpret the pickle of a dict of tensors, as far as PyTorch writes one.
-
-    Args:
-        storage: returns the numbers of an identity.
-    """
-
-    def __init__(self, storage: Callable[[Any], Tensor]):
-        self._storage = storage
-        self._stack: list[Any] = []
-        self._memo: dict[int, Any] = {}
-        self._effects: dict[str, Callable[[Any], object]] = {
-            **dict.fromkeys(ARGUMENTS, self._stack.append),
-            **{name: partial(self._push, value) for name, value in CONSTANTS.items()},
-            **dict.fromkeys(("BINPUT", "LONG_BINPUT"), self._put),
-            **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda key: self._stack.append(self._memo[key])),
-            "EMPTY_DICT": lambda _: self._stack.append({}),
-            "GLOBAL": lambda name: self._stack.append(GLOBALS[name]),
-            "TUPLE": lambda _: self._stack.append(tuple(self._pop_to_mark())),
-            **{f"TUPLE{n}": partial(self._tuple, n) for n in (1, 2, 3)},
-            "SETITEM": lambda _: self._set(self._pop(2)),
-            "SETITEMS": lambda _: self._set(self._pop_to_mark()),
-            "BINPERSID": lambda _: self._stack.append(self._storage(self._stack.pop())),
-            "REDUCE": lambda _: self._call(*self._pop(2)),
-            "BUILD": lambda _: self._stack.pop(),  # attributes of the dict, e.g. versions of modules
-            "PROTO": lambda _: None,
-        }
-
-    def run(self, instructions: bytes) -> Any:
-        """Return the value that the instructions describe.
-
-        Raises:
-            Exception: they describe none, or anything else than tensors.
-        """
-        for code, argument, _ in pickletools.genops(instructions):
-            if code.name == "STOP":
-                return self._stack.pop()
-            if code.name not in self._effects:
-                raise ValueError(f"the instruction {code.name}; it must map names to tensors")
-            self._effects[code.name](argument)
-        raise ValueError("a list of tensors without an end")
-
-    def _push(self, value: Any, _: Any) -> None:
-        self._stack.append(value)
-
-    def _put(self, key: int) -> None:
-        self._memo[key] = self._stack[-1]
-
-    def _tuple(self, count: int, _: Any) -> None:
-        self._stack.append(tuple(self._pop(count)))
-
-    def _pop(self, count: int) -> list[Any]:
-        items = self._stack[-count:]
-        del self._stack[-count:]
-        return items
-
-    def _pop_to_mark(self) -> list[Any]:
-        start = next(i for i in reversed(range(len(self._stack))) if self._stack[i] is MARK)
-        return self._pop(len(self._stack) - start)[1:]
-
-    def _set(self, items: list[Any]) -> None:
-        mapping, keys = self._stack[-1], items[::2]
+    def set_items(self, items: list[Any]) -> None:
+        """Add items to a dict; to hash keys of other types could take any time."""
+        mapping, keys = self.stack[-1], items[::2]
         if not isinstance(mapping, dict) or not all(isinstance(key, str) for key in keys):
             raise ValueError("a key that is no text")
         mapping.update(zip(keys, items[1::2], strict=True))
 
-    def _call(self, function: Any, arguments: Any) -> None:
-        if function is ORDERED_DICT:
-            self._stack.append({})
-            return
-        storage, offset, size, stride, *_ = arguments
-        if function is not REBUILD or not isinstance(storage, Tensor) or math.prod(size) > storage.numel():
-            raise ValueError("a tensor of more numbers than are stored")
-        self._stack.append(storage.as_strided(size, stride, offset))
+    def reject(self) -> None:
+        """Raise ValueError at an unknown instruction."""
+        raise ValueError("the list of tensors does more than to map names to tensors")
+
+    dispatch: ClassVar[dict[int, Any]] = dict.fromkeys(range(256), reject)
+    dispatch |= {code: PythonUnpickler.dispatch[code] for code in map(ord, INSTRUCTIONS)}
+    dispatch[ord(pickle.SETITEM)] = lambda self: self.set_items([self.stack.pop(-2), self.stack.pop()])
+    dispatch[ord(pickle.SETITEMS)] = lambda self: self.set_items(self.pop_mark())
+    dispatch[ord(pickle.BUILD)] = lambda self: self.stack.pop()  # attributes of the dict, e.g. versions
+
+
+def rebuild(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> Tensor:
+    """Return a tensor that views stored numbers."""
+    if not isinstance(storage, Tensor) or math.prod(torch.Size(size)) > storage.numel():
+        raise ValueError("a tensor of more numbers than are stored")
+    return storage.as_strided(size, stride, offset)
+
+
+FUNCTIONS: dict[str, Any] = {
+    "collections.OrderedDict": lambda: {},
+    "torch._utils._rebuild_tensor_v2": rebuild,
+}
