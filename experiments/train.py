@@ -159,8 +159,7 @@ def newest_checkpoint(folder: RunFolder) -> tuple[Path, dict[str, Any]]:
         show(f"rejected: {error}", error=True)
     try:
         check_content(content)
-        _ = len(content["agent"]["moving"]["_last_episode_starts"])
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} has the format of a checkpoint, but no run's content: {error}") from None
     return path, content
 

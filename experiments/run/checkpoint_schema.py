@@ -2,12 +2,13 @@
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
+from gymnasium.vector.utils import create_empty_array
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
 from torch.optim import Optimizer
@@ -16,8 +17,38 @@ from experiments.run.plain_yaml import check_plain
 
 LARGEST = 2**53  # of a counter
 LONGEST = 1_000  # characters of a logged number
-CONTENT = ("run", "callbacks", "log", "seconds", "agent", "envs", "updates", "generators")
-AGENT = ("parameters", "moving", "episodes", "successes", "logged", "noise", "averaged", "excluded")
+
+# What types stand for in an example, see `check_like`.
+KINDS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
+    object: ("anything", lambda value: True),
+    int: ("a count", lambda value: type(value) is int and 0 <= value <= LARGEST),
+    float: ("a number", lambda value: is_number(value)),
+    str: ("a short text", lambda value: isinstance(value, str) and len(value) <= LONGEST),
+    Tensor: ("a tensor", lambda value: isinstance(value, Tensor)),
+    np.ndarray: ("a row of values", lambda value: isinstance(value, np.ndarray) and value.ndim == 1),
+}
+CONTENT = {
+    "run": {},
+    "callbacks": [{...: int}],
+    "log": {"csv": {"rows": int, "columns": int}, "events": {...: int}},
+    "seconds": float,
+    "agent": {
+        "parameters": {"policy": {...: Tensor}},
+        "moving": {
+            **{"num_timesteps": int, "_n_updates": int, "_episode_num": int},
+            **{"_current_progress_remaining": float, "_last_obs": object, "_last_episode_starts": np.ndarray},
+        },
+        "episodes": [{"r": float, "l": float, "t": float}],
+        "successes": [float],
+        "logged": {...: str},
+        "noise": {...: Tensor},
+        "averaged": {...: int},
+        "excluded": {...: [str]},
+    },
+    "envs": {},
+    "updates": int,
+    "generators": {"python": object, "numpy": object, "torch": object, "cuda": [Tensor]},
+}
 
 
 def check_content(content: Any) -> None:
@@ -26,62 +57,17 @@ def check_content(content: Any) -> None:
     Raises:
         ValueError: something is missing, or of another type.
     """
-    items = entries(content, "a checkpoint", CONTENT)
-    agent = entries(items["agent"], "agent", AGENT)
-    parameters = entries(agent["parameters"], "agent.parameters", ("policy",))
-    tensors = entries(parameters["policy"], "agent.parameters.policy")
-    require(all(isinstance(each, Tensor) for each in tensors.values()), "agent.parameters.policy", "tensors")
-    check_plain(dict(entries(items["run"], "run")))
-    log = entries(items["log"], "log", ("csv", "events"))
-    counts = {
-        "updates": items["updates"],
-        **{f"log.csv.{k}": v for k, v in entries(log["csv"], "log.csv", ("rows", "columns")).items()},
-        **{f"log.events.{k}": v for k, v in entries(log["events"], "log.events").items()},
-        **{f"agent.averaged.{k}": v for k, v in entries(agent["averaged"], "agent.averaged").items()},
-    }
-    moving = entries(agent["moving"], "agent.moving", ("num_timesteps", "_last_obs", "_last_episode_starts"))
-    counts |= {name: moving.get(name, 0) for name in ("num_timesteps", "_n_updates", "_episode_num")}
-    for name, value in counts.items():
-        require(type(value) is int and 0 <= value <= LARGEST, name, "a count")
-    numbers = {"seconds": items["seconds"], "progress": moving.get("_current_progress_remaining", 1.0)}
-    for name, value in numbers.items():
-        require(is_number(value) and abs(value) <= LARGEST, name, "a number")
-    require(items["seconds"] >= 0, "seconds", "at least 0")
-    check_records(agent, items["callbacks"])
-    check_generators(entries(items["generators"], "generators", ("python", "numpy", "torch", "cuda")))
-
-
-def check_records(agent: Mapping[str, Any], callbacks: Any) -> None:
-    """Check the episodes, the row to be logged, and the counters of callbacks."""
-    for name in ("episodes", "successes"):
-        require(isinstance(agent[name], list), f"agent.{name}", "a list")
-    for episode in agent["episodes"]:
-        known = entries(episode, "an episode", ("r", "l", "t"))
-        require(all(is_number(known[key]) for key in "rlt"), "an episode", "numbers")
-    require(all(map(is_number, agent["successes"])), "agent.successes", "numbers")
-    logged = entries(agent["logged"], "agent.logged")
-    excluded = entries(agent["excluded"], "agent.excluded")
-    require(excluded.keys() == logged.keys(), "agent.excluded", "as many names as agent.logged")
-    for text in logged.values():
-        require(isinstance(text, str) and len(text) <= LONGEST, "agent.logged", "short texts")
-    for formats in excluded.values():
-        texts = isinstance(formats, list) and all(isinstance(each, str) for each in formats)
-        require(texts, "agent.excluded", "lists of texts")
-    require(isinstance(callbacks, list), "callbacks", "a list")
-    for counters in callbacks:
-        values = entries(counters, "a callback").values()
-        require(all(type(value) is int for value in values), "callbacks", "counters")
-
-
-def check_generators(state: Mapping[str, Any]) -> None:
-    """Check that generators like the global ones take these states."""
-    require(isinstance(state["cuda"], list), "generators.cuda", "a list")
+    check_like(content, CONTENT, "a checkpoint")
+    check_plain(content["run"])
+    require(0 <= content["seconds"] <= LARGEST, "seconds", "at least 0")
+    agent, generators = content["agent"], content["generators"]
+    same = agent["excluded"].keys() == agent["logged"].keys()
+    require(same, "agent.excluded", "as many names as agent.logged")
+    require(all(each.dtype == torch.uint8 for each in generators["cuda"]), "generators.cuda", "bytes")
     try:
-        random.Random().setstate(state["python"])
-        np.random.RandomState().set_state(state["numpy"])
-        torch.Generator().set_state(state["torch"])
-        for each in state["cuda"]:
-            require(isinstance(each, Tensor) and each.dtype == torch.uint8, "generators.cuda", "bytes")
+        random.Random().setstate(generators["python"])
+        np.random.RandomState().set_state(generators["numpy"])
+        torch.Generator().set_state(generators["torch"])
     except Exception as error:  # each library has its own
         raise ValueError(f"generators are no states of generators ({error})") from None
 
@@ -95,26 +81,16 @@ def check_fits(content: Mapping[str, Any], agent: OnPolicyAlgorithm) -> None:
     state = content["agent"]
     check_like(state["parameters"], agent.get_parameters(), "agent.parameters")
     moving, count = state["moving"], agent.n_envs
-    space = agent.observation_space
+    check_like(moving["_last_episode_starts"], np.zeros(count, dtype=bool), "_last_episode_starts")
     for name in ("_last_obs", "_last_original_obs"):
-        found = moving.get(name)
-        if name == "_last_obs" or found is not None:
-            parts = {"": space} if not isinstance(space, spaces.Dict) else dict(space.items())
-            arrays = {"": found} if not isinstance(space, spaces.Dict) else entries(found, name, tuple(parts))
-            for key, part in parts.items():
-                array, shape = arrays[key], (count, *(part.shape or ()))
-                fits = isinstance(array, np.ndarray) and array.shape == shape and array.dtype.kind in "biuf"
-                require(fits, name, f"numbers of shape {shape}")
-    starts = moving["_last_episode_starts"]
-    fits = isinstance(starts, np.ndarray) and starts.shape == (count,) and starts.dtype == bool
-    require(fits, "_last_episode_starts", f"{count} booleans")
+        if name == "_last_obs" or moving.get(name) is not None:
+            check_like(moving[name], create_empty_array(agent.observation_space, count), name)
     own: dict[str, Any] = getattr(agent, "resumable_state", dict)()
     for name in own.keys() & moving.keys():
-        check_like(moving[name], own[name] if not isinstance(own[name], list) else None, name)
-        require(isinstance(moving[name], list) or not isinstance(own[name], list), name, "a list")
-    for name, noise in entries(state["noise"], "agent.noise").items():
+        check_like(moving[name], own[name], name)
+    for name, noise in state["noise"].items():
         shape = getattr(agent.policy, "log_std", torch.empty(0)).shape
-        require(isinstance(noise, Tensor) and noise.shape[-2:] == shape, f"agent.noise.{name}", f"of {shape}")
+        require(noise.shape[-2:] == shape, f"agent.noise.{name}", f"of {shape}")
 
 
 def check_optimizers(agent: OnPolicyAlgorithm) -> None:
@@ -124,9 +100,7 @@ def check_optimizers(agent: OnPolicyAlgorithm) -> None:
         ValueError: the state of a parameter has another shape.
     """
     for name in agent._get_torch_save_params()[0]:
-        owner: Any = agent
-        for part in name.split("."):
-            owner = getattr(owner, part)
+        owner: Any = attrgetter(name)(agent)
         if isinstance(owner, Optimizer):
             for parameter, values in owner.state.items():
                 for value in values.values():
@@ -137,16 +111,37 @@ def check_optimizers(agent: OnPolicyAlgorithm) -> None:
 
 
 def check_like(found: Any, example: Any, place: str) -> None:
-    """Check a value's structure, types and shapes by an example; anything fits an empty part of that."""
-    if isinstance(example, Mapping):
-        found = entries(found, place) if not example else entries(found, place, tuple(example))
-        for key, value in example.items():
-            check_like(found[key], value, f"{place}.{key}")
-    elif isinstance(example, list | tuple):
-        fits = isinstance(found, list | tuple) and len(found) == len(example)
-        require(fits, place, f"{len(example)} values")
+    """Check a value's structure, types and shapes by an example.
+
+    Anything fits an empty part. Items of a list must be like the example's first. A type stands for what
+    `KINDS` says, and `...` for the names that a mapping may have besides.
+
+    Raises:
+        ValueError: something does not fit; says where.
+    """
+    if isinstance(example, type):
+        expected, matches = KINDS[example]
+        require(matches(found), place, expected)
+    elif isinstance(example, Mapping):
+        require(isinstance(found, dict), place, "a mapping")
+        missing = [str(name) for name in example if name not in found and name is not ...]
+        require(not missing, place, f"a mapping with {', '.join(missing)}")
+        for name in found if ... in example else example:
+            check_like(found[name], example.get(name, example.get(...)), f"{place}.{name!s:.60}")
+    elif isinstance(example, list):
+        require(isinstance(found, list), place, "a list")
+        for each in found if example else ():
+            check_like(each, example[0], place)
+    elif isinstance(example, tuple):
+        require(
+            isinstance(found, list | tuple) and len(found) == len(example), place, f"{len(example)} values"
+        )
         for each, value in zip(found, example, strict=True):
             check_like(each, value, place)
+    elif isinstance(example, np.ndarray):
+        kinds, values = ("b", "booleans") if example.dtype == bool else ("biuf", "numbers")
+        fits = isinstance(found, np.ndarray) and found.shape == example.shape and found.dtype.kind in kinds
+        require(fits, place, f"{values} of shape {example.shape}")
     elif isinstance(example, Tensor):
         fits = isinstance(found, Tensor) and (found.shape, found.dtype) == (example.shape, example.dtype)
         require(fits, place, f"{example.dtype} of shape {tuple(example.shape)}")
@@ -154,18 +149,6 @@ def check_like(found: Any, example: Any, place: str) -> None:
         require(type(found) is type(example), place, type(example).__name__)
     elif isinstance(example, int | float):
         require(is_number(found), place, "a number")
-
-
-def entries(value: Any, place: str, names: tuple[Any, ...] = ()) -> Mapping[Any, Any]:
-    """Return a mapping that has these names.
-
-    Raises:
-        ValueError: it has not.
-    """
-    require(isinstance(value, dict), place, "a mapping")
-    missing = [name for name in names if name not in value]
-    require(not missing, place, f"a mapping with {', '.join(map(str, missing))}")
-    return dict(value)
 
 
 def is_number(value: Any) -> bool:
