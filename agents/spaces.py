@@ -1,6 +1,7 @@
 """Check observations, actions and policies; what does not work is rejected, with a way to make it fit."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,6 @@ EXTRACTORS: dict[type, type] = {
 }
 LEAST_SIDE = 36  # pixels that NatureCNN needs
 FLATTEN = "flatten them, e.g. by gymnasium.wrappers.FlattenObservation"
-SHIFT = "shift them, e.g. by gymnasium.wrappers.Transform"
 
 
 def made_with_checks(env: GymEnv | str | None, verbose: int) -> Any:
@@ -57,33 +57,9 @@ def check_spaces(observations: Any, actions: Any) -> None:
     for name, space in {"observation_space": observations, "action_space": actions}.items():
         if not isinstance(space, spaces.Space):
             raise ValueError(f"the environment's {name} is {space}; set a gymnasium.spaces.Space in __init__")
-    problems = [_problem_of_actions(actions), _problem_of_observations(observations)]
-    for problem in problems:
-        if problem is not None:
-            raise ValueError(problem)
-
-
-def _problem_of_actions(space: spaces.Space) -> str | None:
-    is_, wrapper = f"action_space is {space}: ", "gymnasium.wrappers.TransformAction"
-    match space:
-        case spaces.Box() if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-            return f"{is_}its bounds must be finite; declare a sensible range, and scale by {wrapper}"
-        case spaces.Discrete() | spaces.MultiDiscrete() if np.any(space.start):
-            return f"{is_}actions must count from 0; {SHIFT}Action"
-        case spaces.MultiDiscrete() | spaces.MultiBinary() if len(space.shape) != 1:
-            return f"{is_}it must have one dimension; declare it flat, and reshape actions by {wrapper}"
-        case spaces.MultiBinary() if not isinstance(space.n, int):
-            return f"{is_}the number must not be in a list; declare MultiBinary({space.shape[0]})"
-        case spaces.MultiBinary() if not isinstance(space.n, int):
-            return f"{is_}declare gymnasium.spaces.MultiBinary({space.shape[0]}), with a number"
-        case spaces.Box() | spaces.Discrete() | spaces.MultiDiscrete() | spaces.MultiBinary():
-            return (
-                None if np.prod(space.shape or ()) > 0 else f"{is_}it is empty; give it at least one action"
-            )
-    return (
-        f"{is_}expected a Box, Discrete, MultiDiscrete or MultiBinary; declare one of them, e.g. a "
-        f"MultiDiscrete for a Tuple of Discrete, and convert actions by {wrapper}"
-    )
+    problem = _problem_of_part("action_space", actions) or _problem_of_observations(observations)
+    if problem is not None:
+        raise ValueError(problem)
 
 
 def _problem_of_observations(space: spaces.Space) -> str | None:
@@ -99,22 +75,32 @@ def _problem_of_observations(space: spaces.Space) -> str | None:
 
 
 def _problem_of_part(name: str, space: spaces.Space) -> str | None:
-    is_ = f"{name} is {space}: "
+    is_action, problem = name == "action_space", f"{name} is {space}: "
+    kind = "Action" if is_action else "Observation"
+    wrapper = f"gymnasium.wrappers.Transform{kind}"
     match space:
-        case spaces.Box() if not space.shape:
-            return f"{is_}an observation needs a dimension; use the shape (1,), or {FLATTEN}"
+        case spaces.Box() if is_action and not (np.isfinite(space.low) & np.isfinite(space.high)).all():
+            problem += f"its bounds must be finite; declare a sensible range, and scale by {wrapper}"
+        case spaces.Box() if not (is_action or space.shape):
+            problem += f"an observation needs a dimension; use the shape (1,), or {FLATTEN}"
         case spaces.Discrete() | spaces.MultiDiscrete() if np.any(space.start):
-            return f"{is_}observations must count from 0; {SHIFT}Observation"
+            problem += f"{kind.lower()}s must count from 0; shift them, e.g. by {wrapper}"
         case spaces.MultiDiscrete() | spaces.MultiBinary() if len(space.shape) != 1:
-            return f"{is_}it must have one dimension; {FLATTEN}"
+            reshape = f"declare it flat, and reshape actions by {wrapper}" if is_action else FLATTEN
+            problem += f"it must have one dimension; {reshape}"
+        case spaces.MultiBinary() if is_action and not isinstance(space.n, int):
+            problem += f"the number must not be in a list; declare MultiBinary({space.shape[0]})"
         case spaces.Box() | spaces.Discrete() | spaces.MultiDiscrete() | spaces.MultiBinary():
-            return (
-                None if np.prod(space.shape or ()) > 0 else f"{is_}it is empty; give it at least one number"
-            )
-    return (
-        f"{is_}expected a Box, Discrete, MultiDiscrete or MultiBinary, or one Dict of them; {FLATTEN}, "
-        "or declare a Dict by TransformObservation"
-    )
+            if np.prod(space.shape or ()) > 0:
+                return None
+            problem += f"it is empty; give it at least one {'action' if is_action else 'number'}"
+        case _ if is_action:
+            problem += "expected a Box, Discrete, MultiDiscrete or MultiBinary; declare one of them, e.g. a "
+            problem += f"MultiDiscrete for a Tuple of Discrete, and convert actions by {wrapper}"
+        case _:
+            problem += "expected a Box, Discrete, MultiDiscrete or MultiBinary, or one Dict of them; "
+            problem += f"{FLATTEN}, or declare a Dict by TransformObservation"
+    return problem
 
 
 def check_policy(policy: str, policy_class: type, kwargs: Mapping[str, Any], space: spaces.Space) -> None:
@@ -130,31 +116,26 @@ def check_policy(policy: str, policy_class: type, kwargs: Mapping[str, Any], spa
         ValueError: naming the policy that fits.
     """
     extractor = with_classes(kwargs).get("features_extractor_class") or EXTRACTORS.get(policy_class)
-    is_dict = isinstance(space, spaces.Dict)
-    if is_dict and extractor in (FlattenExtractor, NatureCNN):
+    parts = space.spaces if isinstance(space, spaces.Dict) else None
+    if parts is not None and extractor in (FlattenExtractor, NatureCNN):
         raise ValueError(f"{policy} cannot read a Dict of observations, {space}; use 'MultiInputPolicy'")
-    if isinstance(space, spaces.Dict) and extractor is CombinedExtractor:
-        for key in space.spaces:
-            if not isinstance(key, str) or key in ("", *dir(nn.ModuleDict())) or "." in key:
-                raise ValueError(f"PyTorch cannot name a module {key!r}; rename that key of the observation")
-    if extractor is CombinedExtractor and not is_dict:
+    if parts is None and extractor is CombinedExtractor:
         raise ValueError(f"{policy} reads a Dict, not {space}; use 'MlpPolicy' or 'CnnPolicy'")
-    normalised = not kwargs.get("normalize_images", True)
-    if extractor is NatureCNN and not is_image_space(space, normalized_image=normalised):
+    for key in parts if parts and extractor is CombinedExtractor else ():
+        if not isinstance(key, str) or key in ("", *dir(nn.ModuleDict())) or "." in key:
+            raise ValueError(f"PyTorch cannot name a module {key!r}; rename that key of the observation")
+    is_image = partial(is_image_space, normalized_image=not kwargs.get("normalize_images", True))
+    if extractor is NatureCNN and not is_image(space):
         raise ValueError(
             f"{policy} reads images, Boxes of uint8 from 0 to 255 with the shape (height, width, channels), "
             f"not {space}; use 'MlpPolicy'. If VecNormalize made them floats, pass it norm_obs=False; images "
             "of floats need policy_kwargs={'normalize_images': False} and channels first"
         )
-    images = {
-        name: part
-        for name, part in (space.spaces if isinstance(space, spaces.Dict) else {"": space}).items()
-        if extractor in (NatureCNN, CombinedExtractor) and is_image_space(part, normalized_image=normalised)
-    }
-    for name, part in images.items():
-        if min(part.shape[1:]) < LEAST_SIDE:  # type: ignore[index]
+    for name, part in (parts or {"observation": space}).items():
+        reads_images = extractor in (NatureCNN, CombinedExtractor) and is_image(part)
+        if reads_images and min(part.shape[1:]) < LEAST_SIDE:  # type: ignore[index]
             raise ValueError(
-                f"the image {name or 'observation'!r}, {part}, is smaller than the {LEAST_SIDE} x "
+                f"the image {name!r}, {part}, is smaller than the {LEAST_SIDE} x "
                 f"{LEAST_SIDE} pixels that NatureCNN needs; enlarge it, e.g. by gymnasium.wrappers."
                 "ResizeObservation, or use 'MlpPolicy' or another features_extractor_class"
             )

@@ -80,23 +80,17 @@ def main(arguments: Evaluate) -> int:
     torch.set_num_threads(1)  # networks this small gain little from more
     try:
         evaluate(arguments)
-    except EvaluationError as error:
-        show(f"error: {error}", error=True)
-        return 1
-    except RenderError as error:
-        show(f"error: {error}", error=True)
-        return 2
+    except KeyboardInterrupt:
+        show("\ninterrupted; the files are unchanged", error=True)
+        return INTERRUPTED
     except Exception as error:
-        if is_of_environment(error):
+        if is_of_environment(error) and not isinstance(error, RenderError):
             show(describe_failure(error, "in the evaluation"), error=True)
             return 1
         if not isinstance(error, ERRORS):
             raise
         show(f"error: {error}", error=True)
-        return 2
-    except KeyboardInterrupt:
-        show("\ninterrupted; the files are unchanged", error=True)
-        return INTERRUPTED
+        return 1 if isinstance(error, EvaluationError) else 2
     return 0
 
 
