@@ -49,22 +49,17 @@ def _build(
 
     def build_numbered(env_fns: list[Callable[[], gym.Env[Any, Any]]], **kwargs: Any) -> VecEnv:
         numbered = [partial(_make_numbered, env_fn, i) for i, env_fn in enumerate(env_fns)]
-        vec_env: VecEnv = vec_env_class(numbered, **kwargs)
-        return vec_env
+        return vec_env_class(numbered, **kwargs)
 
     # A function rather than the id: given an id, SB3 sets render_mode="rgb_array", which costs start-up time
     # and causes warnings.
     return sb3_make_vec_env(
-        partial(_make_checked, make, transfer),
+        lambda: CheckedEnv(make_one(make), transfer),
         n_envs,
         vec_env_cls=build_numbered,  # type: ignore[arg-type]
         vec_env_kwargs=vec_env_kwargs,
         **options,
     )
-
-
-def _make_checked(make: Callable[[], gym.Env[Any, Any]], transfer: Callable[[Any], Any]) -> CheckedEnv:
-    return CheckedEnv(make_one(make), transfer)
 
 
 def _make_numbered(make: Callable[[], gym.Env[Any, Any]], index: int) -> gym.Env[Any, Any]:

@@ -14,6 +14,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from agents import ALGORITHMS
 from agents.hyperparameters import nearest
 from agents.policy.names import with_classes
+from experiments.extras import needs
 
 Class = TypeVar("Class")
 PEERS = {
@@ -42,12 +43,8 @@ def agent_class(name: str) -> type[OnPolicyAlgorithm]:
     if name not in PEERS:
         raise ValueError(f"unknown algorithm {name!r}{nearest(name, names())}")
     package, _, class_name = PEERS[name].rpartition(".")
-    try:
+    with needs("sb3-contrib"):
         return cast(type[OnPolicyAlgorithm], getattr(importlib.import_module(package), class_name))
-    except ImportError:  # sb3-contrib is an extra
-        raise ImportError(
-            f"{name} needs sb3-contrib; install it with: pip install -c constraints.txt sb3-contrib"
-        ) from None
 
 
 def policy_class(algorithm: type[OnPolicyAlgorithm], name: str) -> type[Any]:

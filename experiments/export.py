@@ -24,6 +24,7 @@ from agents import ALGORITHMS
 from agents.hyperparameters import nearest
 from agents.policy.actor import sample_observations, unvalidated
 from experiments.evaluation.seeded_episodes import find_environment, make_env
+from experiments.extras import needs
 from experiments.options import Export
 from experiments.run.atomic_file import replacing
 from experiments.run.run_folder import RunFolder
@@ -96,10 +97,8 @@ def export_onnx(
         ValueError: the normaliser is for other observations, or a part of them is called "action".
         RuntimeError: PyTorch cannot trace the policy, or the result disagrees with `predict`.
     """
-    try:
+    with needs('-e ".[onnx]"'):
         runtime: Any = [import_module(name) for name in ("onnx", "onnxscript", "onnxruntime")][-1]
-    except ImportError as error:
-        raise ImportError(f'{error}; pip install -c constraints.txt -e ".[onnx]"') from error
     policy: Any = model
     if isinstance(model, OnPolicyAlgorithm):
         policy, normaliser = model.policy, normaliser or model.get_vec_normalize_env()

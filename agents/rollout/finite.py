@@ -10,7 +10,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.rollout.infos import Info, episode_of
-from agents.rollout.trajectories import stacked
+from agents.rollout.trajectories import joined
 
 # Of VecNormalize; there is no obs_rms if observations are not normalised.
 RUNNING_STATISTICS = ("obs_rms", "ret_rms", "returns")
@@ -67,7 +67,7 @@ def check_ended(
         NonFiniteError: naming the environment and the step.
     """
     if last:
-        check_finite(agent, env, "observation", stacked([*last.values()]), [*last])
+        check_finite(agent, env, "observation", joined([*last.values()], np.stack), [*last])
     episodes = {i: episode_of(infos[i]) for i in np.flatnonzero(dones).tolist()}
     returns = {i: episode["r"] for i, episode in episodes.items() if episode is not None}
     if returns:

@@ -1,6 +1,6 @@
 """The steps of one rollout, and what is computed for all of them at its end."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from agents.rollout.action_sampler import ActionSampler
 from agents.rollout.behaviour_weights import BehaviourWeights
 from agents.rollout.deferred import Deferred
+from npg.states import each
 
 # Large enough that a network's cost per state no longer falls, small enough for the activations of images.
 STATES_AT_ONCE = 1024
@@ -71,7 +72,7 @@ class Trajectories:
 
     def add(self, step: Step) -> None:
         """Append a step, whose arrays may be overwritten afterwards."""
-        step.observations, step.rewards = copied(step.observations), step.rewards.copy()
+        step.observations, step.rewards = each(np.copy, step.observations), step.rewards.copy()  # type: ignore[arg-type]  # arrays
         self._steps.append(step)
 
     @torch.no_grad()
@@ -126,7 +127,7 @@ class Trajectories:
         ]
         for start in range(0, len(truncations), STATES_AT_ONCE):
             part = truncations[start : start + STATES_AT_ONCE]
-            observations, _ = self._policy.obs_to_tensor(stacked([last for _, _, last in part]))
+            observations, _ = self._policy.obs_to_tensor(joined([last for _, _, last in part], np.stack))
             values = self._policy.predict_values(observations).flatten().tolist()
             for (step, i, _), value in zip(part, values, strict=True):
                 step.rewards[i] += self._gamma * value
@@ -139,22 +140,8 @@ class Trajectories:
                 yield steps[start : start + length]
 
 
-def copied(observations: Any) -> Any:
-    """Return a copy of an array, or of a dictionary of them."""
-    if isinstance(observations, dict):
-        return {key: value.copy() for key, value in observations.items()}
-    return observations.copy()
-
-
-def joined(observations: list[Any]) -> Any:
-    """Return batches of observations as one."""
+def joined(observations: list[Any], join: Callable[..., Any] = np.concatenate) -> Any:
+    """Return batches of observations as one; with ``np.stack``, single observations as a batch."""
     if isinstance(observations[0], dict):
-        return {key: np.concatenate([part[key] for part in observations]) for key in observations[0]}
-    return np.concatenate(observations)
-
-
-def stacked(observations: list[Any]) -> Any:
-    """Return single observations as a batch."""
-    if isinstance(observations[0], dict):
-        return {key: np.stack([part[key] for part in observations]) for key in observations[0]}
-    return np.stack(observations)
+        return {key: join([part[key] for part in observations]) for key in observations[0]}
+    return join(observations)

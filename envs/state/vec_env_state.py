@@ -1,6 +1,5 @@
 """The full state of a vector environment; a restored one continues bitwise equal."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,14 @@ from envs.state.plain_data import Plain, copy_plain
 from envs.vector.forwarding import ForwardingDummyVecEnv
 
 _IN_PROCESS = (DummyVecEnv, ForwardingDummyVecEnv)  # a subclass may have more state
+# Attributes that change; some are absent before the first reset, or without norm_obs. Besides: VecFrameStack.
+_WRAPPERS: dict[type, tuple[str, ...]] = {
+    VecCheckNan: (),
+    VecExtractDictObs: (),
+    VecTransposeImage: (),
+    VecMonitor: ("episode_count", "episode_returns", "episode_lengths"),
+    VecNormalize: ("obs_rms", "ret_rms", "returns", "old_reward", "old_obs"),
+}
 
 
 def take_vec_state(vec_env: VecEnv) -> State:
@@ -145,85 +152,17 @@ def check_portable(state: Plain) -> None:
         )
 
 
-def _take_normalize(vec_env: Any) -> Plain:
-    return {
-        "obs_rms": _moments(getattr(vec_env, "obs_rms", None)),  # absent without norm_obs
-        "ret_rms": _moments(vec_env.ret_rms),
-        "returns": copy_plain(vec_env.returns),
-        "old_reward": copy_plain(vec_env.old_reward),
-        "old_obs": copy_plain(getattr(vec_env, "old_obs", None)),  # absent before the first reset
-    }
-
-
-def _restore_normalize(vec_env: Any, kept: Plain) -> None:
-    _set_moments(getattr(vec_env, "obs_rms", None), kept["obs_rms"])
-    _set_moments(vec_env.ret_rms, kept["ret_rms"])
-    for name in ("returns", "old_reward", "old_obs"):
-        if kept[name] is not None:
-            setattr(vec_env, name, copy_plain(kept[name]))
-
-
-def _moments(moments: Any) -> Plain:
-    """Return running moments, or those of each key."""
-    if isinstance(moments, dict):
-        return {key: _moments(value) for key, value in moments.items()}
-    return None if moments is None else copy_plain(vars(moments))
-
-
-def _set_moments(moments: Any, kept: Plain) -> None:
-    if isinstance(moments, dict):
-        for key, value in moments.items():
-            _set_moments(value, kept[key])
-    elif isinstance(moments, RunningMeanStd):
-        moments.mean, moments.var, moments.count = (
-            copy_plain(kept[name]) for name in ("mean", "var", "count")
-        )
-
-
-def _take_stack(vec_env: Any) -> Plain:
-    return [stack.stacked_obs.copy() for stack in _stacks(vec_env.stacked_obs)]
-
-
-def _restore_stack(vec_env: Any, kept: Plain) -> None:
-    for stack, value in zip(_stacks(vec_env.stacked_obs), kept, strict=True):
-        stack.stacked_obs = np.array(value)
-
-
-def _stacks(stack: StackedObservations[Any]) -> list[Any]:
-    """Return the stack of an array, or those of a dict's arrays."""
-    return list(getattr(stack, "sub_stacked_observations", {"": stack}).values())
-
-
-_COUNTS = ("episode_count", "episode_returns", "episode_lengths")
-
-
-def _take_counts(vec_env: Any) -> Plain:
-    if vec_env.results_writer is not None:
+def take_wrapper(wrapper: VecEnvWrapper) -> Plain:
+    """Return the state of one wrapper, without what it wraps."""
+    if isinstance(wrapper, VecMonitor) and wrapper.results_writer is not None:
         raise StateUnavailableError(
             "the VecMonitor writes its episodes to a file, and restoring a state would not remove lines "
             "from it; pass filename=None"
         )
-    return {name: copy_plain(getattr(vec_env, name)) for name in _COUNTS}
-
-
-def _restore_counts(vec_env: Any, kept: Plain) -> None:
-    for name in _COUNTS:
-        setattr(vec_env, name, copy_plain(kept[name]))
-
-
-_WRAPPERS: dict[type, tuple[Callable[[Any], Plain], Callable[[Any, Plain], None]]] = {
-    VecFrameStack: (_take_stack, _restore_stack),
-    VecMonitor: (_take_counts, _restore_counts),
-    VecNormalize: (_take_normalize, _restore_normalize),
-} | dict.fromkeys(
-    (VecCheckNan, VecExtractDictObs, VecTransposeImage), (lambda vec_env: None, lambda vec_env, kept: None)
-)
-
-
-def take_wrapper(wrapper: VecEnvWrapper) -> Plain:
-    """Return the state of one wrapper, without what it wraps."""
+    if type(wrapper) is VecFrameStack:
+        return [stack.stacked_obs.copy() for stack in _stacks(wrapper.stacked_obs)]
     if type(wrapper) in _WRAPPERS:
-        return _WRAPPERS[type(wrapper)][0](wrapper)
+        return {name: _take_value(getattr(wrapper, name, None)) for name in _WRAPPERS[type(wrapper)]}
     if has_state_methods(wrapper):
         return copy_plain(wrapper.get_state(), "get_state()")
     raise StateUnavailableError(
@@ -234,7 +173,34 @@ def take_wrapper(wrapper: VecEnvWrapper) -> Plain:
 
 def restore_wrapper(wrapper: VecEnvWrapper, kept: Plain) -> None:
     """Restore one wrapper from a state of `take_wrapper`."""
-    if type(wrapper) in _WRAPPERS:
-        _WRAPPERS[type(wrapper)][1](wrapper, kept)
+    if type(wrapper) is VecFrameStack:
+        for stack, value in zip(_stacks(wrapper.stacked_obs), kept, strict=True):
+            stack.stacked_obs = np.array(value)
+    elif type(wrapper) in _WRAPPERS:
+        for name in _WRAPPERS[type(wrapper)]:
+            if name.endswith("_rms"):
+                _restore_moments(getattr(wrapper, name, None), kept[name])
+            elif kept[name] is not None:
+                setattr(wrapper, name, copy_plain(kept[name]))
     else:
         wrapper.set_state(copy_plain(kept))
+
+
+def _stacks(stack: StackedObservations[Any]) -> list[Any]:
+    """Return the stack of an array, or those of a dict's arrays."""
+    return list(getattr(stack, "sub_stacked_observations", {"": stack}).values())
+
+
+def _take_value(value: Any) -> Plain:
+    """Return plain data, running moments, or those of each key, as plain data."""
+    if isinstance(value, dict):
+        return {key: _take_value(item) for key, item in value.items()}
+    return copy_plain(vars(value) if isinstance(value, RunningMeanStd) else value)
+
+
+def _restore_moments(moments: Any, kept: Plain) -> None:
+    if isinstance(moments, dict):
+        for key, value in moments.items():
+            _restore_moments(value, kept[key])
+    elif moments is not None:
+        vars(moments).update({name: copy_plain(kept[name]) for name in ("mean", "var", "count")})

@@ -118,8 +118,7 @@ class LinearQuadratic(gym.Env[Observation, Observation]):
             numpy.linalg.LinAlgError: If no gain stabilises the discounted system.
         """
         _check_discount(gamma)
-        P: Array = solve_discrete_are(np.sqrt(gamma) * self.A, np.sqrt(gamma) * self.B, self.Q, self.R)
-        return P
+        return solve_discrete_are(np.sqrt(gamma) * self.A, np.sqrt(gamma) * self.B, self.Q, self.R)
 
     def optimal_gain(self, gamma: float) -> Array:
         """Return the K (m, n) of the optimal policy u = -K x.
@@ -128,8 +127,7 @@ class LinearQuadratic(gym.Env[Observation, Observation]):
         """
         P = self.riccati(gamma)
         inner = self.R + gamma * self.B.T @ P @ self.B
-        K: Array = gamma * solve(inner, self.B.T @ P @ self.A, assume_a="pos")
-        return K
+        return gamma * solve(inner, self.B.T @ P @ self.A, assume_a="pos")
 
     def cost(
         self, gain: ArrayLike, gamma: float, *, bias: ArrayLike | None = None, action_std: float = 0.0

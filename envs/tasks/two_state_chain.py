@@ -66,8 +66,7 @@ class TwoStateChain(gym.Env[np.int64, np.int64]):
                 "pass pi(stay|state) for states 0 and 1."
             )
         leave = 1 - p
-        rho: Array = leave[::-1] / leave.sum()
-        return rho
+        return leave[::-1] / leave.sum()
 
     @staticmethod
     def average_reward(stay: ArrayLike) -> float:
@@ -93,5 +92,4 @@ class TwoStateChain(gym.Env[np.int64, np.int64]):
         p, r = np.asarray(stay, dtype=np.float64), np.asarray(STAY_REWARDS)
         q = 1 - p
         numerator_slope = q[::-1] * r - (p * r)[::-1]
-        gradient: Array = p * q * (numerator_slope + eta) / q.sum()
-        return gradient
+        return p * q * (numerator_slope + eta) / q.sum()

@@ -86,14 +86,14 @@ class EnvPoolVecEnv(VecEnv):
             self._spec.max_episode_steps = int(limit)
         self._n_envs = n_envs
         self._pool: Any = None
-        seeds = self._to_int32(_draw_seed() if seed is None else seed)
-        self._build(seeds)
+        first = np.random.randint(_SEEDS) if seed is None else seed  # noqa: NPY002 - as SB3
+        self._build(self._to_int32(first))
         self._statistics = EpisodeStatistics(n_envs)
         task_kwargs = {key: value for key, value in self._kwargs.items() if key not in _NOT_TASK_KWARGS}
         super().__init__(n_envs, *_find_spaces(self._pool, registered, task_kwargs))
 
     def _to_int32(self, seed: int) -> list[int]:
-        return [(seed + i) % _SEEDS for i in range(self._n_envs)]
+        return [int(seed + i) % _SEEDS for i in range(self._n_envs)]
 
     def _build(self, seeds: list[int]) -> None:
         """Build the pool; environment i has seeds[i]."""
@@ -200,11 +200,6 @@ class EnvPoolVecEnv(VecEnv):
 
 
 _INSIDE = "its environments are C++ objects; use vec_env='dummy' to access them"
-
-
-def _draw_seed() -> int:
-    """Return a seed from NumPy's global state, as SB3 does."""
-    return int(np.random.randint(_SEEDS))  # noqa: NPY002
 
 
 def _import_envpool() -> Any:

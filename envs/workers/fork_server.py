@@ -87,8 +87,7 @@ class ForkServer:
         Raises:
             OSError: If the fork server has ended; EOFError likewise.
         """
-        pid: int = self._request("fork", descriptor=end.fileno())
-        return pid
+        return self._request("fork", descriptor=end.fileno())
 
     def stop(self, pid: int, timeout: float) -> str:
         """Wait for a worker to exit, kill it at the timeout, and return how it ended.
@@ -100,8 +99,7 @@ class ForkServer:
         Raises:
             OSError: If the fork server has ended, and its workers with it; EOFError likewise.
         """
-        reason: str = self._request("stop", pid, timeout)
-        return reason
+        return self._request("stop", pid, timeout)
 
     def _request(self, *request: Any, descriptor: int | None = None) -> Any:
         with self._lock:

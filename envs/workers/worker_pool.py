@@ -135,7 +135,8 @@ class WorkerPool:
             with contextlib.suppress(WorkerLostError):
                 replies[worker] = worker.receive()
         for worker, reply in replies.items():
-            _check(reply, worker)
+            if isinstance(reply, Failure):
+                raise make_error(reply, worker)
         return replies
 
     def replace(self, lost: Sequence[Worker]) -> dict[Worker, Any]:
@@ -230,10 +231,3 @@ def _derive_seeds(seeds: Sequence[int | None], starts: int) -> list[int | None]:
         None if seed is None else int(np.random.SeedSequence(seed, spawn_key=(starts,)).generate_state(1)[0])
         for seed in seeds
     ]
-
-
-def _check(reply: Any, worker: Worker) -> Any:
-    """Return a worker's reply, or raise its failure."""
-    if isinstance(reply, Failure):
-        raise make_error(reply, worker)
-    return reply

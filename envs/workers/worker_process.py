@@ -41,8 +41,7 @@ def encode(value: Any) -> bytes:
     try:
         return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     except Exception:
-        encoded: bytes = cloudpickle.dumps(value)
-        return encoded
+        return cloudpickle.dumps(value)
 
 
 def pickle_job(env_fns: Sequence[Callable[[], gym.Env]], first: int) -> bytes:

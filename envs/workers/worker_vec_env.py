@@ -18,8 +18,6 @@ from envs.workers.worker import TIMEOUT, Worker
 from envs.workers.worker_error import WorkerError
 from envs.workers.worker_pool import WorkerPool
 
-_USUAL = {"TimeLimit.truncated": False}
-
 
 class WorkerVecEnv(VecEnv):
     """Step blocks of environments in worker processes, bitwise as `DummyVecEnv` does.

@@ -10,6 +10,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
+from experiments.extras import needs
+
 LEAST_SIDE = 240  # pixels; the frames of small tasks are enlarged by an integer factor
 HEADLESS = {"MUJOCO_GL": "egl", "SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
 DEFAULT_FPS = 30  # if an environment has none
@@ -137,14 +139,9 @@ def import_imageio() -> Any:
     Raises:
         ImportError: either is missing.
     """
-    try:
+    with needs('"imageio[ffmpeg]"'):
         importlib.import_module("imageio_ffmpeg")
         return importlib.import_module("imageio.v2")
-    except ImportError as error:
-        raise ImportError(
-            f"--video needs imageio and its ffmpeg ({error}); "
-            'install them with: pip install -c constraints.txt "imageio[ffmpeg]"'
-        ) from error
 
 
 def prepare_headless() -> None:

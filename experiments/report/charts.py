@@ -4,15 +4,12 @@ import html
 
 import numpy as np
 
-try:
+from experiments.extras import needs
+
+with needs('-e ".[report]"'):
     import plotly.graph_objects as go  # type: ignore[import-untyped]
     import plotly.io  # type: ignore[import-untyped]
     import plotly.offline  # type: ignore[import-untyped]
-except ImportError as error:
-    raise ImportError(
-        'the report needs plotly; install it with: pip install -c constraints.txt -e ".[report]"'
-    ) from error
-
 from experiments.report.aggregate import Aggregate
 from experiments.report.appearance import Style
 from experiments.report.curves import GEOMETRY, Curve

@@ -78,9 +78,7 @@ def find_thresholds(texts: Sequence[str], records: Iterable[RunRecord]) -> dict[
     environments = sorted({record.environment for record in records})
     thresholds = {}
     for name in environments:
-        spec = gymnasium.registry.get(
-            name
-        )  # not gymnasium.spec, which would import a module that an id names
+        spec = gymnasium.registry.get(name)  # gymnasium.spec would import a module that an id names
         if spec is not None and spec.reward_threshold is not None:
             thresholds[name] = float(spec.reward_threshold)
     for text in texts:

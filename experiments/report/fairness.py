@@ -4,12 +4,13 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 from experiments.report.appearance import enumeration
 from experiments.report.curves import GEOMETRY, joint_factor, metric_column, metric_series
 from experiments.report.pooling import Group
 
+Value = TypeVar("Value")
 FEW_SEEDS = 5
 # How sb3-contrib's TRPO measures its step, by the factor from its KL to the joint one.
 CONTRIB_KL = {
@@ -52,14 +53,10 @@ DIFFERENCES: tuple[tuple[Callable[[Group], Any], str], ...] = (
 
 def notes_about(groups: Sequence[Group]) -> list[str]:
     """Return all notes; one that holds for several tasks is given once, with their names."""
-    tasks: dict[str, list[Group]] = defaultdict(list)
-    for group in groups:
-        tasks[group.environment].append(group)
-    holds: dict[str, list[str]] = defaultdict(list)
-    for environment, found in tasks.items():
-        for check in CHECKS:
-            for note in check(found):
-                holds[note].append(environment)
+    tasks = grouped((group.environment, group) for group in groups)
+    holds = grouped(
+        (note, name) for name, found in tasks.items() for check in CHECKS for note in check(found)
+    )
     notes = [f"{', '.join(environments)}: {note}" for note, environments in holds.items()]
     return [*notes, *task_versions(list(tasks)), *differing_machines(groups)]
 
@@ -78,9 +75,7 @@ def few_seeds(groups: Sequence[Group]) -> Iterable[str]:
 def differences(groups: Sequence[Group]) -> Iterable[str]:
     """Yield which conditions other than the algorithm differ between algorithms."""
     for value, sentence in DIFFERENCES:
-        found: dict[str, list[str]] = defaultdict(list)
-        for group in groups:
-            found[str(value(group))].append(group.algorithm)
+        found = grouped((str(value(group)), group.algorithm) for group in groups)
         if len(found) > 1:
             texts = [f"{text} of {enumeration(names)}" for text, names in found.items()]
             yield sentence.format("; ".join(texts))
@@ -120,9 +115,7 @@ def versions(groups: Sequence[Group]) -> Iterable[str]:
     """Yield which packages were not the same in all runs."""
     records = [record for group in groups for record in group.records]
     for package in sorted({name for record in records for name in record.versions}):
-        found: dict[str, list[str]] = defaultdict(list)
-        for record in records:
-            found[record.versions.get(package, "unknown")].append(record.algorithm)
+        found = grouped((record.versions.get(package, "unknown"), record.algorithm) for record in records)
         if len(found) > 1:
             texts = [
                 f"{version} in {len(names)} runs ({', '.join(dict.fromkeys(names))})"
@@ -131,22 +124,12 @@ def versions(groups: Sequence[Group]) -> Iterable[str]:
             yield f"{package} differs: {', '.join(texts)}."
 
 
-CHECKS = (
-    few_seeds,
-    differences,
-    missing_evaluations,
-    missing_metrics,
-    kinds_of_kl,
-    versions,
-)
+CHECKS = (few_seeds, differences, missing_evaluations, missing_metrics, kinds_of_kl, versions)
 
 
 def task_versions(environments: Sequence[str]) -> Iterable[str]:
     """Yield which environments are versions of one task."""
-    families: dict[str, list[str]] = defaultdict(list)
-    for name in environments:
-        families[re.sub(r"-v\d+$", "", name)].append(name)
-    for members in families.values():
+    for members in grouped((re.sub(r"-v\d+$", "", name), name) for name in environments).values():
         if len(members) > 1:
             yield f"{' and '.join(members)} are different tasks: nothing is compared between them."
 
@@ -161,6 +144,14 @@ def differing_machines(groups: Sequence[Group]) -> Iterable[str]:
             "Runs come from different machines or devices (see the runs' settings): their wall-clock times "
             "are not comparable."
         )
+
+
+def grouped(pairs: Iterable[tuple[str, Value]]) -> dict[str, list[Value]]:
+    """Return the second items by the first."""
+    found: dict[str, list[Value]] = defaultdict(list)
+    for key, value in pairs:
+        found[key].append(value)
+    return found
 
 
 def normalised(group: Group) -> bool:

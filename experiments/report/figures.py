@@ -6,18 +6,15 @@ from typing import Any
 
 import numpy as np
 
-try:
+from experiments.extras import needs
+
+with needs('-e ".[report]"'):
     import matplotlib
     from matplotlib.axes import Axes
 
     # Not pyplot, which would keep every figure, and choose a window system.
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, MaxNLocator
-except ImportError as error:
-    raise ImportError(
-        'figures need matplotlib; install it with: pip install -c constraints.txt -e ".[report]"'
-    ) from error
-
 from experiments.report.appearance import Style, styles
 from experiments.report.comparison import Comparison
 from experiments.report.curves import GEOMETRY, Curve

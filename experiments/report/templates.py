@@ -4,15 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-try:
-    import jinja2
-except ImportError as error:
-    raise ImportError(
-        'the report needs jinja2; install it with: pip install -c constraints.txt -e ".[report]"'
-    ) from error
-
+from experiments.extras import needs
 from experiments.report import appearance
 from experiments.terminal import printable
+
+with needs('-e ".[report]"'):
+    import jinja2
 
 
 def make_environment(*, autoescape: bool) -> jinja2.Environment:

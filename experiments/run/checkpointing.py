@@ -118,9 +118,7 @@ def restore(agent: OnPolicyAlgorithm, callbacks: Sequence[BaseCallback], content
         agent_state.restore_agent(agent, content["agent"])
         check_optimizers(agent)
         agent_state.restore_callbacks(callbacks, content["callbacks"])
-        agent_state.restore_logged(
-            Logger(None, []), content["agent"]
-        )  # fails here or never, since no file is touched yet
+        agent_state.restore_logged(Logger(None, []), content["agent"])  # fails before a file is touched
     except Exception as error:  # an environment's own methods may raise any
         raise ValueError(
             "the checkpoint does not fit the agent and the environments that config.yaml describes, and no "

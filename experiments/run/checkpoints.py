@@ -95,21 +95,6 @@ class Checkpoints:
                 self.rejected.append(error)
         raise NoValidCheckpointError(self.folder, self.rejected)
 
-    def load(self, path: Path) -> Any:
-        """Return the content of one checkpoint.
-
-        Raises:
-            CorruptCheckpointError: it is not valid; the message names the newest valid one.
-        """
-        try:
-            return self._read(path)["content"]
-        except CorruptCheckpointError as error:
-            try:
-                advice = f"the newest valid one is {self.newest_valid()[0]}"
-            except NoValidCheckpointError:
-                advice = f"there is no valid one in {self.folder}"
-            raise CorruptCheckpointError(path, f"{error.reason}; {advice}") from error
-
     def _read(self, path: Path) -> dict[str, Any]:
         document = read(path)
         if not isinstance(document, dict) or document.keys() != {"score", "content"}:

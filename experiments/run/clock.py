@@ -29,10 +29,6 @@ class Clock(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        self._record()
-
-    def _on_training_end(self) -> None:
-        self._record()
-
-    def _record(self) -> None:
         self.logger.record("time/seconds", round(self.seconds, 3))
+
+    _on_training_end = _on_rollout_end

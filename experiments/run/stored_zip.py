@@ -76,8 +76,7 @@ class StoredZip:
         Raises:
             KeyError, ValueError: there is none of this name, or it is damaged.
         """
-        array: np.ndarray = np.lib.format.read_array(io.BytesIO(self.read(f"{name}.npy")), allow_pickle=False)
-        return array
+        return np.lib.format.read_array(io.BytesIO(self.read(f"{name}.npy")), allow_pickle=False)
 
 
 def read_tensors(stored: bytes) -> Any:

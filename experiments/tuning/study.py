@@ -15,20 +15,17 @@ from typing import Any
 
 from stable_baselines3.common.vec_env import VecEnv
 
+from experiments.extras import needs
 from experiments.settings.configuration import RUN_KEYS
 from experiments.settings.run_settings import RunSettings
 from experiments.settings.tuning_seeds import RESERVED, TUNING_SEEDS
 from experiments.tuning.search_space import SearchSpace
 
-try:
+with needs('-e ".[tune]"'):
     import optuna
     from optuna.trial import FrozenTrial, TrialState
     from sqlalchemy.exc import DatabaseError
     from sqlalchemy.pool import NullPool
-except ImportError:
-    raise ImportError(
-        'tuning needs Optuna; install it with: pip install -c constraints.txt -e ".[tune]"'
-    ) from None
 
 RETRIES = 3  # of an interrupted trial
 FEWEST_FOR_IMPORTANCES = 10  # complete trials; with fewer, importances are noise

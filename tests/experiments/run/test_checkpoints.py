@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from agents.rollout.collect import NonFiniteError
-from experiments.run.checkpoint_file import CheckpointWriteError, CorruptCheckpointError, write
+from experiments.run.checkpoint_file import CheckpointWriteError, read, write
 from experiments.run.checkpoints import Checkpoints, NoValidCheckpointError
 from experiments.run.plain_data import to_bytes
 
@@ -30,6 +30,11 @@ def content_of(step: int) -> dict[str, Any]:
 def is_content(content: Any, step: int) -> bool:
     """Whether it is that of this step, bit for bit."""
     return to_bytes(content) == to_bytes(content_of(step))
+
+
+def stored(path: Path) -> Any:
+    """Return the content of one checkpoint."""
+    return read(path)["content"]
 
 
 def names(folder: Path) -> list[str]:
@@ -68,7 +73,7 @@ def test_the_last_ones_stay(tmp_path: Path) -> None:
     path, content = checkpoints.newest_valid()
     assert path == checkpoints.paths()[0]
     assert is_content(content, 1_000_000_000)
-    assert is_content(checkpoints.load(checkpoints.paths()[2]), 12288)
+    assert is_content(stored(checkpoints.paths()[2]), 12288)
 
 
 def test_the_best_stays(tmp_path: Path) -> None:
@@ -77,9 +82,9 @@ def test_the_best_stays(tmp_path: Path) -> None:
         Checkpoints(tmp_path, keep=2).save(content_of(step), step=step, score=score)
     checkpoints = Checkpoints(tmp_path, keep=2)
     assert names(tmp_path) == ["best.ckpt", name_of(4), name_of(5)]
-    assert is_content(checkpoints.load(checkpoints.best), 1)
+    assert is_content(stored(checkpoints.best), 1)
     checkpoints.save(content_of(6), step=6, score=3.5)
-    assert is_content(checkpoints.load(checkpoints.best), 6)
+    assert is_content(stored(checkpoints.best), 6)
 
 
 def test_without_a_score_there_is_no_best(tmp_path: Path) -> None:
@@ -94,7 +99,7 @@ def test_a_corrupt_best_gives_way(tmp_path: Path) -> None:
     corrupt(checkpoints.best)
     resumed = Checkpoints(tmp_path)
     resumed.save(content_of(2), step=2, score=1.0)
-    assert is_content(resumed.load(resumed.best), 2)
+    assert is_content(stored(resumed.best), 2)
 
 
 def test_bad_arguments_are_refused(tmp_path: Path) -> None:
@@ -148,20 +153,6 @@ def test_no_valid_one_names_all(tmp_path: Path) -> None:
     assert [error.path.name for error in caught.value.rejected] == [name_of(2), name_of(1)]
     assert f"{name_of(2)}: it has the format of a checkpoint, but" in str(caught.value)
     assert f"{name_of(1)}: its checksum differs" in str(caught.value)
-
-
-def test_loading_a_corrupt_one_names_the_newest_valid(tmp_path: Path) -> None:
-    """Or says that there is none."""
-    checkpoints = saved(tmp_path, 1, 2, 3)
-    corrupt(tmp_path / name_of(2))
-    with pytest.raises(
-        CorruptCheckpointError, match=rf"{name_of(2)} is .*checksum.*newest valid one is .*{name_of(3)}"
-    ):
-        checkpoints.load(tmp_path / name_of(2))
-    corrupt(tmp_path / name_of(1))
-    corrupt(tmp_path / name_of(3))
-    with pytest.raises(CorruptCheckpointError, match=r"checksum.*; there is no valid one in"):
-        checkpoints.load(tmp_path / name_of(2))
 
 
 def test_a_run_that_went_back_leaves_its_other_future(tmp_path: Path) -> None:
@@ -244,7 +235,7 @@ def test_a_kill_at_every_call_leaves_a_valid_newest(tmp_path: Path, step: int) -
         assert is_content(content, content["step"])
         assert len(checkpoints.paths()) >= 2
         newest.add(content["step"])
-        best_content = checkpoints.load(checkpoints.best)
+        best_content = stored(checkpoints.best)
         assert is_content(best_content, best_content["step"])
         best.add(best_content["step"])
         if process.exitcode == 0:
@@ -253,7 +244,7 @@ def test_a_kill_at_every_call_leaves_a_valid_newest(tmp_path: Path, step: int) -
         checkpoints.save(content_of(step), step=step, score=2.0)
         assert len(names(folder)) == 3
         assert checkpoints.newest_valid()[0].name == name_of(step)
-        assert is_content(checkpoints.load(checkpoints.best), step)
+        assert is_content(stored(checkpoints.best), step)
     assert call > 8
     assert newest == best == expected
 
