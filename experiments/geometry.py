@@ -23,6 +23,7 @@ from npg.fisher.root_scores import white_noise
 from npg.geometry.diagnostics import block_coupling, relative_gap
 from npg.geometry.spectrum import Estimate, Spectrum, spectrum
 from npg.policy import evaluate
+from npg.states import each
 
 PREFIX = "npg/geometry/"
 DEFAULT_DAMPING = 0.1
@@ -185,11 +186,7 @@ def read(buffer: RolloutBuffer, action_space: spaces.Space, most: int) -> tuple[
     def pick(array: np.ndarray) -> Tensor:
         return buffer.to_torch(array[step, env])
 
-    stored: Any = buffer.observations
-    if isinstance(stored, dict):
-        observations: Any = {key: pick(array) for key, array in stored.items()}
-    else:
-        observations = pick(stored)
+    observations = each(pick, buffer.observations)  # type: ignore[arg-type]  # arrays
     actions = pick(buffer.actions.astype(np.float32, copy=False))
     if isinstance(action_space, spaces.Discrete):
         actions = actions.long().flatten()

@@ -55,13 +55,6 @@ def collect(
     rollout_buffer.reset()
     if agent.use_sde:
         agent.policy.reset_noise(env.num_envs)
-    shared = {
-        "self": agent,
-        "env": env,
-        "callback": callback,
-        "rollout_buffer": rollout_buffer,
-        "n_rollout_steps": n_rollout_steps,
-    }
     callback.on_rollout_start()
     # After the callback, which may have replaced a layer or changed the discount.
     sampler, behaviour = make_sampler(agent.policy), BehaviourWeights(agent.policy)
@@ -85,19 +78,7 @@ def collect(
             last = last_observations(dones, infos, env.observation_space)
             check_ended(agent, env, dones, infos, last)
 
-            here = {
-                "n_steps": n_steps,
-                "obs_tensor": obs_tensor,
-                "actions": actions,
-                "clipped_actions": clipped_actions,
-                "values": values,
-                "log_probs": log_probs,
-                "new_obs": new_obs,
-                "rewards": rewards,
-                "dones": dones,
-                "infos": infos,
-            }
-            callback.update_locals(shared | here)
+            callback.update_locals(locals() | {"self": agent})
             if not callback.on_step():
                 return False
             named = [i for i, info in enumerate(infos) if "episode" in info or "is_success" in info]
@@ -114,7 +95,7 @@ def collect(
     with torch.no_grad():
         values = agent.policy.predict_values(obs_as_tensor(last_obs, agent.device))
     write_advantages(rollout_buffer, values, dones, getattr(agent, "critic_lambda", None))
-    callback.update_locals(shared | here | {"n_steps": n_rollout_steps, "values": values})
+    callback.update_locals(locals() | {"self": agent, "n_steps": n_rollout_steps})
     callback.on_rollout_end()
     return True
 

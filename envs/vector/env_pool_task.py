@@ -23,10 +23,8 @@ class EnvPoolTask(gym.Env[Any, Any]):
         """
         options = {"render_mode": render_mode, **kwargs} if render_mode else kwargs
         self._vec_env = EnvPoolVecEnv(task, 1, env_kwargs=options)
-        self.observation_space, self.action_space = (
-            self._vec_env.observation_space,
-            self._vec_env.action_space,
-        )
+        self.observation_space = self._vec_env.observation_space
+        self.action_space = self._vec_env.action_space
         self.render_mode = render_mode
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
