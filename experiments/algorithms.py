@@ -38,9 +38,9 @@ def agent_class(name: str) -> type[OnPolicyAlgorithm]:
     """
     if name in ALGORITHMS:
         return ALGORITHMS[name]
-    if name not in PEERS and ":" in name:
-        return find_class(name, OnPolicyAlgorithm)
     if name not in PEERS:
+        if ":" in name and not name.startswith(("sb3:", "contrib:")):
+            return find_class(name, OnPolicyAlgorithm)
         raise ValueError(f"unknown algorithm {name!r}{nearest(name, names())}")
     package, _, class_name = PEERS[name].rpartition(".")
     with needs("sb3-contrib"):

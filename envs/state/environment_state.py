@@ -39,12 +39,7 @@ _CHECKER = ("checked_reset", "checked_step", "checked_render", "close_called", "
 _WRAPPERS: dict[type, tuple[str, ...]] = {
     Monitor: ("rewards", "needs_reset", "total_steps", "current_reset_info"),
     wrappers.Autoreset: ("autoreset",),
-    wrappers.NormalizeObservation: (
-        "obs_rms.mean",
-        "obs_rms.var",
-        "obs_rms.count",
-        "_update_running_mean",
-    ),
+    wrappers.NormalizeObservation: ("obs_rms.mean", "obs_rms.var", "obs_rms.count", "_update_running_mean"),
     wrappers.NormalizeReward: (
         "return_rms.mean",
         "return_rms.var",

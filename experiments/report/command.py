@@ -59,10 +59,10 @@ def output_folder(arguments: Report) -> Path:
     Raises:
         UnsafeFileError: it is a link, which could lead anywhere.
     """
-    whole = arguments.runs[0].resolve()
-    out = arguments.out or arguments.runs[0].parent / f"{whole.name}-report"
-    if not arguments.runs[0].name:  # e.g. "."
-        out = arguments.out or whole.with_name(f"{whole.name}-report")
+    first = arguments.runs[0]
+    whole = first.resolve()
+    parent = first.parent if first.name else whole.parent  # e.g. "." has no name
+    out = arguments.out or parent / f"{whole.name}-report"
     if out.is_symlink():
         raise UnsafeFileError(f"{one_line(out)} is a link; delete it, or choose another folder with --out")
     return out

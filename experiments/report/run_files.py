@@ -3,7 +3,6 @@
 No code in them is executed: YAML is read by its safe loader, CSV and JSON as text.
 """
 
-import csv
 import math
 import re
 from collections.abc import Container
@@ -51,7 +50,7 @@ def read_log(folder: RunFolder) -> dict[str, np.ndarray]:
     """
     try:
         table = read_table(folder.progress)
-    except (csv.Error, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"corrupt: progress.csv is not CSV ({error})") from None
     if len(table) < 2:
         raise ValueError("corrupt: progress.csv has no rows")

@@ -2,7 +2,8 @@
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
@@ -14,26 +15,20 @@ EPISODES = 100  # of the mean
 REPORTS = 10  # intermediate values per run
 
 
-@dataclass
-class Reporter:
-    """Report intermediate values of one run to the pruner.
+def report_or_prune(trial: optuna.Trial, first: int, last: int, value: float, step: int) -> None:
+    """Report an intermediate value of one run to the pruner; raise TrialPruned if other trials are ahead.
 
     Args:
         trial: of the study.
         first: step of the trial at which the run begins.
         last: step at which the trial ends, so that pruning saves nothing.
+        value: of the run.
+        step: of the run.
     """
-
-    trial: optuna.Trial
-    first: int
-    last: int
-
-    def __call__(self, value: float, step: int) -> None:
-        """Report the value at a step of the run; raise TrialPruned if other trials are ahead."""
-        self.trial.report(value, self.first + step)
-        spared = self.first + step >= self.last or self.trial.user_attrs.get(DEFAULT)
-        if not spared and self.trial.should_prune():
-            raise optuna.TrialPruned
+    trial.report(value, first + step)
+    spared = first + step >= last or trial.user_attrs.get(DEFAULT)
+    if not spared and trial.should_prune():
+        raise optuna.TrialPruned
 
 
 class TrainingReturn(BaseCallback):
@@ -82,7 +77,7 @@ def training_return(search: Search, trial: optuna.Trial) -> float:
             # SB3's A2C writes into the policy_kwargs that it is given.
             agent = build(replace(configuration, seed=seed, device=search.device), env)
             first, last = len(returns) * REPORTS, len(search.seeds) * REPORTS
-            callback = TrainingReturn(configuration.n_timesteps, Reporter(trial, first, last))
+            callback = TrainingReturn(configuration.n_timesteps, partial(report_or_prune, trial, first, last))
             agent.learn(configuration.n_timesteps, callback)
         finally:
             env.close()

@@ -40,7 +40,7 @@ from experiments.tuning.study import (
     open_study,
     requeue_stale,
 )
-from experiments.tuning.training_return import REPORTS, Reporter, TrainingReturn
+from experiments.tuning.training_return import REPORTS, TrainingReturn, report_or_prune
 
 OPTIONS = {"n_steps": 16, "n_critic_updates": 1}
 TRIED = {optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED}
@@ -346,7 +346,7 @@ def test_pruned_trials_count_and_the_default_is_never_pruned(
         search.space.suggest(trial)
         worth = -100.0 if trial.user_attrs else 10.0 - 20.0 * (trial.number > 5)
         for step in range(1, REPORTS + 1):
-            Reporter(trial, 0, REPORTS)(worth, step)
+            report_or_prune(trial, 0, REPORTS, worth, step)
         steps.append(trial.number)
         return worth
 
