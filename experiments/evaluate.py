@@ -62,12 +62,12 @@ def evaluate(arguments: Evaluate) -> None:
         seed=arguments.seed,
         deterministic=not arguments.stochastic,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, {"steps": folder.read_evaluation().get("steps")} | result)
     kind = "deterministic" if result["deterministic"] else "stochastic"
     show(f"\n{settings.algo.upper()} on {spec.id}, {result['episodes']} {kind} episodes\n")
     show(table(result))
     show("\n  The interval is over episodes of this one policy; other training seeds differ by more.")
+    out.parent.mkdir(parents=True, exist_ok=True)  # after the numbers are shown: the folder may be read-only
+    write_json(out, {"steps": folder.read_evaluation().get("steps")} | result)
     show(f"  numbers  {out}")
     if fps is not None:
         path: Path = out.with_name("video.mp4")

@@ -74,7 +74,8 @@ def run(arguments: Arguments) -> int:
         show(f"vec_env: {choice}")
         settings = replace(settings, vec_env=choice.vec_env)
     with closing(folder), closing(make_env(settings)) as env:
-        agent = build(settings, env)
+        with setup_errors("this command line"):
+            agent = build(settings, env)
         settings = replace(settings, device=str(agent.device))
         if (aside := folder.create()) is not None:
             show(f"moved an unfinished run to {aside}")
@@ -127,10 +128,13 @@ def resume(arguments: Arguments) -> int:
             raise ValueError(
                 f"{folder.path} has made {step} steps; give --steps a larger number to resume it"
             )
-        with setup_errors(folder):
+        with setup_errors(folder.config):
             made = make_env(settings, step)
         with closing(made) as env:
-            with setup_errors(folder), AllocationLimit(content["agent"]["parameters"]["policy"].values()):
+            with (
+                setup_errors(folder.config),
+                AllocationLimit(content["agent"]["parameters"]["policy"].values()),
+            ):
                 agent = build(settings, env)
             document = describe(settings, agent)
             changes = differences(content["run"], document)
@@ -165,7 +169,7 @@ def newest_checkpoint(folder: RunFolder) -> tuple[Path, dict[str, Any]]:
 
 
 @contextmanager
-def setup_errors(folder: RunFolder) -> Iterator[None]:
+def setup_errors(source: Path | str) -> Iterator[None]:
     """Raise ValueError for whatever settings raise that no environment or agent can be built of."""
     try:
         yield
@@ -173,7 +177,7 @@ def setup_errors(folder: RunFolder) -> Iterator[None]:
         raise
     except Exception as error:
         raise ValueError(
-            f"{folder.config} describes a run that cannot be built ({type(error).__name__}: {error})"
+            f"{source} describes a run that cannot be built ({type(error).__name__}: {error})"
         ) from error
 
 

@@ -111,6 +111,10 @@ def test_normalised_run_keeps_its_statistics(arguments: Arguments) -> None:
         ({"set": (("n_steps=1", "n_envs=1"),)}, "n_steps * n_envs must be at least 2"),
         ({"set": (("policy=MlpPolice",),)}, "unknown policy 'MlpPolice'; did you mean 'MlpPolicy'"),
         ({"set": (("policy_kwargs={foo: 1}",),)}, "foo"),
+        (
+            {"set": (("policy_kwargs={net_arch: [-1]}",),)},
+            "this command line describes a run that cannot be built",
+        ),
         ({"set": (("policy_kwargs={activation_fn: relu}",),)}, "has no 'relu'; use a name such as 'ReLU'"),
         ({"set": (("normalize=true",),)}, "are both on"),
         ({"set": (("normalize_advantage=maybe",),)}, "normalize_advantage must be true or false"),

@@ -83,8 +83,7 @@ class Records:
 
 @dataclass(frozen=True)
 class Resume:
-    """Resume a run from its newest checkpoint. All settings come from the run; only --steps, and --import for a
-    user's own modules, may be added."""
+    """Resume a run from its newest checkpoint, with its settings; only --steps and --import may be added."""
 
     resume: Annotated[Path | None, shown("RUN", "start a new run")] = None
     """Resume the run in this folder."""
