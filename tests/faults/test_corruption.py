@@ -9,7 +9,7 @@ import pytest
 from faults.comparison import differences
 from faults.harness import SHORT, Server, logs_of, run_folder
 
-from experiments.run.checkpoint_file import CorruptCheckpointError
+from experiments.run.checkpoint_file import CorruptCheckpointError, read
 from experiments.run.checkpoints import Checkpoints, NoValidCheckpointError
 from experiments.run.plain_data import to_bytes
 
@@ -59,16 +59,14 @@ def damages(data: bytes, count: int) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
 def test_every_damaged_checkpoint_is_refused(stopped: Path, count: int) -> None:
-    """The newest valid one is taken in its place, bit for bit, and the message names it."""
+    """The newest valid one is taken in its place, bit for bit, and the message names the damaged one."""
     checkpoints = Checkpoints(stopped / "checkpoints")
     newest, second = checkpoints.paths()[:2]
-    expected, refused = to_bytes(checkpoints.load(second)), 0
+    expected, refused = to_bytes(read(second)), 0
     for damaged in damages(newest.read_bytes(), count):
         newest.write_bytes(damaged)
-        with pytest.raises(
-            CorruptCheckpointError, match=f"{newest.name}.*the newest valid one is .*{second.name}"
-        ):
-            checkpoints.load(newest)
+        with pytest.raises(CorruptCheckpointError, match=newest.name):
+            read(newest)
         path, content = checkpoints.newest_valid()
         assert path == second and to_bytes(content) == expected
         assert [error.path for error in checkpoints.rejected] == [newest]
