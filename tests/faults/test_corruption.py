@@ -62,7 +62,7 @@ def test_every_damaged_checkpoint_is_refused(stopped: Path, count: int) -> None:
     """The newest valid one is taken in its place, bit for bit, and the message names the damaged one."""
     checkpoints = Checkpoints(stopped / "checkpoints")
     newest, second = checkpoints.paths()[:2]
-    expected, refused = to_bytes(read(second)), 0
+    expected, refused = to_bytes(read(second)["content"]), 0
     for damaged in damages(newest.read_bytes(), count):
         newest.write_bytes(damaged)
         with pytest.raises(CorruptCheckpointError, match=newest.name):
