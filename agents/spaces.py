@@ -35,6 +35,10 @@ LEAST_SIDE = 36  # pixels that NatureCNN needs
 FLATTEN = "flatten them, e.g. by gymnasium.wrappers.FlattenObservation"
 
 
+class UnsupportedSpaceError(ValueError, AssertionError, NotImplementedError):
+    """No policy fits a space; also of the types that SB3 raises, for code that expects them."""
+
+
 def made_with_checks(env: GymEnv | str | None, verbose: int) -> Any:
     """Return the environment of that id, or the one that is given, if there are networks for its spaces.
 
@@ -56,10 +60,12 @@ def check_spaces(observations: Any, actions: Any) -> None:
     """
     for name, space in {"observation_space": observations, "action_space": actions}.items():
         if not isinstance(space, spaces.Space):
-            raise ValueError(f"the environment's {name} is {space}; set a gymnasium.spaces.Space in __init__")
+            raise UnsupportedSpaceError(
+                f"the environment's {name} is {space}; set a gymnasium.spaces.Space in __init__"
+            )
     problem = _problem_of_part("action_space", actions) or _problem_of_observations(observations)
     if problem is not None:
-        raise ValueError(problem)
+        raise UnsupportedSpaceError(problem)
 
 
 def _problem_of_observations(space: spaces.Space) -> str | None:
@@ -118,15 +124,19 @@ def check_policy(policy: str, policy_class: type, kwargs: Mapping[str, Any], spa
     extractor = with_classes(kwargs).get("features_extractor_class") or EXTRACTORS.get(policy_class)
     parts = space.spaces if isinstance(space, spaces.Dict) else None
     if parts is not None and extractor in (FlattenExtractor, NatureCNN):
-        raise ValueError(f"{policy} cannot read a Dict of observations, {space}; use 'MultiInputPolicy'")
+        raise UnsupportedSpaceError(
+            f"{policy} cannot read a Dict of observations, {space}; use 'MultiInputPolicy'"
+        )
     if parts is None and extractor is CombinedExtractor:
-        raise ValueError(f"{policy} reads a Dict, not {space}; use 'MlpPolicy' or 'CnnPolicy'")
+        raise UnsupportedSpaceError(f"{policy} reads a Dict, not {space}; use 'MlpPolicy' or 'CnnPolicy'")
     for key in parts if parts and extractor is CombinedExtractor else ():
         if not isinstance(key, str) or key in ("", *dir(nn.ModuleDict())) or "." in key:
-            raise ValueError(f"PyTorch cannot name a module {key!r}; rename that key of the observation")
+            raise UnsupportedSpaceError(
+                f"PyTorch cannot name a module {key!r}; rename that key of the observation"
+            )
     is_image = partial(is_image_space, normalized_image=not kwargs.get("normalize_images", True))
     if extractor is NatureCNN and not is_image(space):
-        raise ValueError(
+        raise UnsupportedSpaceError(
             f"{policy} reads images, Boxes of uint8 from 0 to 255 with the shape (height, width, channels), "
             f"not {space}; use 'MlpPolicy'. If VecNormalize made them floats, pass it norm_obs=False; images "
             "of floats need policy_kwargs={'normalize_images': False} and channels first"
@@ -134,7 +144,7 @@ def check_policy(policy: str, policy_class: type, kwargs: Mapping[str, Any], spa
     for name, part in (parts or {"observation": space}).items():
         reads_images = extractor in (NatureCNN, CombinedExtractor) and is_image(part)
         if reads_images and min(part.shape[1:]) < LEAST_SIDE:  # type: ignore[index]
-            raise ValueError(
+            raise UnsupportedSpaceError(
                 f"the image {name!r}, {part}, is smaller than the {LEAST_SIDE} x "
                 f"{LEAST_SIDE} pixels that NatureCNN needs; enlarge it, e.g. by gymnasium.wrappers."
                 "ResizeObservation, or use 'MlpPolicy' or another features_extractor_class"
