@@ -1,10 +1,29 @@
-"""Messages for errors that end a program after it has begun."""
+"""Errors that end a program: of a setup, before it has begun, and of environments, after it."""
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from agents.rollout.finite import NonFiniteError
 from envs.errors import InvalidResultError
 from envs.workers.worker_error import WorkerError
+
+# What invalid settings raise, here, in SB3 or in a user's policy, before training starts.
+SETUP_ERRORS = (ValueError, TypeError, AssertionError, ImportError, OSError, NotImplementedError)
+
+
+@contextmanager
+def setup_errors(source: Path | str) -> Iterator[None]:
+    """Raise ValueError for whatever settings raise that no environment or agent can be built of."""
+    try:
+        yield
+    except SETUP_ERRORS:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{source} describes a run that cannot be built ({type(error).__name__}: {error})"
+        ) from error
 
 
 def notes_of(error: BaseException) -> list[str]:

@@ -1,7 +1,7 @@
 """One run: train an agent and evaluate it, from the start or from a checkpoint."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from envs.user_modules import import_user_module
 from experiments.algorithms import folder_name, joint_target_kl, own_modules
 from experiments.evaluation import protocol
 from experiments.evaluation.seeded_episodes import EvaluationError
-from experiments.failure import describe_failure
+from experiments.failure import SETUP_ERRORS, describe_failure, setup_errors
 from experiments.grid_command import compare
 from experiments.normalised import normalised
 from experiments.run.allocation_limit import AllocationLimit
@@ -31,9 +31,6 @@ from experiments.settings.configuration import build, resolve, whole
 from experiments.settings.run_settings import RunSettings, differences
 from experiments.summary import modules_of, print_next, print_run
 from experiments.terminal import show
-
-# What invalid settings raise, here, in SB3 or in a user's policy, before training starts.
-SETUP_ERRORS = (ValueError, TypeError, AssertionError, ImportError, OSError, NotImplementedError)
 
 
 def main(arguments: Arguments) -> int:
@@ -166,19 +163,6 @@ def newest_checkpoint(folder: RunFolder) -> tuple[Path, dict[str, Any]]:
     except ValueError as error:
         raise ValueError(f"{path} has the format of a checkpoint, but no run's content: {error}") from None
     return path, content
-
-
-@contextmanager
-def setup_errors(source: Path | str) -> Iterator[None]:
-    """Raise ValueError for whatever settings raise that no environment or agent can be built of."""
-    try:
-        yield
-    except SETUP_ERRORS:
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"{source} describes a run that cannot be built ({type(error).__name__}: {error})"
-        ) from error
 
 
 def describe(settings: RunSettings, agent: OnPolicyAlgorithm) -> dict[str, Any]:

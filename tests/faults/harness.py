@@ -27,19 +27,24 @@ SHORT = (
 )
 
 
+def start_module(name: str, **options: Any) -> "subprocess.Popen[str]":
+    """Start a module that answers a line of JSON by another; options are those of `Popen`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | ENVIRON,
+        **options,
+    )
+
+
 class Server:
     """Starts runs; a context manager."""
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "faults.server"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=os.environ | ENVIRON,
-            process_group=0,
-        )
+        self._process = start_module("faults.server", process_group=0)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -4,24 +4,17 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from faults.harness import ENVIRON, ROOT, SHORT, Server, logs_of, run_folder
+from faults.harness import start_module
 from faults.hostile_folders import HOSTILE
 
 SECONDS, MEMORY = 10.0, 2**30  # of CPU, since other programs may keep the cores busy; peak
 PATIENCE = 60.0  # seconds after which a command hangs
-SETTINGS = (
-    "normalize=true",
-    "policy_kwargs={normalize_observations: false, normalize_returns: false, net_arch: [8]}",
-)
-ARGV = ("--algo", "npg", "--env", "Pendulum-v1", "--vec-env", "dummy", *SHORT, *SETTINGS)
 COMMANDS = {
     "resume": ("train", "--allow-changes", "--resume"),
     "evaluate": ("evaluate",),
@@ -37,14 +30,7 @@ class HostileServer:
     """Runs commands in forks of one process; a context manager."""
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "faults.hostile_server"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=os.environ | ENVIRON,
-        )
+        self._process = start_module("faults.hostile_server")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -64,15 +50,6 @@ def hostile_server() -> Iterator[HostileServer]:
     """A process that has imported the commands."""
     with HostileServer() as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def finished(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run with a normaliser."""
-    out = tmp_path_factory.mktemp("finished") / "runs"
-    started = server.run(logs_of(out), *ARGV, "--out", out)
-    assert started.code == 0, started.output
-    return run_folder(out, "npg", "Pendulum-v1")
 
 
 def snapshot(folder: Path) -> dict[str, object]:

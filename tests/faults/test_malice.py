@@ -14,17 +14,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from faults.harness import SHORT, Server, logs_of, run_folder
+from faults.harness import Server, logs_of
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from experiments.run.checkpoint_file import write
 from experiments.run.checkpoints import Checkpoints
-
-SETTINGS = (
-    *("normalize=true", "policy_kwargs={normalize_observations: false, normalize_returns: false}"),
-    "policy=MlpPolicy",
-)
-ARGV = ("--algo", "npg", "--env", "Pendulum-v1", "--vec-env", "dummy", *SHORT, *SETTINGS)
 
 
 class Payload:
@@ -36,15 +30,6 @@ class Payload:
     def __reduce__(self) -> tuple[object, ...]:
         """Return what `pickle` calls."""
         return Path.touch, (self.canary,)
-
-
-@pytest.fixture(scope="module")
-def finished(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run with a normaliser."""
-    out = tmp_path_factory.mktemp("finished") / "runs"
-    started = server.run(logs_of(out), *ARGV, "--out", out)
-    assert started.code == 0, started.output
-    return run_folder(out, "npg", "Pendulum-v1")
 
 
 def pickled_checkpoints(folder: Path, canary: Path) -> None:
