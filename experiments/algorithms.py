@@ -34,7 +34,7 @@ def agent_class(name: str) -> type[OnPolicyAlgorithm]:
 
     Raises:
         ValueError: there is no such name.
-        ImportError: the class is sb3-contrib's, which is not installed.
+        ImportError: the class is in sb3-contrib, which is not installed.
     """
     if name in ALGORITHMS:
         return ALGORITHMS[name]

@@ -2,12 +2,12 @@
 
     npg train      train an agent, resume a run, or train a grid of agents to compare
     npg evaluate   evaluate a trained agent, or record a video of it
-    npg report     compare runs: statistics, figures and one page
+    npg report     compare runs: statistics, figures and an HTML page
     npg tune       search for hyper-parameters
     npg export     write a trained policy as an ONNX file
     npg zoo        train, replay and tune the agents with RL Zoo
 
-`npg COMMAND --help` explains a command and its options. To begin: npg train
+`npg COMMAND --help` explains a command and its options. To get started, run: npg train
 """
 
 import difflib
@@ -39,14 +39,14 @@ TRAIN = """Train agents on Gymnasium environments: one run, or a grid of runs to
     npg train --algo npg vpg trpo sb3:ppo --env CartPole-v1 Acrobot-v1 --seeds 5 --jobs 2
     npg train --resume runs/Hopper-v5/npg/seed-3
 
-Settings come from configs/<algo>.yaml: the section of the environment, or else `default`. --set changes
-single settings: any argument of the agent's constructor, n_envs, or normalize. --set 'policy_kwargs={...}'
-changes only the given keys.
+Settings come from the environment's section of configs/<algo>.yaml, or else from the section `default`.
+Any of them can be changed by --set: an argument of the agent's constructor, n_envs, or normalize. Of a
+dictionary, only the given keys change: --set 'policy_kwargs={...}'.
 
 A run writes the folder runs/<env>/<algo>/seed-<n>/ with config.yaml (all settings and versions),
 progress.csv, TensorBoard events, checkpoints/, model.zip, and evaluation.json, which `npg evaluate`
 reproduces. Ctrl-C and SIGTERM stop a run after the current update; --resume continues it, bit for bit on a
-CPU. Repeat the command of a grid to resume it. A grid ends with a report.
+CPU. To resume a grid, repeat its command. When a grid is finished, it writes a report.
 """
 TUNE = """Search for hyper-parameters of one algorithm on one environment, with Optuna.
 
@@ -54,8 +54,8 @@ TUNE = """Search for hyper-parameters of one algorithm on one environment, with 
     npg tune 50 --algo npg --env Hopper-v5 --steps 1e5     # shorter trials
 
 The number of trials comes first; it is 50 by default. All other options are those of npg train. Trials use
-seeds that no reported run may have. The results are in runs/<env>/<algo>/tuning/: best.yaml, which npg train
---config reads, trials.csv and history.png. Repeat the command to resume a search.
+seeds that no reported run may have. The results are in runs/<env>/<algo>/tuning/: best.yaml, to be used with
+npg train --config, trials.csv and history.png. Repeat the command to resume a search.
 """
 
 

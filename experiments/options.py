@@ -50,7 +50,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Report:
-    """Compare runs: statistics, figures and one page.
+    """Compare runs: statistics, figures and an HTML page.
 
         npg report runs                                    # all runs in runs/; writes runs-report/
         npg report runs/Hopper-v5 --threshold 2000 --out hopper

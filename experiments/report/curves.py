@@ -81,7 +81,7 @@ def learning_curve(
 ) -> Curve | None:
     """Return the IQM of the training return over environment steps, or over seconds of training.
 
-    None if runs have no range in common, e.g. short ones whose times in whole seconds are equal.
+    None if the runs have no range in common, e.g. if all times, in whole seconds, of a short run are equal.
     """
     curves = [record.series(RETURN, record.clock if over_seconds else STEPS) for record in group.records]
     return averaged(curves, generator)

@@ -77,7 +77,7 @@ class Checkpoints:
         return path
 
     def paths(self) -> list[Path]:
-        """Return the checkpoints, newest first; `best` is not among them."""
+        """Return the numbered checkpoints, newest first, without `best`."""
         found = (path for path in self.folder.glob("checkpoint-*.ckpt") if NAME.fullmatch(path.name))
         return sorted(found, key=step_of, reverse=True)
 

@@ -20,20 +20,20 @@ def shown(metavar: str, default: str | None = None, *, hint: str | None = None) 
 
 @dataclass(frozen=True)
 class Task:
-    """Choose algorithms, environments and seeds. Several of any of them make a grid of runs."""
+    """Choose algorithms, environments and seeds. More than one of any of these makes a grid of runs."""
 
     algo: Annotated[tuple[str, ...], shown("ALGO [ALGO ...]")] = ("trpo",)
-    """Train these algorithms: vpg, npg, trpo, acktr; for comparison also sb3:ppo, sb3:a2c, contrib:trpo."""
+    """Train these algorithms: vpg, npg, trpo, acktr; or, as baselines, sb3:ppo, sb3:a2c, contrib:trpo."""
     env: Annotated[tuple[str, ...], shown("ENV [ENV ...]")] = ("CartPole-v1",)
     """Train on these Gymnasium environments. module:Name-v0 imports the module that registers the id."""
     import_: Annotated[tuple[str, ...], tyro.conf.arg(name="import", metavar="MODULE [MODULE ...]")] = ()
     """Import these modules first, e.g. one that registers an environment or an algorithm."""
-    steps: Annotated[float | None, shown("N", "the configuration's; in a grid, the largest of them")] = None
+    steps: Annotated[float | None, shown("N", "as configured; in a grid, the largest number")] = None
     """Train for this many environment steps, e.g. 1e6."""
     seed: Annotated[int, shown("N")] = 0
-    """Seed policy, environments and sampling with this number. With --seeds, it is the first seed."""
+    """Seed policy, environments and sampling with this number. With --seeds, this is the first seed."""
     seeds: Annotated[int, shown("N")] = 1
-    """Make a run for each of this many consecutive seeds."""
+    """Train one run for each of this many consecutive seeds."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Hyperparameters:
         tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]], shown("NAME=VALUE [NAME=VALUE ...]")
     ] = ()
     """Change settings. In a grid, algo.name=value changes a setting of one algorithm."""
-    n_envs: Annotated[int | None, shown("N", "the configuration's")] = None
+    n_envs: Annotated[int | None, shown("N", "as configured")] = None
     """Step this many environments in parallel."""
     tune: Annotated[int | None, shown("TRIALS", "no search")] = None
     """Search for hyper-parameters until the study has this many trials."""
@@ -59,19 +59,19 @@ class Execution:
     out: Annotated[Path, shown("FOLDER")] = Path("runs")
     """Write run folders into this folder."""
     jobs: Annotated[int | None, shown("N", "the number of cores")] = None
-    """Make this many runs of a grid, or trials of a search, at a time."""
+    """Train this many runs of a grid, or trials of a search, in parallel."""
     device: Annotated[str, shown("{auto,cpu,cuda}")] = "auto"
-    """Compute on this device. With auto, on a GPU if there is one and a measurement finds it faster."""
+    """Compute on this device. With auto, use a GPU only if there is one and a timing test finds it faster."""
     vec_env: Annotated[str, shown("{auto,dummy,workers,subproc,envpool}")] = "auto"
-    """Step environments in one process (dummy), one per core (workers) or one each (subproc), or by EnvPool.
+    """Step environments in one process (dummy), one per core (workers), one each (subproc), or with EnvPool.
     With auto, a step is timed to choose dummy or workers; runs that share the cores use dummy."""
     worker_timeout: Annotated[float, shown("SECONDS")] = 60.0
-    """With workers, replace a process if a reset or step of an environment takes longer; 0 for no limit."""
+    """With workers, replace a process if a reset or step takes longer than this; 0 for no limit."""
 
 
 @dataclass(frozen=True)
 class Records:
-    """Choose what a run evaluates and records."""
+    """Choose what is evaluated and recorded."""
 
     episodes: Annotated[int, shown("N")] = 100
     """Evaluate the trained agent on this many deterministic episodes; 0 for none."""
