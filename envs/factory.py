@@ -36,7 +36,7 @@ def _build(
     worker_timeout: float | None = TIMEOUT,
     **options: Any,
 ) -> VecEnv:
-    """Build a vector environment of single ones, after one environment was built as a check."""
+    """Build a vector environment from single ones, after building one of them as a check."""
     make = make_function(env_id, env_kwargs)
     kind = vec_env_class if isinstance(vec_env_class, type) else object
     in_process = issubclass(kind, DummyVecEnv)

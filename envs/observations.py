@@ -44,7 +44,7 @@ def replace_rows(observations: Any, which: NDArray[Any], rows: Any) -> None:
 
     Args:
         observations: The batch, n rows.
-        which: The k rows to replace: their indices (k,), or a mask (n,) with k trues.
+        which: The k rows to replace: their indices (k,), or a mask (n,) with k true entries.
         rows: The new rows.
     """
     map_arrays(lambda array, new: array.__setitem__(which, new), observations, rows)

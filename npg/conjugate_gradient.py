@@ -120,7 +120,7 @@ def conjugate_gradient(
 
 
 def _without_direction(b: Tensor, scale: float) -> Solution:
-    """Return the solution for a b whose largest entry is 0 or not finite."""
+    """Return the solution for a vector b that is zero or not finite."""
     if scale == 0:
         return Solution(torch.zeros_like(b), 0.0, 0, Status.CONVERGED)
     return Solution(torch.zeros_like(b), math.nan, 0, Status.NON_FINITE)

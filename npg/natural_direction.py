@@ -123,7 +123,7 @@ class UnreadDirection:
         }
 
     def rejection_of(self, numbers: Mapping[str, float]) -> Rejection | None:
-        """Return why the direction is unusable, None if it is usable."""
+        """Return why the direction is unusable, or None if it is usable."""
         if (rejection := Rejection.of_gradient_size(numbers["gradient_size"])) is not None:
             return rejection
         if self.solution.status is Status.NON_FINITE or not math.isfinite(numbers["curvature"]):

@@ -13,8 +13,8 @@ from npg import host
 class FlatParameters:
     """Trainable parameters of a module in `parameters()` order, as one vector of length P.
 
-    This is the only place that flattens or unflattens, and `add_` the only one that writes a policy
-    parameter.
+    This is the only place that flattens or unflattens parameters, and `add_` is the only one that writes a
+    policy parameter.
 
     Args:
         module: its frozen parameters (`requires_grad=False`) are left out.

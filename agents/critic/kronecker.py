@@ -44,12 +44,12 @@ class ValueDistribution(nn.Module):
 
 
 class KroneckerCritic(Critic):
-    """Natural steps of the values towards the returns, which do not depend on the unit of the reward.
+    """Natural gradient steps that fit the values to the returns, whatever the unit of the reward.
 
     With σ the root mean squared error of the values, a step's KL is dᵀE[∇v ∇vᵀ]d / 2σ², half the squared move
     of the values in units of σ. The last layer's parameters have the unit of v, and its block is damped by λ.
     All other parameters have no unit, and their blocks are damped by λσ². Momentum is kept in units of σ. σ
-    is measured in every update; damping follows when the inverses are refreshed.
+    is measured in every update; the damping follows it only when the inverses are refreshed.
 
     Arguments not listed are those of `Critic`.
 

@@ -79,7 +79,7 @@ class PolicyActor(nn.Module):
         return [p for name, p in named if name in self._critic_names and p.requires_grad]
 
     def unreached_names(self) -> list[str]:
-        """Return the names of the trainable parameters that reach neither distribution nor value."""
+        """Return the names of the trainable parameters that neither distribution nor value depends on."""
         trainable = [name for name, p in self.policy.named_parameters() if p.requires_grad]
         return [name for name in trainable if name not in self._actor_names | self._critic_names]
 

@@ -27,9 +27,9 @@ def check_new(name: str, taken: Iterable[str], what: str) -> None:
 
 
 def with_classes(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a policy's arguments with classes for their names, e.g. for ``"ReLU"`` or ``"nn.ReLU"``.
+    """Return a policy's arguments with names such as ``"ReLU"`` or ``"nn.ReLU"`` replaced by the classes.
 
-    A configuration file has only names. No other class than those of `CLASSES` can be named.
+    A configuration file can only contain names. Only classes of the kinds in `CLASSES` can be named.
 
     Raises:
         ValueError: there is no such class.

@@ -34,7 +34,7 @@ class ActionSampler(Protocol):
     def evaluate(
         self, observations: Any, actions: Tensor, distribution_parameters: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Return values (N, 1) and log-probabilities (N,) of the actions sampled in any number of steps."""
+        """Return values (N, 1) and log-probabilities (N,) of actions sampled over any number of steps."""
         ...
 
 

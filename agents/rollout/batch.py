@@ -40,7 +40,7 @@ class Batch:
     def from_buffer(cls, buffer: RolloutBuffer, action_space: spaces.Space) -> "Batch":
         """Read a full rollout buffer in order, environment by environment.
 
-        SB3's `get` would draw a permutation from NumPy's global generator.
+        SB3's `get` is not used, since it draws a permutation from NumPy's global generator.
         """
         if not buffer.generator_ready:  # SB3's mark of a buffer that is flat already
             for name in ("observations", "actions", "values", "log_probs", "advantages", "returns"):

@@ -40,13 +40,13 @@ class EpisodeStatistics:
         """Count one step of every environment.
 
         Args:
-            rewards: Of this step, (n,).
+            rewards: This step's rewards, (n,).
             terminated: Whether the task ended the episode, (n,).
             truncated: Whether something else ended it, (n,).
 
         Returns:
             dones (n,), and a new info per environment: ``TimeLimit.truncated`` (truncated and not
-            terminated), and if an episode ended, ``episode``: its return ``r``, length ``l``, and
+            terminated), and, if an episode ended, ``episode`` with its return ``r``, length ``l``, and the
             seconds ``t`` since these statistics began, as in SB3's ``Monitor``.
         """
         self._returns += rewards

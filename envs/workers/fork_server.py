@@ -74,7 +74,7 @@ class ForkServer:
             return server
 
     def prepare(self, job: bytes) -> None:
-        """Import what a job needs, for all later workers.
+        """Import what a job needs, so that all later workers have it.
 
         Raises:
             OSError: If the fork server has ended; EOFError likewise.

@@ -111,8 +111,8 @@ class WorkerVecEnv(VecEnv):
         """Wake every worker for a step.
 
         Args:
-            actions: (n_envs, ...). In the action space's shape and dtype they go through shared memory;
-                others reach the environments unchanged too, but pickled.
+            actions: (n_envs, ...). If they have the action space's shape and dtype, they go through shared
+                memory; otherwise they are pickled. Either way they reach the environments unchanged.
 
         Raises:
             WorkerError: If a step is pending, or before the first reset, or after `close`.
@@ -182,7 +182,7 @@ class WorkerVecEnv(VecEnv):
         self._stepping = False
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return an attribute of each environment, see `VecEnv.get_attr`.
+        """Return an attribute of each environment (see `VecEnv.get_attr`).
 
         Raises:
             WorkerAttributeError: If an environment lacks it.

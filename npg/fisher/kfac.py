@@ -97,7 +97,7 @@ class KroneckerFisher(InvertibleOperator):
 
         Args:
             observations: N states.
-            decay: weight of the averages so far, in [0, 1); the first statistics are taken as they are.
+            decay: weight of the averages so far, in [0, 1); it does not apply to the first statistics.
 
         Raises:
             FloatingPointError: a statistic is not finite; nothing was changed.

@@ -20,7 +20,7 @@ class Kronecker(InvertibleOperator):
     Args:
         inputs: A, (D', D').
         outputs: G, (O, O).
-        split_bias: whether the last column of A is a bias that follows the weight in the vector.
+        split_bias: whether the last column of A belongs to a bias, which follows the weight in the vector.
     """
 
     def __init__(self, inputs: Tensor, outputs: Tensor, *, split_bias: bool):
@@ -68,8 +68,8 @@ class RotatedDiagonal(InvertibleOperator):
     """The block U diag(S) Uᵀ in the basis U = U_A ⊗ U_G.
 
     Args:
-        input_basis: U_A, (D', D'), its columns orthonormal.
-        output_basis: U_G, (O, O), its columns orthonormal.
+        input_basis: U_A, (D', D'), with orthonormal columns.
+        output_basis: U_G, (O, O), with orthonormal columns.
         scales: S, (O, D').
         split_bias: see `Kronecker`.
     """
@@ -104,7 +104,7 @@ class RotatedDiagonal(InvertibleOperator):
 
 
 def balance_of(inputs: Tensor, outputs: Tensor) -> Tensor:
-    """Return π (0-d), the square root of the ratio of the factors' mean eigenvalues; 1 if that is 0 or ∞."""
+    """Return π (0-d), the square root of the ratio of the factors' mean eigenvalues; 1 if 0 or not finite."""
     dtype = host.scalar_dtype(inputs.device)
     ratio = inputs.diagonal().mean().to(dtype) / outputs.diagonal().mean().to(dtype)
     return torch.where((ratio > 0) & ratio.isfinite(), ratio, 1).sqrt()

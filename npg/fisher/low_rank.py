@@ -36,7 +36,7 @@ class LowRankUpdate(InvertibleOperator):
         return self.base.matvec(vector) + self.sign * (self.rows.T @ (self.rows @ vector))
 
     def damped(self, damping: float) -> "LowRankUpdate":
-        """Return the matrix with B damped in its own way."""
+        """Return the matrix with B replaced by `B.damped(damping)`."""
         return LowRankUpdate(self.base.damped(damping), self.rows, sign=self.sign)
 
     def unchecked_inverse(self, damping: float = 0.0) -> tuple["LowRankUpdate", dict[str, Tensor]]:

@@ -80,7 +80,7 @@ class ShrunkFisher(LowRankUpdate):
 
 
 def _strided(states: int, most: int) -> Tensor:
-    """Return the indices of at most `most` of the states, evenly strided."""
+    """Return the indices of at most `most` of the states, evenly spaced."""
     m = min(states, most)
     return torch.arange(m) * states // m
 
