@@ -22,7 +22,8 @@ TASKS = [
 def test_shipped_sections_build_an_agent(algo: str, task: str) -> None:
     """Every shipped section has only known names and values in range, and whole minibatches."""
     configuration = resolve(Arguments(algo=(algo,), env=(task,)))
-    env = make_vec_env("CartPole-v1", configuration.n_envs)
+    env_id = "Pendulum-v1" if configuration.hyperparameters.get("use_sde") else "CartPole-v1"
+    env = make_vec_env(env_id, configuration.n_envs)
     agent = ALGORITHMS[algo](configuration.policy, env, **configuration.hyperparameters)
     assert isinstance(agent, PolicyGradientAgent)
     states = agent.n_steps * configuration.n_envs
