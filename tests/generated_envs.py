@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
+from spaces_env import discrete
 
 SAMPLE = "sample"
 
@@ -171,7 +172,7 @@ class Generator:
         """Return one number, rarely not from 0."""
         start = int(self.one_of(-2, 5)) if self.flip(0.1) else 0
         dtype = self.one_of(np.int64, np.int32)
-        return spaces.Discrete(int(self._random.integers(1, 6)), start=start, dtype=dtype)
+        return discrete(int(self._random.integers(1, 6)), dtype, start)
 
     def multi_discrete(self) -> spaces.MultiDiscrete:
         """Return several numbers, rarely in rows, or not from 0."""

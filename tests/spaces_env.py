@@ -1,5 +1,6 @@
 """A task with any observation and any action space."""
 
+import inspect
 from typing import Any
 
 import gymnasium as gym
@@ -7,6 +8,12 @@ import numpy as np
 from gymnasium import spaces
 
 EPISODE = 10
+
+
+def discrete(n: int, dtype: type[np.integer[Any]], start: int = 0) -> spaces.Discrete:
+    """Return a Discrete of this dtype, or of int64 with Gymnasium before 1.3, which has no other."""
+    options = {"dtype": dtype} if "dtype" in inspect.signature(spaces.Discrete).parameters else {}
+    return spaces.Discrete(n, start=start, **options)
 
 
 class SpacesEnv(gym.Env):

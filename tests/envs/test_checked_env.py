@@ -11,6 +11,7 @@ import pytest
 import torch
 from generated_envs import AnyEnv
 from gymnasium import spaces
+from spaces_env import discrete
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents import TRPO
@@ -192,7 +193,7 @@ INTEGERS = {
     "one-sided": spaces.Box(np.array([0, 5]), np.array([1, 2**40]), dtype=np.int64),
     "binary": spaces.MultiBinary(3),
     "multi": spaces.MultiDiscrete([3, 4], dtype=np.int32),
-    "discrete": spaces.Discrete(3, dtype=np.int32),
+    "discrete": discrete(3, np.int32),
 }
 
 

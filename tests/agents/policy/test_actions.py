@@ -7,6 +7,7 @@ import pytest
 import torch
 from generated_envs import AnyEnv
 from gymnasium import spaces
+from spaces_env import discrete
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -55,7 +56,7 @@ def test_rounding_is_to_the_nearest() -> None:
 ACTIONS = BOXES | {
     "binary": spaces.MultiBinary(3),
     "multi": spaces.MultiDiscrete([3, 4], dtype=np.int32),
-    "discrete": spaces.Discrete(3, dtype=np.int32),
+    "discrete": discrete(3, np.int32),
 }
 
 
