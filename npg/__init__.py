@@ -1,6 +1,6 @@
 """Natural policy gradients on tensors: distributions, Fisher operators, solvers, trust regions.
 
-Needs torch alone: no environments, no files, no logging.
+It depends only on torch, and contains no environments, files or logging.
 """
 
 from npg.conjugate_gradient import Solution, Status, conjugate_gradient

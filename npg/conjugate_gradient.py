@@ -21,7 +21,7 @@ class Status(StrEnum):
 
     @property
     def advice(self) -> str:
-        """What to do about it."""
+        """What to do if the solver stopped for this reason."""
         return {
             Status.CONVERGED: "nothing: the residual is below the tolerance",
             Status.MAX_ITERATIONS: "raise max_iterations, the tolerance or the damping",
@@ -36,9 +36,9 @@ class Solution:
 
     Attributes:
         x: (P,), always finite: the last finite iterate, or zero.
-        residual: ‖b − A x‖ / ‖b‖, without unit.
-        iterations: products with A that moved x.
-        status: why it stopped.
+        residual: ‖b − A x‖ / ‖b‖, dimensionless.
+        iterations: the number of products with A that changed x.
+        status: why the solver stopped.
     """
 
     x: Tensor
@@ -58,27 +58,27 @@ def conjugate_gradient(
 ) -> Solution:
     """Solve A x = b (Hestenes & Stiefel 1952; preconditioned as in Shewchuk 1994, B.3).
 
-    Tolerances are relative, so that scaling b scales x and changes nothing else. No ε is added to a
-    denominator: a breakdown is reported instead. Arguments are not changed, and no random number is drawn.
+    The tolerance is relative: scaling b scales x and changes nothing else. No ε is added to a denominator;
+    the status reports a breakdown instead. Arguments are not modified, and no random numbers are drawn.
 
     Args:
         operator: A, an operator or a dense matrix; only `operator @ vector` is used.
         b: (P,).
-        max_iterations: bound on the products with A that move x.
-        tolerance: stop at ‖b − A x‖ ≤ tolerance · ‖b‖. Convergence is only reported for a
-            residual computed from b − A x, not for that of the recurrence.
+        max_iterations: maximum number of products with A that change x.
+        tolerance: stop when ‖b − A x‖ ≤ tolerance · ‖b‖. Convergence is reported only if this holds for
+            b − A x computed anew, not just for the residual of the recurrence.
         preconditioner: an approximation of A⁻¹, symmetric positive definite.
         x0: a warm start (P,); zero by default.
 
     Returns:
-        The solution. Its status is NEGATIVE_CURVATURE if a direction p had pᵀAp ≤ 0, or zero up to the
-        rounding of the largest curvature so far; `x` is then the iterate before it.
+        The solution. Its status is NEGATIVE_CURVATURE if a search direction p had pᵀAp ≤ 0, or a positive
+        pᵀAp below the rounding of the largest curvature so far; `x` is then the last iterate before that.
 
     Raises:
         ValueError: b is not a vector, or an option is out of range.
     """
     _check(b, x0, max_iterations, tolerance)
-    # Solved for b / max|b|, so that no dot product under- or overflows, whatever the scale of b.
+    # Solve for b / max|b|, so that no dot product underflows or overflows, whatever the scale of b.
     scale = b.abs().amax() if b.numel() else b.new_zeros(())
     if host.peek((scale > 0) & scale.isfinite()) is False:
         return _without_direction(b, float(scale))
@@ -89,7 +89,7 @@ def conjugate_gradient(
     norm_b = torch.linalg.vector_norm(unit)
     iterations = 0
     while True:
-        # Here the residual is the true one, not the recurrence's.
+        # Here `residual` was computed as b − A x, not by the recurrence.
         state = _State.at(x, residual, norm_b, tolerance)
         for _ in range(max_iterations - iterations):
             if host.peek(state.outcome != _Outcome.RUNNING):
@@ -127,7 +127,7 @@ def _without_direction(b: Tensor, scale: float) -> Solution:
 
 
 class _Outcome(IntEnum):
-    """The result of an iteration: a number, so that it can stay on the device."""
+    """The result of an iteration, as a number that can stay on the device."""
 
     RUNNING = 0
     SMALL = 1
@@ -136,20 +136,20 @@ class _Outcome(IntEnum):
 
     @property
     def status(self) -> Status:
-        """The status if the iterations end with this outcome."""
+        """The solver's status if it stops with this outcome."""
         return (Status.MAX_ITERATIONS, Status.CONVERGED, Status.NEGATIVE_CURVATURE, Status.NON_FINITE)[self]
 
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """The state between two iterations: tensors, which the host does not read.
+    """The state between two iterations, as tensors that the host does not read.
 
     Once the outcome is no longer RUNNING, further iterations change nothing.
     """
 
     x: Tensor
     residual: Tensor
-    direction: Tensor | None  # None: begin along the (preconditioned) residual
+    direction: Tensor | None  # None: start along the (preconditioned) residual
     weight: Tensor
     largest_curvature: Tensor
     iterations: Tensor
@@ -157,7 +157,7 @@ class _State:
 
     @classmethod
     def at(cls, x: Tensor, residual: Tensor, norm_b: Tensor, tolerance: float) -> "_State":
-        """Return the state before the first iteration, SMALL if the residual is small already."""
+        """Return the state before the first iteration; its outcome is SMALL if x is within the tolerance."""
         zero, count = x.new_zeros(()), torch.zeros((), dtype=torch.int64, device=x.device)
         small = torch.linalg.vector_norm(residual) / norm_b <= tolerance
         return cls(x, residual, None, zero, zero, count, small * _Outcome.SMALL.value)
@@ -165,7 +165,7 @@ class _State:
     def next(
         self, operator: LinearOperator | Tensor, preconditioner: LinearOperator | Tensor | None, goal: Tensor
     ) -> "_State":
-        """Return the state after one more product with A; it is SMALL once ‖residual‖ ≤ goal."""
+        """Return the state after one more product with A; its outcome is SMALL if ‖residual‖ ≤ goal."""
         z = self.residual if preconditioner is None else preconditioner @ self.residual
         weight = self.residual @ z
         direction = z if self.direction is None else z + (weight / self.weight) * self.direction
@@ -180,7 +180,7 @@ class _State:
         running = self.outcome == _Outcome.RUNNING
         moves = running & finite & positive
         step = weight / curvature
-        # Chosen rather than multiplied by zero: a direction that is not finite would leave NaN.
+        # torch.where, since a non-finite direction times zero would be NaN.
         x = torch.where(moves, self.x + step * direction, self.x)
         residual = torch.where(moves, self.residual - step * product, self.residual)
         outcome = (torch.linalg.vector_norm(residual) <= goal) * _Outcome.SMALL.value
@@ -200,7 +200,7 @@ class _State:
 def _check(b: Tensor, x0: Tensor | None, max_iterations: int, tolerance: float) -> None:
     if b.ndim != 1 or (x0 is not None and x0.shape != b.shape):
         shapes = f"{tuple(b.shape)} and {None if x0 is None else tuple(x0.shape)}"
-        raise ValueError(f"b and x0 must be vectors of one length, got shapes {shapes}")
+        raise ValueError(f"b and x0 must be vectors of the same length, got shapes {shapes}")
     if max_iterations < 1 or not tolerance >= 0:
         raise ValueError(
             f"expected max_iterations ≥ 1 and tolerance ≥ 0, got {max_iterations} and {tolerance}"

@@ -1,4 +1,4 @@
-"""Damping that adapts to how well the last step was predicted."""
+"""Adapt the damping to how well the gain of the last step was predicted."""
 
 import math
 from dataclasses import dataclass
@@ -8,33 +8,35 @@ from npg.policy_step import PolicyStep
 
 @dataclass(frozen=True)
 class LevenbergMarquardt:
-    """The rule by which the next λ follows from the last step's gain ratio ρ = gain / predicted gain.
+    """A rule that computes the next λ from the last step's gain ratio ρ = gain / predicted gain.
 
-    ρ above `high` divides λ by `factor`; ρ below `low` and a rejected step multiply it. Levenberg 1944 and
-    Marquardt 1963 for the idea, Martens 2010, section 4.1 and Martens & Grosse 2015, section 6.5 for λ on top
-    of a Fisher matrix, Nocedal & Wright 2006, algorithm 4.1 for the thresholds. Two things differ here:
+    λ is divided by `factor` if ρ > `high`, and multiplied by it if ρ < `low` or the step was rejected. The
+    idea is from Levenberg 1944 and Marquardt 1963; λ on top of a Fisher matrix from Martens 2010, section
+    4.1, and Martens & Grosse 2015, section 6.5; the thresholds from Nocedal & Wright 2006, algorithm 4.1.
+    Two things differ here:
 
     * The predicted gain is gᵀd, without the −½dᵀFd of a least-squares problem: F is the curvature of the
-      KL, not of the surrogate, and bounds the step instead of entering its value. So ρ is 1 if the
-      prediction is exact, and ¼ and ¾ keep their meaning. (If F were the surrogate's curvature too, the
-      undamped natural step would have ρ = ½, and λ would not change.)
-    * A step that the line search had to shorten never lowers λ, as algorithm 4.1 widens its region only
-      after a full step. Any smooth surrogate has ρ → 1 as steps shrink, so the ratio of a shortened step is
-      little evidence about the direction that failed at full length.
+      KL, not of the surrogate, and limits the step instead of contributing to the gain. So ρ is 1 if the
+      prediction is exact, and the thresholds ¼ and ¾ keep their meaning. (If F were the surrogate's
+      curvature too, an undamped natural step would have ρ = ½, and λ would not change.)
+    * A step that the line search had to shorten never lowers λ, just as algorithm 4.1 enlarges its region
+      only after a full step. For any smooth surrogate ρ → 1 as the step shrinks, so the ρ of a shortened
+      step says little about the direction, which failed at full length.
 
-    λ shapes the direction alone: the length of a step comes from its KL. Raising λ therefore corrects steps
-    that are too long in nearly flat directions, not a KL bound that is too large. ρ is measured on the batch
-    that made the step, so it reflects curvature but not sampling noise; `minimum` limits the latter.
+    λ affects only the direction of a step; its length follows from the KL. Raising λ therefore corrects steps
+    that are too long in nearly flat directions, not a KL limit that is too large. ρ is measured on the batch
+    that the step was computed from, so it reflects curvature but not sampling noise; `minimum` guards against
+    the latter.
 
     Args:
-        factor: what λ is multiplied or divided by, above 1; 3/2 is that of Martens 2010.
-        low: ρ below which λ rises.
-        high: ρ above which λ falls, at least `low`.
-        minimum: of λ, above 0; well-predicted steps end here.
-        maximum: of λ, at least `minimum`.
+        factor: what λ is multiplied or divided by, above 1; Martens 2010 uses 3/2.
+        low: ρ below which λ is raised.
+        high: ρ above which λ is lowered, at least `low`.
+        minimum: the smallest λ, above 0; reached if the gain is always predicted well.
+        maximum: the largest λ, at least `minimum`.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of range.
     """
 
     factor: float = 1.5
@@ -54,12 +56,12 @@ class LevenbergMarquardt:
     def adapted(self, damping: float, step: PolicyStep) -> float:
         """Return the λ of the next step, in [minimum, maximum].
 
-        It follows from the λ that the step *used*, which a second attempt may have raised above the given
-        one.
+        It is computed from the λ that the step *used*, which a second attempt may have raised above
+        `damping`.
 
         Args:
-            damping: the λ given to the step, at least 0. It stays, within the bounds, if the step solved no
-                system (a zero or non-finite gradient).
+            damping: the λ given to the step, at least 0. It is kept, within the bounds, if the step solved no
+                linear system (zero or non-finite gradient).
             step: the step, accepted or rejected.
 
         Raises:
@@ -69,7 +71,7 @@ class LevenbergMarquardt:
             raise ValueError(f"damping must be a finite number ≥ 0, got {damping}")
         if step.solution is None:
             return self._bounded(damping)
-        # A prediction of no gain cannot be confirmed, and NaN is above nothing: both raise λ.
+        # A predicted gain ≤ 0 cannot be confirmed, and comparisons with NaN are false: both raise λ.
         ratio = step.gain / step.predicted_gain if step.predicted_gain > 0 else -math.inf
         if not (step.accepted and ratio >= self.low):
             return self._bounded(step.damping * self.factor)

@@ -1,9 +1,9 @@
-"""Reads of numbers by the host from the device: no other code of an update does it.
+"""Host reads: all numbers that an update copies from the device to the host go through this module.
 
-A read from a GPU waits until all work queued before it is done, so an update reads as seldom as possible:
-once per solve and once per candidate step. Everything between two reads stays on the device: a decision there
-is a `torch.where`, not an `if`. Tests replace `read` and `peek` to count the reads, or to run an update on
-the meta device, which has no numbers to read.
+A read from a GPU waits until all work queued before it is done, so an update reads as rarely as possible:
+once per solve and once per candidate step. In between, everything stays on the device: decisions are made by
+`torch.where`, not by `if`. Tests replace `read` and `peek` to count the reads, or to run an update on the
+meta device, which has no numbers to read.
 """
 
 import torch

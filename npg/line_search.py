@@ -13,7 +13,7 @@ class LineSearch(Generic[T]):
 
     Attributes:
         scale: the last scale tried, 1 for the full step.
-        evaluation: what `evaluate` returned there.
+        evaluation: what `evaluate` returned at that scale.
         backtracks: how many times the step was shortened.
         accepted: whether `accept` returned True.
     """
@@ -37,7 +37,7 @@ def backtrack(
         evaluate: maps a scale to the argument of `accept`.
         accept: the condition to be met.
         shrink: factor between two scales, in (0, 1).
-        max_iterations: how many scales are tried, at least 1.
+        max_iterations: maximum number of scales tried, at least 1.
 
     Raises:
         ValueError: an option is out of range.

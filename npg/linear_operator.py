@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 class LinearOperator(ABC):
     """A symmetric positive semi-definite matrix, defined by its products with vectors.
 
-    A subclass implements `matvec`; operators compose by `Damped`, `Scaled` and `Sum`.
+    A subclass implements `matvec`; operators are composed with `Damped`, `Scaled` and `Sum`.
 
     Args:
-        size: P, how many rows and columns.
-        dtype: of the vectors.
-        device: of the vectors.
+        size: P, the number of rows and of columns.
+        dtype: the vectors' dtype.
+        device: the vectors' device.
     """
 
     def __init__(self, size: int, dtype: torch.dtype, device: torch.device):
@@ -66,7 +66,7 @@ class SingularMatrixError(ArithmeticError):
 
     @classmethod
     def at(cls, what: str, damping: float) -> "SingularMatrixError":
-        """Return the error for a matrix by name."""
+        """Return the error for the part of a matrix that `what` describes."""
         return cls(
             f"{what} of the matrix is singular or not finite at damping {damping:g}; raise the damping"
         )
@@ -75,8 +75,7 @@ class SingularMatrixError(ArithmeticError):
 class InvertibleOperator(LinearOperator):
     """A linear operator A with an inverse in closed form.
 
-    A subclass implements `matvec`, `damped` and `unchecked_inverse`. Its damping is A + λI or an
-    approximation.
+    A subclass implements `matvec`, `damped` and `unchecked_inverse`.
     """
 
     @abstractmethod
@@ -95,19 +94,19 @@ class InvertibleOperator(LinearOperator):
         """Return the inverse of `damped(λ)` without a host read, and whether it is usable.
 
         Returns:
-            The inverse, and for each part of the matrix by name, a 0-d bool: whether the part could be
-            inverted, up to rounding.
+            The inverse, and {description of a part of the matrix: whether it could be inverted, a 0-d bool}.
+            A part that is singular up to rounding could not.
         """
 
     def inverse(self, damping: float = 0.0) -> "InvertibleOperator":
-        """Return the inverse of `damped(λ)`, factorised once: a preconditioner of conjugate gradient.
+        """Return the inverse of `damped(λ)`, factorised once, e.g. to precondition conjugate gradient.
 
         Args:
             damping: λ ≥ 0, in the units of A.
 
         Raises:
             ValueError: the damping is negative or not finite.
-            SingularMatrixError: there is no inverse, up to rounding.
+            SingularMatrixError: the matrix is singular up to rounding.
         """
         inverse, usable = self.unchecked_inverse(damping)
         numbers = host.read(**usable)
@@ -167,7 +166,7 @@ class Scaled(LinearOperator):
 
 
 class InvertibleScaled(Scaled, InvertibleOperator):
-    """The operator c A of an A with an inverse; its inverse is A⁻¹ / c.
+    """The operator c A for an invertible A; its inverse is A⁻¹ / c.
 
     Args:
         factor: c > 0.
@@ -185,7 +184,7 @@ class InvertibleScaled(Scaled, InvertibleOperator):
         super().__init__(factor, operator)
 
     def damped(self, damping: float) -> "InvertibleScaled":
-        """Return c times A damped by λ / c, which is c A + λI if A is damped by adding λI."""
+        """Return c · A.damped(λ / c), which is c A + λI if A is damped by adding a multiple of I."""
         return InvertibleScaled(self.factor, self.operator.damped(damping / self.factor))
 
     def unchecked_inverse(self, damping: float = 0.0) -> tuple["InvertibleScaled", dict[str, Tensor]]:
@@ -198,7 +197,7 @@ class RelativelyDamped(InvertibleScaled):
     """The operator c A, damped in units of c: c (A + λI)."""
 
     def damped(self, damping: float) -> "RelativelyDamped":
-        """Return c times A damped by λ."""
+        """Return c · A.damped(λ)."""
         return RelativelyDamped(self.factor, self.operator.damped(damping))
 
     def unchecked_inverse(self, damping: float = 0.0) -> tuple[InvertibleScaled, dict[str, Tensor]]:
@@ -210,15 +209,15 @@ class Sum(LinearOperator):
     """The operator A + B + ….
 
     Args:
-        operators: at least one, all of one size.
+        operators: at least one, all of the same size.
 
     Raises:
-        ValueError: there is none, or the sizes differ.
+        ValueError: there is no operator, or the sizes differ.
     """
 
     def __init__(self, *operators: LinearOperator):
         if len({operator.size for operator in operators}) != 1:
-            raise ValueError(f"expected operators of one size, got {[o.size for o in operators]}")
+            raise ValueError(f"expected operators of the same size, got {[o.size for o in operators]}")
         super().__init__(operators[0].size, operators[0].dtype, operators[0].device)
         self.operators = operators
 
@@ -229,10 +228,10 @@ class Sum(LinearOperator):
 
 
 def check_damping(damping: float) -> None:
-    """Check that a matrix may be damped by this.
+    """Check the range of a damping.
 
     Raises:
-        ValueError: it is negative or not finite.
+        ValueError: the damping is negative or not finite.
     """
     if not (math.isfinite(damping) and damping >= 0):
         raise ValueError(f"damping must be a finite number ≥ 0, got {damping}")

@@ -14,7 +14,8 @@ from npg.policy_step import Rejection
 
 Solver = Callable[[LinearOperator, Tensor], Solution]
 
-# A second attempt after negative curvature multiplies the damping, or begins here if it was zero.
+# After negative curvature, a second attempt uses DAMPING_GROWTH times the damping, but at least
+# LEAST_RAISED_DAMPING.
 DAMPING_GROWTH = 10.0
 LEAST_RAISED_DAMPING = 1e-3
 
@@ -26,11 +27,11 @@ class NaturalDirection:
     Attributes:
         gradient: g, (P,).
         x: (P,).
-        curvature: xᵀFx. Damping shapes the direction only: the constraint is about the KL, so the
-            length of the step comes from F alone.
+        curvature: xᵀFx, without λ. Damping affects only the direction: the constraint is on the KL, so the
+            length of the step follows from F alone.
         damping: the λ that was used.
-        solution: the solver's; None if g already rules a step out.
-        rejection: why the direction is unusable, None if it is usable.
+        solution: the solver's result; None if g is zero or not finite.
+        rejection: why the direction is unusable, or None if it is usable.
     """
 
     gradient: Tensor
@@ -48,7 +49,7 @@ def natural_direction(
     damping: float = 0.1,
     solver: Solver = conjugate_gradient,
 ) -> NaturalDirection:
-    """Solve (F + λI) x = g, once more with λ raised if the curvature is not positive.
+    """Solve (F + λI) x = g; if the curvature is not positive, solve again with a larger λ.
 
     Args:
         fisher: F.
@@ -74,7 +75,7 @@ def natural_direction(
 
 
 def dampings(damping: float) -> tuple[float, float]:
-    """Return the λ of the first attempt, and the one of a second after negative curvature."""
+    """Return the λ of the first attempt, and that of a second attempt after negative curvature."""
     return damping, max(DAMPING_GROWTH * damping, LEAST_RAISED_DAMPING)
 
 
@@ -87,7 +88,7 @@ class UnreadDirection:
         x: (P,).
         curvature: xᵀFx, 0-d.
         positive: whether the curvature is positive beyond rounding, 0-d.
-        solution: the solver's.
+        solution: the solver's result.
     """
 
     gradient: Tensor
@@ -103,15 +104,15 @@ class UnreadDirection:
         """Solve (F + λI) x = g."""
         solution = solver(Damped(fisher, damping), gradient)
         x = solution.x
-        # Measured along x / max|x|, so that no dot product under- or overflows, whatever the scale of g.
+        # Measure along x / max|x|, so that no dot product underflows or overflows, whatever the scale of g.
         scale = x.abs().amax()
         scale = torch.where(scale > 0, scale, 1)
         unit = x / scale
         dtype = host.scalar_dtype(x.device)
         curvature, scale = (unit @ (fisher @ unit)).to(dtype), scale.to(dtype)
-        # Below the rounding of λ xᵀx, the curvature is no estimate of the KL along x.
+        # A curvature below the rounding of λ xᵀx says nothing about the KL along x.
         tiny = torch.finfo(x.dtype).eps * damping * (unit @ unit).to(dtype)
-        full_curvature = curvature * scale * scale  # of x itself; may still leave the range of a float
+        full_curvature = curvature * scale * scale  # of x itself; this may still overflow or underflow
         return cls(gradient, x, full_curvature, (curvature > tiny) & (full_curvature > 0), solution)
 
     def numbers(self) -> dict[str, Tensor]:

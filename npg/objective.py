@@ -1,4 +1,4 @@
-"""The surrogate objective E[ratio · advantage] and the KL of its constraint."""
+"""The surrogate objective E[ratio · advantage], and the KL that constrains it."""
 
 import math
 from collections.abc import Mapping
@@ -21,11 +21,12 @@ class Evaluation:
 
     Attributes:
         surrogate: mean of ratio · advantage, in units of the advantage.
-        gain: surrogate minus its value at θ_old.
+        gain: the surrogate minus its value at θ_old.
         kl: KL(π_old ‖ π_candidate), joint over action dimensions, mean over states, in nats.
         surrogate_before: the surrogate at θ_old.
-        predicted_gain: gᵀd, NaN if g was not computed before.
-        cosine: of the angle between g and d, 0 if one of them is 0, NaN likewise.
+        predicted_gain: gᵀd; NaN if g has not been computed yet.
+        cosine: cosine of the angle between g and d; 0 if one of them is 0, NaN if g has not been computed
+            yet.
         step_norm: ‖d‖.
     """
 
@@ -39,26 +40,26 @@ class Evaluation:
 
     @classmethod
     def of(cls, numbers: Mapping[str, float]) -> Self:
-        """Return the evaluation whose attributes are among the numbers."""
+        """Return an evaluation from numbers that include all of its attributes."""
         return cls(**{field.name: numbers[field.name] for field in fields(cls)})
 
 
 class SurrogateObjective:
     """L(d) = E[π_{θ+d}(a|s) / π_behaviour(a|s) · advantage] around the actor's parameters θ.
 
-    Candidates are evaluated functionally: the live module is never written. Schulman et al. 2015, "Trust
-    region policy optimization", eq. 14.
+    Candidates are evaluated by a functional call: the module itself is never modified. Schulman et al. 2015,
+    "Trust region policy optimization", eq. 14.
 
     Args:
         actor: a module whose forward maps observations to an npg distribution.
-        observations: what `actor` takes, N states.
+        observations: input of `actor`, N states.
         actions: N actions, shaped as the distribution's `log_prob` takes them.
         advantages: (N,).
         old_log_prob: log π_behaviour of the actions (N,), in nats; the actor's own by default.
         reduce: maps a local mean to the mean over all processes.
 
     Raises:
-        ValueError: the shapes of actions, advantages and log-probabilities do not fit each other.
+        ValueError: the shapes of actions, advantages and log-probabilities do not match.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class SurrogateObjective:
         self._actions = actions
         self._advantages = advantages
         self._reduce = reduce
-        # With its graph, which the gradient needs: one forward pass for both.
+        # Keep the graph for the gradient, which then needs no forward pass of its own.
         with torch.enable_grad():
             policy = evaluate(actor, observations)
             self._log_prob = policy.log_prob(actions)
@@ -107,20 +108,20 @@ class SurrogateObjective:
         return self._reduce((self._old_ratio * self._advantages).mean())
 
     def evaluate(self, step: Tensor) -> Evaluation:
-        """Return surrogate, gain and KL at θ + step, for a step of shape (P,), by one host read.
+        """Return surrogate, gain and KL at θ + step, for a step of shape (P,), with one host read.
 
-        They are NaN if θ + step is not finite, which a saturated activation would hide.
+        They are NaN if θ + step is not finite, even if a saturated activation makes the policy finite.
         """
         return Evaluation.of(host.read(**self.measure(step)))
 
     @torch.no_grad()
     def measure(self, step: Tensor) -> dict[str, Tensor]:
-        """Return what `evaluate` reads as 0-d tensors on the device, by the names of `Evaluation`."""
+        """Return {attribute of `Evaluation`: 0-d tensor on the device}, without a host read."""
         theta = self.parameters.displaced(step)
         finite = torch.stack(torch._foreach_norm(list(theta.values()), math.inf)).isfinite().all()
         candidate = evaluate(self._actor, self._observations, theta)
         ratio = torch.exp(candidate.log_prob(self._actions) - self._old_log_prob)
-        # The mean of differences: the difference of two means would drown small gains in rounding.
+        # Take the mean of differences: in the difference of two means, small gains are lost to rounding.
         gain = ((ratio - self._old_ratio) * self._advantages).mean()
         surrogate = (ratio * self._advantages).mean()
         before = (self._old_ratio * self._advantages).mean()

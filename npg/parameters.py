@@ -33,7 +33,7 @@ class FlatParameters:
         kinds = {(p.dtype, p.device) for p in named.values()}
         if len(kinds) > 1:
             raise ValueError(
-                "a flat vector needs parameters of one dtype on one device, got "
+                "a flat vector needs parameters of the same dtype and device, got "
                 + ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
                 + "; move the module with .to(dtype=..., device=...)"
             )
@@ -54,7 +54,7 @@ class FlatParameters:
 
     @property
     def space(self) -> tuple[int, torch.dtype, torch.device]:
-        """(P, dtype, device), of an operator on these vectors."""
+        """(P, dtype, device): the arguments of a `LinearOperator` on these vectors."""
         return self.size, self.dtype, self.device
 
     def named(self) -> dict[str, Tensor]:
@@ -72,7 +72,7 @@ class FlatParameters:
         return parts
 
     def copies(self) -> dict[str, Tensor]:
-        """Return {name: copy of the parameter, with a gradient of its own}."""
+        """Return {name: detached copy of the parameter, with requires_grad=True}."""
         return {name: p.detach().clone().requires_grad_() for name, p in self.named().items()}
 
     def vector(self) -> Tensor:
@@ -80,7 +80,7 @@ class FlatParameters:
         return self.flatten(self.tensors).detach().clone()
 
     def flatten(self, tensors: Sequence[Tensor | None]) -> Tensor:
-        """Concatenate one tensor per parameter; None, autograd's value for unused, counts as zeros."""
+        """Concatenate one tensor per parameter; None, autograd's result for an unused one, means zeros."""
         pairs = zip(tensors, self.tensors, strict=True)
         return torch.cat([(torch.zeros_like(p) if t is None else t).reshape(-1) for t, p in pairs])
 
@@ -106,8 +106,8 @@ class FlatParameters:
 
         Args:
             displacement: (P,).
-            known_finite: skip the check, which is a host read, because it was made already: an accepted
-                `PolicyStep` has been evaluated at the new parameters.
+            known_finite: skip the check, which takes a host read. Use it for the displacement of an accepted
+                `PolicyStep`, which was evaluated at the new parameters.
 
         Raises:
             FloatingPointError: a parameter would become NaN or infinite; none was changed.

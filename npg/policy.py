@@ -17,12 +17,13 @@ def evaluate(
 
     Args:
         actor: maps observations to an npg distribution.
-        observations: what it takes.
-        parameters: tensors by name to use in place of the actor's own, which are not touched.
+        observations: input of the actor.
+        parameters: {name: tensor} to use in place of the actor's own, which are not modified.
 
     Raises:
         TypeError: the actor did not return an npg distribution.
-        ValueError: there is no state, or with gradients on, no trainable parameter reaches the distribution.
+        ValueError: there is no state; or gradients are enabled, but the distribution depends on no trainable
+            parameter.
     """
     distribution = actor(observations) if parameters is None else call_with(parameters, actor, observations)
     if not isinstance(distribution, Distribution):
@@ -41,16 +42,16 @@ def evaluate(
 
 
 def call_with(parameters: Mapping[str, Tensor], actor: nn.Module, observations: Any) -> Any:
-    """Return `actor(observations)` with tensors in place of the actor's parameters, which are not touched.
+    """Return `actor(observations)` with tensors in place of the actor's parameters, which are not modified.
 
     Args:
-        parameters: {name: tensor}, with names as in `named_parameters()`. A parameter of several modules is
-            replaced in each of them.
+        parameters: {name: tensor}, with names as in `named_parameters()`. A parameter that several modules
+            share is replaced in each of them.
         actor: the module.
-        observations: what it takes.
+        observations: input of the actor.
     """
-    # Every module once, under its first name: torch's own `tie_weights` replaces the tensors of a module with
-    # two names twice, and then restores the replacement.
+    # Replace the tensors of every module once, under its first name: torch's own `tie_weights` replaces those
+    # of a module with two names twice, and afterwards restores the replacement instead of the original.
     owners = {
         f"{prefix}.{name}".removeprefix("."): id(parameter)
         for prefix, module in actor.named_modules()

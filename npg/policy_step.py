@@ -27,7 +27,7 @@ class Rejection(StrEnum):
 
     @property
     def advice(self) -> str:
-        """What to do if it happens often."""
+        """What to do if steps are often rejected for this reason."""
         numbers = "look for NaN or infinity in observations, advantages and parameters"
         return {
             Rejection.NO_IMPROVEMENT: "use more states per update, or check that the advantages differ",
@@ -52,19 +52,19 @@ class Rejection(StrEnum):
 
     @classmethod
     def of_gradient(cls, gradient: Tensor) -> "Rejection | None":
-        """Return why no step can follow this gradient (P,), None if one can."""
+        """Return why this gradient (P,) allows no step, or None if it allows one."""
         return cls.of_gradient_size(host.read(size=gradient.abs().amax())["size"])
 
     @classmethod
     def of_gradient_size(cls, size: float) -> "Rejection | None":
-        """Return why no step can follow a gradient whose largest entry this is, None if one can."""
+        """Return why a gradient with this largest absolute entry allows no step, or None if it allows one."""
         if not isfinite(size):
             return cls.NON_FINITE_GRADIENT
         return None if size > 0 else cls.NO_IMPROVEMENT
 
     @classmethod
     def of_numbers(cls, evaluation: Evaluation) -> "Rejection | None":
-        """Return why a candidate's numbers are unusable, None if they are usable."""
+        """Return why a candidate's numbers are unusable, or None if they are usable."""
         if not (isfinite(evaluation.surrogate) and isfinite(evaluation.gain)):
             return cls.NON_FINITE_SURROGATE
         return None if isfinite(evaluation.kl) else cls.NON_FINITE_KL
@@ -72,22 +72,22 @@ class Rejection(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class PolicyStep:
-    """One update of the policy, taken or rejected.
+    """One update of the policy, accepted or rejected.
 
-    In a rejected step, displacement, KL and gains are zero: they describe the parameters as they are.
+    In a rejected step, displacement, KL and gains are zero, since the parameters stay as they are.
 
     Attributes:
         displacement: d, to be added to the parameters, (P,).
         rejection: None if the step is accepted, else the reason.
         surrogate: the objective at the new parameters, in units of the advantage.
-        gain: its actual improvement.
-        predicted_gain: gᵀd.
+        gain: the actual improvement of the surrogate.
+        predicted_gain: the improvement predicted to first order, gᵀd.
         kl: KL(π_old ‖ π_new), joint over action dimensions, mean over states, in nats.
         step_length: ‖d‖.
-        cosine: of the angle between g and d; 1 if the metric did not change the direction.
+        cosine: cosine of the angle between g and d; 1 if the metric did not change the direction.
         backtracks: how many times the line search shortened the step.
-        damping: the λ that was used; raised if the curvature was not positive.
-        solution: the linear solver's; None if no system was solved.
+        damping: the λ that was used, which is larger than the given one if the curvature was not positive.
+        solution: the linear solver's result; None if no system was solved.
     """
 
     displacement: Tensor
@@ -136,8 +136,8 @@ class PolicyStep:
         """Return the result of an update without a displacement to try.
 
         Args:
-            objective: of the update.
-            rejection: the reason; by default that of the gradient.
+            objective: the update's objective.
+            rejection: the reason; by default it is derived from the gradient.
         """
         numbers = host.read(
             size=objective.gradient().abs().amax(), surrogate_before=objective.surrogate_before()
@@ -151,7 +151,7 @@ class PolicyStep:
         return self.rejection is None
 
     def scalars(self) -> dict[str, float]:
-        """Return the numbers worth logging, by name."""
+        """Return {name: number} for the log."""
         scalars = {
             "kl": self.kl,
             "gain": self.gain,

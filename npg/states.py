@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def check_micro_batch_size(size: int | None) -> None:
-    """Check that micro-batches are not empty.
+    """Check the size of micro-batches.
 
     Raises:
-        ValueError: they are.
+        ValueError: the size is less than 1.
     """
     if size is not None and size < 1:
         raise ValueError(f"micro_batch_size must be at least 1 state, or None for all at once; got {size}")
@@ -21,7 +21,7 @@ def micro_batches(data: Any, size: int) -> Iterator[Any]:
 
     Raises:
         TypeError: an element is not a tensor.
-        ValueError: there is no state, or the tensors differ in length.
+        ValueError: there is no state, or the tensors' lengths differ.
     """
     states = count_states(data)
     if states == 0:
@@ -31,7 +31,7 @@ def micro_batches(data: Any, size: int) -> Iterator[Any]:
 
 
 def count_states(data: Any) -> int:
-    """Return the length of every tensor in the data.
+    """Return the number of states: the length of every tensor in the data.
 
     Raises:
         TypeError: an element is not a tensor.
@@ -40,7 +40,7 @@ def count_states(data: Any) -> int:
     lengths = set(_lengths(data))
     if len(lengths) != 1:
         raise ValueError(
-            f"micro-batches need tensors of one length, the number of states; got {sorted(lengths)}"
+            f"micro-batches need tensors of the same length, the number of states; got {sorted(lengths)}"
         )
     return lengths.pop()
 
@@ -60,11 +60,11 @@ def _lengths(data: Any) -> Iterator[int]:
 
 
 def select(data: Any, states: slice | Tensor) -> Any:
-    """Return some states of `data`, tensors or tuples, lists and dictionaries of them.
+    """Return some of the states of `data`, tensors or tuples, lists and dictionaries of them.
 
     Args:
         data: every tensor with the states along its first dimension.
-        states: which ones, as an index of that dimension.
+        states: the states to return, as an index into that dimension.
     """
 
     def of(tensor: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def select(data: Any, states: slice | Tensor) -> Any:
 
 
 def each(function: Callable[[Tensor], Tensor], data: Any) -> Any:
-    """Return `data`, tensors or tuples, lists and dictionaries of them, with a function of every tensor."""
+    """Return `data`, tensors or tuples, lists and dictionaries of them, with a function applied to each."""
     if isinstance(data, dict):
         return {key: each(function, value) for key, value in data.items()}
     if isinstance(data, tuple | list):

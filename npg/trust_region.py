@@ -1,7 +1,7 @@
 """The constrained step: maximise gᵀd subject to KL(π_old ‖ π_new) ≤ δ.
 
 `natural_step` relies on the quadratic model of the KL; `trust_region_step` evaluates the KL itself and
-shortens the step until it is at most δ. docs/derivation.md derives every line.
+shortens the step until the KL is at most δ. docs/derivation.md derives every line.
 """
 
 import math
@@ -39,13 +39,13 @@ def natural_step(
     Args:
         objective: computes g and evaluates the step.
         fisher: F at the objective's parameters.
-        target_kl: δ in nats, which the quadratic model of the step's KL equals.
-        step_size: a fixed multiple of the direction x, instead of the length from δ.
-        damping: λ ≥ 0 added to F for the direction.
-        solver: of the linear system.
+        target_kl: δ in nats; the length is chosen such that the quadratic model of the KL equals δ.
+        step_size: step by this fixed multiple of the direction x instead, whatever δ.
+        damping: λ ≥ 0, added to F to compute the direction.
+        solver: solves the linear system.
 
     Returns:
-        The step, rejected only if its numbers are not finite or the curvature is not positive.
+        The step. It is rejected only if its numbers are not finite or the curvature is not positive.
 
     Raises:
         ValueError: target_kl, step_size or damping is out of range.
@@ -68,7 +68,7 @@ def trust_region_step(
     shrink: float = 0.8,
     max_iterations: int = 10,
 ) -> PolicyStep:
-    """Return a step with KL ≤ δ and a gain > 0, or a rejected one that moves nothing.
+    """Return a step with KL ≤ δ and a gain > 0, or a rejected step, whose displacement is zero.
 
     Schulman et al. 2015, "Trust region policy optimization", appendix C.
 
@@ -76,10 +76,10 @@ def trust_region_step(
         objective: computes g and evaluates every candidate.
         fisher: F at the objective's parameters.
         target_kl: δ in nats.
-        damping: λ ≥ 0 added to F for the direction.
-        solver: of the linear system.
-        shrink: factor between two candidates' lengths, in (0, 1).
-        max_iterations: how many candidates the line search tries, at least 1.
+        damping: λ ≥ 0, added to F to compute the direction.
+        solver: solves the linear system.
+        shrink: each candidate is shorter than the previous one by this factor, in (0, 1).
+        max_iterations: maximum number of candidates that the line search tries, at least 1.
 
     Raises:
         ValueError: target_kl, damping or an option of the search is out of range.
@@ -142,9 +142,9 @@ class _Candidate:
     """The numbers of a candidate step on the host.
 
     Attributes:
-        evaluation: of the objective there.
-        useless: why its direction, and so every candidate along it, is unusable.
-        rejection: why this candidate is rejected.
+        evaluation: the objective at the candidate.
+        useless: why its direction, and so every candidate along it, is unusable; or None.
+        rejection: why this candidate is rejected; or None.
     """
 
     evaluation: Evaluation
@@ -156,8 +156,8 @@ class _Candidate:
 class _Line:
     """The candidates along a direction.
 
-    The first is evaluated before the host has read whether the direction is usable, so that both are read
-    together: one host read per solve and one per candidate.
+    The first candidate is evaluated before the host knows whether the direction is usable, so that both are
+    read together: there is one host read per solve and one per candidate.
     """
 
     objective: SurrogateObjective

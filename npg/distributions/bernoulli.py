@@ -15,7 +15,7 @@ class Bernoulli(Distribution):
     """Independent bits.
 
     Args:
-        logits: log-odds of a one, (N, A).
+        logits: log-odds of a 1, (N, A).
     """
 
     logits: Tensor
@@ -57,5 +57,5 @@ class Bernoulli(Distribution):
         return torch.bernoulli(torch.sigmoid(self.logits.detach()), generator=generator)
 
     def _probabilities(self) -> tuple[Tensor, Tensor]:
-        """Return p and 1 − p, (N, A) each; subtracting p from 1 would round a small 1 − p to 0."""
+        """Return p and 1 − p, (N, A) each; computing 1 − p from p would round a small 1 − p to 0."""
         return torch.sigmoid(self.logits), torch.sigmoid(-self.logits)

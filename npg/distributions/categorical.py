@@ -1,4 +1,4 @@
-"""One choice out of several."""
+"""One choice out of K."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from npg.distributions.distribution import Coordinates, Distribution, check_pair, check_shape, kl_terms
 
-ALMOST_CERTAIN = -0.01  # log-probability
+ALMOST_CERTAIN = -0.01  # the log-probability above which a choice is almost certain
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +37,8 @@ class Categorical(Distribution):
     def kl(self, new: Self) -> Tensor:
         """Return KL(self ‖ new), shape (N,); a choice forbidden in `self` contributes nothing."""
         check_pair(self, new)
-        # Of the logits' own difference, which has no rounding if they are close; that of the normalisation is
-        # the same for all choices, and cancels to first order.
+        # Subtract the logits themselves, which is exact if they are close. The rounding of the normalisation
+        # is the same for all choices, and cancels to first order.
         normalisation = torch.logsumexp(new.logits, -1, keepdim=True) - torch.logsumexp(
             self.logits, -1, keepdim=True
         )
@@ -64,9 +64,9 @@ class Categorical(Distribution):
         return draws.reshape(p.shape[:-1])
 
     def _log_probabilities(self) -> Tensor:
-        """Return log p (N, K); of an almost certain choice by the others' sum, which 1 would absorb."""
+        """Return log p (N, K); for an almost certain choice as log(1 − Σ p of the others), for precision."""
         log_p = F.log_softmax(self.logits, -1)
         certain = log_p > ALMOST_CERTAIN
         others = torch.where(certain, 0, log_p.exp()).sum(-1, keepdim=True)
-        # Chosen before the logarithm, whose derivative at 0 is infinite.
+        # Mask the argument too, since the derivative of the logarithm is infinite at 0.
         return torch.where(certain, torch.log1p(-torch.where(certain, others, 0)), log_p)

@@ -11,7 +11,7 @@ Coordinates = tuple[Tensor, ...]
 
 
 class Distribution(ABC):
-    """A policy's distribution of actions, one per state, as an immutable value.
+    """A policy's action distributions, one per state, as an immutable value.
 
     The package docstring explains how to add one.
     """
@@ -39,13 +39,13 @@ class Distribution(ABC):
 
     @abstractmethod
     def fisher_product(self, tangent: Coordinates) -> Coordinates:
-        """Return each state's Fisher matrix times a tangent, both shaped as `coordinates`."""
+        """Return each state's Fisher matrix times a tangent; both are shaped as `coordinates`."""
 
     @abstractmethod
     def fisher_root_product(self, white: Coordinates) -> Coordinates:
-        """Return each state's root B times a vector, both shaped as `coordinates`; B Bᵀ is the Fisher matrix.
+        """Return each state's B times a vector, both shaped as `coordinates`; B Bᵀ is the Fisher matrix.
 
-        White noise becomes a vector with the mean and covariance of a score.
+        B maps white noise to a vector with the mean and covariance of the score.
         """
 
     @abstractmethod
@@ -56,22 +56,22 @@ class Distribution(ABC):
 def kl_terms(p: Tensor, q: Tensor, log_ratio: Tensor) -> Tensor:
     """Return q − p − p log(q/p) per outcome: terms that are never negative and add up to KL(p ‖ q).
 
-    The terms p log(p/q) have the same sum but cancel each other: their rounding exceeds a KL of 1e-8 in
-    float32. An outcome with p = 0 contributes q; as a limit, its logarithm does not matter.
+    The terms p log(p/q) have the same sum, but largely cancel: in float32 their rounding exceeds a KL of
+    1e-8. An outcome with p = 0 contributes q, the limit, whatever its `log_ratio`.
 
     Args:
         p: probabilities of all outcomes.
-        q: likewise.
-        log_ratio: log(q/p), whose rounding matters only relative to itself.
+        q: their probabilities in the other distribution.
+        log_ratio: log(q/p); only its relative error matters.
     """
     d = torch.where(p > 0, log_ratio, 0)
     small = d.abs() < 0.5
-    near = torch.where(small, d, 0)  # expm1 would overflow elsewhere, and make derivatives NaN
+    near = torch.where(small, d, 0)  # elsewhere expm1 could overflow, which would make derivatives NaN
     return torch.where(small, p * (torch.expm1(near) - near), q - p - p * d)
 
 
 def check_shape(actions: Tensor, expected: tuple[int, ...]) -> None:
-    """Check the shape of actions: (N, 1) against logits (N,) would silently broadcast to (N, N).
+    """Check the shape of actions: (N, 1) with logits (N,) would silently broadcast to (N, N).
 
     Raises:
         ValueError: the shapes differ.
@@ -91,8 +91,8 @@ def check_pair(old: Distribution, new: Distribution) -> None:
     """
     if type(new) is not type(old):
         raise TypeError(
-            f"KL needs two distributions of one family, got {type(old).__name__} and {type(new).__name__}"
+            f"KL needs distributions of the same family, got {type(old).__name__} and {type(new).__name__}"
         )
     old_shapes, new_shapes = ([tuple(z.shape) for z in d.coordinates] for d in (old, new))
     if old_shapes != new_shapes:
-        raise ValueError(f"KL needs two distributions of one shape, got {old_shapes} and {new_shapes}")
+        raise ValueError(f"KL needs distributions of the same shape, got {old_shapes} and {new_shapes}")

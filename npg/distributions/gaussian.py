@@ -54,7 +54,7 @@ class DiagGaussian(Distribution):
         return (0.5 * (torch.expm1(2 * log_ratio) + shift.square()) - log_ratio).sum(-1)
 
     def fisher_product(self, tangent: Coordinates) -> Coordinates:
-        """Return (dμ/σ², 2 d log σ): mean and scale of a Gaussian are orthogonal."""
+        """Return (dμ/σ², 2 d log σ): the metric has no cross terms between mean and scale."""
         mean_tangent, log_std_tangent = tangent
         return mean_tangent * torch.exp(-2 * self.log_std), 2 * log_std_tangent
 

@@ -32,7 +32,7 @@ class MultiCategorical(Distribution):
 
     @property
     def choices(self) -> tuple[Categorical, ...]:
-        """The independent factors."""
+        """One distribution per choice."""
         return tuple(Categorical(logits) for logits in self.logits)
 
     @property
@@ -62,12 +62,12 @@ class MultiCategorical(Distribution):
         return torch.stack([old.kl(other) for old, other in pairs]).sum(0)
 
     def fisher_product(self, tangent: Coordinates) -> Coordinates:
-        """Multiply every choice's tangent by its own metric: independent choices are orthogonal."""
+        """Multiply every choice's tangent by that choice's metric: there are no cross terms."""
         pairs = zip(self.choices, tangent, strict=True)
         return tuple(choice.fisher_product((t,))[0] for choice, t in pairs)
 
     def fisher_root_product(self, white: Coordinates) -> Coordinates:
-        """Multiply every choice's part by its own root."""
+        """Multiply every choice's part by that choice's root."""
         pairs = zip(self.choices, white, strict=True)
         return tuple(choice.fisher_root_product((w,))[0] for choice, w in pairs)
 

@@ -4,8 +4,8 @@ For a policy π_θ(a | s) with score s_θ = ∇log π_θ and N states,
 
     F = 1/N Σ_s E_a[s_θ s_θᵀ] = 1/N Σ_s J_sᵀ M_s J_s,
 
-where J is the Jacobian of the distribution's coordinates z (means, logits) in the parameters and M the
-distribution's metric, which each family has in closed form.
+where J is the Jacobian of the distribution's coordinates z (means, logits) with respect to the parameters and
+M the distribution's metric, which each family has in closed form.
 
 | operator                    | file              | matrix                        | one product           |
 |-----------------------------|-------------------|-------------------------------|-----------------------|
@@ -21,11 +21,11 @@ distribution's metric, which each family has in closed form.
 | EigenvalueCorrectedFisher * | ekfac             | U diag(S) Uᵀ per layer        | small matrices        |
 | ShrunkFisher *              | shrunk            | (1 − ρ) F_m + ρ K-FAC         | K-FAC, a low rank     |
 
-The ones marked * have an inverse in closed form. `KroneckerStepper` (kronecker_step) is ACKTR's step. For
-linear layers one after another, `chain` computes the passes of `ExactFisher` and score.py without autograd.
+Those marked * have an inverse in closed form. `KroneckerStepper` (kronecker_step) is ACKTR's step. For a
+sequence of linear layers, `chain` computes the products of `ExactFisher` and score.py without autograd.
 docs/fisher.md compares costs and errors.
 
-An operator reads the policy at construction and belongs to the parameters that it had then; with
-micro-batches it keeps a copy of them. Kakade 2001, "A natural policy gradient"; Martens 2020, "New insights
-and perspectives on the natural gradient method", on the exact and the empirical matrix.
+An operator belongs to the parameters that the policy had at its construction; with micro-batches it keeps a
+copy of them. Kakade 2001, "A natural policy gradient"; for the exact and the empirical matrix, Martens 2020,
+"New insights and perspectives on the natural gradient method".
 """

@@ -12,14 +12,14 @@ from npg.reduction import Reduce, identity
 
 
 class BlockDiagonalFisher(BlockDiagonal):
-    """F between the parameters of one module, and zero between different modules.
+    """F within each module, and zero between different modules.
 
-    A module's weight and bias make one dense block: for modules of up to a few thousand parameters.
-    Arguments not listed, and errors, are those of `DiagonalFisher`.
+    The weight and bias of a module form one dense block, which suits modules of up to a few thousand
+    parameters. Arguments and errors are those of `DiagonalFisher`.
 
     Attributes:
-        blocks: {module's name: (P_b, P_b)}, in the order of the flat vector; the actor's own parameters
-            are under "".
+        blocks: {module's name: (P_b, P_b)}, in the order of the flat vector. The name of the actor itself,
+            for parameters that belong to no submodule, is "".
     """
 
     def __init__(

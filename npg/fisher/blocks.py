@@ -32,7 +32,7 @@ class Diagonal(InvertibleOperator):
     def unchecked_inverse(self, damping: float = 0.0) -> tuple["Diagonal", dict[str, Tensor]]:
         """Return diag(1 / (d + λ))."""
         damped = self.damped(damping).diagonal
-        usable = (damped >= torch.finfo(self.dtype).tiny) & damped.isfinite()  # NaN is not
+        usable = (damped >= torch.finfo(self.dtype).tiny) & damped.isfinite()
         return Diagonal(1 / damped), {"a diagonal": usable.all()}
 
 
@@ -81,11 +81,11 @@ class BlockDiagonal(InvertibleOperator):
         return torch.cat([block.matvec(part) for block, part in parts])
 
     def damped(self, damping: float) -> "BlockDiagonal":
-        """Return every block, damped in its own way."""
+        """Return the block diagonal of every block's `damped(λ)`."""
         return BlockDiagonal([block.damped(damping) for block in self.operators])
 
     def unchecked_inverse(self, damping: float = 0.0) -> tuple["BlockDiagonal", dict[str, Tensor]]:
-        """Return every block's own inverse."""
+        """Return the block diagonal of every block's inverse."""
         inverses, all_usable = [], dict[str, Tensor]()
         for block in self.operators:
             inverse, usable = block.unchecked_inverse(damping)
@@ -97,16 +97,16 @@ class BlockDiagonal(InvertibleOperator):
 def inverse_of(matrix: Tensor, damping: float | Tensor) -> tuple[Tensor, Tensor]:
     """Return (A + λI)⁻¹ of a symmetric positive semi-definite matrix (P, P), and whether it is usable (0-d).
 
-    It is not if A + λI is singular up to rounding, or not finite.
+    It is unusable if A + λI is singular up to rounding, or not finite.
 
     Raises:
-        TypeError: the matrix is of half precision, which has no factorisation.
+        TypeError: the matrix is of half precision, which torch cannot factorise.
     """
     if matrix.dtype in (torch.float16, torch.bfloat16):
         raise TypeError(f"an inverse needs float32 or float64, got {matrix.dtype}; convert with .float()")
     damped = shifted(matrix, damping)
     factor, failed = torch.linalg.cholesky_ex(damped)
-    # By rounding, a singular matrix can pass the factorisation with a pivot of the rounding's size.
+    # Because of rounding, a singular matrix can pass the factorisation with a tiny pivot instead of zero.
     least = 4 * torch.finfo(matrix.dtype).eps * math.sqrt(len(matrix)) * damped.diagonal().abs().amax()
     usable = (failed == 0) & (factor.diagonal().square() > least).all()
     # A zero pivot would make the inversion raise, so the identity's factor is used instead.

@@ -1,4 +1,4 @@
-"""The Jacobian of linear layers one after another, with activations between them, by hand.
+"""The Jacobian of a sequence of linear layers with activations between them, computed without autograd.
 
 Layer k maps h_k to z_k = W_k h_k + b_k, followed by the activation h_{k+1} = φ(z_k). Given the h_k, the W_k
 and the slopes φ'(z_k), a product with J or Jᵀ is two small matrix products per layer:
@@ -6,9 +6,9 @@ and the slopes φ'(z_k), a product with J or Jᵀ is two small matrix products p
     J v:    ż_k = V_k h_k + c_k + W_k ḣ_k,     ḣ_{k+1} = φ'(z_k) ż_k
     Jᵀ u:   V_k = u_kᵀ h_k,   c_k = Σ u_k,     u_{k−1} = φ'(z_{k−1}) (W_kᵀ u_k)
 
-the same computation as autograd's, without its overhead and without a graph of the gradient. The layers are
-found in the graph of the outputs, so it applies to any module whose forward is such a chain. What follows the
-last layer (a normalisation of logits, a log-probability) is left to autograd.
+This is autograd's computation, without its overhead and without a graph of the gradient. The layers are found
+in the graph of the outputs, so it applies to any module whose forward is such a chain. Whatever follows the
+last layer (e.g. the normalisation of logits, or a log-probability) is left to autograd.
 """
 
 from collections.abc import Iterable, Sequence
@@ -52,12 +52,13 @@ class ChainJacobian:
 
     Args:
         links: from the first layer to the last.
-        head: the derivative of the outputs in the last layer's outputs and in further parameters.
-        others: the indices of those parameters among all.
-        count: how many parameters there are.
+        head: the Jacobian of the outputs with respect to the last layer's outputs and the parameters that
+            belong to no link.
+        others: the indices of those parameters among all parameters.
+        count: the number of all parameters.
 
     Raises:
-        RuntimeError: in a product, if the observations have been changed in place since.
+        RuntimeError: in a product, if the observations have been changed in place since construction.
     """
 
     def __init__(self, links: Sequence[Link], head: Jacobian, others: Sequence[int], count: int):
@@ -106,7 +107,7 @@ class ChainJacobian:
 
 
 def jacobian_of(outputs: Coordinates, tensors: Iterable[Tensor]) -> Jacobian | ChainJacobian:
-    """Return the derivative of outputs with a graph in parameters, as a chain if it is one.
+    """Return the Jacobian of outputs (with their graph) with respect to tensors, as a chain if possible.
 
     Raises:
         TypeError: the outputs can be differentiated only once.
@@ -136,14 +137,14 @@ def _chain(outputs: Coordinates, tensors: tuple[Tensor, ...]) -> ChainJacobian |
         if node.name() != LINEAR:
             return None
     seen = [i for link in links for i in link.parameters] + others
-    if len(set(seen)) < len(seen):  # a tensor with two places has two derivatives, which autograd adds up
+    if len(set(seen)) < len(seen):  # a tensor used twice has two derivatives, which autograd adds up
         return None
     head = Jacobian(outputs, [GradientEdge(last, 0), *(tensors[i] for i in others)])  # type: ignore[list-item]
     return ChainJacobian(links[::-1], head, others, len(tensors))
 
 
 def _head(outputs: Coordinates, place: dict[int, int]) -> tuple[Any, list[int]]:
-    """Return the one linear layer that the outputs come from, if it is one, and the parameters after it."""
+    """Return the last linear layer, or None if it is not exactly one, and the parameters that follow it."""
     nodes = [z.grad_fn for z in outputs if z.grad_fn is not None]
     seen, layers, others = set(nodes), set(), []
     while nodes:
@@ -160,7 +161,7 @@ def _head(outputs: Coordinates, place: dict[int, int]) -> tuple[Any, list[int]]:
 
 
 def _parameters(node: Any, place: dict[int, int]) -> tuple[int, int] | None:
-    """Return the indices of a layer's weight and bias among the parameters, None if one is not among them."""
+    """Return the indices of a layer's weight and bias among the parameters, or None if either is missing."""
     (bias, _), _, (transposed, _) = node.next_functions
     if (
         transposed is None
@@ -177,7 +178,7 @@ def _parameters(node: Any, place: dict[int, int]) -> tuple[int, int] | None:
 
 
 def _before(node: Any, inputs: Tensor) -> tuple[Any, Tensor | None]:
-    """Return the node before a layer and the activations that precede it, and the activations' slope."""
+    """Skip the activations before a layer; return the node before these, and their slope."""
     before, slope = node.next_functions[1][0], None
     while before is not None and before.name() in ACTIVATIONS:
         factor = before(torch.ones_like(inputs)).detach()

@@ -12,23 +12,24 @@ from npg.reduction import Reduce, identity
 
 
 class DiagonalFisher(Diagonal):
-    """diag(F), each entry exact.
+    """diag(F), exactly.
 
-    Built by K backward passes, one state at a time under `torch.func.vmap`, which must support the actor.
+    It takes K backward passes, K being the number of the distribution's coordinates, with one state at a time
+    under `torch.func.vmap`, which must support the actor.
 
     Args:
         actor: a module whose forward maps observations to an npg distribution, in evaluation mode.
-        observations: what `actor` takes, N states.
-        micro_batch_size: states whose root scores are held at a time; by default as many as fit into
-            `NUMBERS_AT_A_TIME`.
+        observations: input of `actor`, N states.
+        micro_batch_size: number of states whose root scores are in memory at a time; by default as many as
+            fit into `NUMBERS_AT_A_TIME`.
         reduce: maps a local mean to the mean over all processes.
 
     Attributes:
         diagonal: (P,).
 
     Raises:
-        ValueError: there is no state, no trainable parameter reaches the distribution, or micro-batches
-            would be empty.
+        ValueError: there is no state, the distribution depends on no trainable parameter, or
+            micro_batch_size < 1.
         TypeError: the actor does not return an npg distribution, or cannot run under vmap.
     """
 

@@ -1,12 +1,12 @@
-"""EKFAC: K-FAC's eigenvectors with eigenvalues of their own.
+"""EKFAC: K-FAC's eigenvectors with corrected eigenvalues.
 
-K-FAC's block A ⊗ G has the eigenvectors U = U_A ⊗ U_G and products of eigenvalues. In that basis the true
-block has the diagonal
+K-FAC's block A ⊗ G has the eigenvectors U = U_A ⊗ U_G, and its eigenvalues are the products of those of A and
+G. In that basis the diagonal of the true block is
 
     S = E[(Uᵀ vec(g āᵀ))²],
 
-and no other diagonal is nearer to it in the Frobenius norm, K-FAC's among them. George et al. 2018, "Fast
-approximate natural gradient descent in a Kronecker-factored eigenbasis".
+and U diag(S) Uᵀ is closer to the true block in the Frobenius norm than with any other diagonal, e.g. K-FAC's.
+George et al. 2018, "Fast approximate natural gradient descent in a Kronecker-factored eigenbasis".
 """
 
 from typing import Any
@@ -23,15 +23,15 @@ from npg.reduction import Reduce, identity
 
 
 class EigenvalueCorrectedFisher(BlockDiagonal):
-    """K-FAC with corrected eigenvalues; its damping is exact, F + λI.
+    """K-FAC with corrected eigenvalues; damping adds exactly λI.
 
-    It sends the states through the actor twice, once for the basis and once for its scales. The scales are
-    squares per state, so every layer's input needs the states along its first dimension; otherwise it raises
-    ValueError. Arguments, other errors and the blocks of modules that are no layer are those of
-    `KroneckerFisher`.
+    It sends the states through the actor twice, once for the basis U and once for the scales S. The scales
+    are means of squares per state, so every layer's input needs the states along its first dimension;
+    otherwise a ValueError is raised. Arguments, other errors and the blocks of modules other than layers are
+    those of `KroneckerFisher`.
 
     Attributes:
-        kronecker: the Kronecker-factored matrix whose basis this is.
+        kronecker: the Kronecker-factored matrix that the basis is taken from.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ def _scales(
 
 def _sum_of_squares(rows: Tensor, columns: Tensor) -> Tensor:
     """Return Σ_n (Σ_t g_t ā_tᵀ)², elementwise, (O, D'), of g (n, T, O) and ā (n, T, D')."""
-    if rows.shape[1] == 1:  # the square of an outer product is that of the squares
+    if rows.shape[1] == 1:  # the square of an outer product is the outer product of the squares
         return rows[:, 0].square().T @ columns[:, 0].square()
     total = torch.zeros_like(rows[0].T @ columns[0])
     states = max(1, NUMBERS_AT_A_TIME // total.numel())

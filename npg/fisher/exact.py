@@ -12,7 +12,7 @@ from npg.parameters import FlatParameters
 
 
 class ExactFisher(StateMean):
-    """The matrix Jᵀ M J / N: positive semi-definite by construction, free of sampling noise.
+    """The matrix Jᵀ M J / N, positive semi-definite by construction and without sampling noise.
 
     Arguments and errors are those of `npg.fisher.state_mean.StateMean`.
     """

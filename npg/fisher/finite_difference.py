@@ -13,7 +13,7 @@ from npg.policy import evaluate
 
 
 class FiniteDifferenceFisher(StateMean):
-    """The exact matrix, with J v by a forward difference and Jᵀ u by one backward pass.
+    """The exact matrix, with J v computed by a forward difference and Jᵀ u by one backward pass.
 
     For modules that cannot be differentiated twice, e.g. a fused LSTM. Products have a relative error of
     about √eps of the dtype (1e-7 in float64, 1e-3 in float32) times the policy's curvature, and are symmetric

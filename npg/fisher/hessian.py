@@ -13,12 +13,12 @@ from npg.reduction import Reduce, identity
 
 
 class _MeanHessian(StateMean):
-    """The mean Hessian of a function of the policy and of further data, (N,)."""
+    """The mean over states of the Hessians of a function of the policy and further data."""
 
     @staticmethod
     @abstractmethod
     def values(policy: Distribution, *further: Tensor) -> Tensor:
-        """Return the function, (N,)."""
+        """Return the function's value per state, (N,)."""
 
     def linearise(self, observations: Any, *further: Any) -> StateSum:
         """Return v ↦ Σ_s ∇²f_s v."""
@@ -36,7 +36,7 @@ class _MeanHessian(StateMean):
 
 
 class KLHessian(_MeanHessian):
-    """The Hessian at θ' = θ of the mean KL(π_θ ‖ π_θ'): the Fisher matrix, a second way.
+    """The Hessian at θ' = θ of the mean KL(π_θ ‖ π_θ'), which is another way to compute the Fisher matrix.
 
     Arguments and errors are those of `ExactFisher`, which is faster; use this one as a check, or for a
     distribution whose `fisher_product` is not implemented. Schulman et al. 2015, "Trust region policy
@@ -52,10 +52,10 @@ class KLHessian(_MeanHessian):
 class LikelihoodHessian(_MeanHessian):
     """The Hessian of −1/N Σ log π(a | s) at given actions.
 
-    Over actions drawn from the policy its expectation is the Fisher matrix (the second definition,
-    −E[∇² log π]); on any finite data it differs, and need not be positive semi-definite.
+    If the actions are drawn from the policy, its expectation is the Fisher matrix (by the second definition,
+    −E[∇² log π]); for finite data it differs from that, and need not be positive semi-definite.
 
-    Arguments not listed, and errors, are those of `ExactFisher`.
+    Other arguments, and errors, are those of `ExactFisher`.
 
     Args:
         actions: one per state, shaped as the distribution's `log_prob` takes them.

@@ -1,4 +1,4 @@
-"""The derivative of a module's outputs in its parameters, as products."""
+"""Products with the Jacobian of a module's outputs with respect to its parameters."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -14,12 +14,13 @@ from npg.scaling import power_of_two
 class Jacobian:
     """J = ∂outputs/∂parameters, linearised once and then applied many times.
 
-    u ↦ Jᵀu is linear, so that *its* transposed product is v ↦ Jv: with the graph of Jᵀu kept, every later
-    product is a backward pass, and none needs a forward pass.
+    u ↦ Jᵀu is linear, and *its* transpose is v ↦ Jv. With the graph of Jᵀu kept, every product is therefore
+    one backward pass, without a forward pass.
 
     Args:
-        outputs: tensors with a graph. One that no parameter reaches (a constant scale) has derivative 0.
-        tensors: the parameters, at least one of which reaches an output.
+        outputs: tensors with a graph. One that depends on no parameter (e.g. a constant scale) has
+            derivative 0.
+        tensors: the parameters; at least one output depends on them.
 
     Raises:
         TypeError: the outputs can be differentiated only once.
@@ -60,8 +61,8 @@ class Jacobian:
 def check_twice_differentiable(gradients: Iterable[Tensor]) -> None:
     """Check that gradients can be differentiated once more.
 
-    A function marked with `once_differentiable` leaves a node in their graph that would raise, but torch
-    prunes it and counts its part of the derivative as zero.
+    A function marked with `once_differentiable` leaves a node in their graph that should raise an error. But
+    torch prunes that node, and silently takes its part of the derivative as zero.
 
     Raises:
         TypeError: there is such a function.
@@ -80,9 +81,9 @@ def check_twice_differentiable(gradients: Iterable[Tensor]) -> None:
 
 
 class DifferenceJacobian:
-    """The same by a forward difference for J v and one backward pass for Jᵀ u.
+    """J = ∂outputs/∂parameters, with J v by a forward difference and Jᵀ u by one backward pass.
 
-    For modules that can be differentiated only once, such as a fused LSTM.
+    For modules that can be differentiated only once, e.g. a fused LSTM.
 
     Args:
         outputs: tensors with a graph, at the parameters θ.
@@ -101,8 +102,8 @@ class DifferenceJacobian:
         self._moving = [z for z in outputs if z.requires_grad]
         self._moves = [z.requires_grad for z in outputs]
         self._displaced = displaced
-        # Rounding errs by eps/h, the difference by h/2 times a second derivative: h = √eps balances
-        # them in units of the parameters (Nocedal & Wright 2006, section 8.1).
+        # The error of rounding is eps/h, that of the difference h/2 times a second derivative: h = √eps, in
+        # units of the parameters, balances them (Nocedal & Wright 2006, section 8.1).
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._tensors)).detach())
         dtype = host.scalar_dtype(norm.device)
         self._increment = (1 + norm).to(dtype) * torch.finfo(norm.dtype).eps ** 0.5
@@ -115,7 +116,7 @@ class DifferenceJacobian:
         h = self._increment / torch.where(size > 0, size, 1).to(self._increment)
         with torch.no_grad():
             moved = self._displaced([h * v for v in tangents])
-        # Selected by where, since a logit of −∞ does not move and −∞ − −∞ would be NaN.
+        # torch.where, since a logit of −∞ does not change, but −∞ − (−∞) is NaN.
         pairs = zip(moved, self._base, strict=True)
         return tuple(torch.where(new == old, 0, (new - old) / h * scale) for new, old in pairs)
 

@@ -1,7 +1,8 @@
 """K-FAC: the Fisher matrix as one Kronecker product per layer, with running averages.
 
-A linear layer s = W ā, with ā its inputs and a 1 for the bias, has the gradient g āᵀ, g being that at s. Its
-block of the Fisher matrix is E[āāᵀ ⊗ ggᵀ], which K-FAC replaces by
+For a linear layer s = W ā, where ā is the input with a 1 appended for the bias, the gradient with respect to
+W is g āᵀ, where g is the gradient with respect to s. The layer's block of the Fisher matrix is
+E[āāᵀ ⊗ ggᵀ], which K-FAC replaces by
 
     A ⊗ G,   A = E[āāᵀ],   G = E[ggᵀ],
 
@@ -32,29 +33,29 @@ Averages = dict[str, tuple[Tensor, ...]]
 
 
 class KroneckerFisher(InvertibleOperator):
-    """The Fisher matrix, block-diagonal in the modules, with A ⊗ G per layer.
+    """The Fisher matrix with one diagonal block per module, which is A ⊗ G for layers.
 
-    Linear and Conv2d layers are Kronecker-factored. A few parameters outside any layer, e.g. a log standard
-    deviation, have their exact block. Any other module, e.g. a parametrised layer, has the diagonal of its
-    block, with a warning. It is exact for a policy of one linear layer whose metric is the same in every
-    state.
+    Linear and Conv2d layers are Kronecker-factored. Parameters outside any layer, e.g. a log standard
+    deviation, have an exact block if they are few. For any other module, e.g. a parametrised layer, only the
+    diagonal of its block is used, with a warning. The matrix is exact for a policy of one linear layer whose
+    metric is the same in every state.
 
     Args:
         actor: a module whose forward maps observations to an npg distribution, in evaluation mode.
-        observations: what `actor` takes, N states; None to begin without statistics.
-        samples: random signs per state that weigh its root scores, with one backward pass each, unbiased;
-            None for every root score, without noise.
+        observations: input of `actor`, N states; None to start without statistics.
+        samples: number of sums of a state's root scores, with random signs, to use instead of the root scores
+            themselves: unbiased, with one backward pass each. None uses every root score, without noise.
         generator: source of the signs, on the policy's device; torch's global one by default.
         micro_batch_size: states sent through the actor at a time; None for all of them.
         reduce: maps a local mean to the mean over all processes.
 
     Attributes:
-        parameters: the actor's, as the flat vector has them.
+        parameters: the actor's trainable parameters, in the order of the flat vector.
         averages: {module's name: (A, G), (block,) or (diagonal,)}, empty before the first statistics.
         damping_units: {module's name: c, the unit in which its block is damped, B + cλI}; 1 if not listed.
 
     Raises:
-        ValueError: there is no state, no trainable parameter reaches the distribution, a layer or a
+        ValueError: there is no state, the distribution depends on no trainable parameter, a layer or a
             parameter is used twice, or an argument is out of range.
         TypeError: the actor does not return an npg distribution, or is of half precision.
         FloatingPointError: a statistic is not finite.
@@ -152,7 +153,7 @@ class KroneckerFisher(InvertibleOperator):
             )
 
     def matvec(self, vector: Tensor) -> Tensor:
-        """Return the product with the averages as they are."""
+        """Return the product with the matrix of the current averages."""
         return self.operator().matvec(vector)
 
     def damped(self, damping: float) -> BlockDiagonal:
@@ -160,15 +161,15 @@ class KroneckerFisher(InvertibleOperator):
         return self.operator().damped(damping)
 
     def unchecked_inverse(self, damping: float = 0.0) -> tuple[BlockDiagonal, dict[str, Tensor]]:
-        """Return the inverse of `damped(damping)`, of the averages as they are."""
+        """Return the inverse of `damped(damping)`, for the current averages."""
         return self.operator().unchecked_inverse(damping)
 
     def operator(self) -> BlockDiagonal:
-        """Return the matrix of the averages as they are; later updates do not change it."""
+        """Return the matrix of the current averages; later updates do not change it."""
         return BlockDiagonal(list(self.blocks().values()))
 
     def blocks(self) -> dict[str, InvertibleOperator]:
-        """Return {module's name: its block} of the averages as they are, in the order of the flat vector.
+        """Return {module's name: its block} of the current averages, in the order of the flat vector.
 
         Raises:
             ValueError: there are no statistics yet.
@@ -193,7 +194,7 @@ class KroneckerFisher(InvertibleOperator):
         """Restore what `state_dict` returned.
 
         Raises:
-            ValueError: it belongs to another policy; nothing was changed.
+            ValueError: the state belongs to another policy; nothing was changed.
         """
         shapes = self._modules.shapes()
         expected = {f"{name}/{i}": shape for name, own in shapes.items() for i, shape in enumerate(own)}
@@ -227,7 +228,7 @@ def check_finite(finite: Mapping[str, float]) -> None:
         finite: `finite_by_module`, read from the device.
 
     Raises:
-        FloatingPointError: naming the modules whose statistics are not finite.
+        FloatingPointError: some are not finite; the message names their modules.
     """
     if bad := [name or "the policy" for name in finite if not finite[name]]:
         raise FloatingPointError(

@@ -1,7 +1,7 @@
-"""Fisher blocks of one layer, on its part of the flat vector: weight (O, D) and then bias (O,).
+"""Fisher blocks of one layer. They act on its part of the flat vector: weight (O, D), then bias (O,).
 
-As a matrix V (O, D'), whose last column is the bias if there are both, the product of A ⊗ G with V is G V A.
-A (D', D') belongs to the layer's inputs, G (O, O) to the gradients at its outputs.
+Let V (O, D') be this part as a matrix, whose last column is the bias if the layer has both. The product of
+A ⊗ G with V is G V A. A (D', D') belongs to the layer's inputs, G (O, O) to the gradients at its outputs.
 """
 
 import math
@@ -49,7 +49,7 @@ class Kronecker(InvertibleOperator):
         )
 
     def unchecked_inverse(self, damping: float = 0.0) -> tuple["Kronecker", dict[str, Tensor]]:
-        """Return the inverse of `damped(λ)`: that of A, Kronecker that of G."""
+        """Return the inverse of `damped(λ)`: the Kronecker product of its factors' inverses."""
         on_inputs, on_outputs = self._shares(damping)
         inputs, inputs_usable = inverse_of(self.inputs, on_inputs)
         outputs, outputs_usable = inverse_of(self.outputs, on_outputs)
@@ -58,7 +58,7 @@ class Kronecker(InvertibleOperator):
         return inverse, {name: inputs_usable & outputs_usable}
 
     def _shares(self, damping: float) -> tuple[Tensor, Tensor]:
-        """Return what λ adds to A and to G: π√λ and √λ/π, 0-d."""
+        """Return the multiples of I that are added to A and to G: π√λ and √λ/π, 0-d."""
         check_damping(damping)
         balance = balance_of(self.inputs, self.outputs)
         return balance * math.sqrt(damping), math.sqrt(damping) / balance

@@ -1,4 +1,4 @@
-"""The step of ACKTR: a closed-form natural direction, a capped length, momentum."""
+"""The step of ACKTR: a closed-form natural direction, a limited length, and momentum."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,23 +18,24 @@ VELOCITY, UPDATES = "velocity", "updates"
 
 
 class KroneckerStepper:
-    """Displacements from gradients, with a Kronecker-factored Fisher matrix as a running average.
+    """Compute displacements from gradients, with a running average of a Kronecker-factored Fisher matrix.
 
         x = F_λ⁻¹ g,   α = min(η, sqrt(2δ / xᵀF_λx)),   d = μ d_last + (1 − μ) α x
 
-    with F_λ the damped matrix. Elsewhere in npg damping shapes the direction alone, and the length follows
-    from the exact F; here it also compensates for what the factors miss, which along x is more than half of
-    the KL (docs/fisher.md). A displacement is a mean over past α x, each inside the ellipsoid ½ dᵀF_λd ≤ δ of
-    its update: by convexity so is the mean, as long as F_λ does not change. Wu et al. 2017, "Scalable
-    trust-region method for deep reinforcement learning using Kronecker-factored approximation", section 3.
+    where F_λ is the damped matrix. Elsewhere in npg, damping affects only the direction, and the length
+    follows from the exact F. Here damping also compensates for what the factors miss, which along x is more
+    than half of the KL (docs/fisher.md). A displacement is a weighted mean of past steps α x, each inside the
+    ellipsoid ½ dᵀF_λd ≤ δ of its update; by convexity, so is their mean while F_λ does not change. Wu et al.
+    2017, "Scalable trust-region method for deep reinforcement learning using Kronecker-factored
+    approximation", section 3.
 
     Args:
         fisher: F, without statistics so far.
         damping: λ > 0.
-        decay: weight of F's averages so far when new statistics enter, in [0, 1).
+        decay: weight of F's averages so far when new statistics are added, in [0, 1).
         momentum: μ, in [0, 1).
-        factor_interval: updates from one refresh of the factors to the next.
-        inverse_interval: updates from one refresh of their inverses to the next.
+        factor_interval: number of updates per refresh of the factors.
+        inverse_interval: number of updates per refresh of their inverses.
 
     Raises:
         ValueError: an argument is out of range.
@@ -68,11 +69,11 @@ class KroneckerStepper:
         self._inverse: InvertibleOperator | None = None
 
     def observe(self, observations: Any) -> None:
-        """Refresh factors and inverses from the states of this update, if their intervals are over.
+        """Refresh factors and inverses from the states of this update, if they are due.
 
         Raises:
             FloatingPointError: a statistic is not finite; nothing was changed.
-            SingularMatrixError: a factor has no inverse, not even with its damping raised tenfold.
+            SingularMatrixError: a factor has no inverse, not even with ten times the damping.
         """
         averages, finite = self.fisher.averages, dict[str, Tensor]()
         if self.updates % self.factor_interval == 0:
@@ -93,14 +94,14 @@ class KroneckerStepper:
         numbers = host.read(**finite, **{f"inverse of {part}": ok for part, ok in usable.items()})
         check_finite({module: numbers[module] for module in finite})
         if inverse is not None:
-            # The statistics are finite, so that only the inverse can have failed.
+            # The statistics are finite, so only the inversion can have failed.
             self._inverse = (
                 inverse if all(numbers.values()) else self.fisher.inverse(DAMPING_GROWTH * self.damping)
             )
             self._inverted, self._damping_units = self.fisher.state_dict(), self.fisher.damping_units
 
     def displacement(self, gradient: Tensor, *, step_size: float, target_kl: float) -> Tensor:
-        """Return d (P,) for an ascent along g (P,), not yet taken.
+        """Return the displacement d (P,) for the gradient g (P,), without applying it.
 
         Args:
             gradient: g.
@@ -115,7 +116,7 @@ class KroneckerStepper:
         scale = power_of_two(gradient)
         unit = gradient / scale
         x = self._inverse @ unit
-        # xᵀF_λx, since F_λx = g; zero only with g
+        # xᵀF_λx, since F_λx = g; zero only if g is
         curvature = (x @ unit).to(host.scalar_dtype(x.device))
         longest = step_size * scale
         length = torch.minimum(torch.sqrt(2 * target_kl / curvature), longest)
@@ -123,11 +124,11 @@ class KroneckerStepper:
         return self.momentum * self.velocity + (1 - self.momentum) * length * x
 
     def keep(self, displacement: Tensor) -> None:
-        """Store a displacement (P,) that was taken, for the momentum of the next."""
+        """Store a displacement (P,) that was applied, for the momentum of the next."""
         self.velocity = displacement
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the next displacement depends on, as tensors and a count."""
+        """Return everything that the next displacement depends on: tensors and a count."""
         return {
             FACTORS: self.fisher.state_dict(),
             INVERTED: self._inverted,
@@ -140,7 +141,7 @@ class KroneckerStepper:
         """Restore what `state_dict` returned.
 
         Raises:
-            ValueError: it belongs to another policy.
+            ValueError: the state belongs to another policy.
         """
         self.fisher.load_state_dict(state[INVERTED])
         self.fisher.damping_units = state.get(DAMPING_UNITS, {})

@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A linear map with parameters to train: a Linear or Conv2d module.
+    """A linear map with trainable parameters: a Linear or Conv2d module.
 
     Attributes:
         module: the module, which is never changed.
-        weight: whether its weight is to be trained.
-        bias: whether its bias is; it is one more input, which is always 1.
+        weight: whether its weight is trainable.
+        bias: whether its bias is trainable. The bias is treated as the weight of one more input, always 1.
     """
 
     module: nn.Linear | nn.Conv2d
@@ -25,7 +25,7 @@ class Layer:
 
     @classmethod
     def of(cls, module: nn.Module, trainable: Sequence[str]) -> "Layer | None":
-        """Return the layer of which these parameters are trained, None if K-FAC has no factors for it."""
+        """Return the layer with these trainable parameters, or None if K-FAC has no factors for it."""
         if not (type(module) is nn.Linear or type(module) is nn.Conv2d):
             return None
         if not {"weight", "bias"}.issuperset(trainable):  # e.g. weight_norm trains other tensors
@@ -43,12 +43,12 @@ class Layer:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(D', O): how many inputs, the bias among them, and how many outputs."""
+        """(D', O): the number of inputs, including the bias, and the number of outputs."""
         outputs, *inputs = self.module.weight.shape
         return math.prod(inputs) * self.weight + self.bias, outputs
 
     def columns(self, inputs: Tensor, states: int) -> Tensor:
-        """Return what multiplies the parameters, (N, T, D'), at each of T positions of N states."""
+        """Return the inputs that multiply the parameters at T positions of N states, (N, T, D')."""
         if isinstance(self.module, nn.Conv2d):
             conv = self.module
             patches = F.unfold(
@@ -73,10 +73,10 @@ class Layer:
 
 
 def check_owners(actor: nn.Module) -> None:
-    """Check that no parameter to be trained belongs to two modules.
+    """Check that no trainable parameter belongs to two modules.
 
     Raises:
-        ValueError: naming the parameters that do.
+        ValueError: a parameter does; the message names it.
     """
     owners: dict[int, set[int]] = {}
     names: dict[int, str] = {}
@@ -89,6 +89,6 @@ def check_owners(actor: nn.Module) -> None:
     shared = [names[key] for key, modules in owners.items() if len(modules) > 1]
     if shared:
         raise ValueError(
-            f"{', '.join(shared)}: used by two modules, but K-FAC's factors are those of one use. "
-            "Give each module its own, or use ExactFisher"
+            f"{', '.join(shared)}: used by two modules, but K-FAC needs parameters that are used only once. "
+            "Give each module its own parameters, or use ExactFisher"
         )

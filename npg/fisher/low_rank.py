@@ -1,4 +1,4 @@
-"""A matrix with an inverse in closed form, plus or minus one of low rank."""
+"""A matrix with an inverse in closed form, plus or minus a matrix of low rank."""
 
 import torch
 from torch import Tensor
@@ -16,8 +16,8 @@ class LowRankUpdate(InvertibleOperator):
 
     of the same form. It costs n products with B⁻¹ and O(n² (n + P)) operations; a product then costs 2nP.
 
-    The difference cancels if RᵀR is far above B: its relative error is about ε‖R B⁻¹Rᵀ‖, ε being the dtype's
-    rounding, i.e. 10⁻⁴ in float32 if the update is a thousand times B.
+    The difference suffers from cancellation if RᵀR is much larger than B: its relative error is about
+    ε‖R B⁻¹Rᵀ‖, ε being the dtype's rounding, e.g. 10⁻⁴ in float32 if the update is a thousand times B.
 
     Args:
         base: B, whose products run under `torch.func.vmap`.
@@ -40,7 +40,7 @@ class LowRankUpdate(InvertibleOperator):
         return LowRankUpdate(self.base.damped(damping), self.rows, sign=self.sign)
 
     def unchecked_inverse(self, damping: float = 0.0) -> tuple["LowRankUpdate", dict[str, Tensor]]:
-        """Return the inverse of `damped(λ)`; its parts are those of B and the update as a whole."""
+        """Return the inverse of `damped(λ)`; the parts are those of B, and the update as one part."""
         base, usable = self.base.unchecked_inverse(damping)
         solved = vmap(base.matvec)(self.rows)  # R B⁻¹, B being symmetric
         gram = self.sign * (self.rows @ solved.T)

@@ -31,7 +31,7 @@ class ModuleBlocks:
         parameters: those of the actor.
 
     Attributes:
-        layers: {module's name: layer}, the factored ones.
+        layers: {module's name: layer}, for the modules with a factored block.
     """
 
     def __init__(self, actor: nn.Module, parameters: FlatParameters):
@@ -76,7 +76,7 @@ class ModuleBlocks:
         return shapes
 
     def block(self, name: str, *statistics: Tensor) -> InvertibleOperator:
-        """Return a module's block."""
+        """Return a module's block, given its statistics."""
         if name in self.layers:
             inputs, outputs = statistics
             return Kronecker(inputs, outputs, split_bias=self.layers[name].split_bias)
@@ -91,7 +91,7 @@ class ModuleBlocks:
 
         Args:
             through: the pass.
-            sampled: include diagonal blocks, from random signs.
+            sampled: include the diagonal blocks, estimated with random signs.
         """
         sums = {}
         for name, layer in self.layers.items():
@@ -105,7 +105,8 @@ class ModuleBlocks:
                     rows = gradients[name].flatten(0, 1)
                     outputs.addmm_(rows.T, rows, alpha=through.states / len(rows))
         for name, own in self._diagonal.items() if sampled else ():
-            # The signs of different states are uncorrelated: the expected squared sum is the sum of squares.
+            # The signs of different states are uncorrelated: the square of the sum is, in expectation, the
+            # sum of the squares.
             drawn = [own.flatten([total.get(key) for key in own.names]) for total in through.totals]
             sums[name] = [torch.stack(drawn).square().sum(0)]
         for name, own in self._exact.items():

@@ -1,4 +1,4 @@
-"""A pass through an actor as K-FAC uses it: the inputs of layers and the gradients at their outputs."""
+"""A pass through an actor that records what K-FAC uses: layers' inputs, and gradients at their outputs."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,10 +23,10 @@ class Pass:
         states: n.
         inputs: {layer's name: (n, T, D')}.
         outputs: {layer's name: what it returned, with its graph}.
-        gradients: for every draw, {layer's name: (n, T, O)}: root scores (see `diagonal.py`) at the
-            layer's outputs, whose outer products sum over the draws to the Fisher matrix of the outputs, in
-            expectation or exactly. Layers that a draw does not reach are missing.
-        totals: for every draw, {parameter's name: the same for a parameter, added up over the states}.
+        gradients: for every draw, {layer's name: (n, T, O)}: root scores (see `root_scores.py`) with respect
+            to the layer's outputs. Summed over the draws, their outer products are the Fisher matrix of the
+            outputs, exactly or in expectation. Layers that get no gradient from a draw are missing.
+        totals: for every draw, {parameter's name: its root scores, summed over the states}.
     """
 
     policy: Distribution
@@ -39,20 +39,20 @@ class Pass:
     def rows_belong_to_states(self, layers: Mapping[str, Layer]) -> dict[str, Tensor]:
         """Return {layer's name: whether rows i T to (i + 1) T at its output affect state i alone, 0-d}.
 
-        Layers with one row per state are left out. It takes one backward pass: no row of the second half of
-        the states may affect the first half.
+        Layers with one row per state are left out. The check takes one backward pass: no row of the second
+        half of the states may affect the first half.
         """
         half = self.states // 2
         names = [name for name, columns in self.inputs.items() if columns.shape[1] > 1]
         if not names or not half:
             return {}
         first = [z.flatten(0, -2)[:half] for z in self.policy.coordinates if z.requires_grad]
-        # Different weights, since the sum of normalised logits may depend on nothing.
+        # The weights differ, since the plain sum of normalised logits may be a constant.
         weights = [torch.ones_like(z).cumsum(-1) for z in first]
         outputs = [self.outputs[name] for name in names]
         found = torch.autograd.grad(first, outputs, weights, retain_graph=True, materialize_grads=True)
         others = {n: layers[n].rows(g, self.states)[half:] for n, g in zip(names, found, strict=True)}
-        # What is not finite is reported by the statistics.
+        # Numbers that are not finite are reported when the statistics are checked.
         return {name: ((rows == 0) | ~rows.isfinite()).all() for name, rows in others.items()}
 
 
@@ -70,10 +70,10 @@ def pass_through(
     Args:
         actor: maps observations to an npg distribution.
         layers: {name of a module: layer}.
-        parameters: what else to differentiate by, {name: parameter}.
+        parameters: {name: parameter} to differentiate by as well.
         observations: n states.
-        samples: how many random signs per state weigh its root scores; None for every root score in turn,
-            which is exact and takes one backward pass per coordinate of the distribution.
+        samples: number of sums of a state's root scores, with random signs, to use; None for every root score
+            in turn, which is exact and takes one backward pass per coordinate of the distribution.
         generator: source of the signs, on the policy's device; torch's global one by default.
 
     Raises:
@@ -124,16 +124,16 @@ def recorded(layers: Mapping[str, Layer]) -> Iterator[dict[str, tuple[Tensor, Te
         def hook(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> Tensor:
             if name in records:
                 raise ValueError(
-                    f"the layer {name!r} ran twice in one forward pass, but K-FAC's factors are those of one "
-                    "use; use two layers, or ExactFisher"
+                    f"the layer {name!r} ran twice in one forward pass, but K-FAC only works for layers that "
+                    "run once; use two layers, or ExactFisher"
                 )
             records[name] = (args[0] if args else named["input"]).detach(), output
-            return output.clone()  # what follows, e.g. an in-place ReLU, may write into this one
+            return output.clone()  # an in-place operation that follows, e.g. ReLU, may overwrite it
 
         return hook
 
     handles = [
-        # First of the hooks: one of the user's may change the output, which is then no longer the layer's.
+        # Run before the user's hooks, which may replace the layer's output.
         layer.module.register_forward_hook(record(name), prepend=True, with_kwargs=True)
         for name, layer in layers.items()
     ]
@@ -153,7 +153,7 @@ def check_recorded(
     """Check that the records cover every effect of the layers' parameters on a policy of n states.
 
     Raises:
-        ValueError: naming a layer for which they do not.
+        ValueError: they do not; the message names a layer.
     """
     outputs = [z for z in policy.coordinates if z.requires_grad]
     for name, layer in layers.items():

@@ -1,7 +1,7 @@
 """Root scores: the rows of R = Bᵀ J, with M = B Bᵀ the metric of a state's distribution and J its Jacobian.
 
-There are K per state, K being the number of the distribution's coordinates, and F = 1/N Σ_s Rᵀ R exactly: the
-action is integrated out.
+There are K per state, K being the number of the distribution's coordinates. F = 1/N Σ_s Rᵀ R is exact, since
+it is an expectation over all actions.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from npg.distributions import Coordinates, Distribution
 from npg.policy import call_with, evaluate
 from npg.states import check_micro_batch_size, each, micro_batches
 
-# Root scores held at a time if the caller sets no micro-batch: 128 MB in float32.
+# Numbers in the root scores held in memory at a time if the caller sets no micro-batch: 128 MB in float32.
 NUMBERS_AT_A_TIME = 2**25
 
 
@@ -31,7 +31,8 @@ def root_scores(
         actor: maps observations to an npg distribution.
         observations: N states.
         parameters: {name: parameter of the actor} to differentiate by, all of them or some.
-        micro_batch_size: n, states at a time.
+        micro_batch_size: n, the number of states at a time; by default as many as fit into
+            `NUMBERS_AT_A_TIME`.
 
     Yields:
         One tensor per parameter, (n, K, *shape of the parameter).
@@ -44,7 +45,7 @@ def root_scores(
     with torch.enable_grad():
         first = evaluate(actor, next(micro_batches(observations, 1))).coordinates
     sizes = [z.shape[-1] for z in first]
-    states = first[0].shape[:-1].numel()  # per entry of the first dimension, which may be time
+    states = first[0].shape[:-1].numel()  # per entry of the observations' first dimension, which may be time
     unit = torch.eye(states * sum(sizes), dtype=first[0].dtype, device=first[0].device)
     columns = unit.view(len(unit), states, sum(sizes))
 
@@ -85,7 +86,7 @@ def root_scores(
 def white_noise(
     coordinates: Coordinates, samples: int | None, generator: Generator | None
 ) -> Iterator[Coordinates]:
-    """Yield white noise shaped as the coordinates: unit vectors in turn, or k draws of random signs / √k."""
+    """Yield white noise shaped as the coordinates: k draws of random signs / √k, or all unit vectors."""
     if samples is None:
         for i, z in enumerate(coordinates):
             for k in range(z.shape[-1]):

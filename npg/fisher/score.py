@@ -10,15 +10,15 @@ from npg.fisher.state_mean import StateMean, StateSum
 from npg.policy import evaluate
 from npg.reduction import Reduce, identity
 
-# Every sample lengthens a chain in the graph, whose destruction recurses: 30 000 overflow the stack.
+# Every sample lengthens a chain in the graph, which is destroyed recursively: 30 000 overflow the stack.
 MOST_SAMPLES = 10_000
 
 
 class _ScoreCovariance(StateMean):
-    """1/(N k) Σ s sᵀ over the scores of k actions per state, which are the further data."""
+    """1/(N k) Σ s sᵀ over the scores of k actions per state, which are passed as further data."""
 
     def linearise(self, observations: Any, *actions: Tensor) -> StateSum:
-        """Return v ↦ Σ_s mean over the k actions of s (sᵀv): the output is log π, the metric the identity."""
+        """Return v ↦ 1/k Σ s (sᵀv) over states and k actions: Jᵀ M J with outputs log π and metric I / k."""
         policy = self.policy(observations)
         log_prob = torch.stack([policy.log_prob(action) for action in actions])
         jacobian = jacobian_of((log_prob,), self.tensors)
@@ -37,7 +37,7 @@ class EmpiricalFisher(_ScoreCovariance):
     be far from it (Kunstner et al. 2019, "Limitations of the empirical Fisher approximation"):
     `npg.relative_gap` measures how far.
 
-    Arguments not listed, and errors, are those of `ExactFisher`.
+    Other arguments, and errors, are those of `ExactFisher`.
 
     Args:
         actions: one per state, shaped as the distribution's `log_prob` takes them.
@@ -58,10 +58,10 @@ class EmpiricalFisher(_ScoreCovariance):
 class SampledFisher(_ScoreCovariance):
     """1/(N k) Σ s sᵀ over the scores of k actions per state, drawn from the policy itself.
 
-    Unbiased for F, with a relative error that falls as 1/√(N k). The actions are drawn once, so that
-    every product is with the same matrix.
+    It is an unbiased estimate of F with a relative error that falls as 1/√(N k). The actions are drawn only
+    once, so every product is with the same matrix.
 
-    Arguments not listed, and errors, are those of `ExactFisher`.
+    Other arguments, and errors, are those of `ExactFisher`.
 
     Args:
         samples: k, from 1 to 10 000.

@@ -1,4 +1,4 @@
-"""Means over states, taken at once or a micro-batch at a time."""
+"""Means over states, computed all at once or one micro-batch at a time."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -16,11 +16,11 @@ from npg.states import check_micro_batch_size, micro_batches
 
 
 class StateSum(NamedTuple):
-    """v ↦ Σ_s A_s v over some states, linearised at the present parameters.
+    """v ↦ Σ_s A_s v over some states, linearised at the current parameters.
 
     Attributes:
         product: (P,) -> (P,).
-        states: how many.
+        states: the number of states.
     """
 
     product: Callable[[Tensor], Tensor]
@@ -30,22 +30,22 @@ class StateSum(NamedTuple):
 class StateMean(LinearOperator):
     """The mean 1/N Σ_s A_s of one matrix per state: the base class of most Fisher matrices.
 
-    A subclass gives the sum over some states. Without micro-batches the states are linearised once, and the
-    graph is kept. With them a graph exists for one micro-batch and one product: memory does not grow with N,
-    but every product linearises again, at a copy of the parameters.
+    A subclass implements `linearise`, the sum over some states. Without micro-batches, all states are
+    linearised once and the graph is kept. With micro-batches, memory does not grow with N, but every product
+    linearises the states again, one micro-batch at a time, at a copy of the parameters.
 
     Args:
         actor: a module whose forward maps observations to an npg distribution. Put it in evaluation
-            mode: with dropout two passes would use two networks.
-        observations: what `actor` takes, N states.
+            mode: with dropout, every pass would use a different network.
+        observations: input of `actor`, N states.
         further: more data for `linearise`, every tensor with the states along its first dimension.
         micro_batch_size: states linearised at a time, which limits the memory; None keeps one graph of all
             N, which makes products faster.
         reduce: maps a local mean to the mean over all processes.
 
     Raises:
-        ValueError: there is no state, no trainable parameter reaches the distribution, or micro-batches
-            would be empty.
+        ValueError: there is no state, the distribution depends on no trainable parameter, or
+            micro_batch_size < 1.
         TypeError: the actor does not return an npg distribution, or can be differentiated only once.
     """
 
@@ -72,7 +72,7 @@ class StateMean(LinearOperator):
         with torch.enable_grad():
             if micro_batch_size is None:
                 self._kept = self.linearise(*self._data)
-            else:  # raise its errors here, as without
+            else:  # so that errors are raised here, as without micro-batches
                 self.linearise(*next(micro_batches(self._data, micro_batch_size)))
 
     @abstractmethod

@@ -1,8 +1,8 @@
-"""How curvature matrices compare: coupling of blocks, distance to another matrix, covariance of estimates.
+"""Compare curvature matrices: coupling of blocks, distance to another matrix, covariance of estimates.
 
-Every function uses products with a matrix alone. Fisher matrices and all numbers derived from them are in
-nats, in the parameters' own units. `npg/geometry/spectrum.py` describes the random probes and their standard
-errors.
+Every function only needs products with a matrix. Fisher matrices and all numbers derived from them are in
+nats and in the parameters' own units. `npg/geometry/spectrum.py` describes the random probes and their
+standard errors.
 """
 
 import math
@@ -23,20 +23,19 @@ from npg.geometry.spectrum import (
 )
 from npg.linear_operator import Damped, LinearOperator, SingularMatrixError
 
-SINGULAR = "the matrix is singular: some direction of the parameters leaves the policy as it is"
+SINGULAR = "the matrix is singular: moving the parameters in some direction does not change the policy"
 
 
 @dataclass(frozen=True, eq=False)
 class Coupling:
-    """How far parameter blocks are from being orthogonal. B blocks; numbers without unit.
+    """How far B parameter blocks are from being orthogonal; all numbers are dimensionless.
 
     Attributes:
-        names: of the blocks.
+        names: the names of the blocks.
         matrix: ‖C_ij‖ / √(‖C_ii‖ ‖C_jj‖), (B, B), float64 on the CPU: 1 on the diagonal, 0 if a pair is
             orthogonal or a block has no curvature.
-        standard_error: of the matrix, (B, B).
-        off_diagonal_mass: the part of ‖C‖² outside the diagonal blocks: 0 means that the matrix is
-            block-diagonal.
+        standard_error: the standard error of `matrix`, (B, B).
+        off_diagonal_mass: the fraction of ‖C‖² outside the diagonal blocks; 0 if F is block-diagonal.
     """
 
     names: tuple[str, ...]
@@ -53,20 +52,20 @@ def block_coupling(
     probes: int | None = None,
     generator: Generator | None = None,
 ) -> Coupling:
-    """Measure what a block-diagonal approximation of F would miss, free of the parameters' units.
+    """Measure what a block-diagonal approximation of F would miss, whatever the units of the parameters.
 
     C = D^-½ F D^-½ with D = diag F is F in units in which every parameter has curvature 1. Norms are
-    Frobenius's: for a vector z of random signs in block j, E‖C_ij z‖² = ‖C_ij‖² (Hutchinson 1990).
+    Frobenius norms: for a vector z of random signs in block j, E‖C_ij z‖² = ‖C_ij‖² (Hutchinson 1990).
 
     Args:
         operator: F.
-        diagonal: D (P,), not negative; rows where it is 0 count as 0.
-        blocks: the slice of each, e.g. `FlatParameters.by_module()`.
-        probes: products per block; None is exact, with one product per parameter.
+        diagonal: D (P,), not negative; rows and columns of F where it is 0 count as 0.
+        blocks: {name: slice of the flat vector}, e.g. `FlatParameters.by_module()`.
+        probes: number of products per block; None gives exact numbers, with one product per parameter.
         generator: source of the signs.
 
     Raises:
-        ValueError: the diagonal has another shape or is not finite and ≥ 0, or there is no probe.
+        ValueError: the diagonal has a wrong shape, or an entry that is negative or not finite; or probes < 1.
         FloatingPointError: a product is not finite.
     """
     if diagonal.shape != (operator.size,) or not bool((diagonal.isfinite() & (diagonal >= 0)).all()):
@@ -81,7 +80,7 @@ def block_coupling(
             squares.append(torch.stack([_square(product[row]) for row in blocks.values()]))
         samples = torch.stack(squares)  # (K, B), unbiased for ‖C_ij‖²
         columns.append(samples.sum(0, keepdim=True) if probes is None else samples)
-    # ‖C_ij‖² and ‖C_ji‖² are two estimates of one number.
+    # ‖C_ij‖² and ‖C_ji‖² are two estimates of the same number.
     stacked = torch.stack(columns, -1).cpu()
     stacked = (stacked + stacked.mT) / 2
 
@@ -104,23 +103,23 @@ def relative_gap(
     probes: int | None = None,
     generator: Generator | None = None,
 ) -> Estimate:
-    """Return ‖A − B‖ / ‖B‖ in the Frobenius norm, without unit.
+    """Return ‖A − B‖ / ‖B‖ in the Frobenius norm, dimensionless.
 
-    For a vector z of random signs E‖Az‖² = ‖A‖² (Hutchinson 1990). The same z is used for both.
+    For a vector z of random signs E‖Az‖² = ‖A‖² (Hutchinson 1990). The same z is used for both matrices.
 
     Args:
-        a: A, such as an empirical Fisher matrix or a Hessian.
-        b: B, what A is measured against: infinity if it is 0 and A is not.
-        probes: how many, with one product of either matrix each; None is exact, with one product per
-            parameter.
+        a: A, e.g. an empirical Fisher matrix or a Hessian.
+        b: B, the reference; if B = 0 and A ≠ 0, the result is infinite.
+        probes: number of vectors z, with one product per matrix each; None gives the exact number, with P
+            products per matrix.
         generator: source of the signs.
 
     Raises:
-        ValueError: the sizes differ, or there is no probe.
+        ValueError: the sizes differ, or probes < 1.
         FloatingPointError: a product is not finite.
     """
     if a.size != b.size:
-        raise ValueError(f"expected two matrices of one size, got {a.shape} and {b.shape}")
+        raise ValueError(f"expected two matrices of the same size, got {a.shape} and {b.shape}")
     pairs = []
     for z in probe_vectors(b, probes, source_or_seeded(b, generator), slice(0, b.size)):
         product = checked_product(b, z)
@@ -132,15 +131,15 @@ def relative_gap(
 
 
 def parameter_covariance(operator: LinearOperator, n: int, *, damping: float = 0.0) -> Tensor:
-    """Return (F + λI)⁻¹ / n, (P, P): the covariance of a maximum-likelihood fit to n samples, as n grows.
+    """Return (F + λI)⁻¹ / n, (P, P): the covariance of a maximum-likelihood fit to n samples, for large n.
 
-    With λ = 0 no unbiased estimate has a smaller one (Cramér 1946, "Mathematical methods of statistics",
-    chapters 32 and 33). Dense, by P products.
+    With λ = 0 no unbiased estimate has a smaller covariance (Cramér 1946, "Mathematical methods of
+    statistics", chapters 32 and 33). F is computed as a dense matrix, with P products.
 
     Args:
         operator: F, the information in one sample.
-        n: how many independent samples.
-        damping: λ ≥ 0, as if every parameter had been measured beforehand with n λ units of information.
+        n: the number of independent samples.
+        damping: λ ≥ 0; it acts like a prior with information n λ about every parameter.
 
     Raises:
         ValueError: n < 1, or λ is negative or not finite.
@@ -170,21 +169,21 @@ def standard_error(
 ) -> float:
     """Return √(dᵀ (F + λI)⁻¹ d / n): the standard error of dᵀθ after a fit to n samples.
 
-    The same as from `parameter_covariance`, but by conjugate gradient, for any P.
+    It uses conjugate gradient instead of the matrix of `parameter_covariance`, so P may be large.
 
     Args:
         operator: F, the information in one sample.
-        direction: d (P,): the gradient of any function of the parameters gives that function's error.
-        n: how many independent samples.
+        direction: d (P,). For the standard error of a function of the parameters, pass its gradient.
+        n: the number of independent samples.
         damping: λ ≥ 0.
         max_iterations: of conjugate gradient.
-        tolerance: its relative residual.
+        tolerance: of conjugate gradient, relative.
 
     Raises:
-        ValueError: n < 1, λ is negative or not finite, or d has another shape.
+        ValueError: n < 1, λ is negative or not finite, or d has a wrong shape.
         FloatingPointError: a product is not finite.
-        SingularMatrixError: conjugate gradient did not converge; in a singular F no number of
-            iterations helps.
+        SingularMatrixError: conjugate gradient did not converge; if F is singular, more iterations do not
+            help.
     """
     _check_samples(n)
     solution = conjugate_gradient(

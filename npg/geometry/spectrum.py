@@ -1,9 +1,9 @@
 """The spectrum of a curvature matrix, from its products alone.
 
-Randomness comes from a `torch.Generator` only: without one, each call begins the same sequence, so that two
-matrices get the same probes. Estimates from random probes have a standard error, by the jackknife over probes
-(Efron & Stein 1981, "The jackknife estimate of variance"): infinite from a single probe, 0 if no probe was
-needed.
+Random numbers come only from a `torch.Generator`; without one, every call starts the same sequence, so that
+two matrices get the same probes. Estimates from random probes have a standard error, from the jackknife over
+probes (Efron & Stein 1981, "The jackknife estimate of variance"): infinite for a single probe, 0 if no random
+probe was needed.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from npg.linear_operator import LinearOperator, check_damping
 from npg.scaling import norm, power_of_two
 
-# A Lanczos residual this many roundings of the largest product is nothing but rounding.
+# A Lanczos residual of at most this many roundings of the largest product is only rounding error.
 ROUNDINGS = 8
 
 
@@ -35,8 +35,8 @@ class Tridiagonal:
     Attributes:
         diagonal: α, (m,).
         off_diagonal: β, (m - 1,).
-        residual: ‖AQ − QT‖; every eigenvalue of T is at most this far from one of A. Rounding only if
-            the start's Krylov space is exhausted.
+        residual: ‖AQ − QT‖; every eigenvalue of T is at most this far from one of A. It is only rounding
+            error once the Krylov space is exhausted.
     """
 
     diagonal: Tensor
@@ -57,17 +57,17 @@ class Tridiagonal:
 def lanczos(operator: LinearOperator, start: Tensor, steps: int) -> Tridiagonal:
     """Reduce a symmetric matrix A to tridiagonal form on the Krylov space of a vector.
 
-    Lanczos 1950, re-orthogonalised fully and twice at every step: without that, rounding brings found
-    eigenvalues back as copies (Parlett 1998, "The symmetric eigenvalue problem", chapter 13). Keeps `steps`
-    vectors of length P in the operator's precision, single at least.
+    Lanczos 1950, with full re-orthogonalisation, twice per step: without it, rounding makes eigenvalues that
+    were already found reappear as copies (Parlett 1998, "The symmetric eigenvalue problem", chapter 13). It
+    stores `steps` vectors of length P in the operator's precision, but at least float32.
 
     Args:
         operator: A.
         start: (P,), not 0.
-        steps: products, at most; fewer if the space is exhausted.
+        steps: maximum number of products; fewer are made if the Krylov space is exhausted.
 
     Raises:
-        ValueError: `start` is zero, not finite or of another shape, or there is no step.
+        ValueError: `start` is zero, not finite or of a wrong shape, or steps < 1.
         FloatingPointError: a product is not finite.
     """
     length = float(norm(start))
@@ -84,7 +84,7 @@ def lanczos(operator: LinearOperator, start: Tensor, steps: int) -> Tridiagonal:
     diagonal: list[float] = []
     off_diagonal: list[float] = []
     residual = largest = 0.0
-    scale: Tensor | None = None  # of the first product: lengths of large or small ones would leave the dtype
+    scale: Tensor | None = None  # of the first product: norms of the unscaled products might overflow
     for step in range(steps):
         product = checked_product(operator, basis[step]).to(dtype)
         scale = power_of_two(product) if scale is None else scale
@@ -120,7 +120,7 @@ class Spectrum:
 
     @property
     def largest(self) -> float:
-        """The largest Ritz value: never above the largest eigenvalue, and it is the first to converge."""
+        """The largest Ritz value: never above the largest eigenvalue, and usually the first to converge."""
         return float(self.values.max())
 
     @property
@@ -134,7 +134,9 @@ class Spectrum:
         return self.sum(lambda eigenvalues: eigenvalues)
 
     def condition(self, damping: float = 0.0) -> float:
-        """Return (λ_max + λ) / (λ_min + λ), at most the true one; inf unless A + λI is positive definite.
+        """Return (λ_max + λ) / (λ_min + λ) of the Ritz values, or inf unless λ_min + λ > 0.
+
+        The condition number of A + λI is at least this.
 
         Raises:
             ValueError: λ is negative or not finite.
@@ -146,9 +148,9 @@ class Spectrum:
     def effective_dimension(self, damping: float) -> Estimate:
         """Return tr F (F + λI)⁻¹ for λ > 0: how many directions have more curvature than damping.
 
-        MacKay 1992, "Bayesian interpolation", eq. 4.9. Too few Lanczos steps overestimate it, since Gauss
-        quadrature is never above tr (F + λI)⁻¹ (Golub & Meurant 2010, theorem 6.4). What is below 0,
-        rounding in a semi-definite matrix, counts as 0.
+        MacKay 1992, "Bayesian interpolation", eq. 4.9. With too few Lanczos steps the result is too large,
+        since Gauss quadrature never exceeds tr (F + λI)⁻¹ (Golub & Meurant 2010, theorem 6.4). Negative
+        Ritz values, the rounding of a semi-definite matrix, count as 0.
 
         Raises:
             ValueError: λ is not a positive number.
@@ -160,7 +162,7 @@ class Spectrum:
     def sum(self, function: Callable[[Tensor], Tensor]) -> Estimate:
         """Return tr f(A), the sum of an elementwise function over all eigenvalues.
 
-        The standard error is that of the probes; truncation after M steps adds to it.
+        The standard error is that of the random probes; the error of stopping after M steps comes on top.
         """
         samples = self.size * (self.weights * function(self.values)).sum(1)
         return as_estimate(jackknife(samples, lambda mean: mean))
@@ -172,23 +174,23 @@ def spectrum(
     """Estimate the spectrum by stochastic Lanczos quadrature, with `steps` · `probes` products.
 
     Ubaru, Chen & Saad 2017, "Fast estimation of tr(f(A)) via stochastic Lanczos quadrature", algorithm 1.
-    With as many steps as A has distinct eigenvalues, every Ritz value is one of them and a sum errs by its
-    probes alone.
+    With as many steps as A has distinct eigenvalues, every Ritz value is one of them, and the error of a sum
+    comes only from the probes.
 
     Args:
         operator: A.
-        steps: of Lanczos, per probe.
-        probes: vectors of random signs.
+        steps: Lanczos steps per probe.
+        probes: number of vectors of random signs.
         generator: source of the signs.
 
     Raises:
-        ValueError: there is no step or no probe.
+        ValueError: steps < 1 or probes < 1.
         FloatingPointError: a product is not finite.
     """
     signs = probe_vectors(operator, probes, source_or_seeded(operator, generator), slice(0, operator.size))
     rules = [lanczos(operator, z, steps).quadrature() for z in signs]
     longest = max(len(values) for values, _ in rules)
-    # A rule that broke down early is filled up with a value of its own, at no weight.
+    # A rule that stopped early is padded with one of its own values, at weight 0.
     values = [torch.cat([v, v[:1].expand(longest - len(v))]) for v, _ in rules]
     weights = [torch.cat([w, w.new_zeros(longest - len(w))]) for _, w in rules]
     return Spectrum(operator.size, torch.stack(values), torch.stack(weights))
@@ -198,7 +200,7 @@ def checked_product(operator: LinearOperator, vector: Tensor) -> Tensor:
     """Return the product with a finite vector (P,).
 
     Raises:
-        FloatingPointError: it is not finite.
+        FloatingPointError: the product is not finite.
     """
     product = operator @ vector.to(operator.dtype)
     if not bool(product.isfinite().all()):
@@ -210,7 +212,7 @@ def checked_product(operator: LinearOperator, vector: Tensor) -> Tensor:
 
 
 def source_or_seeded(operator: LinearOperator, generator: Generator | None) -> Generator:
-    """Return the given source of randomness, or one that begins the same sequence every time."""
+    """Return the given generator, or else a new one with a fixed seed."""
     return Generator(operator.device).manual_seed(0) if generator is None else generator
 
 
@@ -222,7 +224,7 @@ def _signs(operator: LinearOperator, source: Generator) -> Tensor:
 def probe_vectors(
     operator: LinearOperator, probes: int | None, source: Generator, block: slice
 ) -> Iterator[Tensor]:
-    """Yield vectors that are 0 outside a block: random signs, or its unit vectors one by one."""
+    """Yield vectors that are 0 outside a block: `probes` of random signs, or its unit vectors if None."""
     if probes is not None and probes < 1:
         raise ValueError(f"expected probes ≥ 1, or None for the exact answer, got {probes}")
     places = range(block.start, block.stop) if probes is None else [block] * probes
@@ -245,5 +247,5 @@ def jackknife(
 
 
 def as_estimate(result: tuple[Tensor, Tensor]) -> Estimate:
-    """Return a scalar of `jackknife` as plain numbers."""
+    """Return a scalar result of `jackknife` as plain numbers."""
     return Estimate(float(result[0]), float(result[1]))

@@ -247,7 +247,7 @@ def test_options_out_of_range_are_rejected(options: dict[str, float]) -> None:
 @pytest.mark.parametrize(("b", "x0"), [((2, 1), None), ((2,), (2, 1)), ((2,), (3,))])
 def test_shapes_that_do_not_fit_are_rejected(b: tuple[int, ...], x0: tuple[int, ...] | None) -> None:
     """A column, or a warm start of another length, would broadcast into a wrong answer."""
-    with pytest.raises(ValueError, match="vectors of one length"):
+    with pytest.raises(ValueError, match="vectors of the same length"):
         conjugate_gradient(torch.eye(2), torch.ones(b), x0=None if x0 is None else torch.ones(x0))
 
 

@@ -308,7 +308,7 @@ def test_no_choice_is_rejected() -> None:
 
 def test_kl_between_batches_of_different_length_is_rejected() -> None:
     """One state against N would broadcast."""
-    with pytest.raises(ValueError, match="of one shape"):
+    with pytest.raises(ValueError, match="of the same shape"):
         DiagGaussian(torch.zeros(3, 2), torch.zeros(2)).kl(DiagGaussian(torch.zeros(1, 2), torch.zeros(2)))
 
 

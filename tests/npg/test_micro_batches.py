@@ -176,7 +176,7 @@ def test_what_is_no_tensor_is_rejected(name: str, bad: object) -> None:
 )
 def test_tensors_of_different_length_are_rejected(data: object) -> None:
     """States that are missing from one of the tensors are never dropped in silence."""
-    with pytest.raises(ValueError, match="tensors of one length"):
+    with pytest.raises(ValueError, match="tensors of the same length"):
         next(micro_batches(data, 1))
 
 
