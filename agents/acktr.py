@@ -1,4 +1,4 @@
-"""Actor critic with Kronecker-factored trust regions: K-FAC for policy and critic, no search."""
+"""Actor critic with Kronecker-factored trust regions: K-FAC for policy and critic, without a line search."""
 
 import operator
 from typing import ClassVar
@@ -27,20 +27,20 @@ class ACKTR(PolicyGradientAgent):
     """Actor critic using Kronecker-factored trust regions (Wu et al. 2017).
 
     Args:
-        learning_rate: η, the longest step along F⁻¹g; a number, or a schedule of the progress that remains.
-        critic_learning_rate: the same of the critic, whose F is that of the Gauss-Newton method.
-        n_critic_updates: passes of the critic over the batch, with one step per minibatch.
+        learning_rate: η, the largest multiple of F⁻¹g that is taken as a step; a number or a schedule.
+        critic_learning_rate: η of the critic, whose F is the Gauss-Newton matrix.
+        n_critic_updates: passes of the critic over the batch per update, with one step per minibatch.
         target_kl: δ, the largest predicted KL(old ‖ new) of a step, joint over action dimensions, mean over
-            states, in nats; a number, or a schedule of the progress that remains.
-        critic_target_kl: the same of the critic, as a Gaussian with the variance of its errors: a step moves
-            the values of a linear critic by at most sqrt(2δ) of their root mean squared error.
-        damping: λ, split between the two Kronecker factors; of the critic, in units of its squared error.
-        momentum: μ, weight of the last step in the next.
-        fisher_decay: weight of the old averages when new statistics enter the factors.
-        fisher_samples: random signs per state that estimate the gradients' factors; None for the exact
-            expectation, at one backward pass per coordinate of the distribution.
-        factor_interval: updates from one refresh of the factors to the next.
-        inverse_interval: updates from one refresh of their inverses to the next.
+            states, in nats; a number or a schedule.
+        critic_target_kl: δ of the critic, taken as a Gaussian with the variance of its errors: a step changes
+            the values of a linear critic by at most sqrt(2δ) times their root mean squared error.
+        damping: λ, split between the two Kronecker factors; for the critic, in units of its squared error.
+        momentum: μ, the weight of the last step in the next.
+        fisher_decay: weight of the averages so far when new statistics are added to the factors.
+        fisher_samples: random draws per state that estimate the factors of the gradients, with one backward
+            pass each; None for the exact expectation, with one per coordinate of the distribution.
+        factor_interval: number of updates per refresh of the factors.
+        inverse_interval: number of updates per refresh of their inverses.
     """
 
     critic_fit: ClassVar[str] = "kronecker"  # type: ignore[misc]  # no argument here
@@ -64,7 +64,7 @@ class ACKTR(PolicyGradientAgent):
         self._start()
 
     def _start(self) -> None:
-        """Make the critic and both steppers, without any statistics."""
+        """Make the critic and both steppers, without statistics."""
         critic = self.actor.critic_parameters()
         self.critic = ValueDistribution(self.policy, critic)
         self.actor_stepper = self._stepper(self.actor)
@@ -121,7 +121,7 @@ class ACKTR(PolicyGradientAgent):
         return PolicyStep.of(displacement, rejection, evaluation)
 
     def make_critic(self) -> Critic:
-        """Return the fit by K-FAC, or an empty one if the critic has no parameters."""
+        """Return the fit by K-FAC, or one that does nothing if the critic has no parameters."""
         self._restart_if_changed()
         if self.critic_stepper is None:
             return MinibatchCritic(self.policy, [], passes=0)

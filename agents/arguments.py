@@ -7,7 +7,7 @@ A class declares its arguments as annotated attributes, and documents them under
         n_steps = 512                               # another default for an inherited argument
         critic_fit: ClassVar[str] = "minibatch"     # fixed by the class: no longer an argument
 
-The values become attributes of the agent. Arguments that sb3-contrib's TRPO has too are positional, in its
+The values become attributes of the agent. Arguments that sb3-contrib's TRPO also has are positional, in its
 order; the others are keyword-only. A class with an `__init__` of its own keeps it.
 """
 
@@ -30,11 +30,11 @@ SB3_PARAMETERS: Mapping[str, Parameter] = inspect.signature(OnPolicyAlgorithm.__
 
 
 def compose_constructor(cls: type, initialise: Callable[..., None]) -> None:
-    """Give a class the constructor and the docstring that list all of its arguments.
+    """Give a class a constructor and a docstring that list all of its arguments.
 
     Args:
         cls: a subclass of SB3's `OnPolicyAlgorithm`.
-        initialise: is called with the agent and every argument by its name.
+        initialise: called by the constructor, with the agent and all arguments as keywords.
     """
     parameters = compose_parameters(cls)
     signature = Signature([Parameter("self", Parameter.POSITIONAL_OR_KEYWORD), *parameters.values()])
@@ -85,13 +85,13 @@ def compose_doc(cls: type, names: list[str]) -> str:
 
 
 def documented_arguments(doc: str) -> dict[str, str]:
-    """Return the entries under "Args:" of a docstring by name, each with its indentation."""
+    """Return {argument: its entry, with indentation} of a docstring's section "Args:"."""
     entries = re.split(r"\n(?=    \w)", sections(inspect.cleandoc(doc))[1])[1:]
     return {entry.split(":")[0].strip(): entry for entry in entries}
 
 
 def sections(doc: str) -> tuple[str, str, str]:
-    """Return what comes before "Args:", that section, and what follows it."""
+    """Return the text before the section "Args:", that section, and the text after it."""
     before, separator, rest = doc.partition("Args:\n")
     section, _, after = rest.partition("\n\n")
     return before.strip(), f"\n{section}" if separator else "", after.strip()

@@ -34,46 +34,46 @@ from agents.spaces import check_policy, made_with_checks
 from agents.update_log import record_update
 from npg import PolicyStep, Rejection, SurrogateObjective
 
-# A schedule that falls to 0 with the last update would leave that update without a length.
+# If a schedule ended at 0, the last update could not take a step.
 LEAST_SCHEDULED = 1e-8
 # Attributes that change from update to update; SB3's own counters are not listed.
 COUNTERS = ("iterations", "outcomes", "kl_exceeded", "critic_rejected", "rejections")
 
 
 class PolicyGradientAgent(OnPolicyAlgorithm):
-    """An on-policy agent whose policy moves by one `PolicyStep` per update.
+    """An on-policy agent whose policy is changed by one `PolicyStep` per update.
 
-    A subclass declares its arguments as in `agents.arguments`, and implements `policy_step`. The names of
-    attributes that change from update to update go into `resumable`.
+    A subclass declares its arguments as described in `agents.arguments`, and implements `policy_step`. It
+    adds the names of attributes that change from update to update to `resumable`.
 
     Args:
         policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy", a name given to `register_policy`, or a class.
         env: an environment or its Gymnasium id.
-        learning_rate: of the policy's optimizer, which fits the critic; a number, or a schedule of the
-            progress that remains.
-        n_steps: steps of every environment between two updates.
+        learning_rate: learning rate of the policy's optimizer, which fits the critic; a number, or a schedule
+            (a function of the remaining progress, which falls from 1 to 0).
+        n_steps: steps per environment and update.
         batch_size: states per step of the critic; None for the whole batch.
         gamma: discount factor.
-        n_critic_updates: passes of the critic over the batch per update; of L-BFGS, iterations.
+        n_critic_updates: passes of the critic over the batch per update; with L-BFGS, iterations per update.
         gae_lambda: λ of generalised advantage estimation (Schulman et al. 2016).
-        use_sde: whether actions are explored with gSDE, noise that depends on the state.
-        sde_sample_freq: steps after which gSDE samples new noise; -1 for once per rollout.
+        use_sde: whether to explore with gSDE, i.e. with noise that depends on the state.
+        sde_sample_freq: number of steps after which gSDE samples new noise; -1 for once per rollout.
         rollout_buffer_class: class of the rollout buffer; None for SB3's.
-        rollout_buffer_kwargs: its keyword arguments.
-        normalize_advantage: whether advantages get mean 0 and standard deviation 1.
-        stats_window_size: episodes over which logged returns and lengths are averaged.
+        rollout_buffer_kwargs: keyword arguments of the rollout buffer.
+        normalize_advantage: whether to scale advantages to mean 0 and standard deviation 1.
+        stats_window_size: number of episodes over which logged returns and lengths are averaged.
         tensorboard_log: folder of the TensorBoard log; None for no log.
         policy_kwargs: keyword arguments of the policy.
         verbose: 0 prints nothing, 1 the log, 2 debug messages.
-        seed: of all random numbers; None for an arbitrary one.
-        device: "auto" is a GPU if there is one and a measurement finds it faster; see `faster_device`.
+        seed: seed of all random numbers; None for an arbitrary seed.
+        device: "auto" uses a GPU only if there is one and a timing test finds it faster; see `faster_device`.
         _init_setup_model: whether to build the networks; `load` builds them later.
-        critic_fit: "minibatch", by the policy's optimizer as in SB3; "lbfgs", on the whole batch, which
-            ignores `batch_size` and `learning_rate`; or a name given to `register_critic`.
+        critic_fit: "minibatch" uses the policy's optimizer, as SB3 does; "lbfgs" uses the whole batch, and
+            ignores `batch_size` and `learning_rate`; other names are those given to `register_critic`.
         critic_lambda: λ of the returns that the critic is fitted to; None for `gae_lambda`.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of range.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICIES
@@ -102,7 +102,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         check_ranges(**arguments)
         init_setup_model = arguments.pop("_init_setup_model")
         sb3: dict[str, Any] = {name: arguments.pop(name) for name in SB3_PARAMETERS if name in arguments}
-        sb3 |= {"ent_coef": 0.0, "vf_coef": 0.0, "max_grad_norm": 0.0}  # of losses that no agent has
+        sb3 |= {"ent_coef": 0.0, "vf_coef": 0.0, "max_grad_norm": 0.0}  # not used
         super().__init__(
             policy,
             made_with_checks(env, sb3["verbose"]),
@@ -114,7 +114,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         self.iterations = 0
         self.outcomes: dict[str, int] = dict.fromkeys(("accepted", *map(str, Rejection)), 0)  # policy steps
         self.kl_exceeded = self.critic_rejected = 0  # accepted steps with KL > 2δ; critic fits with NaN
-        self.rejections: list[str] = []  # one per update since the last without such a number
+        self.rejections: list[str] = []  # the latest consecutive updates with NaN or infinity
         if self.env is not None:
             check_policy(str(policy), self.policy_class, self.policy_kwargs, self.observation_space)
             check_spread(self.n_steps, self.n_envs, self.normalize_advantage)
@@ -136,7 +136,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """Train for at least `total_timesteps` steps of all environments together; see SB3's `learn`."""
+        """Train for at least `total_timesteps` steps, counted over all environments; see SB3's `learn`."""
         if self.env is None:
             raise ValueError("the agent has no environment; give it one, load(path, env=env) or set_env(env)")
         if reset_num_timesteps:
@@ -159,7 +159,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             self.train()
         callback.on_training_end()
         if log_interval is not None:
-            # A rollout's row is written before its update, as in SB3, so that of the last update is left.
+            # As in SB3, the log is written before each update, so the last update has not been logged yet.
             self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
             self.logger.dump(self.num_timesteps)
         return self
@@ -171,13 +171,13 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         return collect(self, env, callback, rollout_buffer, n_rollout_steps)
 
     def predict(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Return actions in the dtype of their space and None; the arguments are those of SB3's `predict`."""
+        """Return actions in the dtype of the action space, and None; arguments as in SB3's `predict`."""
         actions, state = super().predict(*args, **kwargs)
         return to_space(self.action_space, actions), state
 
     def train(self) -> None:
         """Update policy and critic from the rollout buffer."""
-        # Dropout would give the old policy a KL to itself, and batch norm would change what the policy reads.
+        # With dropout, the policy's KL to itself would not be 0; batch norm would change the policy.
         self.policy.set_training_mode(False)
         if self.actor.policy is not self.policy:  # the user replaced it
             self.actor = PolicyActor(self.policy)
@@ -221,7 +221,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         return CRITICS[self.critic_fit](self.policy, self.actor.critic_parameters(), **options)
 
     def scheduled(self, value: float | Schedule) -> float:
-        """Return the present value of an argument; positive even if a schedule ends at 0."""
+        """Return the current value of a number or schedule; positive even if a schedule ends at 0."""
         if not callable(value):
             return float(value)
         scheduled = FloatSchedule(value)(self._current_progress_remaining)
@@ -230,7 +230,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         return max(scheduled, LEAST_SCHEDULED)
 
     def resumable_state(self) -> dict[str, Any]:
-        """Return the attributes in `resumable`, which a checkpoint needs besides SB3's and the parameters."""
+        """Return the attributes in `resumable`, which a checkpoint stores in addition to what SB3 saves."""
         return {name: getattr(self, name) for name in self.resumable}
 
     def restore_state(self, state: Mapping[str, Any]) -> None:
@@ -250,7 +250,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         assert self.env is not None
-        with kept_statistics(self):  # the first observations enter a VecNormalize
+        with kept_statistics(self):  # the first observations update a VecNormalize
             total, callback = super()._setup_learn(*args, **kwargs)
             check_finite(self, self.env, "observation", self._last_obs)
         return total, callback

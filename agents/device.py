@@ -12,7 +12,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from agents.policy.actor import PolicyActor, example_observations
 from npg import ExactFisher
 
-# What an update costs, in products with the Fisher matrix: conjugate gradient's and about as much again.
+# The cost of an update in products with the Fisher matrix: those of conjugate gradient, and as much again.
 PRODUCTS = 30
 REPETITIONS = 5
 
@@ -23,9 +23,9 @@ def faster_device(policy: ActorCriticPolicy, n_envs: int, n_steps: int) -> torch
     For small networks kernel-launch overhead dominates on a GPU, so measure.
 
     Args:
-        policy: on its device; a copy is measured on the CPU.
-        n_envs: observations of a step.
-        n_steps: steps of a rollout.
+        policy: a policy on its device; a copy is timed on the CPU.
+        n_envs: observations per step.
+        n_steps: steps per rollout.
     """
     cpu = torch.device("cpu")
     there = seconds(policy, n_envs, n_steps)
@@ -33,7 +33,7 @@ def faster_device(policy: ActorCriticPolicy, n_envs: int, n_steps: int) -> torch
 
 
 def seconds(policy: ActorCriticPolicy, n_envs: int, n_steps: int) -> float:
-    """Return about how long a policy takes for the actions of a rollout and the products of an update."""
+    """Estimate the seconds that a policy takes for the actions of a rollout and the products of an update."""
     few, all_of_them = (example_observations(policy, n) for n in (n_envs, n_envs * n_steps))
     fisher = ExactFisher(PolicyActor(policy), all_of_them)
     vector = torch.ones(fisher.size, dtype=fisher.dtype, device=fisher.device)
@@ -46,7 +46,7 @@ def seconds(policy: ActorCriticPolicy, n_envs: int, n_steps: int) -> float:
 
 
 def median_seconds(work: Callable[[], Any]) -> float:
-    """Return the median time of a piece of work that waits for its own result."""
+    """Return the median duration in seconds of `work`, which must wait for its own result."""
     work()
     times = []
     for _ in range(REPETITIONS):

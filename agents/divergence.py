@@ -13,8 +13,8 @@ from npg import PolicyStep, Rejection, SurrogateObjective
 if TYPE_CHECKING:
     from agents.base import PolicyGradientAgent
 
-# A single bad batch does no harm: its update is skipped, and the next batch is another one. After ten of them
-# with an unchanged policy and critic, the rollouts or the networks cannot be expected to recover.
+# A single bad batch does no harm: its update is skipped, and the next batch is different. After ten in a row,
+# with policy and critic unchanged, the rollouts or the networks cannot be expected to recover.
 MOST_REJECTIONS = 10
 
 
@@ -25,10 +25,10 @@ def count_rejections(
     batch: Batch,
     objective: SurrogateObjective,
 ) -> None:
-    """Note in `agent.rejections` if the update was rejected for numbers that are not finite.
+    """Add an entry to `agent.rejections` if the update produced NaN or infinity; otherwise empty the list.
 
     Raises:
-        NonFiniteError: with a diagnosis, if `MOST_REJECTIONS` consecutive updates were.
+        NonFiniteError: `MOST_REJECTIONS` consecutive updates did; the message has a diagnosis.
     """
     reasons = [str(step.rejection)] if step.rejection is not None and step.rejection.non_finite else []
     reasons += ["non_finite_critic"] * fit.rejected
@@ -51,8 +51,8 @@ def diagnosis(
     Args:
         rejections: what was rejected and when, one entry per update.
         last: why the last policy step was rejected; None if only the critic's fit was.
-        batch: of the last update.
-        gradients: of its objective, {name of a parameter: gradient}.
+        batch: the last update's batch.
+        gradients: {name of a parameter: gradient of the last update's objective}.
     """
     tensors = {
         name: value
@@ -74,7 +74,7 @@ def diagnosis(
 
 
 def describe(tensors: dict[str, Any]) -> list[str]:
-    """Return a phrase per tensor that is not finite; of all tensors if each of them is finite."""
+    """Return a phrase per tensor that is not finite, or a summary of all tensors if all are finite."""
     phrases, bad = [], []
     for name, tensor in tensors.items():
         finite = torch.isfinite(tensor)

@@ -13,10 +13,10 @@ from torch import nn
 
 from agents.critic import CRITICS
 
-# Arguments of the constructor that are set by other means than a configuration.
+# Arguments of the constructor that a configuration does not set.
 PLUMBING = {"self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
 
-# By name: what is expected, and whether a value is. An argument that is not listed is not checked.
+# {argument: (description of the valid values, check of a value)}. Arguments not listed are not checked.
 RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "n_steps": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
     "batch_size": ("an integer ≥ 1, or None", lambda v: v is None or (is_integer(v) and v >= 1)),
@@ -52,14 +52,14 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 class BatchTooSmallError(ValueError, AssertionError):
-    """A batch of one state has no standard deviation; also the AssertionError that SB3 raises here."""
+    """A batch of one state has no standard deviation. Also an AssertionError, which SB3 raises here."""
 
 
 def check_ranges(**values: Any) -> None:
     """Check arguments against their ranges.
 
     Raises:
-        ValueError: with the name, the expected range and the value.
+        ValueError: an argument is out of range; the message has its name, its range and the value.
     """
     for name, value in values.items():
         expected, holds = RANGES.get(name, ("", lambda _: True))
@@ -75,7 +75,7 @@ def check_spread(n_steps: int, n_envs: int, normalize_advantage: bool) -> None:
     """Check that a batch has a standard deviation if advantages are normalised.
 
     Raises:
-        BatchTooSmallError: it has a single state.
+        BatchTooSmallError: the batch has a single state.
     """
     if n_steps * n_envs < 2 and normalize_advantage:
         raise BatchTooSmallError(
@@ -97,10 +97,10 @@ def check_minibatches(n_steps: int, n_envs: int, batch_size: int | None) -> None
 
 
 def check_resolution(policy: nn.Module, **target_kls: Any) -> None:
-    """Warn of a KL so small that rounding decides the step.
+    """Warn of a target KL so small that rounding decides the step.
 
-    A step changes log-probabilities by about sqrt(2δ): below 100 roundings of the dtype their differences,
-    and with them gain and KL, have less than two digits.
+    A step changes log-probabilities by about sqrt(2δ). If this is less than 100 roundings of the dtype, the
+    differences of log-probabilities, and so gain and KL, have fewer than two correct digits.
     """
     dtype = next(policy.parameters()).dtype
     least = 10.0 ** math.ceil(math.log10((100 * torch.finfo(dtype).eps) ** 2 / 2))
@@ -125,14 +125,14 @@ ABSENT = {
 
 
 def is_integer(value: Any) -> bool:
-    """Whether a value is an integer: 5 is, 5.0, True and "5" are not."""
+    """Return whether a value is an integer: 5 is; 5.0, True and "5" are not."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def defaults_of(agent_class: type) -> dict[str, Any]:
     """Return the hyper-parameters that an agent's constructor takes, with their defaults.
 
-    A constructor with ``**kwargs`` also takes those of the class that it inherits from.
+    If the constructor has ``**kwargs``, those of the base class are included.
     """
     parameters = inspect.signature(agent_class).parameters.values()
     own = {p.name: p.default for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
@@ -150,7 +150,7 @@ def check_names(given: Iterable[str], known: Iterable[str], owner: str) -> None:
     """Check that every given name is known.
 
     Raises:
-        ValueError: naming the nearest known name.
+        ValueError: a name is unknown; the message has the nearest known names.
     """
     known = list(known)
     for name in given:
@@ -160,7 +160,7 @@ def check_names(given: Iterable[str], known: Iterable[str], owner: str) -> None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a clause that offers the nearest known names."""
+    """Return the end of an error message that suggests the nearest known names."""
     known = list(known)
     matches = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if matches:

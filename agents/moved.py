@@ -1,4 +1,4 @@
-"""Tell users of version 0.1 where a module went."""
+"""Tell users of version 0.1 where a module has moved to."""
 
 import sys
 from typing import NoReturn
@@ -9,7 +9,7 @@ def moved(importer: str, name: str) -> NoReturn:
 
     Args:
         importer: `__name__` of the module.
-        name: of the module without its package.
+        name: the module's name without its package.
     """
     text = f"agents.{name} is now experiments.{name}; the command is: npg {name}"
     if importer == "__main__":

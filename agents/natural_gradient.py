@@ -33,9 +33,9 @@ def register_fisher(name: str, make: MakeFisher) -> None:
     """Make a Fisher operator available as ``NPG(..., fisher=name)`` and ``TRPO(..., fisher=name)``.
 
     Args:
-        name: that the argument takes.
-        make: called as ``make(actor, observations)`` in every update; with `micro_batch_size` as a keyword
-            if the agent has one.
+        name: the name for the argument `fisher`.
+        make: called as ``make(actor, observations)`` in every update, with the keyword `micro_batch_size` if
+            the agent's `micro_batch_size` is not None.
 
     Raises:
         ValueError: the name is taken.
@@ -48,19 +48,20 @@ class NaturalGradientAgent(PolicyGradientAgent):
     """An agent that solves (F + λI) x = g by conjugate gradient.
 
     Args:
-        cg_max_steps: iterations of conjugate gradient.
-        cg_damping: λ in F + λI; with `adaptive_damping` its first value, and then its present one.
+        cg_max_steps: maximum number of iterations of conjugate gradient.
+        cg_damping: λ in F + λI. With `adaptive_damping` this is the initial value; the attribute has the
+            current one.
         cg_tolerance: relative residual at which conjugate gradient stops.
-        adaptive_damping: whether λ follows the ratio of actual to predicted gain from update to update; see
+        adaptive_damping: whether to adapt λ after every update to the ratio of actual to predicted gain; see
             `npg.LevenbergMarquardt`.
-        target_kl: δ, the KL(old ‖ new) of a step, joint over action dimensions, mean over states, in nats: a
-            number, or a schedule of the progress that remains. NPG predicts it, TRPO enforces it.
-        sub_sampling_factor: F is computed from every k-th state; gradient and evaluation use all of them.
-        fisher: F, as "exact", "finite_difference" (for modules that cannot be differentiated twice), the name
-            given to `register_fisher`, or a function of actor and observations that returns a
+        target_kl: δ, the largest KL(old ‖ new) of a step, joint over action dimensions, mean over states, in
+            nats; a number or a schedule. NPG limits the predicted KL, TRPO the true one.
+        sub_sampling_factor: k. F is computed from every k-th state; gradient and evaluation use all states.
+        fisher: "exact", "finite_difference" (for modules that cannot be differentiated twice), a name given
+            to `register_fisher`, or a function of actor and observations that returns an
             `npg.LinearOperator`.
-        micro_batch_size: states whose graph F holds at a time, which bounds memory and takes longer; None
-            for all of them.
+        micro_batch_size: number of states whose graph F keeps at a time, which limits memory but takes
+            longer; None for all states.
     """
 
     resumable: ClassVar[tuple[str, ...]] = (*PolicyGradientAgent.resumable, "cg_damping")
@@ -84,7 +85,7 @@ class NaturalGradientAgent(PolicyGradientAgent):
         return partial(conjugate_gradient, max_iterations=self.cg_max_steps, tolerance=self.cg_tolerance)
 
     def make_fisher(self, batch: Batch) -> LinearOperator:
-        """Return F at the states of a batch, or at those that `sub_sampling_factor` leaves."""
+        """Return F at every `sub_sampling_factor`-th state of a batch."""
         make: MakeFisher = self.fisher if callable(self.fisher) else FISHERS[self.fisher]
         options = {} if self.micro_batch_size is None else {"micro_batch_size": self.micro_batch_size}
         return make(self.actor, batch.select(slice(None, None, self.sub_sampling_factor)), **options)

@@ -1,4 +1,4 @@
-"""Natural policy gradient: a step along F⁻¹g, as long as its predicted KL allows."""
+"""Natural policy gradient: a step along F⁻¹g, with the length at which its predicted KL is δ."""
 
 from agents.natural_gradient import NaturalGradientAgent
 from agents.rollout.batch import Batch
@@ -9,7 +9,7 @@ class NPG(NaturalGradientAgent):
     """Natural policy gradient (Kakade 2001), with the step length from the trust region.
 
     Args:
-        step_size: a fixed multiple of F⁻¹g in place of the length that `target_kl` gives.
+        step_size: step by this fixed multiple of F⁻¹g instead, whatever `target_kl`.
     """
 
     step_size: float | None = None

@@ -1,4 +1,4 @@
-"""The path by which model.zip files of version 0.1 name the policies; they live in `agents.policy`."""
+"""The policies of `agents.policy`, for model.zip files of version 0.1, which import them from here."""
 
 from agents.policy.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 

@@ -18,8 +18,8 @@ class Interval:
     """A range of numbers that a search may try.
 
     Attributes:
-        low: smallest value, of 1 - setting with `complement`.
-        high: largest value.
+        low: smallest value; with `complement`, of 1 - setting.
+        high: largest value; with `complement`, of 1 - setting.
         log: whether the scale is logarithmic.
         integer: whether the setting is an integer.
         complement: whether 1 - setting is sampled, which resolves values close to 1.
@@ -37,16 +37,16 @@ SearchSpace = Mapping[str, Interval | tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Algorithm:
-    """An algorithm's entry, used by the command line, searches and reports.
+    """An algorithm's entry in the registry, used by the command line, searches and reports.
 
     Attributes:
         agent_class: the class; its attribute `resumable` names what a checkpoint stores.
         config: a name such as "npg" for configs/npg.yaml, or the path of a file in RL Zoo's format; None for
             the algorithm's own name.
-        search_space: by setting, an `Interval`, or a tuple of values to choose from.
-        label: in reports.
-        colour: in reports, "#rrggbb"; None for any that is free, with its dashes.
-        dashes: in reports, matplotlib's line style.
+        search_space: {setting: an `Interval`, or a tuple of values to choose from}.
+        label: the algorithm's name in reports.
+        colour: colour of its lines in reports, "#rrggbb"; None for a free colour and line style.
+        dashes: matplotlib's line style, for reports.
     """
 
     agent_class: type[PolicyGradientAgent]
@@ -69,7 +69,7 @@ def register_algorithm(
     Args:
         name: e.g. "npg".
         agent_class: the class.
-        label: in reports; by default the name in capitals.
+        label: the algorithm's name in reports; by default `name` in capitals.
         options: the other attributes of `Algorithm`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Check observations, actions and policies; what does not work is rejected, with a way to make it fit."""
+"""Check spaces of observations and actions, and policies; an error says how to fix what does not work."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -22,7 +22,7 @@ from torch import nn
 from agents.policy.names import with_classes
 from agents.policy.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 
-# By the policies that say no more; one of the user's may read anything.
+# {policy: its default feature extractor}; the extractor of any other policy is not known.
 EXTRACTORS: dict[type, type] = {
     MlpPolicy: FlattenExtractor,
     ActorCriticPolicy: FlattenExtractor,
@@ -36,11 +36,11 @@ FLATTEN = "flatten them, e.g. by gymnasium.wrappers.FlattenObservation"
 
 
 class UnsupportedSpaceError(ValueError, AssertionError, NotImplementedError):
-    """No policy fits a space; also of the types that SB3 raises, for code that expects them."""
+    """No policy supports a space. Also of the types that SB3 raises, for code that catches those."""
 
 
 def made_with_checks(env: GymEnv | str | None, verbose: int) -> Any:
-    """Return the environment of that id, or the one that is given, if there are networks for its spaces.
+    """Return the given environment, or make it from its id, and check its spaces.
 
     Raises:
         ValueError: see `check_spaces`.
@@ -53,10 +53,10 @@ def made_with_checks(env: GymEnv | str | None, verbose: int) -> Any:
 
 
 def check_spaces(observations: Any, actions: Any) -> None:
-    """Check that there are networks for an environment's spaces.
+    """Check that the policies support an environment's spaces.
 
     Raises:
-        ValueError: naming the part and the fix.
+        ValueError: they do not; the message names the part and the fix.
     """
     for name, space in {"observation_space": observations, "action_space": actions}.items():
         if not isinstance(space, spaces.Space):
@@ -110,16 +110,16 @@ def _problem_of_part(name: str, space: spaces.Space) -> str | None:
 
 
 def check_policy(policy: str, policy_class: type, kwargs: Mapping[str, Any], space: spaces.Space) -> None:
-    """Check that a policy's features can be computed from observations, images of which have channels first.
+    """Check that a policy can compute its features from observations, whose images have channels first.
 
     Args:
         policy: name of the policy, for messages.
-        policy_class: of the policy.
-        kwargs: its arguments.
-        space: of the observations.
+        policy_class: the policy's class.
+        kwargs: the policy's arguments.
+        space: the space of the observations.
 
     Raises:
-        ValueError: naming the policy that fits.
+        ValueError: it cannot; the message says which policy or change would help.
     """
     extractor = with_classes(kwargs).get("features_extractor_class") or EXTRACTORS.get(policy_class)
     parts = space.spaces if isinstance(space, spaces.Dict) else None

@@ -10,14 +10,14 @@ class TRPO(NaturalGradientAgent):
 
     Args:
         line_search_shrinking_factor: ratio of the lengths of two successive candidates.
-        line_search_max_iter: number of candidates that are tried.
+        line_search_max_iter: maximum number of candidates tried.
     """
 
     line_search_shrinking_factor: float = 0.8
     line_search_max_iter: int = 10
 
     def policy_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:
-        """Return a step with KL ≤ δ and a gain > 0, or a rejected one."""
+        """Return a step with KL ≤ δ and a gain > 0, or a rejected step."""
         step = trust_region_step(
             objective,
             self.make_fisher(batch),

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def record_update(agent: "PolicyGradientAgent", step: PolicyStep, fit: CriticFit, batch: Batch) -> None:
-    """Count and record an update, under SB3's names if it has one, and the step's own figures under ``npg/``.
+    """Count and record an update: numbers that SB3 has too under SB3's names, the others under ``npg/``.
 
     Args:
-        agent: after the update.
-        step: of its policy.
-        fit: of its critic.
-        batch: of the update.
+        agent: the agent after the update.
+        step: the update's policy step.
+        fit: the update's critic fit.
+        batch: the update's batch.
     """
     agent.outcomes[step.rejection or "accepted"] += 1
     agent.critic_rejected += fit.rejected
@@ -38,7 +38,7 @@ def record_update(agent: "PolicyGradientAgent", step: PolicyStep, fit: CriticFit
         record(name, value)
     record("train/n_updates", agent._n_updates, exclude="tensorboard")
     replacements = getattr(agent.env, "replacements", None)
-    if replacements is not None:  # of rollout workers that died
+    if replacements is not None:  # of workers that died or timed out
         record("rollout/worker_replacements", replacements)
     for name, value in step.scalars().items():
         record(f"npg/{name}", value)
@@ -50,6 +50,6 @@ def record_update(agent: "PolicyGradientAgent", step: PolicyStep, fit: CriticFit
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
-    """Return the part of the returns' variance that values (N,) explain, NaN if there is no variance; 0-d."""
+    """Return the fraction of the returns' variance that values (N,) explain, 0-d; NaN without variance."""
     variance = returns.var(correction=0)
     return torch.where(variance == 0, math.nan, 1 - (returns - values).var(correction=0) / variance)

@@ -1,4 +1,4 @@
-"""Vanilla policy gradient: a step along g, as long as Adam makes it."""
+"""Vanilla policy gradient: a step along g, rescaled per parameter by Adam."""
 
 import torch
 from stable_baselines3.common.type_aliases import Schedule
@@ -12,11 +12,11 @@ from npg import Evaluation, FlatParameters, PolicyStep, Rejection, SurrogateObje
 
 
 class VPG(PolicyGradientAgent):
-    """Policy gradient with a learned baseline (Williams 1992; Sutton et al. 2000), stepped by Adam.
+    """Policy gradient with a learned baseline (Williams 1992; Sutton et al. 2000), with steps by Adam.
 
     Args:
-        learning_rate: of the policy; a number, or a schedule of the progress that remains.
-        critic_learning_rate: of the critic.
+        learning_rate: learning rate of the policy; a number or a schedule.
+        critic_learning_rate: learning rate of the critic.
     """
 
     learning_rate: float | Schedule = 3e-3
@@ -27,8 +27,8 @@ class VPG(PolicyGradientAgent):
         self._start_optimizer(FlatParameters(self.actor).vector())
 
     def _start_optimizer(self, theta: Tensor) -> None:
-        # Adam works on a copy, so that its step is a displacement like any other agent's: evaluated first,
-        # and written in the one place that writes parameters.
+        # Adam works on a copy, so that its step is a displacement like any other agent's: it is evaluated
+        # first, and applied in the one place that writes parameters.
         self.actor_vector = nn.Parameter(theta)
         self.actor_optimizer = torch.optim.Adam([self.actor_vector], lr=self.lr_schedule(1), eps=1e-5)
 
@@ -62,7 +62,7 @@ class VPG(PolicyGradientAgent):
         )
         evaluation = Evaluation.of(numbers)
         rejection = Rejection.of_gradient_size(numbers["gradient_size"]) or Rejection.of_numbers(evaluation)
-        if not numbers["finite"]:  # Adam squares the gradient
+        if not numbers["finite"]:  # Adam squares the gradient, which may overflow
             rejection = Rejection.NON_FINITE_GRADIENT
         if rejection is not None:
             before.restore()

@@ -7,7 +7,7 @@ from agents.policy.names import check_new
 
 __all__ = ["CRITICS", "Critic", "CriticFit", "LbfgsCritic", "MinibatchCritic", "register_critic"]
 
-# By the name that an agent's `critic_fit` takes.
+# By the name in an agent's argument `critic_fit`.
 CRITICS: dict[str, type[Critic]] = {"minibatch": MinibatchCritic, "lbfgs": LbfgsCritic}
 
 

@@ -1,4 +1,4 @@
-"""The base class of critic fits, which undoes a fit that meets NaN or infinity."""
+"""The base class of critic fits, which undoes a fit that produces NaN or infinity."""
 
 import math
 from abc import ABC, abstractmethod
@@ -23,7 +23,7 @@ class CriticFit:
     Attributes:
         loss: the mean squared error before the steps, in squared units of the return; NaN if there was
             nothing to fit, or the fit was rejected.
-        rejected: whether a number was not finite, so that nothing was changed.
+        rejected: whether a number was not finite; if so, nothing was changed.
     """
 
     loss: float
@@ -33,14 +33,14 @@ class CriticFit:
 class Critic(ABC):
     """Fit a policy's values to the returns of a batch.
 
-    A subclass gives `_losses`, which moves the critic's parameters. A fit that meets a number that is not
-    finite is undone here: parameters, optimizer and return statistics are restored bitwise.
+    A subclass implements `_losses`, which changes the critic's parameters. If a number is not finite, `fit`
+    rejects the fit: parameters, optimizer and return statistics are restored bitwise.
 
     Args:
-        policy: gives `predict_values` and `optimizer`.
-        parameters: the critic's own, which the policy does not read.
-        passes: over the batch, in a fit.
-        batch_size: states per step; None for all of them. Not every fit reads it.
+        policy: provides `predict_values` and `optimizer`.
+        parameters: the critic's own parameters, which the action distribution does not depend on.
+        passes: passes over the batch per fit.
+        batch_size: states per step; None for all states. Not every fit uses it.
     """
 
     draws_random_numbers: ClassVar[bool] = True
@@ -80,21 +80,21 @@ class Critic(ABC):
 
     @abstractmethod
     def _losses(self, batch: Batch) -> list[Tensor]:
-        """Move the parameters and return the mean squared error before each step, 0-d."""
+        """Change the parameters and return the mean squared error before each step, 0-d."""
 
 
 def return_unit(policy: ActorCriticPolicy) -> Tensor:
-    """Return what one unit of the last layer's output is in units of the return, 0-d."""
+    """Return the unit of the last layer's output, as a multiple of the return's unit, 0-d."""
     moments = policy.return_moments if isinstance(policy, MlpPolicy) else None
     return torch.ones((), device=policy.device) if moments is None else moments.deviation
 
 
 def last_layer(policy: ActorCriticPolicy) -> nn.Module:
-    """Return the linear layer that gives the value."""
+    """Return the last linear layer of the value network, or the whole network if it has none."""
     layers = [module for module in policy.value_net.modules() if isinstance(module, nn.Linear)]
     return layers[-1] if layers else policy.value_net
 
 
 def shuffled(states: int, batch_size: int | None, device: torch.device) -> tuple[Tensor, ...]:
-    """Return the indices of random minibatches, on any device; the order comes from torch's CPU generator."""
+    """Return the indices of random minibatches on a device; the order comes from torch's CPU generator."""
     return torch.randperm(states).to(device).split(batch_size or states)

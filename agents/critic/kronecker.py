@@ -15,15 +15,16 @@ from npg import DiagGaussian, KroneckerStepper, SingularMatrixError, host
 
 
 class ValueDistribution(nn.Module):
-    """The critic as a Gaussian whose mean is the value v and whose deviation is 1.
+    """The critic as a Gaussian whose mean is the value v and whose standard deviation is 1.
 
-    Its Fisher matrix is E[∇v ∇vᵀ], that of the Gauss-Newton method (Wu et al. 2017, section 3.1), without the
-    errors' variance, so that averages over updates with different errors make sense. v is measured in units
-    of the last layer's output: the return, or its running deviation if the policy normalises returns.
+    Its Fisher matrix is E[∇v ∇vᵀ], the Gauss-Newton matrix (Wu et al. 2017, section 3.1). It does not contain
+    the variance of the errors, so averages over updates with different errors make sense. v is measured in
+    units of the last layer's output: those of the return, or the returns' running standard deviation if the
+    policy normalises them.
 
     Args:
-        policy: gives `predict_values` and stays the owner of its parameters.
-        parameters: the critic's own.
+        policy: provides `predict_values` and stays the owner of its parameters.
+        parameters: the critic's own parameters.
     """
 
     def __init__(self, policy: ActorCriticPolicy, parameters: list[nn.Parameter]):
@@ -37,7 +38,7 @@ class ValueDistribution(nn.Module):
         return DiagGaussian(values / return_unit(self.policy).to(values.dtype), values.new_zeros(1))
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield the critic's own, in the policy's order."""
+        """Yield the critic's own parameters, in the policy's order."""
         for name, parameter in super().named_parameters(*args, **kwargs):
             if id(parameter) in self._own:
                 yield name, parameter
@@ -46,15 +47,16 @@ class ValueDistribution(nn.Module):
 class KroneckerCritic(Critic):
     """Natural gradient steps that fit the values to the returns, whatever the unit of the reward.
 
-    With σ the root mean squared error of the values, a step's KL is dᵀE[∇v ∇vᵀ]d / 2σ², half the squared move
-    of the values in units of σ. The last layer's parameters have the unit of v, and its block is damped by λ.
-    All other parameters have no unit, and their blocks are damped by λσ². Momentum is kept in units of σ. σ
-    is measured in every update; the damping follows it only when the inverses are refreshed.
+    With σ the root mean squared error of the values, a step's KL is dᵀE[∇v ∇vᵀ]d / 2σ², half the mean squared
+    change of the values in units of σ. The last layer's parameters have the unit of v, and its block is
+    damped by λ. All other parameters are dimensionless, and their blocks are damped by λσ². Momentum is kept
+    in units of σ. σ is measured in every update; the damping follows it only when the inverses are refreshed.
 
-    Arguments not listed are those of `Critic`.
+    Other arguments are those of `Critic`.
 
     Args:
-        stepper: with the Fisher matrix of a `ValueDistribution`.
+        values: the critic as a distribution.
+        stepper: a stepper with the Fisher matrix of `values`.
         step_size: η of the stepper.
         target_kl: δ of the stepper, in nats.
     """
@@ -78,7 +80,7 @@ class KroneckerCritic(Critic):
         self.target_kl = target_kl
 
     def fit(self, batch: Batch) -> CriticFit:
-        """Make the natural steps, or none of them."""
+        """Make the natural gradient steps, or none of them if a number is not finite."""
         velocity = self.stepper.velocity
         fit = super().fit(batch)
         if fit.rejected:
@@ -116,7 +118,7 @@ class KroneckerCritic(Critic):
         """Make one step and return the mean squared error before it, in units of v."""
         parameters = self.stepper.fisher.parameters
         loss = F.mse_loss(self.values(observations).mean.flatten(), returns)
-        # Of the mean log-likelihood, which ascends as the squared error falls.
+        # The gradient of the mean log-likelihood, which increases as the squared error falls.
         gradient = torch.autograd.grad(-0.5 * loss, parameters.tensors, allow_unused=True)
         step = self.stepper.displacement(
             parameters.flatten(gradient), step_size=self.step_size, target_kl=target_kl

@@ -12,11 +12,11 @@ from agents.rollout.batch import Batch
 class LbfgsCritic(Critic):
     """Regression on the returns by L-BFGS on the whole batch, at most one iteration per pass.
 
-    The objective is the squared error relative to where it starts, and the last layer's parameters are in
-    units of the root mean squared error unless the policy normalises returns, so that the unit of the return
-    changes nothing. A line search under the strong Wolfe conditions makes every iteration lower it (Nocedal &
-    Wright 2006, algorithms 7.5 and 3.5). Few iterations keep the values from following the noise of one
-    batch. torch's optimizer reads a few numbers from the device in every iteration.
+    The objective is the squared error relative to its initial value, and the last layer's parameters are in
+    units of the root mean squared error unless the policy normalises returns. So the fit does not depend on
+    the unit of the return. With a line search under the strong Wolfe conditions, every iteration lowers the
+    objective (Nocedal & Wright 2006, algorithms 7.5 and 3.5). With few iterations, the values do not fit the
+    noise of one batch. torch's optimizer reads a few numbers from the device in every iteration.
     """
 
     draws_random_numbers = False
@@ -42,7 +42,7 @@ class LbfgsCritic(Critic):
         torch.optim.LBFGS(
             scaled,
             max_iter=self.passes,
-            max_eval=2 * self.passes,  # a line search seldom needs a second evaluation, except the first one
+            max_eval=2 * self.passes,  # after the first one, a line search rarely needs a second evaluation
             history_size=self.passes,
             tolerance_grad=0,
             tolerance_change=0,

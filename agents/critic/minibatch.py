@@ -16,7 +16,7 @@ class MinibatchCritic(Critic):
 
     def _losses(self, batch: Batch) -> list[Tensor]:
         optimizer = self.policy.optimizer
-        # Errors in units of the returns' deviation: Adam compares their gradient with a constant of its own.
+        # Errors in units of the returns' standard deviation, since Adam adds a constant ε to their gradients.
         unit = return_unit(self.policy).square().to(batch.returns.dtype)
         losses = []
         optimizer.zero_grad(set_to_none=True)

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 def to_space(space: spaces.Space, actions: NDArray) -> NDArray:
     """Return actions (..., *shape) in the dtype of their space and, for a `Box`, within its bounds.
 
-    If the dtype is an integer's, they are rounded to the nearest one. NaN stays NaN where the dtype has it.
+    If the dtype is an integer type, they are rounded to the nearest integer. NaN stays NaN if the dtype is a
+    float type.
     """
     if not isinstance(space, spaces.Box):
         return np.asarray(actions).astype(space.dtype, copy=False)  # type: ignore[arg-type]  # of arrays

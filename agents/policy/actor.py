@@ -18,20 +18,20 @@ from torch import Tensor, distributions, nn
 from agents.policy.distributions import to_npg
 from npg import Distribution
 
-LARGE = 10.0  # of a made-up observation, where its space allows more
+LARGE = 10.0  # the largest number in a sampled observation, unless its space requires larger ones
 
 
 class PolicyActor(nn.Module):
     """The actor inside an SB3 actor-critic policy.
 
-    Its parameters are those that reach the action distribution, found by asking autograd and not by
-    their names: a critic called "pi" or an actor called "value" changes nothing.
+    Its parameters are those that the action distribution depends on, as found by autograd. Their names do not
+    matter: a critic may be called "pi", or an actor "value".
 
     Args:
         policy: the policy, which stays the owner of its parameters.
 
     Attributes:
-        shares_parameters: whether the values, too, depend on some of them.
+        shares_parameters: whether the value depends on some of them too.
 
     Raises:
         TypeError: the policy's action distribution has no npg counterpart.
@@ -41,8 +41,8 @@ class PolicyActor(nn.Module):
         super().__init__()
         self.policy = policy
         if isinstance(policy.action_dist, StateDependentNoiseDistribution):
-            # gSDE's variance depends on the features. SB3 hides that path from autograd; the line search
-            # would still see it, so gradient and Fisher matrix have to.
+            # gSDE's variance depends on the features. By default SB3 hides this from autograd; but the line
+            # search evaluates it, so gradient and Fisher matrix must include it.
             policy.action_dist.learn_features = True
         policy.set_training_mode(False)  # batch norm must not be updated with the example
         probe = example_observations(policy)
@@ -57,9 +57,9 @@ class PolicyActor(nn.Module):
             return to_npg(self.policy.get_distribution(observations))
 
     def unsquash(self, actions: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
-        """Return actions (N, A) and log-probabilities (N,) before a tanh, where the policy has one.
+        """Return actions (N, A) and log-probabilities (N,) before the tanh, if the policy has one.
 
-        There the distribution is Gaussian. Ratios and KL are the same on either side of a bijection.
+        Before the tanh the distribution is Gaussian. A bijection changes neither ratios nor KL.
         """
         bijector = getattr(self.policy.action_dist, "bijector", None)
         if bijector is None:
@@ -68,13 +68,13 @@ class PolicyActor(nn.Module):
         return before, log_prob + bijector.log_prob_correction(before).sum(1)
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield what reaches the distribution, in the policy's order."""
+        """Yield the parameters that the distribution depends on, in the policy's order."""
         for name, parameter in super().named_parameters(*args, **kwargs):
             if name.removeprefix("policy.") in self._actor_names:
                 yield name, parameter
 
     def critic_parameters(self) -> list[nn.Parameter]:
-        """Return what reaches the value but not the distribution: all that a critic fit may move."""
+        """Return the parameters that a critic fit may change: those of the value, not of the distribution."""
         named = self.policy.named_parameters()
         return [p for name, p in named if name in self._critic_names and p.requires_grad]
 
@@ -86,9 +86,9 @@ class PolicyActor(nn.Module):
 
 @contextmanager
 def unvalidated() -> Iterator[None]:
-    """Let torch.distributions take any parameters.
+    """Disable the validation of parameters in torch.distributions.
 
-    A candidate may be non-finite: the step's own checks reject it, with a reason.
+    A candidate's parameters may be non-finite: the step's own checks reject it, with a reason.
     """
     before = distributions.Distribution._validate_args
     distributions.Distribution.set_default_validate_args(False)
@@ -99,7 +99,7 @@ def unvalidated() -> Iterator[None]:
 
 
 def reached_names(module: nn.Module, outputs: tuple[Tensor, ...]) -> set[str]:
-    """Return the names of the module's trainable parameters in the graph of the outputs."""
+    """Return the names of the module's trainable parameters that the outputs depend on."""
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
     scalars = [output.sum() for output in outputs if output.requires_grad]
     if not (named and scalars):
@@ -109,14 +109,15 @@ def reached_names(module: nn.Module, outputs: tuple[Tensor, ...]) -> set[str]:
 
 
 def example_observations(policy: ActorCriticPolicy, n: int = 2) -> Any:
-    """Return n observations from the policy's space, the same every time, as tensors that it takes."""
+    """Return n observations from the policy's space, always the same ones, as input tensors of the policy."""
     return obs_as_tensor(sample_observations(policy.observation_space, n), policy.device)
 
 
 def sample_observations(space: spaces.Space, n: int, seed: int = 0, largest: float = LARGE) -> Any:
-    """Return n observations of a space, no larger than its bounds ask for; the same for a seed.
+    """Return n random observations in a space, the same for a seed; up to ±`largest` if its bounds allow.
 
-    Some bounds are as wide as floats go: there networks overflow, and Gymnasium's own sampling does.
+    Some bounds are as wide as the range of floats. Observations of that size overflow in networks, and even
+    in Gymnasium's own sampling.
     """
     if isinstance(space, spaces.Dict):
         return {
@@ -129,7 +130,7 @@ def sample_observations(space: spaces.Space, n: int, seed: int = 0, largest: flo
             np.clip(bound, -largest, largest).astype(space.dtype) for bound in (space.low, space.high)
         )
         limited = spaces.Box(low, high, dtype=space.dtype)  # type: ignore[arg-type]
-    # A new one, since to batch a space is to give it a generator, and the environment may share it.
+    # A copy, since batching a space gives it a generator, and the environment may share the space.
     batched = batch_space(copy.deepcopy(limited), n)
     batched.seed(seed)
     sample = batched.sample()
@@ -137,7 +138,7 @@ def sample_observations(space: spaces.Space, n: int, seed: int = 0, largest: flo
 
 
 def warn_of_unreached(actor: PolicyActor) -> None:
-    """Warn if trainable parameters reach neither the distribution nor the value."""
+    """Warn of trainable parameters that neither the distribution nor the value depends on."""
     if names := actor.unreached_names():
         warnings.warn(
             "these parameters reach neither the action distribution nor the value and are not trained: "

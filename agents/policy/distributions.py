@@ -1,4 +1,4 @@
-"""Action distributions: SB3's as npg's, and npg's in an SB3 policy."""
+"""Convert SB3's action distributions to npg's, and use npg's in an SB3 policy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class DistributionHead:
     """How a policy's last layer parametrises a distribution.
 
     Attributes:
-        n_outputs: of the layer, for an action space.
+        n_outputs: returns the number of the layer's outputs for an action space.
         make: returns the distribution for outputs (N, n_outputs).
         mode: returns the actions that `predict` takes with ``deterministic=True``.
     """
@@ -31,7 +31,7 @@ class DistributionHead:
     mode: Callable[[Any], Tensor]
 
 
-# By the name that `policy_kwargs={"distribution": name}` takes; SB3's own are chosen by the action space.
+# By the name in `policy_kwargs={"distribution": name}`; SB3's own distributions follow from the action space.
 HEADS: dict[str, DistributionHead] = {}
 
 
@@ -45,7 +45,7 @@ def register_distribution(
     """Make an npg distribution available as ``policy_kwargs={"distribution": name}``.
 
     Args:
-        name: that `policy_kwargs` takes.
+        name: the name for `policy_kwargs`.
         n_outputs: returns the size of the policy's last layer for an action space.
         make: returns the distribution for the layer's outputs (N, n_outputs).
         mode: returns the actions (N, ...) that a distribution takes with ``deterministic=True``.
@@ -60,11 +60,11 @@ def register_distribution(
 class HeadDistribution(CategoricalDistribution):
     """An npg distribution with the interface of an SB3 distribution.
 
-    SB3 gives subclasses of its `CategoricalDistribution` a linear layer and passes them its output.
+    For subclasses of its `CategoricalDistribution`, SB3 makes the last layer and passes its outputs to them.
 
     Args:
-        head: of the policy.
-        action_space: of the policy.
+        head: the policy's head.
+        action_space: the policy's action space.
     """
 
     distribution: Distribution  # type: ignore[assignment]
@@ -79,7 +79,7 @@ class HeadDistribution(CategoricalDistribution):
         return nn.Linear(latent_dim, self.n_outputs)
 
     def proba_distribution(self, action_logits: Tensor) -> Self:
-        """Set the distribution to that of the layer's outputs."""
+        """Set the distribution to that of the last layer's outputs (N, n_outputs)."""
         self.distribution = self.head.make(action_logits)
         return self
 
@@ -101,9 +101,9 @@ class HeadDistribution(CategoricalDistribution):
 
 
 def to_npg(distribution: SB3Distribution) -> Distribution:
-    """Return an SB3 distribution as an immutable npg value.
+    """Return an SB3 distribution as an immutable npg distribution.
 
-    SB3's object is the policy's own and changes with its next call; its tensors do not.
+    SB3's object belongs to the policy and changes with its next call; its tensors do not.
 
     Raises:
         TypeError: there is no npg counterpart.

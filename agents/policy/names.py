@@ -8,7 +8,7 @@ from typing import Any
 from stable_baselines3.common import torch_layers
 from torch import nn, optim
 
-# By the argument of a policy: where its classes are, their base class, and a usual one.
+# {argument of a policy: (module of its classes, their base class, a common one)}
 CLASSES: dict[str, tuple[ModuleType, type, str]] = {
     "activation_fn": (nn, nn.Module, "ReLU"),
     "optimizer_class": (optim, optim.Optimizer, "Adam"),
@@ -20,7 +20,7 @@ def check_new(name: str, taken: Iterable[str], what: str) -> None:
     """Check that a name is not registered yet.
 
     Raises:
-        ValueError: it is.
+        ValueError: it is registered.
     """
     if name in taken:
         raise ValueError(f"the name {name!r} of the {what} is registered already; choose another one")

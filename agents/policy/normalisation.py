@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from npg.host import scalar_dtype
 
-CLIP = 10.0  # standard deviations, as VecNormalize
+CLIP = 10.0  # standard deviations, as in VecNormalize
 LEAST_VARIANCE = 1e-16
 
 
@@ -21,7 +21,7 @@ class RunningMoments(nn.Module):
     Before the first update, mean 0 and variance 1 leave values as they are.
 
     Args:
-        shape: of one value.
+        shape: the shape of one value.
     """
 
     mean: Tensor
@@ -35,10 +35,10 @@ class RunningMoments(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move the moments, in the widest dtype of their new device, which need not have float64."""
+        """Move the moments, and convert them to the new device's widest dtype: it may lack float64."""
         dtype = scalar_dtype(fn(torch.empty(0)).device)
         for name, moment in self.named_buffers(recurse=False):
-            # Converted where float64 exists: before a move to a device without it, after one from it.
+            # Convert on the device that has float64: before a move away from it, after a move to it.
             moved = fn(moment.to(dtype)) if dtype != torch.float64 else fn(moment)
             setattr(self, name, moved.to(dtype))
         return self
@@ -50,7 +50,7 @@ class RunningMoments(nn.Module):
 
     @torch.no_grad()
     def update(self, values: Tensor) -> None:
-        """Update with values (N, *shape), or with none if one of them or its square is not finite.
+        """Update with values (N, *shape); change nothing if a value or its square is not finite.
 
         Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample
         variances".
@@ -69,7 +69,7 @@ class RunningMoments(nn.Module):
         self.count.copy_(torch.where(finite, total, self.count))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Return values (N, *shape) in standard deviations from the mean, clipped."""
+        """Return values (N, *shape) in standard deviations from the mean, clipped to ±`CLIP`."""
         if not values.is_floating_point():
             values = values.float()
         mean, deviation = self.mean.to(values.dtype), self.deviation.to(values.dtype)
@@ -80,7 +80,7 @@ class ObservationNormaliser(nn.Module):
     """Normalise the boxes of an observation, except images.
 
     Args:
-        space: of the observations; a Dict is normalised key by key.
+        space: the observation space; a Dict is normalised key by key.
     """
 
     def __init__(self, space: spaces.Space):
@@ -107,7 +107,7 @@ class ObservationNormaliser(nn.Module):
 
 
 def is_measured(space: spaces.Space) -> bool:
-    """Whether a space's values are quantities, which have a mean: no image, no choice."""
+    """Return whether a space's values are quantities with a meaningful mean, not images or choices."""
     return isinstance(space, spaces.Box) and not (
         space.dtype == np.uint8 and is_image_space(space, check_channels=False)
     )

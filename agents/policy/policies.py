@@ -20,20 +20,20 @@ from agents.policy.snapshot import Snapshot
 class MlpPolicy(ActorCriticPolicy):
     """An SB3 policy whose actor and critic have separate feature extractors by default.
 
-    Only the policy step may change parameters that the actor reads, so a critic on shared features cannot
-    train them.
+    Only the policy step may change parameters that the actor uses, so the critic fit does not train a shared
+    feature extractor.
 
     The observation normaliser is constant during a rollout and its update. The return normaliser is updated
-    before the critic fit, without changing a predicted value. The policy predicts on raw observations, and
-    is saved with its normalisers.
+    before the critic fit, without changing any predicted value. The policy takes raw observations, and is
+    saved with its normalisers.
 
-    Arguments not listed are SB3's; classes such as `activation_fn` may be given by name, e.g. "ReLU".
+    Other arguments are SB3's; classes such as `activation_fn` may be given by name, e.g. "ReLU".
 
     Args:
-        share_features_extractor: whether actor and critic read one feature extractor.
-        normalize_observations: whether measured observations (boxes, not images) are normalised by
-            their running mean and variance.
-        normalize_returns: whether the critic predicts returns in units of their running deviation.
+        share_features_extractor: whether actor and critic share one feature extractor.
+        normalize_observations: whether quantities among the observations (boxes, not images) are normalised
+            by their running mean and variance.
+        normalize_returns: whether the critic predicts returns in units of their running standard deviation.
         distribution: the name of an action distribution given to `register_distribution`; None for SB3's.
 
     Raises:
@@ -65,7 +65,7 @@ class MlpPolicy(ActorCriticPolicy):
         )
         self.return_moments = RunningMoments() if normalize_returns else None
         if normalize_returns and isinstance(self.value_net, nn.Linear):
-            # Random first values would enter the first returns, and these the first statistics.
+            # Random initial values would distort the first returns, and these the first statistics.
             nn.init.zeros_(self.value_net.weight)
             nn.init.zeros_(self.value_net.bias)
 
@@ -102,7 +102,7 @@ class MlpPolicy(ActorCriticPolicy):
         return actions, self._in_return_units(values), log_prob
 
     def predict(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Return actions in the dtype of their space and None; the arguments are those of SB3's `predict`."""
+        """Return actions in the dtype of the action space, and None; arguments as in SB3's `predict`."""
         actions, state = super().predict(*args, **kwargs)
         return to_space(self.action_space, actions), state
 
@@ -132,10 +132,10 @@ class MlpPolicy(ActorCriticPolicy):
 
     @torch.no_grad()
     def observe_returns(self, returns: Tensor) -> None:
-        """Update the return normaliser with returns (N,), without changing a predicted value.
+        """Update the return normaliser with returns (N,), without changing any predicted value.
 
-        The last layer is rescaled against the new statistics (van Hasselt et al. 2016, "Learning values
-        across many orders of magnitude", eq. 4).
+        The last layer is rescaled to compensate for the new statistics (van Hasselt et al. 2016, "Learning
+        values across many orders of magnitude", eq. 4).
         """
         moments = self.return_moments
         if moments is None:
@@ -150,20 +150,20 @@ class MlpPolicy(ActorCriticPolicy):
 
 
 class CnnPolicy(MlpPolicy):
-    """The same on images, with NatureCNN features."""
+    """`MlpPolicy` for images, with NatureCNN features."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **{"features_extractor_class": NatureCNN, **kwargs})
 
 
 class MultiInputPolicy(MlpPolicy):
-    """The same on dictionaries of observations."""
+    """`MlpPolicy` for dictionaries of observations."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **{"features_extractor_class": CombinedExtractor, **kwargs})
 
 
-# By the name that an agent's `policy` takes.
+# By the name in an agent's argument `policy`.
 POLICIES: dict[str, type[BasePolicy]] = {
     "MlpPolicy": MlpPolicy,
     "CnnPolicy": CnnPolicy,

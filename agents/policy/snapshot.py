@@ -12,8 +12,8 @@ class Snapshot:
     """A copy of tensors and of an optimizer's state, which `restore` writes back.
 
     Args:
-        tensors: as they are.
-        optimizer: its moments and settings.
+        tensors: the tensors to copy.
+        optimizer: the optimizer whose moments and settings to copy.
     """
 
     def __init__(self, tensors: Iterable[Tensor], optimizer: Optimizer | None = None):
@@ -23,7 +23,7 @@ class Snapshot:
         self._state = None if optimizer is None else copy.deepcopy(optimizer.state_dict())
 
     def still_finite(self) -> Tensor:
-        """Return whether numbers of tensors and optimizer are finite now, except those that were not, 0-d."""
+        """Return whether the optimizer's state and all numbers that were finite before are finite, 0-d."""
         states = self._optimizer.state.values() if self._optimizer is not None else ()
         moments = [value for state in states for value in state.values() if isinstance(value, Tensor)]
         unmasked = (

@@ -1,4 +1,4 @@
-"""Sampling actions during a rollout, in which the policy does not change."""
+"""Sample actions during a rollout, while the policy does not change."""
 
 from typing import Any, Protocol
 
@@ -15,8 +15,8 @@ from npg import Categorical, DiagGaussian
 
 ELEMENTWISE = (nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Identity)
 STANDARD_DISTRIBUTION = (ActorCriticPolicy.get_distribution, MlpPolicy.get_distribution)
-# A user's own forward may sample actions differently. SB3's forward calls extract_features; its
-# get_distribution does not.
+# A user's own forward may sample actions differently, and so may a user's own extract_features, which SB3's
+# forward calls but its get_distribution does not.
 STANDARD = {
     "forward": (ActorCriticPolicy.forward, MlpPolicy.forward),
     "extract_features": (ActorCriticPolicy.extract_features,),
@@ -50,7 +50,7 @@ def make_sampler(policy: ActorCriticPolicy) -> ActionSampler | None:
 
 
 class PolicySampler:
-    """Samples through the policy's own methods."""
+    """Sample with the policy's own methods."""
 
     def __init__(self, policy: ActorCriticPolicy):
         self._policy = policy
@@ -68,13 +68,13 @@ class PolicySampler:
 
 
 class MlpSampler:
-    """Samples the same numbers from a plain MLP, without SB3's Python overhead.
+    """Sample the same actions as SB3 from a plain MLP, without SB3's Python overhead.
 
     On a few dozen states that overhead takes most of the time. The distribution parameters are kept, so
-    that the actor runs once per state.
+    that the actor runs only once per state.
 
     Args:
-        policy: with a usual Gaussian or categorical distribution.
+        policy: a policy with SB3's diagonal Gaussian or categorical distribution.
         layers: see `plain_layers`.
     """
 
@@ -85,7 +85,7 @@ class MlpSampler:
         self._log_std = getattr(policy, "log_std", None)
 
     def sample(self, observations: Any) -> tuple[Tensor, Tensor | None]:
-        """Return actions, and the mean or logits of each."""
+        """Return actions, and the distribution parameters: means or logits, one row per environment."""
         x = observations if self._normaliser is None else self._normaliser(observations)
         x = x.float().flatten(1)
         for layer in self._layers:
@@ -114,7 +114,7 @@ class MlpSampler:
 
 
 def plain_layers(policy: ActorCriticPolicy) -> list[nn.Module] | None:
-    """Return the actor's layers if it is only linear layers and activations on a vector, else None."""
+    """Return the actor's layers if they are only linear layers and activations on a vector, else None."""
     space = policy.observation_space
     if not (
         getattr(policy.get_distribution, "__func__", None) in STANDARD_DISTRIBUTION

@@ -1,4 +1,4 @@
-"""All that one update reads."""
+"""The data of one update."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +42,7 @@ class Batch:
 
         SB3's `get` is not used, since it draws a permutation from NumPy's global generator.
         """
-        if not buffer.generator_ready:  # SB3's mark of a buffer that is flat already
+        if not buffer.generator_ready:  # SB3's flag for a buffer that is flat already
             for name in ("observations", "actions", "values", "log_probs", "advantages", "returns"):
                 flat = each(buffer.swap_and_flatten, getattr(buffer, name))  # type: ignore[arg-type]  # arrays
                 setattr(buffer, name, flat)
@@ -50,7 +50,7 @@ class Batch:
         samples = buffer._get_samples(np.arange(len(buffer.returns)))
         actions = samples.actions
         if isinstance(action_space, spaces.Discrete):
-            actions = actions.long().flatten()  # the buffer keeps them as a column of floats
+            actions = actions.long().flatten()  # the buffer stores them as a column of floats
         return cls(
             samples.observations,
             actions,
@@ -68,11 +68,10 @@ class Batch:
 def standardise(advantages: Tensor) -> Tensor:
     """Return advantages (N,) with mean 0 and standard deviation 1.
 
-    Where they are equal up to rounding they carry no preference: the result is then exactly 0, not
-    rounding noise blown up to unit size.
+    If they are equal up to rounding, the result is exactly 0, not rounding noise scaled up to unit size.
     """
     rounding = torch.finfo(advantages.dtype).eps * advantages.abs().amax()
-    exact = advantages.to(scalar_dtype(advantages.device))  # where the mean of equal numbers is that number
+    exact = advantages.to(scalar_dtype(advantages.device))  # in which the mean of equal numbers is exact
     centred = exact - exact.mean()
     deviation = centred.square().mean().sqrt()
     return torch.where(deviation <= rounding, 0, centred / deviation).to(advantages.dtype)

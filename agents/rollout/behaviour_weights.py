@@ -1,4 +1,4 @@
-"""The weights with which a policy acted."""
+"""The weights that a policy had when it acted."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,14 +9,14 @@ from agents.policy.snapshot import Snapshot
 
 
 class BehaviourWeights:
-    """A copy of a policy's weights, which can be restored for a while.
+    """A copy of a policy's weights, which can be restored temporarily.
 
-    A callback may change the policy within a rollout, e.g. anneal `log_std`; deferred values must still be
-    computed with the weights that acted. In-place changes are detected by PyTorch's version counters;
-    replacing a layer, or writing through ``.data``, is not detected.
+    A callback may change the policy during a rollout, e.g. anneal `log_std`; deferred values must still be
+    computed with the weights that the policy had when it acted. In-place changes are detected by PyTorch's
+    version counters; replacing a layer, or writing through ``.data``, is not detected.
 
     Args:
-        policy: with the weights that act now.
+        policy: the policy, with the weights to copy.
     """
 
     def __init__(self, policy: nn.Module):
@@ -24,18 +24,18 @@ class BehaviourWeights:
         self.keep()
 
     def keep(self) -> None:
-        """Copy the present weights."""
+        """Copy the current weights."""
         self._copy = Snapshot(self._tensors)
         self._versions = [tensor._version for tensor in self._tensors]
 
     @property
     def changed(self) -> bool:
-        """Whether the policy was written to since the copy."""
+        """Whether the weights were written to since they were copied."""
         return [tensor._version for tensor in self._tensors] != self._versions
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """Give the policy the copied weights inside the block, and the present ones after it."""
+        """Give the policy the copied weights inside the block, and the current ones again after it."""
         if not self.changed:
             yield
             return

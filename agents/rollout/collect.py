@@ -23,7 +23,7 @@ from agents.rollout.infos import is_truncated, last_observations, statistics_of
 from agents.rollout.threads import acting_threads, threads
 from agents.rollout.trajectories import Step, Trajectories
 
-# Of the errors that torch raises for invalid parameters: distributions, multinomial and normal.
+# Parts of torch's error messages for invalid parameters, of distributions, multinomial and normal.
 NO_DISTRIBUTION = ("to satisfy the constraint", "probability tensor", "elements of std")
 
 
@@ -36,19 +36,19 @@ def collect(
 ) -> bool:
     """Fill the buffer with `n_rollout_steps` steps of every environment, then its advantages.
 
-    The result is that of SB3's `collect_rollouts`, up to rounding, with callbacks called in its order and
-    with its local names. A step only samples actions; values, log-probabilities and the bootstraps of
-    truncated episodes follow in a few large batches when the rollout ends, or when a callback changes the
-    policy. They are computed at once if a callback reads `values` or `log_probs`.
+    The result is that of SB3's `collect_rollouts`, up to rounding. Callbacks are called in the same order
+    and see the same local names. A step only samples actions; values, log-probabilities and the bootstraps
+    of truncated episodes are computed in a few large batches when the rollout ends, or when a callback
+    changes the policy. If a callback reads `values` or `log_probs`, these are computed immediately.
 
-    Unlike SB3, a number that is not finite raises an error before it reaches the buffer, and the statistics
-    of a `VecNormalize` are restored to those of the rollout's start.
+    Unlike in SB3, a number that is not finite raises an error before it reaches the buffer, and the
+    statistics of a `VecNormalize` are restored to those at the start of the rollout.
 
     Returns:
         Whether the rollout is complete; False if a callback ended the training.
 
     Raises:
-        NonFiniteError: naming the environment and the step.
+        NonFiniteError: a number is not finite; the message names the environment and the step.
     """
     agent.policy.set_training_mode(False)
     new_obs: Any
@@ -56,7 +56,7 @@ def collect(
     if agent.use_sde:
         agent.policy.reset_noise(env.num_envs)
     callback.on_rollout_start()
-    # After the callback, which may have replaced a layer or changed the discount.
+    # Only now, since the callback may have replaced a layer or changed the discount.
     sampler, behaviour = make_sampler(agent.policy), BehaviourWeights(agent.policy)
     trajectories = Trajectories(agent.policy, sampler, behaviour, agent.gamma)
     with kept_statistics(agent), threads(acting_threads(agent.policy, env.num_envs)):
@@ -104,12 +104,12 @@ def collect(
 def act(
     agent: OnPolicyAlgorithm, sampler: ActionSampler | None, behaviour: BehaviourWeights, observations: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Return actions, values, log-probabilities and the distribution parameters, if kept, of n_envs states.
+    """Return actions, values, log-probabilities and distribution parameters (or None) at n_envs states.
 
-    With a sampler, values and log-probabilities are deferred, and computed with the weights of `behaviour`.
+    With a sampler, values and log-probabilities are deferred, to be computed with the weights of `behaviour`.
 
     Raises:
-        NonFiniteError: the policy's output does not parametrise a distribution.
+        NonFiniteError: the policy's output is no valid parameter of a distribution.
     """
     policy = agent.policy
     try:
@@ -134,7 +134,7 @@ def act(
 
 
 def to_environment(agent: OnPolicyAlgorithm, actions: np.ndarray) -> np.ndarray:
-    """Return the actions as the environment expects them, see `to_space`."""
+    """Return the actions as the environment expects them (see `to_space`)."""
     if isinstance(agent.action_space, spaces.Box) and agent.policy.squash_output:
         actions = agent.policy.unscale_action(actions)
     return to_space(agent.action_space, actions)

@@ -9,12 +9,12 @@ from torch.utils._pytree import tree_map
 
 
 class Deferred(Tensor):
-    """A tensor that is computed only if somebody reads it.
+    """A tensor that is computed only if it is read.
 
     Every torch function receives the computed tensor in its place, so readers need no special case.
 
     Args:
-        compute: returns that tensor; called once at most.
+        compute: returns the tensor; called at most once.
     """
 
     _compute: Callable[[], Tensor] | None
@@ -27,7 +27,7 @@ class Deferred(Tensor):
         return deferred
 
     def resolve(self, tensor: Tensor | None = None) -> Tensor:
-        """Return the tensor; if it was not read yet, use the one given here instead of computing it."""
+        """Return the tensor; if it has not been computed yet, use the given one instead of computing it."""
         if self._tensor is None:
             assert self._compute is not None
             self._tensor = self._compute() if tensor is None else tensor

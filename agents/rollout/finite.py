@@ -12,22 +12,22 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.rollout.infos import Info, episode_of
 from agents.rollout.trajectories import joined
 
-# Of VecNormalize; there is no obs_rms if observations are not normalised.
+# Attributes of VecNormalize; there is no obs_rms if observations are not normalised.
 RUNNING_STATISTICS = ("obs_rms", "ret_rms", "returns")
 
 
 class NonFiniteError(FloatingPointError, ValueError):
-    """A number is NaN or infinite, which ends the run; as a ValueError it makes RL Zoo prune a trial."""
+    """A number is NaN or infinite, which ends the run. Also a ValueError, so that RL Zoo prunes a trial."""
 
 
 @contextmanager
 def kept_statistics(agent: OnPolicyAlgorithm) -> Iterator[None]:
     """Restore the statistics of a `VecNormalize` if the block raises `NonFiniteError`.
 
-    The current episodes are abandoned then: the next `learn` begins new ones.
+    In that case the current episodes are abandoned: the next `learn` starts new ones.
 
     Raises:
-        NonFiniteError: a square overflowed in the statistics, which would normalise everything to 0.
+        NonFiniteError: a square overflowed in the statistics, so everything would be normalised to 0.
     """
     normaliser = agent.get_vec_normalize_env()
     state = vars(normaliser) if normaliser else {}
@@ -42,10 +42,10 @@ def kept_statistics(agent: OnPolicyAlgorithm) -> Iterator[None]:
 
 
 def check_statistics(agent: OnPolicyAlgorithm, statistics: dict[str, Any]) -> None:
-    """Raise if the running statistics of a `VecNormalize` are not finite.
+    """Check that the running statistics of a `VecNormalize` are finite.
 
     Raises:
-        NonFiniteError: naming them and the step.
+        NonFiniteError: they are not; the message names them and the step.
     """
     for name, value in statistics.items():
         for moments in value.values() if isinstance(value, dict) else (value,):
@@ -61,10 +61,10 @@ def check_statistics(agent: OnPolicyAlgorithm, statistics: dict[str, Any]) -> No
 def check_ended(
     agent: OnPolicyAlgorithm, env: VecEnv, dones: np.ndarray, infos: list[Info], last: dict[int, Any]
 ) -> None:
-    """Raise if an episode's return or last observation, which `new_obs` does not contain, is not finite.
+    """Check that episodes' returns and last observations, which `new_obs` does not contain, are finite.
 
     Raises:
-        NonFiniteError: naming the environment and the step.
+        NonFiniteError: one is not; the message names the environment and the step.
     """
     if last:
         check_finite(agent, env, "observation", joined([*last.values()], np.stack), [*last])
@@ -77,10 +77,10 @@ def check_ended(
 def check_finite(
     agent: OnPolicyAlgorithm, env: VecEnv, what: str, values: Any, indices: list[int] | None = None
 ) -> None:
-    """Raise if a value of any environment, or of those at `indices`, shape (n, ...), is NaN or infinite.
+    """Check that the values (n, ...) of all environments, or of those at `indices`, are finite.
 
     Raises:
-        NonFiniteError: naming the environment and the step.
+        NonFiniteError: one is not; the message names the environment and the step.
     """
     parts = values if isinstance(values, dict) else {"": values}
     for key, array in parts.items():
@@ -98,8 +98,8 @@ def check_finite(
 
 
 def name_of(env: VecEnv, index: int) -> str:
-    """Return the id of a single environment, if the vector environment can tell it."""
+    """Return the id of a single environment, if it has one that the vector environment can return."""
     try:
         return str(env.get_attr("spec", index)[0].id)
-    except (AttributeError, NotImplementedError, IndexError):  # also of a spec that is None
+    except (AttributeError, NotImplementedError, IndexError):  # AttributeError also if the spec is None
         return "an unregistered environment"

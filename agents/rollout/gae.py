@@ -17,7 +17,7 @@ def generalised_advantages(
     """Return the advantages A_t = δ_t + γλ A_{t+1} with δ_t = r_t + γ V(s_{t+1}) − V(s_t).
 
     Both V(s_{t+1}) and A_{t+1} are 0 if the episode ends with step t. The reward of a step that truncates an
-    episode is expected to contain γ V of its last state already, see `Trajectories`.
+    episode must already include γ V of the episode's last state (see `Trajectories`).
 
     Args:
         rewards: (T, n_envs).
@@ -47,15 +47,16 @@ def write_advantages(
 ) -> None:
     """Write advantages and the critic's targets into a full buffer.
 
-    A buffer class with its own estimator uses that, whatever `critic_lambda` is.
+    If the buffer class has its own estimator, that is used, whatever `critic_lambda` is.
 
     Args:
-        buffer: with the steps of a rollout.
+        buffer: a buffer with the steps of a rollout.
         last_values: V of the states after the last step, (n_envs, 1).
         dones: whether the last step ended an episode, (n_envs,).
-        critic_lambda: λ of the targets; None for that of the advantages. With γ near 1, targets of a small λ
-            are almost the old values, and the values approach the true ones by a factor γ(1−λ)/(1−γλ) per
-            update (Tsitsiklis & Van Roy 1997, "An analysis of temporal-difference learning").
+        critic_lambda: λ of the targets; None for that of the advantages. With γ near 1 and a small λ, the
+            targets are almost the old values, and the error of the values shrinks only by a factor
+            γ(1−λ)/(1−γλ) per update (Tsitsiklis & Van Roy 1997, "An analysis of temporal-difference
+            learning").
     """
     estimator = type(buffer).compute_returns_and_advantage
     if estimator is not RolloutBuffer.compute_returns_and_advantage:

@@ -1,6 +1,6 @@
-"""What a rollout reads from the infos of a step: entries of `Monitor` and of the vector environment.
+"""Read the entries of `Monitor` and of the vector environment from the infos of a step.
 
-An environment's own entries may have the same names and any values; those are ignored.
+An environment's own entries may have the same names, but other kinds of values; those are ignored.
 """
 
 import warnings
@@ -14,7 +14,7 @@ Info = dict[str, Any]
 
 
 def episode_of(info: Info) -> Info | None:
-    """Return the episode that `Monitor` counted, or None."""
+    """Return the statistics of an episode that `Monitor` recorded, or None."""
     episode = info.get("episode")
     known = isinstance(episode, dict) and all(is_scalar(episode.get(name)) for name in ("r", "l"))
     return episode if known else None
@@ -29,7 +29,7 @@ def statistics_of(info: Info) -> Info:
 
 
 def last_observations(dones: np.ndarray, infos: list[Info], space: spaces.Space) -> dict[int, Any]:
-    """Return the last observations of the episodes that have ended, by environment."""
+    """Return {environment: last observation} of the episodes that have ended."""
     found: dict[int, Any] = {}
     for i in np.flatnonzero(dones).tolist():
         last = infos[i].get("terminal_observation")
@@ -59,7 +59,7 @@ def is_scalar(value: Any) -> bool:
 
 
 def is_observation(value: Any, space: spaces.Space) -> bool:
-    """Return whether a value has the keys and shapes of a space, and numbers."""
+    """Return whether a value has the keys and shapes of a space, and is numeric."""
     if isinstance(space, spaces.Dict):
         alike = isinstance(value, dict) and value.keys() == space.spaces.keys()
         return alike and all(is_observation(value[key], part) for key, part in space.spaces.items())

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-# Multiplications above which a second thread was measured to pay: below are MLPs of the usual sizes on a few
-# dozen states, above are wide ones and image networks.
+# Number of multiplications above which a second thread saves time, as measured. MLPs of the usual sizes on a
+# few dozen states need fewer; wide MLPs and image networks need more.
 LEAST_SHARED = 10_000_000
 
 

@@ -17,7 +17,7 @@ from agents.rollout.behaviour_weights import BehaviourWeights
 from agents.rollout.deferred import Deferred
 from npg.states import each
 
-# Large enough that a network's cost per state no longer falls, small enough for the activations of images.
+# Large enough that the cost per state no longer falls, small enough that the activations of images fit.
 STATES_AT_ONCE = 1024
 
 
@@ -30,10 +30,10 @@ class Step:
         actions: as the policy sampled them, (n_envs, ...).
         rewards: (n_envs,).
         starts: whether the observation is an episode's first, (n_envs,).
-        values: of the observations, (n_envs, 1).
-        log_probs: of the actions, (n_envs,), in nats.
+        values: values of the observations, (n_envs, 1).
+        log_probs: log-probabilities of the actions, (n_envs,), in nats.
         distribution_parameters: what `ActionSampler.sample` returned with the actions.
-        truncated: last observations of the episodes that were truncated here, by environment.
+        truncated: {environment: last observation} of the episodes that this step truncated.
     """
 
     observations: Any
@@ -50,9 +50,9 @@ class Trajectories:
     """The steps of one rollout in order.
 
     Args:
-        policy: the one that acted.
-        sampler: of its actions; None if values and log-probabilities came with them.
-        behaviour: the weights with which it acted.
+        policy: the policy that acted.
+        sampler: the sampler of its actions; None if values and log-probabilities were computed with them.
+        behaviour: the weights that the policy had when it acted.
         gamma: discount factor.
     """
 
@@ -85,7 +85,7 @@ class Trajectories:
 
     @torch.no_grad()
     def evaluate(self) -> None:
-        """Compute all that the steps so far need of the policy, which may change from now on."""
+        """Compute everything that the steps so far need from the policy, which may change afterwards."""
         with self._behaviour.restored():
             self._evaluate_steps()
             self._bootstrap()
@@ -97,13 +97,13 @@ class Trajectories:
         for steps in self._parts(deferred):
             observations = joined([step.observations for step in steps])
             actions = np.concatenate([step.actions for step in steps])
-            if isinstance(self._policy.action_space, spaces.Box):  # a distribution's are flat
+            if isinstance(self._policy.action_space, spaces.Box):  # distributions take flat actions
                 actions = actions.reshape(len(actions), -1)
             distribution_parameters = [
                 step.distribution_parameters for step in steps if step.distribution_parameters is not None
             ]
             device = self._policy.device
-            assert self._sampler is not None  # it deferred them
+            assert self._sampler is not None  # only a sampler defers values
             values, log_probs = self._sampler.evaluate(
                 obs_as_tensor(observations, device),
                 torch.as_tensor(actions, device=device),
@@ -119,8 +119,8 @@ class Trajectories:
     def _bootstrap(self) -> None:
         """Add γ V(last observation) to the reward if an episode was truncated.
 
-        It would have continued, so its last state keeps its value; that of a terminated episode is zero
-        (Pardo et al. 2018, "Time limits in reinforcement learning").
+        A truncated episode would have continued, so its last state has a value; that of a terminated episode
+        is zero (Pardo et al. 2018, "Time limits in reinforcement learning").
         """
         truncations = [
             (step, i, last) for step in self._steps[self._evaluated :] for i, last in step.truncated.items()
@@ -141,7 +141,7 @@ class Trajectories:
 
 
 def joined(observations: list[Any], join: Callable[..., Any] = np.concatenate) -> Any:
-    """Return batches of observations as one; with ``np.stack``, single observations as a batch."""
+    """Join batches of observations into one batch; with ``np.stack``, single observations into a batch."""
     if isinstance(observations[0], dict):
         return {key: join([part[key] for part in observations]) for key in observations[0]}
     return join(observations)
