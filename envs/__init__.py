@@ -32,7 +32,7 @@ __all__ = [
     "register_vec_env",
 ]
 
-# The first two terminate; the others are only truncated, by a time limit.
+# Episodes of the first two terminate; those of the others are only truncated, by a time limit.
 _TASKS: dict[str, tuple[str, int | None]] = {
     "Catch-v0": ("envs.tasks.catch:Catch", None),
     "GaussianBandit-v0": ("envs.tasks.gaussian_bandit:GaussianBandit", None),

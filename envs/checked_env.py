@@ -1,4 +1,4 @@
-"""The checks and conversions between a vector environment and one of its environments."""
+"""Check and convert what a vector environment and one of its environments pass to each other."""
 
 import warnings
 from collections.abc import Callable
@@ -17,21 +17,21 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, np.bool, np.number)
 
 
 class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
-    """Check what an environment returns, and convert what it receives; it goes inside SB3's ``Monitor``.
+    """Check what an environment returns, and convert what it receives; used inside SB3's ``Monitor``.
 
-    - An environment with integer actions receives integers of its dtype; floats are rounded, and brought
-      within the bounds of a ``Box``.
-    - The reward becomes a float; NumPy and torch scalars, bool and int are accepted.
-    - Observations have the space's shape, and no value that the space's dtype would change.
-    - The info is a copy, since ``Monitor`` and vector environments add entries, and some environments return
-      the same dict at every step. ``"episode"`` is Monitor's, see `move_own_episode`. A value that cannot be
-      copied to the learner, e.g. a lock, is left out, with one warning.
+    - An environment with integer actions receives integers of its dtype: floats are rounded, and clipped to
+      the bounds of a ``Box``.
+    - The reward is converted to a float; NumPy and torch scalars, bool and int are accepted.
+    - An observation must have the space's shape, and no value that changes when cast to the space's dtype.
+    - The info is copied, since ``Monitor`` and vector environments add entries, and some environments return
+      the same dict at every step. The key ``"episode"`` is left to Monitor (see `move_own_episode`). A value
+      that cannot be copied to the learner, e.g. a lock, is removed, with a single warning.
 
-    It keeps no state that a later step depends on, so that states of environments do not contain it.
+    Later steps depend on nothing that this wrapper stores, so states of environments do not include it.
 
     Args:
-        env: With an observation space that SB3's vector environments support.
-        transfer: How the vector environment copies infos to the learner; raises for what it cannot copy.
+        env: An environment whose observation space SB3's vector environments support.
+        transfer: Copies a value to the learner as the vector environment does; raises if it cannot.
     """
 
     def __init__(self, env: gym.Env[Any, Any], transfer: Callable[[Any], Any]) -> None:
@@ -51,7 +51,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         """Reset the environment.
 
         Raises:
-            InvalidResultError: If it returns anything but an observation of its space and an info.
+            InvalidResultError: If it returns anything but an observation in its space and an info.
         """
         self._steps = 0
         result = self._call("reset", self.env.reset, **kwargs)
@@ -80,11 +80,11 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         return observation, reward, terminated, truncated, self._clean("step", info)
 
     def set_index_for_messages(self, index: int) -> None:
-        """Set the number of the environment in its vector."""
+        """Set the environment's index in the vector environment, which error messages contain."""
         self._index = index
 
     def set_wrapper_attr(self, name: str, value: Any, *, force: bool = True) -> bool:
-        """Set an attribute where it exists inside this wrapper; a new one on the environment itself."""
+        """Set an attribute on the inner layer that has it, or else on the environment itself."""
         return self.env.set_wrapper_attr(name, value, force=False) or self.unwrapped.set_wrapper_attr(
             name, value
         )
@@ -92,7 +92,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
     def _call(self, name: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
             return method(*args, **kwargs)
-        except SystemExit as error:  # would end this program without a word
+        except SystemExit as error:  # would end this program without a message
             raise self._error(name, f"it called sys.exit({error.code!r}); raise an error instead") from error
         except Exception as error:
             error.add_note(f"raised by {self._where(name)}")
@@ -179,9 +179,9 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def move_own_episode(info: dict[str, Any]) -> None:
-    """Make way for the ``"episode"`` of ``Monitor``: an environment's own becomes ``"env_episode"``.
+    """Rename an environment's own info ``"episode"`` to ``"env_episode"``, since ``Monitor`` uses that key.
 
-    That of Gymnasium's ``RecordEpisodeStatistics`` is removed, since it says the same as Monitor's.
+    An entry from Gymnasium's ``RecordEpisodeStatistics`` is removed, since it equals Monitor's.
     """
     if "episode" in info:
         own = info.pop("episode")
@@ -190,7 +190,7 @@ def move_own_episode(info: dict[str, Any]) -> None:
 
 
 def _to_integers(action: Any, space: Any) -> Any:
-    """Return an action in the dtype of an integer space: rounded, and within the bounds of a ``Box``."""
+    """Return an action in the dtype of an integer space: rounded, and clipped to the bounds of a ``Box``."""
     if isinstance(action, int) or getattr(action, "dtype", None) == space.dtype:
         return action
     values = np.asarray(action)
@@ -198,6 +198,6 @@ def _to_integers(action: Any, space: Any) -> Any:
     with np.errstate(invalid="ignore"):
         result = rounded.astype(space.dtype)
     if isinstance(space, spaces.Box):
-        # Compared before the conversion, which overflows.
+        # Compare the values before the conversion, which may overflow.
         return np.where(rounded <= space.low, space.low, np.where(rounded >= space.high, space.high, result))
     return result[()]

@@ -1,13 +1,13 @@
-"""Errors about environments; the messages name the fix."""
+"""Errors about environments; their messages say how to fix the problem."""
 
 
 class UnknownEnvironmentError(ValueError):
-    """Raised when an environment id is not registered; the message has the closest ids."""
+    """Raised when an environment id is not registered; the message suggests similar ids."""
 
 
 class MissingExtraError(ImportError):
-    """Raised when an environment needs a package that is not installed; the message has the fix."""
+    """Raised when an environment needs a package that is not installed; the message says what to do."""
 
 
 class InvalidResultError(RuntimeError):
-    """Raised when an environment's step or reset returns something invalid; names environment and step."""
+    """Raised when an environment returns something invalid; the message names environment and step."""

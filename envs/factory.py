@@ -1,4 +1,4 @@
-"""The factory of SB3 vector environments, with errors that name the fix."""
+"""Make SB3 vector environments; error messages say how to fix the problem."""
 
 import copy
 import difflib
@@ -40,7 +40,7 @@ def _build(
     make = make_function(env_id, env_kwargs)
     kind = vec_env_class if isinstance(vec_env_class, type) else object
     in_process = issubclass(kind, DummyVecEnv)
-    if isinstance(env_id, str) or not in_process:  # a function may return one environment at every call
+    if isinstance(env_id, str) or not in_process:  # a function may always return the same environment
         make_one(make).close()
     transfer: Callable[[Any], Any] = copy.deepcopy if in_process else pickle.dumps
     if issubclass(kind, WorkerVecEnv):
@@ -51,8 +51,8 @@ def _build(
         numbered = [partial(_make_numbered, env_fn, i) for i, env_fn in enumerate(env_fns)]
         return vec_env_class(numbered, **kwargs)
 
-    # A function rather than the id: given an id, SB3 sets render_mode="rgb_array", which costs start-up time
-    # and causes warnings.
+    # Pass a function rather than the id: given an id, SB3 sets render_mode="rgb_array", which costs start-up
+    # time and causes warnings.
     return sb3_make_vec_env(
         lambda: CheckedEnv(make_one(make), transfer),
         n_envs,
@@ -73,7 +73,7 @@ def _build_automatically(env_id: EnvId, n_envs: int, *, env_kwargs: dict[str, An
     return VEC_ENVS[choice.vec_env](env_id, n_envs, env_kwargs=env_kwargs, **options)
 
 
-# Those that accept every argument of `make_vec_env`.
+# The vector environments that accept every argument of `make_vec_env`.
 _SINGLE: dict[str, VecEnvBuilder] = {
     "auto": _build_automatically,
     "dummy": partial(_build, ForwardingDummyVecEnv),
@@ -89,7 +89,7 @@ def register_vec_env(name: str, builder: VecEnvBuilder) -> None:
     Args:
         name: A new name.
         builder: A class or function, called as ``builder(env_id, n_envs, seed=..., env_kwargs=...)``.
-            Environment i is to be seeded with ``seed + i``, and infos need the entries of SB3's ``Monitor``.
+            It must seed environment i with ``seed + i``, and its infos need the entries of SB3's ``Monitor``.
 
     Raises:
         ValueError: If the name is registered already.
@@ -115,43 +115,45 @@ def make_vec_env(
     vec_env: str = "auto",
     worker_timeout: float | None = TIMEOUT,
 ) -> VecEnv:
-    """Make an SB3 vector environment that counts its episodes as SB3's ``Monitor`` does.
+    """Make an SB3 vector environment that records episodes as SB3's ``Monitor`` does.
 
-    The positional arguments are those of SB3's function. Single environments are inside `CheckedEnv`, which
-    checks what they return.
+    The positional arguments are those of SB3's function. Each environment is wrapped in `CheckedEnv`, which
+    checks what it returns.
 
     Args:
-        env_id: A registered Gymnasium id, see `environment_spec`; or a class or function that returns a new
+        env_id: A registered Gymnasium id (see `environment_spec`), or a class or function that returns a new
             environment.
         n_envs: The number of environments, at least 1.
         seed: Environment i is seeded with ``seed + i`` at its first reset, and so is its
             action space; None seeds from the operating system or NumPy's global state.
         start_index: Added to i for the seed of the action space and the name of Monitor's file.
-        monitor_dir: Folder of Monitor's files; None writes none.
-        wrapper_class: Put around each environment and its Monitor.
+        monitor_dir: Folder for Monitor's files; None for no files.
+        wrapper_class: Wraps each environment and its Monitor.
         env_kwargs: Keyword arguments of the environment's constructor, or of
             ``gymnasium.make`` (``max_episode_steps``, ``render_mode``, ...); with EnvPool, of
             ``envpool.make``.
         vec_env_cls: The class of the vector environment, instead of `vec_env`.
-        vec_env_kwargs: Keyword arguments of that class; name it by `vec_env` or `vec_env_cls`.
+        vec_env_kwargs: Keyword arguments of the vector environment's class, which must be given by `vec_env`
+            or `vec_env_cls`.
         monitor_kwargs: Keyword arguments of Monitor.
         wrapper_kwargs: Keyword arguments of `wrapper_class`.
         vec_env: ``"dummy"`` steps the environments in this process, ``"workers"`` in one process
             per core, ``"subproc"`` in one process each, all three with bitwise equal results; ``"auto"``
-            chooses the faster of the first two, see `choose_vec_env`. ``"envpool"`` is EnvPool's own
-            version of the task, see `EnvPoolVecEnv`. `register_vec_env` adds others.
-        worker_timeout: With workers, the seconds that one reset or step of one environment may take, see
-            `WorkerVecEnv`; None for no limit.
+            chooses the faster of the first two (see `choose_vec_env`). ``"envpool"`` uses EnvPool's own
+            version of the task (see `EnvPoolVecEnv`). `register_vec_env` adds others.
+        worker_timeout: With workers, the seconds that one reset or step of one environment may take (see
+            `WorkerVecEnv`); None for no limit.
 
     Returns:
         The vector environment, not yet reset.
 
     Raises:
-        UnknownEnvironmentError: If Gymnasium, or EnvPool, does not know the id; before anything is built.
+        UnknownEnvironmentError: If Gymnasium or EnvPool does not know the id; raised before anything is
+            built.
         MissingExtraError: If the environment's packages are not installed.
-        ValueError: If `vec_env` is unknown, `n_envs` is below 1 or an argument does not apply; before
-            anything is built. If the environment's observation space is not supported. If EnvPool does not
-            know an argument, or has another task by that id.
+        ValueError: If `vec_env` is unknown, `n_envs` is below 1 or an argument does not apply; raised before
+            anything is built. Also if the environment's observation space is not supported, or if EnvPool
+            does not know an argument or has a different task under the id.
     """
     if vec_env not in VEC_ENVS:
         nearest = difflib.get_close_matches(vec_env, VEC_ENVS, n=1)

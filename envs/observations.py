@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 
 def map_arrays(function: Callable[..., Any], observations: Any, *others: Any) -> Any:
-    """Return observations of the same nesting, with each array replaced by ``function(array, *its others)``.
+    """Apply a function to the arrays of nested observations; the result has the same nesting.
 
     Args:
-        function: Takes one array of each argument.
-        observations: Sets the nesting.
-        others: Nested alike.
+        function: Takes an array of `observations`, and the array at the same place in each of `others`.
+        observations: The observations.
+        others: More values with the same nesting.
     """
     if isinstance(observations, dict):
         return {
@@ -25,7 +25,7 @@ def map_arrays(function: Callable[..., Any], observations: Any, *others: Any) ->
 
 
 def copy_observations(observations: Any) -> Any:
-    """Return a copy that shares no memory, since a vector environment may overwrite its own arrays."""
+    """Return a copy that shares no memory with the original, which a vector environment may overwrite."""
     return map_arrays(np.array, observations)
 
 

@@ -1,4 +1,4 @@
-"""Single environments: found by id, built with errors that name the fix, and checked."""
+"""Find single environments by id, build and check them; error messages say how to fix the problem."""
 
 import difflib
 import importlib.util
@@ -17,7 +17,7 @@ from envs.user_modules import import_user_module
 
 EnvId = str | Callable[..., gym.Env[Any, Any]]
 
-# Packages of environments (prefixes of their entry points) and the extras that install them.
+# {prefix of environments' entry points: the extra that installs their packages}
 _EXTRAS = {"gymnasium.envs.mujoco": "mujoco", "gymnasium.envs.box2d": "box2d"}
 _ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete)
 
@@ -25,16 +25,16 @@ _ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete
 def environment_spec(env_id: str) -> EnvSpec:
     """Return an environment's specification in Gymnasium's registry, without building it.
 
-    That of a task that only EnvPool has builds `EnvPoolTask`.
+    If only EnvPool has the task, the specification builds an `EnvPoolTask`.
 
     Args:
         env_id: A registered id with its version, e.g. ``"Hopper-v5"``; Gymnasium's form
             ``"module:Name-v0"`` first imports the module that registers the id.
 
     Raises:
-        UnknownEnvironmentError: If the id is malformed, not registered, or has no version
-            although only versions are registered (results of two versions are not comparable, so
-            the latest is not chosen silently).
+        UnknownEnvironmentError: If the id is malformed, not registered, or lacks the version that the
+            registered ids have (results of two versions are not comparable, so the latest is not chosen
+            silently).
         MissingExtraError: If the module imports a package that is not installed.
     """
     module, _, name = env_id.rpartition(":")
@@ -57,7 +57,7 @@ def environment_spec(env_id: str) -> EnvSpec:
 
 
 def env_pool_spec(name: str) -> EnvSpec | None:
-    """Return the specification of a task that EnvPool has and Gymnasium has in no version, or None."""
+    """Return the specification of a task that EnvPool has, but Gymnasium has in no version; else None."""
     if _strip_version(name) in map(_strip_version, gym.registry):
         return None
     try:
@@ -71,7 +71,7 @@ def env_pool_spec(name: str) -> EnvSpec | None:
 
 
 def _find_nearest_ids(name: str) -> list[str]:
-    """Return the latest versions of the (at most three) environments with the most similar names."""
+    """Return the latest versions of at most three environments with similar names."""
     latest: dict[str, EnvSpec] = {}
     for spec in gym.registry.values():
         key = _strip_version(spec.id)
@@ -89,13 +89,12 @@ def make_function(env_id: EnvId, env_kwargs: dict[str, Any]) -> Callable[[], gym
     """Return a function that builds one environment.
 
     Args:
-        env_id: See `environment_spec`; or a class or function that returns an environment.
-        env_kwargs: Its keyword arguments, or those of ``gymnasium.make``.
+        env_id: A registered id (see `environment_spec`), or a class or function that returns an environment.
+        env_kwargs: Keyword arguments of ``gymnasium.make``, or of the class or function.
     """
     if not isinstance(env_id, str):
         return partial(env_id, **env_kwargs)
-    # A pickled specification needs no registry, which a new worker process fills only by importing the
-    # package that registers the id.
+    # A specification, unlike an id, works in a new worker process in which nothing has registered the id.
     return partial(gym.make, environment_spec(env_id), **env_kwargs)
 
 
@@ -103,16 +102,16 @@ def make_one(make: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
     """Build one environment in this process and check its spaces.
 
     Args:
-        make: From `make_function`.
+        make: The function returned by `make_function`.
 
     Raises:
-        MissingExtraError: If a package is missing; in a worker this would be an ``EOFError`` of a pipe.
+        MissingExtraError: If a package is missing; in a worker, this would only show as an ``EOFError``.
         ValueError: See `check_spaces`.
     """
     spec = make.args[0] if isinstance(make, partial) and make.args else None
     try:
         env = _patch_env(make())
-    except SystemExit as error:  # would end this program without a word
+    except SystemExit as error:  # would end this program without a message
         name = spec.id if isinstance(spec, EnvSpec) else make
         raise ValueError(
             f"{name} called sys.exit({error.code!r}) when it was made; raise an error"
@@ -133,11 +132,11 @@ def make_one(make: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
 
 
 def check_spaces(env: gym.Env[Any, Any]) -> None:
-    """Check that vector environments can hold an environment's observations.
+    """Check that vector environments support an environment's spaces.
 
     Raises:
-        ValueError: If a space is missing, or observations are not arrays of one shape, or flat dicts or
-            tuples of such.
+        ValueError: If a space is missing, or observations are not arrays of a fixed shape, or dicts or tuples
+            of such arrays without further nesting.
     """
     for name in ("observation_space", "action_space"):
         if not isinstance(getattr(env, name, None), spaces.Space):

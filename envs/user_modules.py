@@ -1,4 +1,4 @@
-"""Import of modules that a user names: of environments, algorithms and policies."""
+"""Import modules that a user names, e.g. of environments, algorithms or policies."""
 
 import importlib
 import os
@@ -10,14 +10,15 @@ from envs.errors import MissingExtraError
 
 
 def import_user_module(name: str) -> ModuleType:
-    """Import a module that the user, and no file of somebody else, has named.
+    """Import a module by name. The name must come from the user, not from a file, since importing runs code.
 
-    It may be in the current folder, which is searched last, so that it hides no installed package.
+    The module may be in the current folder, which is searched last, so that no file there hides an installed
+    package.
 
     Raises:
         ImportError: If the module raises an error, or exits.
         MissingExtraError: If the module imports a package that is not installed.
-        ModuleNotFoundError: If there is no such module; says so if a package of this program hides it.
+        ModuleNotFoundError: If there is no such module; the message says if an imported package hides it.
     """
     try:
         return importlib.import_module(name)
@@ -25,7 +26,7 @@ def import_user_module(name: str) -> ModuleType:
         _check_missing(name, error)
         here = os.getcwd()
         if here not in map(os.path.abspath, sys.path):
-            sys.path.append(here)  # for good, since worker processes and pickles import it again
+            sys.path.append(here)  # permanently, since worker processes and pickles import it again
             return import_user_module(name)
         top = name.partition(".")[0]
         path = getattr(sys.modules.get(top), "__file__", None)

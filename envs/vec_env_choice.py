@@ -1,4 +1,4 @@
-"""The choice between this process and worker processes, by timing steps of one environment."""
+"""Choose between this process and worker processes by timing the steps of one environment."""
 
 import copy
 import math
@@ -14,8 +14,8 @@ from envs.checked_env import CheckedEnv
 from envs.cores import usable_cores
 from envs.single_env import EnvId, env_pool_spec, make_function, make_one
 
-# Seconds that a step of WorkerVecEnv takes beyond the environments' own, measured on two cores: to wake
-# the workers, and per environment for its info.
+# Seconds that a step of WorkerVecEnv adds to the environments' own time, measured on two cores: to wake the
+# workers, and per environment for its info.
 _WAKE, _INFO = 100e-6, 3e-6
 
 
@@ -26,7 +26,7 @@ class VecEnvChoice:
     vec_env: str
     """``"dummy"``, ``"workers"`` or ``"envpool"``."""
     reason: str
-    """In a few words."""
+    """Why it was chosen, in a few words."""
 
     def __str__(self) -> str:
         return f"{self.vec_env} ({self.reason})"
@@ -35,10 +35,10 @@ class VecEnvChoice:
 def choose_vec_env(
     env_id: EnvId, n_envs: int = 1, *, env_kwargs: dict[str, Any] | None = None
 ) -> VecEnvChoice:
-    """Choose between this process and one worker process per core, by timing steps of one environment.
+    """Choose between this process and one worker process per core by timing the steps of one environment.
 
-    The two give bitwise equal results, so the choice affects only speed. EnvPool is chosen only for a
-    task that Gymnasium does not have, because its implementations of the others may differ in detail.
+    The two give bitwise equal results, so the choice affects only speed. EnvPool is chosen only for tasks
+    that Gymnasium does not have, because its versions of other tasks may differ in details.
 
     Args:
         env_id: As in `make_vec_env`.
@@ -58,19 +58,19 @@ def choose_vec_env(
     processes = min(len(usable_cores()), n_envs)
     if processes == 1:
         return VecEnvChoice("dummy", "one environment" if n_envs == 1 else "one core")
-    env = CheckedEnv(make_one(make), copy.deepcopy)  # as those that will be stepped
+    env = CheckedEnv(make_one(make), copy.deepcopy)  # wrapped as in training
     seconds = _time_step(env)
     env.close()
     saved = (n_envs - math.ceil(n_envs / processes)) * seconds
     time_text = f"{seconds * 1e6:.0f} µs per step"
-    # Twice the cost, since a wrong guess is expensive if other programs keep the cores busy.
+    # Require twice the cost, since workers are slow if other programs keep the cores busy.
     if saved < 2 * (_WAKE + _INFO * n_envs):
         return VecEnvChoice("dummy", f"{n_envs} environments in this process; {time_text}")
     return VecEnvChoice("workers", f"{n_envs} environments in {processes} processes; {time_text}")
 
 
 def _time_step(env: gym.Env[Any, Any]) -> float:
-    """Return the median time of a step under random actions, without the first step."""
+    """Return the median seconds per step with random actions, without the first step."""
     env.reset(seed=0)
     env.action_space.seed(0)
     times: list[float] = []

@@ -1,4 +1,4 @@
-"""The full state of one environment and its wrappers; a restored one continues bitwise equal."""
+"""The full state of one environment and its wrappers: a restored environment continues bitwise equal."""
 
 import inspect
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ from envs.tasks.two_state_chain import TwoStateChain
 
 State = dict[str, Plain]
 
-# Attributes that a step or reset writes and a later one reads, besides the generator. Subclasses may have
-# more of them, so only these exact classes are known.
+# {class: attributes, besides the generator, that a step or reset writes and a later one reads}. Subclasses
+# may have more of them, so only these exact classes are known.
 _ENVIRONMENTS: dict[type, tuple[str, ...]] = {
     classic_control.AcrobotEnv: ("state",),
     classic_control.CartPoleEnv: ("state", "steps_beyond_terminated"),
@@ -34,7 +34,7 @@ _ENVIRONMENTS: dict[type, tuple[str, ...]] = {
     LinearQuadratic: ("_state",),
     TwoStateChain: ("_state",),
 }
-_PHYSICS = ("init_qpos", "goal", "goal_pos", "cylinder_pos")  # Pusher writes its first, too
+_PHYSICS = ("init_qpos", "goal", "goal_pos", "cylinder_pos")  # Pusher modifies init_qpos too
 _CHECKER = ("checked_reset", "checked_step", "checked_render", "close_called", "checked_data_reuse")
 _WRAPPERS: dict[type, tuple[str, ...]] = {
     Monitor: ("rewards", "needs_reset", "total_steps", "current_reset_info"),
@@ -52,7 +52,7 @@ _WRAPPERS: dict[type, tuple[str, ...]] = {
     wrappers.TimeAwareObservation: ("timesteps",),
     wrappers.TimeLimit: ("_elapsed_steps",),
 } | dict.fromkeys(
-    (  # no attributes; a function passed to one must be stateless too
+    (  # no attributes; functions passed to them must be stateless too
         wrappers.AddRenderObservation,
         wrappers.ClipAction,
         wrappers.ClipReward,
@@ -72,30 +72,31 @@ _WRAPPERS: dict[type, tuple[str, ...]] = {
 )
 
 
-# Of every past episode: they would make a state grow without bound. States of version 0.1 have two of them.
+# Lists of all past episodes, which would make states grow without bound. States of version 0.1 have two of
+# them.
 _MONITOR_HISTORY = ("episode_returns", "episode_lengths", "episode_times")
 
 
 class StateUnavailableError(RuntimeError):
-    """Raised when a state cannot be taken, or cannot be restored here; reset instead."""
+    """Raised when a state cannot be taken, or cannot be restored here; reset the environment instead."""
 
 
 def take_state(env: gym.Env[Any, Any]) -> State:
-    """Return all that the next steps and resets of an environment depend on, as plain data.
+    """Return everything that the next steps and resets of an environment depend on, as plain data.
 
-    Known are Gymnasium's classic control and MuJoCo tasks, this package's tasks, SB3's ``Monitor``, and those
-    of Gymnasium's wrappers that keep little or nothing. **Any other environment or wrapper** can give its
-    own state, by two methods of its class: ``get_state() -> state``, plain data as `copy_plain` accepts it,
-    and ``set_state(state)``. They handle what this class itself keeps; ``np_random``, the spaces'
-    generators, and the wrapped environment are handled here. Settings are not state: make the environment
-    to be restored with the same arguments, and repeat later changes from outside, e.g. by ``set_attr``.
-    Wall-clock times are left out, so that equal runs have equal states.
+    This works for Gymnasium's classic control and MuJoCo tasks, this package's tasks, SB3's ``Monitor``, and
+    those of Gymnasium's wrappers that store little or nothing. **Any other environment or wrapper** needs
+    two methods: ``get_state() -> state``, which returns plain data as `copy_plain` accepts it, and
+    ``set_state(state)``. They handle what their own class stores; ``np_random``, the spaces' generators, and
+    the wrapped environment are handled here. Settings are not part of the state: make the environment to be
+    restored with the same arguments, and repeat later changes from outside, e.g. by ``set_attr``. Wall-clock
+    times are left out, so that equal runs have equal states.
 
     Args:
-        env: Between two steps.
+        env: The environment, between two steps.
 
     Raises:
-        StateUnavailableError: If an environment or wrapper is not known and lacks the two methods.
+        StateUnavailableError: If an environment or wrapper is of another class and lacks the two methods.
     """
     return {"layers": [_take_layer(layer) for layer in _layers(env)]}
 
@@ -103,15 +104,16 @@ def take_state(env: gym.Env[Any, Any]) -> State:
 def restore_state(env: gym.Env[Any, Any], state: State) -> None:
     """Restore an environment, e.g. a newly made one, from a state of `take_state`.
 
-    A ``Monitor`` loses its lists of past episodes (``get_episode_rewards`` begins anew), and
+    A ``Monitor`` loses its lists of past episodes (``get_episode_rewards`` starts with an empty list), and
     ``PassiveEnvChecker`` does not repeat its checks of the first step.
 
     Args:
-        env: Made with the same arguments, by the same versions of packages.
+        env: An environment made with the same arguments, and the same versions of packages.
         state: What `take_state` returned; it is not changed, and shares no memory with the environment.
 
     Raises:
-        ValueError: If the state is of an environment that was made differently. Reset after any error.
+        ValueError: If the state is of an environment that was made differently. After any error, reset the
+            environment.
     """
     layers, kept = list(_layers(env)), state["layers"]
     names, expected = [kept_layer["class"] for kept_layer in kept], [class_name(layer) for layer in layers]
@@ -125,7 +127,7 @@ def restore_state(env: gym.Env[Any, Any], state: State) -> None:
 
 
 def has_state_methods(thing: object) -> bool:
-    """Return whether a class has the methods ``get_state()`` and ``set_state(state)``."""
+    """Return whether an object's class has the methods ``get_state()`` and ``set_state(state)``."""
     get, set_ = getattr(type(thing), "get_state", None), getattr(type(thing), "set_state", None)
     try:  # set_state of Gymnasium's MuJoCo tasks differs: it takes positions and velocities
         inspect.signature(get).bind(thing)  # type: ignore[arg-type]
@@ -136,7 +138,7 @@ def has_state_methods(thing: object) -> bool:
 
 
 def class_name(thing: object) -> str:
-    """Return the full name of a thing's class."""
+    """Return the full name of an object's class."""
     return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
@@ -182,8 +184,8 @@ def _restore_layer(layer: Any, state: State) -> None:
         for name in _MONITOR_HISTORY:
             setattr(layer, name, [])
     if isinstance(layer, wrappers.PassiveEnvChecker):
-        layer._previous_data = (None, {})  # so that the next step's data are not taken for these
-    # The generators last: the environment's set_state may have drawn or reset.
+        layer._previous_data = (None, {})  # so that the check for reused data compares with nothing older
+    # Restore the generators last: the environment's set_state may have drawn numbers, or reset.
     if not isinstance(layer, gym.Wrapper):
         layer._np_random = restore_generator(layer._np_random, state["np_random"])
         layer._np_random_seed = copy_plain(state["np_random_seed"])
@@ -191,13 +193,13 @@ def _restore_layer(layer: Any, state: State) -> None:
 
 
 def _take_attributes(layer: Any, names: tuple[str, ...]) -> State:
-    """Return the attributes that exist; before the first reset some do not."""
+    """Return {name: value} of the attributes that exist; before the first reset, some do not."""
     existing = [name for name in names if hasattr(layer, name.partition(".")[0])]
     return {name: copy_plain(attrgetter(name)(layer), name) for name in existing}
 
 
 def _attribute_names(layer: Any) -> tuple[str, ...]:
-    """Return the names of the attributes that are the state of a known class.
+    """Return the names of the attributes that make up the state of a known class.
 
     Raises:
         StateUnavailableError: If the class is unknown.
@@ -219,7 +221,7 @@ def _attribute_names(layer: Any) -> tuple[str, ...]:
 
 
 def _spaces(layer: Any) -> tuple[Any, Any]:
-    """Return a layer's own spaces; a wrapper may have none and expose the wrapped environment's."""
+    """Return a layer's own spaces; None for those that a wrapper only passes on from its environment."""
     if isinstance(layer, gym.Wrapper):
         return layer._action_space, layer._observation_space
     return getattr(layer, "action_space", None), getattr(layer, "observation_space", None)

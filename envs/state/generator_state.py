@@ -16,7 +16,7 @@ _BIT_GENERATORS = {
 
 
 def take_generator(generator: np.random.Generator | None) -> Plain:
-    """Return a generator's state; None if there is no generator.
+    """Return a generator's state, or None if there is no generator.
 
     Raises:
         TypeError: If it is not a NumPy generator of a known kind.
@@ -32,7 +32,13 @@ def take_generator(generator: np.random.Generator | None) -> Plain:
 
 
 def restore_generator(generator: np.random.Generator | None, state: Plain) -> np.random.Generator | None:
-    """Return a generator in a state: the given one if its kind fits (others may share it), else a new one."""
+    """Return a generator with a given state.
+
+    If the given generator is of the state's kind, it is reused, since other objects may share it.
+
+    Raises:
+        ValueError: If the state is of an unknown kind of generator.
+    """
     if state is None:
         return None
     name = state["bit_generator"]
@@ -45,7 +51,7 @@ def restore_generator(generator: np.random.Generator | None, state: Plain) -> np
 
 
 def take_spaces(spaces: Iterable[gym.Space[Any] | None]) -> list[Plain]:
-    """Return the states of the generators that the spaces, and the spaces inside them, sample with."""
+    """Return the states of the generators of all spaces, including spaces inside them."""
     return [take_generator(space._np_random) for space in _walk(spaces)]
 
 
@@ -53,7 +59,7 @@ def restore_spaces(spaces: Iterable[gym.Space[Any] | None], states: Sequence[Pla
     """Restore spaces from the states of `take_spaces`.
 
     Raises:
-        ValueError: If there are fewer or more spaces inside them than states.
+        ValueError: If the numbers of spaces and states differ.
     """
     for space, state in zip(_walk(spaces), states, strict=True):
         space._np_random = restore_generator(space._np_random, state)  # type: ignore[assignment]
@@ -69,7 +75,7 @@ def _walk(spaces: Iterable[Any]) -> Iterator[gym.Space[Any]]:
 
 
 class GlobalGenerators:
-    """Python's ``random`` and NumPy's ``np.random`` in this process, newly seeded."""
+    """The generators of Python's ``random`` and NumPy's ``np.random`` in this process, newly seeded."""
 
     def __init__(self) -> None:
         """Seed both from the operating system."""

@@ -1,4 +1,4 @@
-"""The state of a MuJoCo simulation, complete enough that a restored one continues bitwise equal."""
+"""The state of a MuJoCo simulation, so complete that a restored simulation continues bitwise equal."""
 
 import re
 from typing import Any
@@ -20,20 +20,20 @@ def is_physics(env: gym.Env[Any, Any]) -> bool:
 def take_physics(env: Any) -> Plain:
     """Return the state of a task's simulation.
 
-    MuJoCo's integration state, warm start included, determines all later physics. Rewards need more: after
-    ``mj_step`` the arrays computed from positions (``xpos``, ``cinert``, ...) still belong to the state
-    before the last substep, and Ant and Humanoid measure the next step's progress from them. ``mj_forward``
-    would update them, and so change that reward; therefore they are stored too.
+    MuJoCo's integration state, which includes the warm start, determines all later physics. Rewards need
+    more: after ``mj_step`` the arrays computed from positions (``xpos``, ``cinert``, ...) still belong to the
+    state before the last substep, and Ant and Humanoid measure the next step's progress from them.
+    ``mj_forward`` would update these arrays, and so change that reward; therefore they are stored too.
 
     Args:
-        env: See `is_physics`.
+        env: One of Gymnasium's MuJoCo tasks (see `is_physics`).
 
     Returns:
-        ``integration``, one vector, and ``derived``, every float64 array whose size the model fixes.
+        ``integration``, a vector, and ``derived``, all float64 arrays whose size is fixed by the model.
         Contacts and other lists of varying length are left out: the next step recomputes them.
 
     Raises:
-        TypeError: If the model lets bodies sleep, which the integration state does not contain.
+        TypeError: If the model lets bodies sleep: the integration state does not contain which ones do.
     """
     import mujoco  # type: ignore[import-untyped]
 
@@ -75,7 +75,7 @@ def _state_kind(mujoco: Any) -> int:
 
 
 def _view_derived(mujoco: Any, env: Any) -> dict[str, NDArray[np.float64]]:
-    """Return views of the simulation's float64 arrays that have the same size in a new one."""
+    """Return views of the simulation's float64 arrays that have the same size in a new simulation."""
     new = mujoco.MjData(env.model)
     found = {}
     for name in dir(new):

@@ -13,15 +13,15 @@ _TUPLE, _SCALAR = "(tuple)", "(scalar)"  # version 0.1 stored such a value as a 
 def copy_plain(value: Any, name: str = "value") -> Plain:
     """Return a deep copy of plain data.
 
-    NumPy scalars keep their type, since an expression with an ``np.float32`` rounds differently from the
-    same with a ``float``.
+    NumPy scalars keep their type, since expressions with an ``np.float32`` round differently from expressions
+    with a ``float``.
 
     Args:
         value: Plain data.
-        name: What to call it in an error.
+        name: What to call the value in error messages.
 
     Raises:
-        TypeError: If it contains anything else.
+        TypeError: If the value contains anything other than plain data.
     """
     kind = type(value)
     if value is None or kind in (bool, int, float, str):
@@ -39,7 +39,7 @@ def copy_plain(value: Any, name: str = "value") -> Plain:
 
 
 def convert_tags(value: Plain) -> Plain:
-    """Return a state with the tuples and scalars that version 0.1 stored as tagged dicts."""
+    """Convert the tagged dicts in which version 0.1 stored tuples and scalars of a state."""
     if isinstance(value, list):
         return [convert_tags(item) for item in value]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Save and restore vector environments in checkpoints, as far as their environments allow it."""
+"""Save and restore vector environments for checkpoints, as far as their environments support it."""
 
 import sys
 from typing import Any
@@ -14,16 +14,17 @@ NORMALISER = "normaliser"
 
 
 class VecEnvCheckpointer:
-    """Take and restore states of vector environments; if one has none, keep its normaliser and reset it.
+    """Take and restore states of vector environments.
 
-    The first time that this happens, the reason is printed on stderr.
+    If a vector environment cannot give its state, only that of its normaliser is taken, and restoring resets
+    the environments. The first time that this happens, the reason is printed on stderr.
     """
 
     def __init__(self) -> None:
         self._warned = False
 
     def take(self, vec_env: VecEnv) -> dict[str, Any]:
-        """Return the state, between two steps, or the normaliser's if an environment cannot give one."""
+        """Return the state between two steps, or only the normaliser's if an environment cannot give any."""
         try:
             return take_vec_state(vec_env)
         except StateUnavailableError as error:
@@ -37,7 +38,7 @@ class VecEnvCheckpointer:
         """Restore newly made environments from a state of `take`.
 
         Returns:
-            None; or, if there was no state to take, the observations of new episodes.
+            None; or the first observations of new episodes, if the state contains only the normaliser's.
         """
         state = convert_tags(state)
         if LOST not in state:

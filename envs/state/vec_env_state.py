@@ -1,4 +1,4 @@
-"""The full state of a vector environment; a restored one continues bitwise equal."""
+"""The full state of a vector environment: a restored vector environment continues bitwise equal."""
 
 from typing import Any
 
@@ -30,7 +30,8 @@ from envs.state.plain_data import Plain, copy_plain
 from envs.vector.forwarding import ForwardingDummyVecEnv
 
 _IN_PROCESS = (DummyVecEnv, ForwardingDummyVecEnv)  # a subclass may have more state
-# Attributes that change; some are absent before the first reset, or without norm_obs. Besides: VecFrameStack.
+# {class: attributes that change}; some are absent before the first reset, or without norm_obs. VecFrameStack
+# is handled separately.
 _WRAPPERS: dict[type, tuple[str, ...]] = {
     VecCheckNan: (),
     VecExtractDictObs: (),
@@ -41,19 +42,19 @@ _WRAPPERS: dict[type, tuple[str, ...]] = {
 
 
 def take_vec_state(vec_env: VecEnv) -> State:
-    """Return all that the next steps and resets of a vector environment depend on, as plain data.
+    """Return everything that the next steps and resets of a vector environment depend on, as plain data.
 
-    Known are ``DummyVecEnv`` and SB3's wrappers except ``VecVideoRecorder``; other classes, e.g.
-    `WorkerVecEnv`, give their own state by the methods that environments may have, see `take_state`. The
-    state includes the global generators of worker processes if environments draw from them, but not this
-    process's, nor ``reset_infos``.
+    This works for ``DummyVecEnv`` and SB3's wrappers except ``VecVideoRecorder``; other classes need the
+    methods ``get_state`` and ``set_state`` (see `take_state`), as `WorkerVecEnv` has them. The state includes
+    the global generators of worker processes if environments draw from them, but neither those of this
+    process nor ``reset_infos``.
 
     Args:
-        vec_env: Between two steps.
+        vec_env: The vector environment, between two steps.
 
     Raises:
-        StateUnavailableError: If an environment or wrapper, or the vector environment itself, is not
-            known and has no such methods. Nothing is changed then.
+        StateUnavailableError: If an environment, a wrapper or the vector environment itself is of another
+            class and lacks these methods. Nothing was changed.
     """
     wrappers = []
     while isinstance(vec_env, VecEnvWrapper):
@@ -76,16 +77,18 @@ def take_vec_state(vec_env: VecEnv) -> State:
 def restore_vec_state(vec_env: VecEnv, state: State) -> None:
     """Restore a vector environment, e.g. a newly made one, from a state of `take_vec_state`.
 
-    It need not have been reset, and continues where the other stopped: the learner acts next upon the
+    It need not have been reset. It continues where the other stopped: the learner must act next on the
     observations that it received last. A state of environments in this process can be restored into
     workers and vice versa, and into another number of workers.
 
     Args:
-        vec_env: Of the same number of environments, made and wrapped alike by the same versions of packages.
+        vec_env: A vector environment with the same number of environments and the same wrappers, made with
+            the same versions of packages.
         state: What `take_vec_state` returned; it is not changed.
 
     Raises:
-        ValueError: If the state is of a vector environment that was made differently. Reset after any error.
+        ValueError: If the state is of a vector environment that was made differently. After any error, reset
+            the vector environment.
         StateUnavailableError: See `check_portable`.
     """
     wrappers = []
@@ -98,7 +101,7 @@ def restore_vec_state(vec_env: VecEnv, state: State) -> None:
             f"expected a state of {vec_env.num_envs} environments within {expected}, got one of "
             f"{state['n_envs']} within {names}; use the number and the wrappers that it was taken with"
         )
-    # Spaces first: the first environment in this process may share them.
+    # Restore the spaces first: the first environment of a DummyVecEnv may share them.
     restore_spaces((vec_env.action_space, vec_env.observation_space), state["spaces"])
     _restore_core(vec_env, state["kept"])
     vec_env._seeds, vec_env._options = copy_plain(state["seeds"]), copy_plain(state["options"])
@@ -133,14 +136,14 @@ def _restore_core(vec_env: VecEnv, kept: Plain) -> None:
 
 
 def check_portable(state: Plain) -> None:
-    """Check that a state does not depend on which workers the environments were in.
+    """Check that a state does not depend on which environments shared a worker.
 
     Args:
-        state: Of a `WorkerVecEnv` or ``DummyVecEnv``, without its wrappers.
+        state: The state of a `WorkerVecEnv` or ``DummyVecEnv``, without its wrappers.
 
     Raises:
         StateUnavailableError: If environments drew from the global generators of their worker, or if the
-            truncated episodes of a replaced worker were not yet reported.
+            truncated episodes of a replaced worker have not been reported yet.
     """
     workers = state["workers"]
     if workers is not None and (
@@ -153,7 +156,11 @@ def check_portable(state: Plain) -> None:
 
 
 def take_wrapper(wrapper: VecEnvWrapper) -> Plain:
-    """Return the state of one wrapper, without what it wraps."""
+    """Return the state of one wrapper, without that of what it wraps.
+
+    Raises:
+        StateUnavailableError: If the wrapper cannot give its state.
+    """
     if isinstance(wrapper, VecMonitor) and wrapper.results_writer is not None:
         raise StateUnavailableError(
             "the VecMonitor writes its episodes to a file, and restoring a state would not remove lines "
@@ -187,12 +194,12 @@ def restore_wrapper(wrapper: VecEnvWrapper, kept: Plain) -> None:
 
 
 def _stacks(stack: StackedObservations[Any]) -> list[Any]:
-    """Return the stack of an array, or those of a dict's arrays."""
+    """Return the stack of an array observation, or the stacks of a dict observation's arrays."""
     return list(getattr(stack, "sub_stacked_observations", {"": stack}).values())
 
 
 def _take_value(value: Any) -> Plain:
-    """Return plain data, running moments, or those of each key, as plain data."""
+    """Return a value as plain data; it may be plain data, running moments, or a dict of them."""
     if isinstance(value, dict):
         return {key: _take_value(item) for key, item in value.items()}
     return copy_plain(vars(value) if isinstance(value, RunningMeanStd) else value)

@@ -1,1 +1,1 @@
-"""Four small tasks whose answers are known in closed form."""
+"""Four small tasks with known solutions in closed form."""

@@ -15,18 +15,18 @@ WHITE = 255
 class Catch(gym.Env[Image, np.int64]):
     """A ball falls straight through a grid; a paddle in the bottom row must be below it at the end.
 
-    The rules of bsuite's catch (Osband et al. 2020, "Behaviour suite for reinforcement learning"): the
-    ball begins in the top row, in a uniformly random column, and falls one row per step; the paddle begins
-    in the middle and moves left (0), stays (1) or moves right (2), stopped by the walls. An episode has
-    rows - 1 steps. The last one's reward is +1 if the ball is caught and -1 if not; all others' are 0.
+    The rules are those of bsuite's catch (Osband et al. 2020, "Behaviour suite for reinforcement learning").
+    The ball starts in the top row, in a uniformly random column, and falls one row per step. The paddle
+    starts in the middle and moves left (0), stays (1) or moves right (2); walls stop it. An episode has
+    rows - 1 steps. The reward of the last step is +1 if the ball is caught and -1 if not; all others are 0.
 
     The observation is an image (rows · cell, columns · cell, 1) of uint8: every cell of the grid is a
     square of pixels, white for ball and paddle, black elsewhere. The defaults give 80 by 40 pixels;
-    SB3's NatureCNN needs 36 by 36. One image is the full state: only the paddle moves sideways.
+    SB3's NatureCNN needs 36 by 36. One image shows the full state, since only the paddle moves sideways.
 
-    The best and the uninformed return are known exactly, see `optimal_return` and `blind_return`: a policy
-    that uses the image can always get +1, one that does not gets 2 / columns - 1 in expectation. That is
-    -0.6 by default, as for a uniformly random policy, so any higher return was learnt from the pixels.
+    Two returns are known exactly (see `optimal_return` and `blind_return`): a policy that uses the image can
+    always get +1; one that does not, e.g. a random one, gets 2 / columns - 1 in expectation, by default -0.6.
+    So any significantly higher return was learnt from the pixels.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (as gym.Env)
@@ -37,14 +37,14 @@ class Catch(gym.Env[Image, np.int64]):
         """Set the size of grid and image.
 
         Args:
-            rows: Of the grid, at least 2.
-            columns: Of the grid, at least 1 and at most 2 · rows - 1, so that every ball can be
+            rows: Rows of the grid, at least 2.
+            columns: Columns of the grid, at least 1 and at most 2 · rows - 1, so that every ball can be
                 reached in time.
             cell: The side of a cell in pixels, at least 1.
             render_mode: None or ``"rgb_array"``.
 
         Raises:
-            ValueError: If a size or the render mode is not one of these.
+            ValueError: If a size is out of range, or the render mode is unknown.
         """
         if not (rows >= 2 and 1 <= columns <= 2 * rows - 1 and cell >= 1):
             raise ValueError(
@@ -91,14 +91,14 @@ class Catch(gym.Env[Image, np.int64]):
 
     @property
     def optimal_return(self) -> float:
-        """The return of the best policy, in every episode: rows - 1 steps reach either wall."""
+        """The return of the best policy, in every episode: in rows - 1 steps it can reach either wall."""
         return 1.0
 
     @property
     def blind_return(self) -> float:
         """The expected return of any policy that does not use the image, e.g. a random one.
 
-        The ball's column is uniform and independent of the paddle's last one, so the two are equal
-        with probability 1 / columns.
+        The ball's column is uniform and independent of the paddle's final column, so the two are equal with
+        probability 1 / columns.
         """
         return 2 / self.columns - 1

@@ -24,8 +24,8 @@ class GaussianBandit(gym.Env[Observation, Observation]):
 
         Args:
             target: The best action, (d,).
-            action_bound: The action space is [-action_bound, action_bound]^d. Actions are
-                not clipped here.
+            action_bound: The action space is [-action_bound, action_bound]^d. The environment does not clip
+                actions.
 
         Raises:
             ValueError: If the target is not a vector inside the bounds.
@@ -54,7 +54,7 @@ class GaussianBandit(gym.Env[Observation, Observation]):
 
     @property
     def optimal_reward(self) -> float:
-        """The supremum of the expected reward: that of mean = target as std goes to 0."""
+        """The supremum of the expected reward, approached with mean = target as std goes to 0."""
         return 0.0
 
     def expected_reward(self, mean: ArrayLike, std: ArrayLike) -> float:
@@ -65,18 +65,18 @@ class GaussianBandit(gym.Env[Observation, Observation]):
             std: (d,) or a scalar, at least 0.
 
         Raises:
-            ValueError: If a shape does not fit or a standard deviation is negative.
+            ValueError: If a shape is wrong or a standard deviation is negative.
         """
         error, std = self._error_and_std(mean, std)
         return -float(error @ error + std @ std)
 
     def expected_reward_gradient(self, mean: ArrayLike, std: ArrayLike) -> tuple[Array, Array]:
-        """Return the gradient of `expected_reward` in (mean, log std): two vectors (d,).
+        """Return the gradient of `expected_reward` with respect to (mean, log std): two vectors (d,).
 
         They are -2(mean - target) and -2 std².
 
         Raises:
-            ValueError: If a shape does not fit or a standard deviation is negative.
+            ValueError: If a shape is wrong or a standard deviation is negative.
         """
         error, std = self._error_and_std(mean, std)
         return -2 * error, -2 * std**2

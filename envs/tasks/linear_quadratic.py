@@ -1,4 +1,4 @@
-"""The discounted linear-quadratic regulator: a continuous task with a known optimum."""
+"""The discounted linear-quadratic regulator: a continuous task with a known optimal policy."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ from scipy.linalg import solve, solve_discrete_are, solve_discrete_lyapunov
 Array = NDArray[np.float64]
 Observation = NDArray[np.float32]
 
-# A double integrator with decay: position and velocity both decay slowly by themselves (spectral
-# radius 0.95), so that a zero action has a finite cost at every discount, while the optimal policy's
-# is 6 (gamma 0.95) to 10 (gamma 0.99) times lower.
+# A double integrator with decay: without actions, position and velocity decay slowly (spectral radius 0.95),
+# so zero actions have a finite cost at every discount. The cost of the optimal policy is 6 times (gamma 0.95)
+# to 10 times (gamma 0.99) lower.
 _A = ((0.95, 0.3), (0.0, 0.9))
 _B = ((0.0,), (0.3,))
 _Q = ((1.0, 0.0), (0.0, 1.0))
@@ -30,8 +30,8 @@ class LinearQuadratic(gym.Env[Observation, Observation]):
     An episode ends only by truncation, at Gymnasium's time limit: an agent that does not
     bootstrap from the last state does not reach the optimum.
 
-    Closed forms after Bertsekas, Dynamic Programming and Optimal Control, vol. II: a discount
-    gamma is the undiscounted problem with sqrt(gamma) A and sqrt(gamma) B.
+    The closed forms follow Bertsekas, Dynamic Programming and Optimal Control, vol. II: a problem with
+    discount gamma is equivalent to the undiscounted one with sqrt(gamma) A and sqrt(gamma) B.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (declared so by gym.Env)
@@ -59,7 +59,7 @@ class LinearQuadratic(gym.Env[Observation, Observation]):
             action_bound: The action space is [-action_bound, action_bound]^m.
 
         Raises:
-            ValueError: If shapes do not fit, Q or R is not a cost, or a scale is negative.
+            ValueError: If shapes do not match, Q or R is not as above, or a scale is negative.
         """
         self.A, self.B, self.Q, self.R = (np.array(M, dtype=np.float64) for M in (A, B, Q, R))
         self.noise, self.initial_scale = float(noise), float(initial_scale)
@@ -95,7 +95,7 @@ class LinearQuadratic(gym.Env[Observation, Observation]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Draw a first state; `options` is not used."""
+        """Draw an initial state; `options` is not used."""
         super().reset(seed=seed)
         self._state = self.initial_scale * self.np_random.standard_normal(len(self.A))
         return self._state.astype(np.float32), {}
@@ -134,10 +134,11 @@ class LinearQuadratic(gym.Env[Observation, Observation]):
     ) -> float:
         """Return the expected discounted cost E Σ gammaᵗ (xᵀQx + uᵀRu) of an infinite episode.
 
-        The policy is u = -K x + b + action_std ε with ε ~ N(0, I). With a one appended to the state,
-        z = (x, 1), it is linear, and so is the closed loop z' = M z; its cost-to-go is zᵀPz plus a
-        constant, where P = C + gamma MᵀPM with the stage cost C. The noise that enters the state, of
-        covariance W = noise² I + action_std² BBᵀ, costs tr(PW) at every later step.
+        The policy is u = -K x + b + action_std ε with ε ~ N(0, I). With a 1 appended to the state,
+        z = (x, 1), the policy is linear, and so is the closed loop z' = M z. Its cost-to-go is zᵀPz plus a
+        constant, where P = C + gamma MᵀPM with the stage cost C. Noise with the covariance
+        W = noise² I + action_std² BBᵀ is added to the state in every step, and costs tr(PW) from the next
+        step on.
 
         Args:
             gain: K, of shape (m, n).
@@ -146,11 +147,11 @@ class LinearQuadratic(gym.Env[Observation, Observation]):
             action_std: Standard deviation of each action's exploration noise.
 
         Returns:
-            The cost, from the initial distribution; ``inf`` if sqrt(gamma) (A - BK)
+            The cost, in expectation over the initial state; ``inf`` if sqrt(gamma) (A - BK)
             is not stable.
 
         Raises:
-            ValueError: If `gamma` is not in (0, 1) or a shape does not fit.
+            ValueError: If `gamma` is not in (0, 1) or a shape is wrong.
         """
         _check_discount(gamma)
         K = np.asarray(gain, dtype=np.float64)
@@ -174,7 +175,7 @@ class LinearQuadratic(gym.Env[Observation, Observation]):
         return float(self.initial_scale**2 * np.trace(P[:n, :n]) + P[n, n] + per_step / (1 - gamma))
 
     def optimal_cost(self, gamma: float) -> float:
-        """Return the least expected discounted cost of any policy, see `cost`."""
+        """Return the lowest expected discounted cost of any policy (see `cost`)."""
         return self.cost(self.optimal_gain(gamma), gamma)
 
 

@@ -1,4 +1,4 @@
-"""Kakade's two-state chain, on which the plain policy gradient stalls and the natural one does not."""
+"""Kakade's two-state chain, on which the plain policy gradient stalls but the natural gradient does not."""
 
 from typing import Any
 
@@ -15,15 +15,15 @@ STAY_REWARDS = (1.0, 2.0)
 class TwoStateChain(gym.Env[np.int64, np.int64]):
     """Two states, each with a self-loop: the reward for staying is 1 in state 0 and 2 in state 1.
 
-    Action 0 stays, action 1 moves to the other state, with reward 0. The best policy moves
-    to state 1 and stays there, for an average reward of 2. The plain gradient weights state 1
+    Action 0 stays; action 1 moves to the other state, with reward 0. The best policy moves
+    to state 1 and stays there, for an average reward of 2. The plain gradient weights each state
     by how often it is visited: it first learns to stay in state 0, which makes visits to
-    state 1 rare, and remains near an average reward of 1 for long. The natural gradient divides that
-    weight out (the two-state MDP in S. Kakade, A Natural Policy Gradient, NIPS 14, 2001).
+    state 1 rare, and remains near an average reward of 1 for a long time. The natural gradient divides
+    that weight out (the two-state MDP in S. Kakade, A Natural Policy Gradient, NIPS 14, 2001).
 
     The functions take ``stay`` (2,), the probability of staying in each state; in the logit
-    parametrisation stay = sigmoid(theta), one parameter per state. Never terminates; every
-    episode starts in state 0.
+    parametrisation stay = sigmoid(theta), with one parameter per state. Every episode starts in state 0 and
+    never terminates.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (declared so by gym.Env)
@@ -50,14 +50,14 @@ class TwoStateChain(gym.Env[np.int64, np.int64]):
 
     @staticmethod
     def stationary_distribution(stay: ArrayLike) -> Array:
-        """Return how often each state is visited in the long run, (2,), summing to 1.
+        """Return the long-run fraction of steps in each state, (2,).
 
-        The flow out of either state is the flow into the other: the distribution
-        is proportional to (1 - stay[1], 1 - stay[0]).
+        The flow from state 0 to 1 equals that from 1 to 0, so the fractions are proportional to
+        (1 - stay[1], 1 - stay[0]).
 
         Raises:
-            ValueError: If `stay` is not two probabilities, or both are 1: then the chain
-                never leaves its first state.
+            ValueError: If `stay` is not two probabilities, or if both are 1, so that the chain never leaves
+                its first state.
         """
         p = np.asarray(stay, dtype=np.float64)
         if p.shape != (2,) or not np.all((p >= 0) & (p <= 1)) or np.all(p == 1):
@@ -80,7 +80,7 @@ class TwoStateChain(gym.Env[np.int64, np.int64]):
 
     @staticmethod
     def average_reward_gradient(stay: ArrayLike) -> Array:
-        """Return deta/dtheta (2,) in the logits of staying, theta = log(stay / (1 - stay)).
+        """Return deta/dtheta (2,) for the logits of staying, theta = log(stay / (1 - stay)).
 
         Raises:
             ValueError: See `stationary_distribution`.

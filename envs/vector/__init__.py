@@ -1,1 +1,1 @@
-"""Vector environments of other libraries as SB3 vector environments."""
+"""Use vector environments of other libraries as SB3 vector environments."""

@@ -1,4 +1,4 @@
-"""EnvPool's environments, which step in C++ threads, as an SB3 vector environment."""
+"""EnvPool's environments, which run in C++ threads, as an SB3 vector environment."""
 
 import copy
 import difflib
@@ -28,20 +28,20 @@ _NOT_TASK_KWARGS = {"num_threads", "thread_affinity_offset", "max_episode_steps"
 class EnvPoolVecEnv(VecEnv):
     """Environments of EnvPool with the semantics of SB3's vector environments.
 
-    By default EnvPool resets an ended episode in the *next* step, which ignores the action and has
-    reward 0. Here the environments that end are reset by their ids within the same step, so that every
-    step is one true transition per environment.
+    By default EnvPool resets an environment in the step *after* its episode has ended; that step ignores the
+    action and has reward 0. Here these environments are reset by their ids within the same step, so that
+    every step is one true transition per environment.
 
-    Time limits are counted here, and EnvPool's own is set one step later: EnvPool 1.2.5 reports an
-    episode that terminates exactly at its limit as truncated, Gymnasium as both. This requires a known
-    limit, from Gymnasium's registry or `env_kwargs`; otherwise EnvPool's limit and flag apply.
+    Time limits are counted here, and EnvPool's own limit is set one step later: if an episode terminates
+    exactly at its limit, EnvPool 1.2.5 reports it as truncated only, but Gymnasium as both. This requires a
+    known limit, from Gymnasium's registry or `env_kwargs`; otherwise EnvPool's limit and flag apply.
 
     Infos have SB3's entries ``TimeLimit.truncated``, ``terminal_observation`` and ``episode``, so that
     no ``Monitor`` is needed (`env_is_wrapped` reports one). EnvPool's other arrays, e.g.
     ``x_position``, are left out: they are fewer than Gymnasium's for the same task, and splitting
     them into dicts would cost time at every step.
 
-    EnvPool takes seeds only when it builds its environments, so a `seed` rebuilds them at the next reset.
+    EnvPool takes seeds only when it builds its environments, so after `seed` the next reset rebuilds them.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class EnvPoolVecEnv(VecEnv):
             env_id: One of ``envpool.list_all_envs()``.
             n_envs: The number of environments, at least 1.
             seed: Environment i is seeded with ``seed + i``; None draws a seed from NumPy's global state.
-            env_kwargs: EnvPool's options of the task, e.g. ``max_episode_steps``; ``num_threads``
-                defaults to the number of usable cores, at most `n_envs`.
+            env_kwargs: EnvPool's options for the task, e.g. ``max_episode_steps``; ``num_threads``
+                defaults to the number of usable cores, but at most `n_envs`.
 
         Raises:
             MissingExtraError: If EnvPool is not installed.
             UnknownEnvironmentError: If EnvPool has no such task.
-            ValueError: If EnvPool does not know an option, or if its task has several players or spaces
+            ValueError: If EnvPool does not know an option, or if its task has several players, or spaces
                 that differ from Gymnasium's.
         """
         self._envpool = _import_envpool()
@@ -103,7 +103,7 @@ class EnvPoolVecEnv(VecEnv):
             pool = self._envpool.make_gymnasium(
                 self._env_id, num_envs=self._n_envs, seed=seeds, **self._kwargs
             )
-            with warnings.catch_warnings():  # of Gymnasium, about EnvPool's spaces
+            with warnings.catch_warnings():  # Gymnasium warns about EnvPool's spaces
                 warnings.filterwarnings("ignore", ".*precision lowered by casting", UserWarning)
                 _ = pool.observation_space, pool.action_space
         except (TypeError, AssertionError) as error:
@@ -119,7 +119,7 @@ class EnvPoolVecEnv(VecEnv):
         self._pool, self._built_with, self._fresh = pool, seeds, True
 
     def reset(self) -> VecEnvObs:
-        """Reset every environment; rebuild them if `seed` was called since the last reset.
+        """Reset all environments; rebuild them if `seed` was called since the last reset.
 
         Raises:
             ValueError: If options were set for this reset; EnvPool takes none.
@@ -140,7 +140,7 @@ class EnvPoolVecEnv(VecEnv):
         self._pool.send(np.asarray(actions))
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Return the step's results; if an episode has ended, with the first observation of the next."""
+        """Return the step's results; if an episode has ended, the observation is the next episode's first."""
         observations, rewards, terminated, truncated, _ = self._pool.recv()
         truncated = truncated | (self._statistics.lengths + 1 >= self._limit)
         dones, infos = self._statistics.step(rewards, terminated, truncated)
@@ -157,7 +157,7 @@ class EnvPoolVecEnv(VecEnv):
         self._pool.close()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return an attribute of the pool, ``spec`` as Gymnasium registers it, for each index.
+        """Return an attribute of the pool once per index; ``spec`` is that of Gymnasium's registry.
 
         Raises:
             AttributeError: If the pool does not have it; single environments are not accessible.
@@ -191,7 +191,7 @@ class EnvPoolVecEnv(VecEnv):
         return [self._pool.render(i, *method_args, **method_kwargs) for i in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """Return True for SB3's ``Monitor``, whose ``episode`` entries the infos have, else False."""
+        """Return True for SB3's ``Monitor``, since infos have its entry ``episode``; False for all others."""
         return [wrapper_class is Monitor for _ in self._get_indices(indices)]
 
     def get_images(self) -> list[NDArray[np.uint8]]:
@@ -215,9 +215,9 @@ def _import_envpool() -> Any:
 def _find_spaces(
     pool: Any, spec: EnvSpec | None, task_kwargs: dict[str, Any]
 ) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
-    """Return observation and action space, Gymnasium's own if it can build the task.
+    """Return observation and action space: Gymnasium's own if it can build the task, else EnvPool's.
 
-    EnvPool's differ in details that do not affect a step (float64 actions, bounds), but SB3 compares
+    EnvPool's spaces differ in details that do not affect a step (float64 actions, bounds), but SB3 compares
     spaces when it loads a model.
     """
     observation, action = pool.observation_space, pool.action_space
@@ -227,7 +227,7 @@ def _find_spaces(
         return observation, action
     try:
         env = gym.make(spec, **task_kwargs)
-    except (gym.error.Error, ImportError, TypeError):  # TypeError: an option of EnvPool only
+    except (gym.error.Error, ImportError, TypeError):  # TypeError: an option that only EnvPool has
         return observation, action
     theirs = env.observation_space, env.action_space
     env.close()
@@ -241,5 +241,5 @@ def _find_spaces(
 
 
 def _describe_layout(space: Any) -> tuple[Any, ...]:
-    """Return what two spaces must share for arrays of one to be arrays of the other."""
+    """Return what must be equal in two spaces for their elements to be interchangeable."""
     return type(space), space.shape, space.dtype, getattr(space, "n", None)

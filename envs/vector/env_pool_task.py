@@ -1,4 +1,4 @@
-"""One environment of EnvPool as a Gymnasium environment, e.g. to evaluate on a task that only EnvPool has."""
+"""A single EnvPool environment as a Gymnasium environment, e.g. to evaluate tasks that only EnvPool has."""
 
 from typing import Any
 
@@ -9,17 +9,17 @@ from envs.vector.env_pool import EnvPoolVecEnv
 
 
 class EnvPoolTask(gym.Env[Any, Any]):
-    """A task of EnvPool; a reset with a seed builds it anew, since EnvPool takes seeds only then."""
+    """A task of EnvPool; a reset with a seed rebuilds it, since EnvPool takes seeds only when it is built."""
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (as gym.Env)
 
     def __init__(self, task: str, render_mode: str | None = None, **kwargs: Any) -> None:
-        """Build it.
+        """Build the task.
 
         Args:
             task: One of ``envpool.list_all_envs()``.
             render_mode: None or ``"rgb_array"``.
-            kwargs: EnvPool's options of the task.
+            kwargs: EnvPool's options for the task.
         """
         options = {"render_mode": render_mode, **kwargs} if render_mode else kwargs
         self._vec_env = EnvPoolVecEnv(task, 1, env_kwargs=options)
@@ -28,7 +28,7 @@ class EnvPoolTask(gym.Env[Any, Any]):
         self.render_mode = render_mode
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode."""
+        """Start an episode; `options` is not used."""
         super().reset(seed=seed)
         if seed is not None:
             self._vec_env.seed(seed)
@@ -36,7 +36,7 @@ class EnvPoolTask(gym.Env[Any, Any]):
         return observations[0], {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Step."""
+        """Make one step."""
         observations: Any
         observations, rewards, dones, infos = self._vec_env.step(np.array([action]))
         done, truncated = bool(dones[0]), bool(infos[0]["TimeLimit.truncated"])
@@ -44,7 +44,7 @@ class EnvPoolTask(gym.Env[Any, Any]):
         return observation, float(rewards[0]), done and not truncated, truncated, {}
 
     def render(self) -> Any:
-        """Return a picture (height, width, 3)."""
+        """Return a frame (height, width, 3)."""
         return self._vec_env.get_images()[0]
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Returns and lengths of the current episodes of many environments, counted as arrays."""
+"""Returns and lengths of the current episodes of many environments, as arrays."""
 
 import time
 from typing import Any
@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 
 class EpisodeStatistics:
-    """Count what SB3's ``Monitor`` counts, for n environments at once.
+    """Record what SB3's ``Monitor`` records, for n environments at once.
 
-    Python loops only over the environments whose episode ends: a step of 64 environments takes a
-    few microseconds.
+    There is a Python loop only over the environments whose episode ends, so counting a step of 64
+    environments takes a few microseconds.
     """
 
     def __init__(self, n_envs: int) -> None:
@@ -25,13 +25,13 @@ class EpisodeStatistics:
         self._start = time.time()
 
     def restart(self) -> None:
-        """Restart every count, as a reset of every environment requires."""
+        """Set all counts to zero, after a reset of all environments."""
         self._returns[:] = 0.0
         self._lengths[:] = 0
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """The steps (n,) of the current episodes so far."""
+        """The number of steps of each current episode so far, (n,)."""
         return self._lengths
 
     def step(
@@ -47,7 +47,7 @@ class EpisodeStatistics:
         Returns:
             dones (n,), and a new info per environment: ``TimeLimit.truncated`` (truncated and not
             terminated), and, if an episode ended, ``episode`` with its return ``r``, length ``l``, and the
-            seconds ``t`` since these statistics began, as in SB3's ``Monitor``.
+            seconds ``t`` since this object was made, as in SB3's ``Monitor``.
         """
         self._returns += rewards
         self._lengths += 1

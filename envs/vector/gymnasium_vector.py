@@ -23,35 +23,35 @@ Info = dict[str, Any]
 class GymnasiumVecEnv(VecEnv):
     """A Gymnasium ``VectorEnv`` in any autoreset mode, with SB3's semantics.
 
-    A step returns one transition per environment; if an episode ends, the observation is the
-    first of the next, and the last is in ``infos[i]["terminal_observation"]``. The three modes
-    give the same bits:
+    A step returns one transition per environment. If an episode ends, the observation is the first of the
+    next episode, and the last one is in ``infos[i]["terminal_observation"]``. The three modes give bitwise
+    equal results:
 
-    - SAME_STEP resets this way by itself;
-    - DISABLED resets the ended environments on request, by ``options["reset_mask"]``;
-    - NEXT_STEP, Gymnasium's default, would take a whole step for the reset, and return a transition
-      that ignored its action. It is reset before that step, see `find_partial_reset`.
+    - SAME_STEP resets in this way by itself;
+    - DISABLED resets environments on request, by ``options["reset_mask"]``;
+    - NEXT_STEP, Gymnasium's default, would use the whole next step for the reset, and return a transition
+      that ignores its action. Instead, environments are reset before that step (see `find_partial_reset`).
 
-    Episodes are counted as SB3's ``Monitor`` does, so that none is needed (`env_is_wrapped` reports
-    one). Infos are Gymnasium's, one dict per environment with the keys it has, see also
-    `move_own_episode`; those of a reset are in ``reset_infos``. Rewards are float32, as those of SB3's
+    Episodes are recorded as SB3's ``Monitor`` does, so that no Monitor is needed (`env_is_wrapped` reports
+    one). Infos are Gymnasium's, converted to one dict per environment with the keys that it has (see also
+    `move_own_episode`); those of a reset are in ``reset_infos``. Rewards are float32, as in SB3's
     ``DummyVecEnv``.
     """
 
     def __init__(
         self, vector_env: VectorEnv[Any, Any, Any], *, partial_reset: PartialReset | None = None
     ) -> None:
-        """Wrap the vector environment; do not step it elsewhere.
+        """Wrap the vector environment, which must not be stepped elsewhere.
 
         Args:
-            vector_env: E.g. from ``gymnasium.make_vec``.
-            partial_reset: For a NEXT_STEP environment for which `find_partial_reset` finds no function:
-                takes it and a mask (n,), resets the environments under the mask and no others,
-                and returns all observations (n, ...) and the infos.
+            vector_env: The vector environment, e.g. from ``gymnasium.make_vec``.
+            partial_reset: For a NEXT_STEP environment for which `find_partial_reset` finds no function. It
+                takes the vector environment and a mask (n,), resets only the environments where the mask is
+                true, and returns the observations (n, ...) and infos of all.
 
         Raises:
             ValueError: If the vector environment does not declare its autoreset mode, or if that is
-                NEXT_STEP and some environments cannot be reset alone.
+                NEXT_STEP and it cannot reset some environments without stepping the others.
         """
         mode = vector_env.metadata.get("autoreset_mode")
         if not isinstance(mode, AutoresetMode):
@@ -70,14 +70,15 @@ class GymnasiumVecEnv(VecEnv):
         )
 
     def reset(self) -> VecEnvObs:
-        """Reset every environment; after `seed`, environment i with ``seed + i``.
+        """Reset all environments; after a call of `seed`, environment i with ``seed + i``.
 
         Raises:
             ValueError: If `set_options` gave the environments different options.
         """
         if any(options != self._options[0] for options in self._options):
             raise ValueError("expected equal reset options; a VectorEnv takes one dict for all environments")
-        # Gymnasium's own convention for an int is SB3's too; natively vectorised environments take no list.
+        # Given an int, Gymnasium seeds environment i with seed + i, as SB3 does. A list would not work in
+        # natively vectorised environments.
         observations, infos = self.vector_env.reset(seed=self._seeds[0], options=self._options[0] or None)
         self._reset_seeds()
         self._reset_options()
@@ -123,7 +124,7 @@ class GymnasiumVecEnv(VecEnv):
         self.vector_env.close()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return an attribute of single environments, or of a natively vectorised one for each index."""
+        """Return an attribute of each environment, or that of a natively vectorised one, once per index."""
         if hasattr(self.vector_env, "get_attr"):
             values = self.vector_env.get_attr(attr_name)
         else:
@@ -134,7 +135,7 @@ class GymnasiumVecEnv(VecEnv):
         """Set an attribute of single environments.
 
         Raises:
-            NotImplementedError: If the environment is natively vectorised and has no single ones.
+            NotImplementedError: If the vector environment has no single environments.
         """
         if not hasattr(self.vector_env, "set_attr"):
             raise NotImplementedError(f"{self.vector_env} cannot set {attr_name!r}; set it before wrapping.")
@@ -148,7 +149,7 @@ class GymnasiumVecEnv(VecEnv):
         """Call a method of single environments.
 
         Raises:
-            NotImplementedError: If the vector environment has no single ones, or cannot call some alone.
+            NotImplementedError: If there are no single environments, or only all of them can be called.
         """
         chosen = list(self._get_indices(indices))
         inner = self.vector_env.unwrapped
@@ -162,7 +163,7 @@ class GymnasiumVecEnv(VecEnv):
         )
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """Return whether environments have a wrapper; True for ``Monitor``, whose counts are made here."""
+        """Return whether environments have a wrapper; True for ``Monitor``, whose infos are made here."""
         inner = self.vector_env.unwrapped
         envs = inner.envs if isinstance(inner, SyncVectorEnv) else None
         return [
@@ -179,8 +180,8 @@ class GymnasiumVecEnv(VecEnv):
 def _split(infos: Info, n_envs: int, leave_out: Iterable[str] = ()) -> list[Info]:
     """Return one dict per environment, with the keys that it has.
 
-    Gymnasium's infos have for each key an array (n,), or a dict of such, and under ``_key`` a mask (n,)
-    of the environments that have it.
+    In Gymnasium's infos, each key has an array (n,) or a dict of such arrays, and ``_key`` has a mask (n,) of
+    the environments that have the key.
     """
     split: list[Info] = [{} for _ in range(n_envs)]
     for key, values in infos.items():

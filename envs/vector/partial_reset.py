@@ -9,11 +9,11 @@ from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
-# (vector environment, mask (n,)) -> observations (n, ...), new ones under the mask; infos
+# (vector environment, mask (n,)) -> observations (n, ...), new ones where the mask is true; infos
 PartialReset = Callable[[VectorEnv[Any, Any, Any], NDArray[np.bool_]], tuple[Any, dict[str, Any]]]
 
-# A reset outside a step leaves these wrappers correct. Others it does not: e.g. NormalizeReward drops the
-# first reward after a done, which it assumes to be that of the reset step.
+# These wrappers stay correct if a reset happens outside a step. Others do not: e.g. NormalizeReward ignores
+# the first reward after a done, which it assumes to be that of the reset step.
 _STATELESS = (
     wrappers.vector.RecordEpisodeStatistics,
     wrappers.vector.TransformAction,
@@ -26,19 +26,19 @@ _STATELESS = (
 
 
 def reset_by_mask(env: VectorEnv[Any, Any, Any], mask: NDArray[np.bool_]) -> tuple[Any, dict[str, Any]]:
-    """Reset through Gymnasium's own option, which ``AutoresetMode.DISABLED`` guarantees to support."""
+    """Reset by Gymnasium's own option, which every environment in ``AutoresetMode.DISABLED`` supports."""
     return env.reset(options={"reset_mask": mask.copy()})
 
 
 def reset_by_step(env: VectorEnv[Any, Any, Any], mask: NDArray[np.bool_]) -> tuple[Any, dict[str, Any]]:
-    """Take the step that resets; correct if every environment has ended, e.g. the only one."""
+    """Make the step that resets; correct only if all episodes have ended, e.g. with a single environment."""
     action = env.action_space.sample()
     observations, _, _, _, infos = env.step(action)
     return observations, infos
 
 
 def _reset_cartpole(env: VectorEnv[Any, Any, Any], mask: NDArray[np.bool_]) -> tuple[Any, dict[str, Any]]:
-    """Do to the masked columns of Gymnasium's vectorised CartPole what its next step would do."""
+    """Reset the masked environments of Gymnasium's vectorised CartPole as its next step would do it."""
     assert isinstance(env, CartPoleVectorEnv) and env.state is not None
     env.state[:, mask] = env.np_random.uniform(env.low, env.high, size=(4, int(mask.sum())))
     env.steps[mask] = 0
@@ -53,8 +53,8 @@ def find_partial_reset(env: VectorEnv[Any, Any, Any]) -> PartialReset:
         env: A vector environment whose mode is NEXT_STEP or DISABLED.
 
     Raises:
-        ValueError: If there is none. In NEXT_STEP the reset of one environment takes a step of all, for
-            which the others would need actions that are not chosen yet.
+        ValueError: If there is none. In NEXT_STEP, the reset of one environment takes a step of all, for
+            which the others would need actions that have not been chosen yet.
     """
     if env.metadata["autoreset_mode"] is AutoresetMode.DISABLED:
         return reset_by_mask
@@ -63,8 +63,8 @@ def find_partial_reset(env: VectorEnv[Any, Any, Any]) -> PartialReset:
     inner: Any = env
     while isinstance(inner, _STATELESS):
         inner = inner.env
-    # Gymnasium's two accept the mask in every mode. Async without shared memory does too, but its
-    # workers (of 1.4.0) reset again at the next step.
+    # These two of Gymnasium's accept the mask in every mode. AsyncVectorEnv without shared memory does too,
+    # but its workers (in Gymnasium 1.4.0) reset again at the next step.
     if isinstance(inner, SyncVectorEnv) or (isinstance(inner, AsyncVectorEnv) and inner.shared_memory):
         return reset_by_mask
     if type(env) is CartPoleVectorEnv:

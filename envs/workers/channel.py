@@ -20,7 +20,7 @@ class Channel:
 
     Args:
         end: One end of a socket pair; the channel owns it.
-        timeout: Seconds that a send, or the rest of a message, may block, None for no limit.
+        timeout: Seconds that sending a message, or receiving the rest of one, may block; None for no limit.
     """
 
     def __init__(self, end: socket.socket, timeout: float | None = None) -> None:
@@ -40,7 +40,7 @@ class Channel:
         return self._socket.fileno()
 
     def send(self, message: bytes, descriptor: int | None = None) -> None:
-        """Send one message, and with it a duplicate of an open file's descriptor if one is given.
+        """Send one message and, if given, a duplicate of an open file's descriptor.
 
         Raises:
             OSError: If the other end is closed, or reads nothing until the timeout.
@@ -54,7 +54,8 @@ class Channel:
         """Wait until a message arrives or the other end is closed.
 
         Args:
-            deadline: Returns when to give up, by `time.monotonic`; called again when that time has come.
+            deadline: Returns when to give up, in the seconds of `time.monotonic`. It is called again at that
+                time, and may then return a later one.
 
         Raises:
             TimeoutError: At the deadline.
@@ -77,7 +78,7 @@ class Channel:
 
         Raises:
             EOFError: If the other end is closed.
-            OSError: The same, or nothing arrives until the timeout.
+            OSError: Likewise, or if nothing arrives until the timeout.
         """
         data, ancillary, _, _ = self._socket.recvmsg(_CHUNK, socket.CMSG_SPACE(_DESCRIPTOR))
         for _, _, descriptor in ancillary:
@@ -99,7 +100,7 @@ class Channel:
         self.close()
 
     def close(self) -> None:
-        """Close this process's copy of the socket only."""
+        """Close only this process's copy of the socket."""
         self._socket.close()
 
     def _read(self, size: int) -> bytearray:

@@ -1,4 +1,4 @@
-"""The process that rollout workers are forked from."""
+"""The process from which workers are forked."""
 
 import contextlib
 import gc
@@ -24,15 +24,16 @@ _SINGLE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_
 
 
 class ForkServer:
-    """A child process that imports what workers need, once, and forks them.
+    """A child process that imports what workers need, once, and forks the workers.
 
     A fork of the training process itself would copy the state of torch's threads without the threads,
-    and can deadlock. A fresh interpreter per worker is safe, but imports torch along with SB3's Monitor:
-    2 s and 200 MB per worker. The fork server is a fresh interpreter with one thread, so its forks are
-    safe, take 10 ms and share its memory, and replacing a dead worker is cheap. It receives its jobs through
+    and could deadlock. A new interpreter per worker is safe, but imports torch along with SB3's Monitor:
+    2 s and 200 MB per worker. The fork server is a new interpreter with one thread, so its forks are
+    safe, take 10 ms and share its memory, and replacing a dead worker is cheap. It receives jobs pickled by
     cloudpickle, so a script needs no ``if __name__ == "__main__"``.
 
-    It ends when this object does, or within seconds of the parent's death, after its workers have ended.
+    It ends when this object is collected, or within seconds after the parent has ended. Its workers end
+    before it does.
     """
 
     _shared: "weakref.ReferenceType[ForkServer] | None" = None
@@ -50,7 +51,7 @@ class ForkServer:
                 [sys.executable, "-c", command],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, **_SINGLE_THREAD},  # the workers are parallel, more threads would contend
+                env={**os.environ, **_SINGLE_THREAD},  # workers run in parallel, so more threads only contend
                 process_group=0,  # the terminal's Ctrl-C does not reach it, even during its start
             )
         self._end = weakref.finalize(self, _end, self._channel, self._process, os.getpid())
@@ -77,15 +78,15 @@ class ForkServer:
         """Import what a job needs, so that all later workers have it.
 
         Raises:
-            OSError: If the fork server has ended; EOFError likewise.
+            OSError: If the fork server has ended. This may also raise EOFError.
         """
         self._request("prepare", job)
 
     def fork(self, end: socket.socket) -> int:
-        """Return the process id of a new worker that serves a socket, see `serve_requests`.
+        """Fork a worker that serves a socket (see `serve_requests`), and return its process id.
 
         Raises:
-            OSError: If the fork server has ended; EOFError likewise.
+            OSError: If the fork server has ended. This may also raise EOFError.
         """
         return self._request("fork", descriptor=end.fileno())
 
@@ -93,24 +94,24 @@ class ForkServer:
         """Wait for a worker to exit, kill it at the timeout, and return how it ended.
 
         Args:
-            pid: From `fork`, and not yet stopped.
+            pid: The id that `fork` returned; the worker must not have been stopped before.
             timeout: In seconds.
 
         Raises:
-            OSError: If the fork server has ended, and its workers with it; EOFError likewise.
+            OSError: If the fork server has ended, and its workers with it. This may also raise EOFError.
         """
         return self._request("stop", pid, timeout)
 
     def _request(self, *request: Any, descriptor: int | None = None) -> Any:
         with self._lock:
-            if self._busy:  # the garbage collector closes another vector between two lines below
+            if self._busy:  # the garbage collector may close another pool while a request below is pending
                 raise BlockingIOError("the fork server is processing another request")
             self._busy = True
             try:
                 self._channel.send(pickle.dumps(request), descriptor)
                 return pickle.loads(self._channel.receive())
             except BaseException:
-                # A request without its reply, e.g. after Ctrl-C, leaves the channel out of step.
+                # If a reply was not received, e.g. after Ctrl-C, the next request would get it.
                 self._end()
                 raise
             finally:
@@ -119,7 +120,7 @@ class ForkServer:
 
 def _end(channel: Channel, process: subprocess.Popen[bytes], owner: int) -> None:
     if os.getpid() != owner:
-        return  # a fork of the parent has a copy of the object, but does not own the process
+        return  # a fork of the parent has a copy of this object, but the process is not its child
     channel.shut_down()
     process.wait()
 
@@ -142,7 +143,7 @@ def serve(descriptor: int, parent: int) -> None:
                 with contextlib.suppress(Exception):
                     load_job(*args)
                 gc.collect()
-                gc.freeze()  # so that a fork's garbage collector leaves the shared pages alone
+                gc.freeze()  # so that the garbage collector of a fork does not write to shared pages
             elif command == "fork":
                 end = socket.socket(fileno=channel.take_descriptor())
                 reply = os.fork()

@@ -1,4 +1,4 @@
-"""Compact encoding of one step's infos: most hold a few numbers under the same names."""
+"""Compact encoding of one step's infos, most of which have a few numbers with the same names."""
 
 import struct
 from collections.abc import Callable, Sequence
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 Info = dict[str, Any]
 
-# The types that a double holds without loss, and how to convert a column of doubles back to each.
-# NumPy's scalars are what makes pickle slow.
+# {type whose values a double represents exactly: conversion of a column of doubles back to it}. NumPy's
+# scalars are what makes pickle slow.
 _FROM_DOUBLES: dict[type, Callable[[NDArray[np.float64]], list[Any]]] = {
     float: lambda column: column.tolist(),
     bool: lambda column: column.astype(bool).tolist(),
@@ -23,8 +23,9 @@ _FROM_DOUBLES: dict[type, Callable[[NDArray[np.float64]], list[Any]]] = {
 def pack(infos: Sequence[Info]) -> Any:
     """Return an encoding that pickles ten times faster than the infos themselves; `unpack` inverts it.
 
-    The first info whose values all fit a double sets the names and types; every info that shares them
-    becomes a row of doubles. Any other info, e.g. at the end of an episode, is kept as it is.
+    The first info whose values are all representable as doubles sets the names and types. Every info with
+    the same names and types becomes a row of doubles; all others, e.g. at the end of an episode, are kept as
+    they are.
     """
     form = None
     numbers: list[float] = []

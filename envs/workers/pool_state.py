@@ -1,4 +1,4 @@
-"""The state of a worker pool: its environments', and what the pool itself keeps between steps."""
+"""The state of a worker pool: that of its environments, and what the pool itself stores between steps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from envs.workers.worker_pool import WorkerPool
 
 
 def take_pool_state(pool: WorkerPool) -> Plain:
-    """Return the environments' states and what the pool keeps between steps, for `take_vec_state`.
+    """Return the environments' states and what the pool stores between steps, for `take_vec_state`.
 
     Raises:
         StateUnavailableError: If an environment cannot give its state.
@@ -42,7 +42,7 @@ def restore_pool_state(pool: WorkerPool, state: Plain) -> None:
     """Restore the environments and the pool from `take_pool_state`, for `restore_vec_state`.
 
     Raises:
-        StateUnavailableError: See `check_portable`, unless the workers have blocks of the same sizes.
+        StateUnavailableError: See `check_portable`; only if the sizes of the workers' blocks differ.
         ValueError: If the state is of other environments.
         WorkerError: If an environment raises, or a worker dies three times.
     """
@@ -65,13 +65,13 @@ def restore_pool_state(pool: WorkerPool, state: Plain) -> None:
     _write(pool, pool.buffer, state["observations"])
     if any(pending):
         _write(pool, pool.next_buffer, workers["first_observations"])
-    # A state that was taken without workers has the last seed with each environment.
+    # A state that was taken without workers contains each environment's last seed.
     pool.first_seeds = [each["layers"][-1]["np_random_seed"] for each in states]
     for worker, truncation_pending in zip(pool.workers, pending, strict=True):
         worker.truncation_pending = truncation_pending
     if workers is not None:
         pool.first_seeds, pool.replacements = workers["first_seeds"], workers["replacements"]
-        for worker in pool.workers:  # so that the seeds of later replacements are still new
+        for worker in pool.workers:  # so that later replacements get seeds that have not been used
             worker.starts = max(worker.starts, workers["starts"])
 
 

@@ -1,4 +1,4 @@
-"""The arrays of a step, in anonymous memory that several processes share."""
+"""The arrays of a step, in anonymous memory shared by several processes."""
 
 import mmap
 import os
@@ -15,10 +15,10 @@ _CACHE_LINE = 64  # bytes
 
 
 def allocate(size: int) -> int:
-    """Return the descriptor of `size` zeroed bytes to share.
+    """Return a file descriptor of `size` zeroed bytes to share.
 
-    They belong to no file system and are freed when the last process that maps them ends, however it
-    ends: a crash leaves nothing in /dev/shm.
+    They have no name in a file system, and are freed when the last process that maps them ends, even by a
+    crash: nothing is left in /dev/shm.
     """
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("rollout")
@@ -34,20 +34,20 @@ class StepArrays:
 
     Args:
         num_envs: n, the first dimension of each array.
-        observation_space: Of one environment, as `DummyVecEnv` supports it.
-        action_space: The same; actions of a space without a shape are not shared.
-        descriptor: Of another process's block; None allocates one. The arrays keep the memory mapped,
-            so the descriptor may be closed.
+        observation_space: One environment's observation space, as `DummyVecEnv` supports it.
+        action_space: One environment's action space; actions of a space without a shape are not shared.
+        descriptor: The descriptor of another process's memory; None allocates memory. The arrays keep the
+            memory mapped, so the descriptor may be closed.
 
     Attributes:
-        descriptor: For another process to map.
-        rewards: (n,) of float32.
-        dones: (n,) of bool.
+        descriptor: The memory's descriptor, for another process to map.
+        rewards: (n,), float32.
+        dones: (n,), bool.
         actions: (n, ...) of the space's dtype, or None.
-        begun: When a worker called the environment that it is in, by `time.monotonic`; (n,) of float64, of
-            which a worker writes the entry of its first environment.
+        begun: When each worker called the environment that it is in, in the seconds of `time.monotonic`;
+            (n,), float64. A worker writes only the entry of its first environment.
         observations: Two buffers, so that one keeps the last observations while the next are written to
-            the other; each maps a key of `obs_space_info` to (n, ...).
+            the other; each maps a key of `obs_space_info` to an array (n, ...).
     """
 
     def __init__(

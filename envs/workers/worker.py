@@ -1,4 +1,4 @@
-"""The training process's side of a rollout worker."""
+"""A worker, as seen by the training process."""
 
 import contextlib
 import os
@@ -14,34 +14,35 @@ from envs.workers.channel import Channel
 from envs.workers.fork_server import ForkServer
 from envs.workers.worker_process import pickle_job
 
-TIMEOUT = 60.0  # seconds by default that an environment may take, see `WorkerVecEnv`
+TIMEOUT = 60.0  # default seconds that a reset or step may take (see `WorkerVecEnv`)
 _STOP_TIMEOUT = 3.0  # seconds that a worker gets to close its environments
 
 
 class WorkerLostError(Exception):
-    """Raised when a worker has died or did not answer in time; its process has ended."""
+    """Raised when a worker has died, or has not answered in time; in either case its process has ended."""
 
 
 class Worker:
-    """A block of environments in a process, which `start` can replace by a new one.
+    """A block of environments in a process, which `start` can replace by a new process.
 
-    Requests and replies alternate. Whatever breaks the alternation, i.e. death, a timeout, or Ctrl-C while
-    a reply is awaited, ends the process.
+    Requests and replies alternate. If a reply is not received because of a death, a timeout or Ctrl-C, the
+    process is ended.
 
     Args:
-        env_fns: One per environment of the block.
-        first: The index of the first of them in the whole vector.
-        timeout: Seconds that the process may spend in one environment, None for no limit; to build the
-            block, that long per environment.
+        env_fns: One function per environment of the block.
+        first: The index of the block's first environment in the vector environment.
+        timeout: Seconds that one reset or step of one environment may take, None for no limit; building the
+            block may take this long per environment.
         core: The core to run on, None for any.
 
     Attributes:
-        rows: The indices of its environments in the whole vector.
+        rows: The indices of the block's environments in the vector environment.
         starts: How many processes were started.
-        deaths: How many were lost since the last completed step.
-        truncation_pending: Whether it was replaced since the learner last received its transitions.
+        deaths: How many processes were lost since the last completed step.
+        truncation_pending: Whether the process was replaced since the learner last received transitions of
+            this block.
         exit_reason: How the last process ended, for messages.
-        begun: Its rows of `StepArrays.begun`, once there are any.
+        begun: This block's rows of `StepArrays.begun`; None until they exist.
     """
 
     begun: Sequence[float] | None = None
@@ -62,13 +63,13 @@ class Worker:
         self._timeout = timeout
         self._core = core
         self._channel: Channel | None = None
-        # Kept between two processes, and created here so that it is older than a finalizer of this
-        # worker: at exit the younger runs first.
+        # Kept from one process to the next. Created here, so that its finalizer is older than that of this
+        # worker's pool: at exit, younger finalizers run first.
         self._fork_server: ForkServer | None = ForkServer.shared()
         self._pid: int | None = None
         self._awaiting_reply = False
-        self._sent = 0.0  # when the last request was, by `time.monotonic`
-        self._ready = False  # whether it shares `begun`
+        self._sent = 0.0  # when the last request was sent, in the seconds of `time.monotonic`
+        self._ready = False  # whether the process writes to `begun`
 
     def __str__(self) -> str:
         return f"the worker of environments {self.rows.start} to {self.rows.stop - 1}"
@@ -78,7 +79,7 @@ class Worker:
         return values[self.rows.start : self.rows.stop]
 
     def start(self) -> None:
-        """Start a process and ask it to build its environments; `receive` reports how that went."""
+        """Start a process and ask it to build its environments; then call `receive` for the result."""
         self.starts += 1
         job = pickle_job(self._env_fns, self.rows.start)
         channel, end = Channel.pair(self._timeout)
@@ -91,7 +92,7 @@ class Worker:
                 self.exit_reason = f"could not be forked ({type(error).__name__}: {error})"
                 return
         if self._core is not None:
-            with contextlib.suppress(OSError):  # it has died already, as `receive` reports
+            with contextlib.suppress(OSError):  # the process has died already, which `receive` reports
                 os.sched_setaffinity(self._pid, {self._core})
         self._channel, self._awaiting_reply, self._ready = channel, False, False
         self.send("build", job)
@@ -100,19 +101,19 @@ class Worker:
         """Call a method of `EnvBlock` in the worker; if the worker is lost, `receive` raises.
 
         Args:
-            method: Its name.
-            *args: Its arguments, pickled by cloudpickle.
-            descriptor: A file to transfer, if the method takes one.
+            method: The method's name.
+            *args: The method's arguments, pickled by cloudpickle.
+            descriptor: A file descriptor to transfer, if the method takes one.
         """
         self._send(cloudpickle.dumps((method, args)), descriptor)
         self._ready = self._ready or descriptor is not None
 
     def send_step(self, buffer: int) -> None:
-        """Request a step with the shared actions, in one byte."""
+        """Request a step with the shared actions, by a message of one byte."""
         self._send(bytes([buffer]))
 
     def receive(self) -> Any:
-        """Return the reply to the last request, a `Failure` if it raised an exception.
+        """Return the reply to the last request; it is a `Failure` if the request raised an exception.
 
         Raises:
             WorkerLostError: If the process has ended or does not answer in time.
@@ -143,7 +144,7 @@ class Worker:
             self._channel = None
 
     def stop(self, timeout: float = _STOP_TIMEOUT) -> None:
-        """End the process and wait for that; kill it at the timeout, in seconds."""
+        """Let the process exit, and wait for it; kill it after `timeout` seconds."""
         self.disconnect()
         if self._fork_server is not None and self._pid is not None:
             with contextlib.suppress(EOFError, OSError):
@@ -156,7 +157,7 @@ class Worker:
         self._fork_server = None
 
     def _deadline(self) -> float:
-        """Return when the process counts as lost, unless it proceeds to its next environment."""
+        """Return the time from which the process counts as lost, unless it calls its next environment."""
         assert self._timeout is not None
         if self.begun is None or not self._ready:
             return self._sent + self._timeout * len(self.rows)
@@ -186,8 +187,8 @@ def close_all(workers: Sequence[Worker], owner: int) -> None:
     """Close workers, in any state.
 
     Args:
-        workers: Whose environments close in parallel.
-        owner: The id of the process that started them; a fork of it does nothing.
+        workers: The workers; they close their environments in parallel.
+        owner: The id of the process that started them. In a fork of it, nothing is done.
     """
     if os.getpid() == owner:
         stop_all(workers)

@@ -1,4 +1,4 @@
-"""Exceptions that rollout workers cause in the training process."""
+"""Exceptions that workers cause in the training process."""
 
 from envs.workers.worker_process import Failure
 

@@ -1,4 +1,4 @@
-"""Rollout workers, replaced when they are lost, and the arrays that they share."""
+"""The workers of a vector environment, which are replaced when lost, and the arrays that they share."""
 
 import contextlib
 import os
@@ -19,30 +19,32 @@ from envs.workers.worker import Worker, WorkerLostError, close_all, stop_all
 from envs.workers.worker_error import WorkerError, make_error
 from envs.workers.worker_process import Failure
 
-_MAX_DEATHS = 3  # in a row, before a worker is no longer replaced
+_MAX_DEATHS = 3  # consecutive deaths after which a worker is no longer replaced
 
 
 class WorkerPool:
-    """Workers that each hold a block of the environments, in order; `WorkerVecEnv` says what a loss means.
+    """Workers that each have a block of the environments, in order.
+
+    `WorkerVecEnv` describes what happens if a worker is lost.
 
     Args:
-        env_fns: One per environment.
-        n_workers: At most one per environment.
+        env_fns: One function per environment.
+        n_workers: The number of workers; at most one per environment is used.
         timeout: See `WorkerVecEnv`.
 
     Attributes:
-        workers: In the order of their blocks.
-        observation_space: Of the first environment.
-        action_space: The same.
-        metadata: The same.
-        arrays: Shared with the workers.
-        buffer: Which of the arrays' two observation buffers holds the learner's last observations.
-        first_seeds: Of the environments' first reset, None until then.
-        reset_infos: Of every environment's last reset.
-        replacements: How many processes were started to replace a lost one.
+        workers: The workers, in the order of their blocks.
+        observation_space: The first environment's observation space.
+        action_space: The first environment's action space.
+        metadata: The first environment's metadata.
+        arrays: The arrays that are shared with the workers.
+        buffer: Which of the arrays' two observation buffers has the learner's last observations.
+        first_seeds: The seeds of the environments' first reset; None before it.
+        reset_infos: The infos of every environment's last reset.
+        replacements: How many processes were started to replace lost ones.
 
     Raises:
-        WorkerError: If an environment cannot be built; with its index and traceback.
+        WorkerError: If an environment cannot be built; the message has its index and traceback.
     """
 
     arrays: StepArrays
@@ -52,8 +54,8 @@ class WorkerPool:
     ) -> None:
         cores = usable_cores()
         blocks = np.array_split(np.arange(len(env_fns)), min(n_workers, len(env_fns)))
-        # One worker per core is pinned to it: a scheduler that sees the parent wake them may put two on one
-        # core, where the second waits for the first.
+        # If there is one worker per core, pin each to its core: the scheduler may otherwise put two workers
+        # that the parent wakes on the same core, where the second waits for the first.
         pinned = cores if len(blocks) == len(cores) else [None] * len(blocks)
         self.workers = [
             Worker([env_fns[index] for index in block], int(block[0]), timeout, core)
@@ -102,7 +104,7 @@ class WorkerPool:
         return 1 - self.buffer
 
     def swap_buffers(self) -> None:
-        """Make what the workers have written the learner's last observations."""
+        """Make the observations that the workers have written the learner's last observations."""
         self.buffer = self.next_buffer
 
     def close(self) -> None:
@@ -115,7 +117,7 @@ class WorkerPool:
         """Return the workers' replies to calls of `EnvBlock`; replace a lost worker and repeat its call.
 
         Args:
-            requests: The method's name and arguments, per worker.
+            requests: {worker: (method's name, *arguments)}.
 
         Raises:
             WorkerError: If an environment raises, or a worker dies three times.
@@ -140,10 +142,10 @@ class WorkerPool:
         return replies
 
     def replace(self, lost: Sequence[Worker]) -> dict[Worker, Any]:
-        """Replace lost workers' processes, all at a time, and begin new episodes if there were any.
+        """Replace the processes of lost workers, in parallel, and start new episodes if there were any.
 
         Returns:
-            The spaces of each worker's environments.
+            {worker: what `EnvBlock.build` returned}.
 
         Raises:
             WorkerError: If an environment raises, or a worker dies three times.
@@ -167,13 +169,13 @@ class WorkerPool:
             try:
                 spaces |= self._restart(missing)
             except WorkerError:
-                for worker in missing:  # not ready for requests, so the next call replaces them again
+                for worker in missing:  # they are not ready for requests, so let the next call replace them
                     worker.stop()
                 raise
         return spaces
 
     def _restart(self, workers: Sequence[Worker]) -> dict[Worker, Any]:
-        """Start processes; return the spaces of those that were not lost again."""
+        """Start processes; return the replies of `EnvBlock.build` for those that were not lost again."""
         for worker in workers:
             worker.start()
         spaces = self.receive(workers)
@@ -197,7 +199,7 @@ class WorkerPool:
         worker.send("attach", len(self.reset_infos), descriptor=self.arrays.descriptor)
 
     def truncate(self, worker: Worker) -> list[dict[str, Any]]:
-        """Write the transitions of a replaced worker and return their infos; `WorkerVecEnv` explains them."""
+        """Write a replaced worker's transitions, which `WorkerVecEnv` describes, and return their infos."""
         rows = slice(worker.rows.start, worker.rows.stop)
         self.arrays.rewards[rows], self.arrays.dones[rows] = 0.0, True
         worker.truncation_pending = False
@@ -214,7 +216,8 @@ class WorkerPool:
     def abort_on_interrupt(self) -> Iterator[None]:
         """End the workers if the results of a step or reset cannot be returned, e.g. after Ctrl-C.
 
-        Environments that have advanced unseen would merge two steps into one transition.
+        Otherwise the environments would be one step ahead of the learner, and the next transition would
+        span two steps.
         """
         try:
             yield
@@ -226,7 +229,7 @@ class WorkerPool:
 
 
 def _derive_seeds(seeds: Sequence[int | None], starts: int) -> list[int | None]:
-    """Return seeds that no earlier start used, the same in every run; None stays None."""
+    """Return seeds that no earlier start used and that are the same in every run; None stays None."""
     return [
         None if seed is None else int(np.random.SeedSequence(seed, spawn_key=(starts,)).generate_state(1)[0])
         for seed in seeds

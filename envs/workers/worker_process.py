@@ -1,4 +1,4 @@
-"""The code that runs in a rollout worker: a block of environments, driven by messages."""
+"""The code that runs in a worker: a block of environments that serves requests."""
 
 import os
 import pickle
@@ -21,13 +21,13 @@ from envs.workers.shared_memory import StepArrays
 
 @dataclass(frozen=True)
 class Failure:
-    """An exception in a worker, as its parent receives it.
+    """An exception in a worker, as the parent receives it.
 
     Attributes:
-        env_index: The environment that raised it; None if no single environment did.
-        error: Type and message.
-        traceback: As Python prints it.
-        is_attribute_error: Whether the environment lacks an attribute.
+        env_index: The index of the environment that raised it; None if no single environment did.
+        error: The exception's type and message.
+        traceback: The traceback as Python prints it.
+        is_attribute_error: Whether the exception is an AttributeError.
     """
 
     env_index: int | None
@@ -45,17 +45,17 @@ def encode(value: Any) -> bytes:
 
 
 def pickle_job(env_fns: Sequence[Callable[[], gym.Env]], first: int) -> bytes:
-    """Return all that a worker needs to build its environments, for `load_job`.
+    """Return everything that a worker needs to build its environments, for `load_job`.
 
     Args:
-        env_fns: One per environment, pickled together by cloudpickle: lambdas and closures work.
-        first: The index of the first of them in the whole vector.
+        env_fns: One function per environment. They are pickled by cloudpickle, so lambdas and closures work.
+        first: The index of the first environment in the vector environment.
     """
     return pickle.dumps((os.getcwd(), dict(os.environ), sys.path, first, cloudpickle.dumps(list(env_fns))))
 
 
 def load_job(job: bytes) -> tuple[int, list[Callable[[], gym.Env]]]:
-    """Return a job's first index and functions; set the parent's directory, environment and path."""
+    """Return a job's first index and functions; adopt the parent's folder, environment variables and path."""
     directory, environ, sys.path[:], first, env_fns = pickle.loads(job)
     os.chdir(directory)
     os.environ.update(environ)
@@ -63,18 +63,18 @@ def load_job(job: bytes) -> tuple[int, list[Callable[[], gym.Env]]]:
 
 
 class EnvBlock:
-    """Consecutive environments of the vector, all in this process; call `build` first."""
+    """Consecutive environments of the vector environment, all in this process; call `build` first."""
 
     def __init__(self) -> None:
         self.envs: list[gym.Env] = []
         self.first = 0
-        self.current: int | None = None  # index in the vector of the environment being called
+        self.current: int | None = None  # index, in the vector environment, of the one being called
         self._begun: Any = [0.0]  # see `StepArrays.begun`
-        # Reseeds them: otherwise environments that use them would draw the same numbers in every fork.
+        # This reseeds the generators: otherwise they would return the same numbers in every fork.
         self._generators = GlobalGenerators()
 
     def build(self, job: bytes) -> tuple[gym.Space, gym.Space, dict[str, Any]]:
-        """Build the environments of a job, see `pickle_job`.
+        """Build the environments of a job (see `pickle_job`).
 
         Returns:
             The first environment's observation space, action space and metadata.
@@ -96,7 +96,7 @@ class EnvBlock:
         return env.observation_space, env.action_space, env.metadata
 
     def attach(self, descriptor: int, num_envs: int) -> None:
-        """Map this block's rows of the arrays that the vector of `num_envs` environments shares."""
+        """Map this block's rows of the arrays that all `num_envs` environments share."""
         arrays = StepArrays(num_envs, self.envs[0].observation_space, self.envs[0].action_space, descriptor)
         os.close(descriptor)
         rows = slice(self.first, self.first + len(self.envs))
@@ -110,12 +110,12 @@ class EnvBlock:
         """Step every environment, and reset those whose episode ends, as `DummyVecEnv` does.
 
         Args:
-            buffer: Which of the two to write the observations to.
-            actions: One per environment; None reads the shared ones.
+            buffer: The buffer to write the observations to, 0 or 1.
+            actions: One per environment; None for the shared actions.
 
         Returns:
-            The packed infos, and the reset infos by index of those that were reset; None if the infos
-            contain only a false "TimeLimit.truncated".
+            The packed infos, and {environment: info of its reset} of those that were reset; or None if all
+            infos contain only a false "TimeLimit.truncated".
         """
         if actions is None:
             assert self._actions is not None
@@ -140,9 +140,9 @@ class EnvBlock:
         """Reset every environment and return the reset infos.
 
         Args:
-            buffer: Which of the two to write the observations to.
+            buffer: The buffer to write the observations to, 0 or 1.
             seeds: One per environment.
-            options: The same; an empty one is not passed on.
+            options: One dict per environment; an empty one is not passed on.
         """
         infos = []
         for row, (env, seed, option) in enumerate(zip(self.envs, seeds, options, strict=True)):
@@ -153,7 +153,7 @@ class EnvBlock:
         return infos
 
     def call(self, function: Callable[[gym.Env], Any], indices: Sequence[int]) -> list[Any]:
-        """Return function(env) for each index in the vector."""
+        """Return function(env) for each index in the vector environment."""
         results = []
         for index in indices:
             self._enter(index)
@@ -161,7 +161,7 @@ class EnvBlock:
         return results
 
     def take_states(self) -> tuple[list[State], Any] | StateUnavailableError:
-        """Return every environment's state and the global generators', or why there is none."""
+        """Return every environment's state and that of the global generators, or why there is none."""
         try:
             states = self.call(take_state, range(self.first, self.first + len(self.envs)))
             return states, self._generators.take()
@@ -172,7 +172,7 @@ class EnvBlock:
         """Restore the environments and the global generators from `take_states`.
 
         Returns:
-            Why that failed; None if it did not.
+            The exception if that failed, else None.
         """
         try:
             for row, (env, state) in enumerate(zip(self.envs, states, strict=True)):
@@ -184,7 +184,7 @@ class EnvBlock:
         return None
 
     def _enter(self, index: int) -> None:
-        """Note which environment is called now, for errors, and when, for the parent's timeout."""
+        """Record which environment is called now, for errors, and when, for the parent's timeout."""
         self.current = index
         self._begun[0] = time.monotonic()
 
@@ -201,12 +201,12 @@ class EnvBlock:
 def serve_requests(channel: Channel) -> None:
     """Serve requests until the parent disconnects or ends, then close the environments.
 
-    A single byte requests a step into that buffer with the shared actions; any other message is a pickled
-    (method of `EnvBlock`, arguments). Every message gets one reply: the pickled result or
-    `Failure`, or no bytes at all for None.
+    A message of one byte requests a step with the shared actions; the byte is the buffer to write to. Any
+    other message is a pickled (method of `EnvBlock`, arguments). Every message gets one reply: the pickled
+    result or `Failure`, or an empty message for None.
     """
     if hasattr(os, "SCHED_BATCH"):
-        # A worker that wakes up must not preempt the parent, which has others to wake.
+        # A worker that wakes up must not preempt the parent, which has other workers to wake.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     block = EnvBlock()
     while True:

@@ -1,4 +1,4 @@
-"""A vector environment whose environments run in worker processes, a block in each."""
+"""A vector environment whose environments run in worker processes, one block per process."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,36 +20,36 @@ from envs.workers.worker_pool import WorkerPool
 
 
 class WorkerVecEnv(VecEnv):
-    """Step blocks of environments in worker processes, bitwise as `DummyVecEnv` does.
+    """Step blocks of environments in worker processes, with results bitwise equal to `DummyVecEnv`'s.
 
-    Each worker holds a contiguous block and is woken once per step, by one byte; actions, observations,
-    rewards and dones are in shared memory, only infos are pickled. Workers are single-threaded.
+    Each worker has a contiguous block of environments, and is woken once per step by one byte. Actions,
+    observations, rewards and dones are in shared memory; only infos are pickled. Workers are single-threaded.
 
     **A worker that dies, or does not answer within the timeout, is replaced**, with a warning, and counted
-    in `replacements`. The outcome of that step's action is unknown, so the transition contains none:
-    reward 0, done, ``"TimeLimit.truncated"``, and as ``"terminal_observation"`` the observation that the
-    learner acted upon, so that returns are bootstrapped from the last observed state. As at the end of any
-    episode, the observation is the first of a new one. Such an info has ``"worker_replaced": True``, and no
-    ``"episode"``: a return truncated by a crash is no sample of the return. Each step thus still has
+    in `replacements`. The outcome of that step's action is unknown, so the transition does not contain it:
+    it has reward 0, done, ``"TimeLimit.truncated"``, and as ``"terminal_observation"`` the observation that
+    the learner acted on, so that returns are bootstrapped from the last observed state. As at the end of any
+    episode, the observation is the first of a new episode. Such an info has ``"worker_replaced": True``, and
+    no ``"episode"``, since a return cut off by a crash is not a sample of the return. So each step still has
     exactly one transition per environment. A worker lost between steps is replaced at the next call, which
-    is repeated on the replacement; the next step then has the same transition. The new environments are
-    built from scratch (what `set_attr` had set is lost), with seeds of their own, the same in every run. The
-    third death of one worker without a step in between raises.
+    is repeated on the replacement; the next step then has the transition described above. New environments
+    are built from scratch (what `set_attr` had set is lost), with seeds of their own that are the same in
+    every run. The third death of a worker without a step in between raises WorkerError.
 
     An exception in an environment does not replace its worker: it is raised here. Ctrl-C during a step
-    or a reset ends the workers, since the results are lost; a later step continues with new ones.
+    or a reset ends the workers, since the results are lost; a later step continues with new workers.
     Processes and memory are freed by `close`, when the object is collected, and when this process ends.
 
     Args:
-        env_fns: One per environment; cloudpickle must be able to pickle them, so lambdas work.
-        n_workers: At most one per environment; None for the number of usable cores.
-        timeout: Seconds that one reset or step of one environment may take, None for no limit; to build a
-            worker's block may take that long per environment. The workers' times run side by side.
+        env_fns: One function per environment; cloudpickle must be able to pickle them, so lambdas work.
+        n_workers: The number of workers, at most one per environment; None for the number of usable cores.
+        timeout: Seconds that one reset or step of one environment may take, None for no limit; building a
+            worker's block may take this long per environment. Each worker's time is counted separately.
 
     Raises:
         NotImplementedError: On a system without ``fork``, e.g. Windows.
         ValueError: If there is no environment, or `n_workers` or `timeout` is not positive.
-        WorkerError: If an environment cannot be built; with its index and traceback.
+        WorkerError: If an environment cannot be built; the message has its index and traceback.
     """
 
     def __init__(
@@ -73,14 +73,15 @@ class WorkerVecEnv(VecEnv):
 
     @property
     def replacements(self) -> int:
-        """How many processes were started to replace a lost one."""
+        """How many processes were started to replace lost ones."""
         return self._pool.replacements
 
     def reset(self) -> VecEnvObs:
-        """Reset every environment, with the seeds and options set before, which are used once.
+        """Reset all environments, with the seeds and options that were set before; these are used only once.
 
         Returns:
-            The first observations (n_envs, ...), or a dict or tuple of such; `reset_infos` has the infos.
+            The first observations (n_envs, ...), or a dict or tuple of such arrays; `reset_infos` has the
+            infos.
 
         Raises:
             WorkerError: If an environment raises, or a worker dies three times.
@@ -115,7 +116,7 @@ class WorkerVecEnv(VecEnv):
                 memory; otherwise they are pickled. Either way they reach the environments unchanged.
 
         Raises:
-            WorkerError: If a step is pending, or before the first reset, or after `close`.
+            WorkerError: If a step is pending, the environments were never reset, or they are closed.
             ValueError: If there is not one action per environment.
         """
         self._check_idle()
@@ -123,7 +124,7 @@ class WorkerVecEnv(VecEnv):
         if pool.first_seeds is None:
             raise WorkerError("the environments were never reset; call reset() before the first step")
         shared = pool.arrays.actions
-        if shared is not None:  # else they may be tuples of arrays
+        if shared is not None:  # otherwise actions may be tuples of arrays
             actions = np.asarray(actions)
         shape = (len(actions),) if shared is None else actions.shape
         if shape[:1] != (self.num_envs,):
@@ -141,11 +142,11 @@ class WorkerVecEnv(VecEnv):
         self._stepping = True
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Wait for the step, and reset the environments whose episode ended.
+        """Wait for the step; environments whose episode has ended are reset.
 
         Returns:
             Observations (n_envs, ...), float32 rewards (n_envs,), dones (n_envs,) and the infos, none of
-            which a later step overwrites. For a worker that died see the class.
+            which a later step overwrites. The class describes those of a worker that died.
 
         Raises:
             WorkerError: If an environment raises, a worker dies three times, or no step is pending.
@@ -185,18 +186,18 @@ class WorkerVecEnv(VecEnv):
         """Return an attribute of each environment (see `VecEnv.get_attr`).
 
         Raises:
-            WorkerAttributeError: If an environment lacks it.
+            WorkerAttributeError: If an environment lacks the attribute.
         """
         return self._call(lambda env: env.get_wrapper_attr(attr_name), indices)
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute of each environment where `get_attr` reads it; a replacement does not have it."""
+        """Set an attribute of each environment where `get_attr` reads it; replaced workers lose it."""
         self._call(lambda env: env.set_wrapper_attr(attr_name, value), indices)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method of each environment and return the results, see `VecEnv.env_method`.
+        """Call a method of each environment and return the results (see `VecEnv.env_method`).
 
         If the worker dies in the call, the call is repeated on the replacement.
 
@@ -208,23 +209,23 @@ class WorkerVecEnv(VecEnv):
         )
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """Return whether each environment has a wrapper, see `VecEnv.env_is_wrapped`."""
+        """Return whether each environment has a wrapper (see `VecEnv.env_is_wrapped`)."""
         return self._call(lambda env: is_wrapped(env, wrapper_class), indices)
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """Return each environment's picture (height, width, 3), or None without ``"rgb_array"``."""
+        """Return a frame (height, width, 3) per environment, or None if there is no ``"rgb_array"`` mode."""
         if self.render_mode != "rgb_array":
             warnings.warn(f"no images: render_mode is {self.render_mode!r}, not 'rgb_array'", stacklevel=2)
             return [None] * self.num_envs
         return self._call(lambda env: env.render(), None)
 
     def get_state(self) -> Plain:
-        """Return the state of the environments and of the workers, see `take_pool_state`."""
+        """Return the state of the environments and of the workers (see `take_pool_state`)."""
         self._check_idle()
         return take_pool_state(self._pool)
 
     def set_state(self, state: Plain) -> None:
-        """Restore a state of `get_state`, see `restore_pool_state`."""
+        """Restore a state that `get_state` returned (see `restore_pool_state`)."""
         self._check_idle()
         restore_pool_state(self._pool, state)
 
