@@ -3,8 +3,9 @@
     python benchmarks/acktr_update.py                 # Hopper-v5, batches of 40 to 2048 states
 
 Both agents have the same network and a rollout of the same size. Their `train()` is timed alternately, 40
-updates each, so that noise of the machine affects both, and updates that refresh factors and inverses have
-their share. The ratio is the median over the pairs. ACKTR has its default settings; --set changes them.
+updates at a time, so that noise of the machine affects both, and updates that refresh factors and inverses
+are included in proportion. The ratio is the median over these pairs. ACKTR has its default settings; --set
+changes them.
 """
 
 import json
@@ -36,7 +37,7 @@ class Arguments:
     policy: str = "MlpPolicy"
     n_envs: int = 8
     n_steps: tuple[int, ...] = (5, 16, 64, 256)
-    """Steps of every environment between updates; the batch has n_envs times as many states."""
+    """Steps per environment and update; a batch has n_envs times as many states."""
     pairs: int = 7
     threads: int = 1
     device: str = "cpu"
@@ -58,7 +59,7 @@ def make_agent_with_rollout(
 
 
 def seconds_per_update(agent: OnPolicyAlgorithm) -> float:
-    """Return the mean time of an update."""
+    """Return the mean seconds of an update."""
     start = time.perf_counter()
     for _ in range(UPDATES):
         agent.train()

@@ -3,9 +3,9 @@
     python benchmarks/collection.py
     python benchmarks/collection.py --env Hopper-v5 --rounds 9 --out collection.json
 
-Both sides are the same TRPO agent, policy and vector environment of ours, with one torch thread; only the
-method that fills the rollout buffer differs. Rounds are interleaved, see interleaved.py. A ratio is that of
-the medians; in brackets is the median of the ratios per round.
+Both sides use our TRPO, policy and vector environment, with one torch thread; only the method that fills the
+rollout buffer differs. Rounds are interleaved (see interleaved.py). A ratio is that of the medians; the
+median of the rounds' ratios is in brackets.
 """
 
 import time
@@ -37,7 +37,7 @@ class Arguments:
     rollouts: int = 2
     """Rollouts per measurement."""
     steps: int = 2048
-    """Steps of a rollout, all environments together."""
+    """Steps per rollout, over all environments."""
     out: Path | None = None
     """Write the numbers into this JSON file."""
 

@@ -1,4 +1,4 @@
-"""The configurations to compare: a library, its environments and their number."""
+"""The configurations to compare: a library, a kind of vector environment and a number of environments."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -27,12 +27,12 @@ class Configuration:
 
     Attributes:
         library: "ours", "sb3-contrib" or "tianshou".
-        vec_env: how the environments are stepped, by the library's name for it.
-        n_envs: how many.
-        threads: of torch, in the process with the policy; 0 for the default.
+        vec_env: how the environments are stepped, under the library's own name.
+        n_envs: the number of environments.
+        threads: torch's threads, in the process with the policy; 0 for the default.
         env: id of the environment.
-        rollout: steps between two updates, all environments together.
-        settings: of the agent, as name=value,name=value.
+        rollout: steps between two updates, over all environments.
+        settings: the agent's settings, as name=value,name=value.
     """
 
     library: str
@@ -51,7 +51,7 @@ class Configuration:
 
     @property
     def installed(self) -> bool:
-        """Return whether the packages that it needs are installed."""
+        """Return whether the packages that the configuration needs are installed."""
         needed = [LIBRARIES[self.library], *(["envpool"] if self.vec_env == "envpool" else [])]
         supported = self.library != "ours" or self.vec_env in VEC_ENVS
         return supported and all(importlib.util.find_spec(package) is not None for package in needed)
@@ -90,7 +90,7 @@ def _vec_env(configuration: Configuration) -> VecEnv:
         return envs.make_vec_env(
             configuration.env, configuration.n_envs, seed=0, vec_env=configuration.vec_env
         )
-    # A callable, since with an id SB3 enables rendering.
+    # Pass a function, since with an id SB3 enables rendering.
     make = partial(gym.make, configuration.env)
     return sb3_make_vec_env(
         make, configuration.n_envs, seed=0, vec_env_cls=SB3_CLASSES[configuration.vec_env]

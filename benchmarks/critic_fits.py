@@ -3,10 +3,10 @@
     python benchmarks/critic_fits.py                                   # four MuJoCo tasks, about ten minutes
     python benchmarks/critic_fits.py --env Swimmer-v5 --seeds 1 2 3
 
-TRPO is trained with its configuration. Then the same policy collects five more rollouts: copies of the critic
-are fitted to the first, and tested on the other four. An error is a mean squared error relative to that
-before the fit, so that 1 is no progress; a test error that is larger than that of a shorter fit is
-overfitting, and one that still falls is underfitting. Milliseconds are of one thread.
+TRPO is trained with its shipped settings. Then the same policy collects five more rollouts: copies of the
+critic are fitted to the first, and tested on the other four. An error is a mean squared error relative to
+that before the fit, so 1 means no progress. A test error that is larger than that of a shorter fit indicates
+overfitting; one that still falls indicates underfitting. Times are measured with one thread.
 """
 
 import copy
@@ -28,7 +28,7 @@ from experiments.settings.arguments import Arguments as Train
 from experiments.settings.configuration import build, resolve
 from experiments.text_table import aligned
 
-# Name of a fit, and how many passes of it are tried.
+# {name of a fit: the numbers of passes to try}
 PASSES = {"lbfgs": (3, 5, 10, 20, 40), "minibatch": (5, 10, 20)}
 TEST_ROLLOUTS = 4
 
@@ -44,9 +44,9 @@ class Arguments:
     seeds: tuple[int, ...] = (1, 2)
     """Measure once per seed, and show medians."""
     vec_env: str = "envpool"
-    """Kind of the vector environment."""
+    """Use this kind of vector environment."""
     set: tuple[str, ...] = ()
-    """Change settings of TRPO: name=value each."""
+    """Change settings of TRPO, each as name=value."""
 
 
 class NoCallback(BaseCallback):
@@ -65,7 +65,7 @@ def error(policy: torch.nn.Module, batch: Batch) -> float:
 def measure(
     env_id: str, seed: int, arguments: Arguments
 ) -> dict[tuple[str, int], tuple[float, float, float]]:
-    """Return train error, test error and milliseconds of every fit, by its name and passes."""
+    """Return {(name of a fit, passes): (train error, test error, milliseconds)}."""
     settings = resolve(
         Train(env=(env_id,), seed=seed, device="cpu", vec_env=arguments.vec_env, set=(arguments.set,))
     )

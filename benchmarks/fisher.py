@@ -1,19 +1,20 @@
-"""Compare time and memory of one product with the Fisher matrix with sb3-contrib's.
+"""Compare our time and memory for one product with the Fisher matrix with sb3-contrib's.
 
-    python benchmarks/fisher.py                         # the sizes of the goals, and some more
+    python benchmarks/fisher.py                         # the sizes for which there are goals, and some more
     python benchmarks/fisher.py --full --out fisher.json
     python benchmarks/fisher.py --device cuda --full
 
-Both operators use one SB3 policy. Ours is `npg.ExactFisher` of our agents' actor. sb3-contrib's is its TRPO's
-`_compute_actor_grad` and `hessian_vector_product`, a second backward pass through the graph of the KL's
-gradient. Both are damped, and the two products are compared before they are timed; sb3-contrib's KL is a mean
-over the d action dimensions, so its matrix is 1/d of ours. Products are interleaved. "build" is what an
-update needs once before the products, including the gradient of the surrogate, since sb3-contrib computes
-both together. Each library is listed with its faster number of threads.
+Both operators use the same SB3 policy. Ours is `npg.ExactFisher` of our agents' actor. sb3-contrib's is that
+of its TRPO, `_compute_actor_grad` and `hessian_vector_product`: a second backward pass through the graph of
+the KL's gradient. Both are damped, and the two products are compared before they are timed; sb3-contrib's KL
+is a mean over the d action dimensions, so its matrix is 1/d of ours. Products are interleaved. "build" is
+what an update needs once before the products, including the gradient of the surrogate, since sb3-contrib
+computes both together. Each library is listed with the number of threads with which it is faster.
 
-Memory is measured in a fresh process: the peak of the resident set over build and product, minus what was
-resident before, including the observations; on a GPU, what torch's allocator reports. A library is left out
-if its measurement at fewer states predicts more memory than the machine has, or too long a product.
+Memory is measured in a new process: the peak of the resident set during build and product, minus what was
+resident before, which includes the observations; on a GPU, what torch's allocator reports. A library is left
+out if its measurement at fewer states predicts more memory than the machine has, or a product that takes too
+long.
 
 From `--micro-batches-from` states on, ours uses micro-batches, and its "build" has no gradient.
 """
@@ -38,7 +39,7 @@ SPEED_GOALS = {("11-64-64-3", 2048): 2.0, ("11-256-256-3", 2048): 1.5, ("348-256
 LARGEST = ("348-256-256-17", 1_000_000)
 MEMORY_GOAL_GIB = 4.0
 SMALL_STATES = (2048, 16_384)
-MIN_SECONDS = 0.05  # of a timed series of calls
+MIN_SECONDS = 0.05  # the shortest timed series of calls
 FULL_STATES = (1024, 2048, 4096, 16_384, 65_536, 262_144, 1_000_000)
 FULL_WIDTHS = (64, 128, 256, 512, 1024)
 
@@ -50,11 +51,11 @@ class Arguments:
     full: bool = False
     """Measure 1 k to 1 M states and widths 64 to 1024 instead of the sizes of the goals."""
     problems: tuple[str, ...] = ()
-    """Measure these networks, observation-hidden-hidden-action. The default is those of the goals."""
+    """Measure these networks, observation-hidden-hidden-action; by default, those with goals."""
     states: tuple[int, ...] = ()
     rounds: int = 7
     threads: tuple[int, ...] = (0, 1)
-    """Threads of torch to try with both; 0 is torch's default."""
+    """Numbers of torch's threads to try with both libraries; 0 is torch's default."""
     device: str = "cpu"
     micro_batch_size: int = 16_384
     micro_batches_from: int = 131_072
@@ -70,7 +71,7 @@ class Arguments:
 
     @property
     def cells(self) -> list[Problem]:
-        """Return the problems, from few states to many for every network."""
+        """Return the problems, for every network from few states to many."""
         names = self.problems or tuple(network for network, _ in SPEED_GOALS)
         if self.full and not self.problems:
             names = (*(f"11-{width}-{width}-3" for width in FULL_WIDTHS), LARGEST[0])
@@ -85,7 +86,7 @@ class Arguments:
 
 
 def seconds(function: Callable[[], Any], device: str) -> float:
-    """Return how long a call takes."""
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     function()
     if device.startswith("cuda"):
@@ -94,12 +95,12 @@ def seconds(function: Callable[[], Any], device: str) -> float:
 
 
 def repeats(function: Callable[[], Any], device: str) -> int:
-    """Return the number of calls that takes long enough to be timed."""
+    """Return a number of calls that together take long enough to be timed."""
     return max(1, min(50, round(MIN_SECONDS / seconds(function, device))))
 
 
 def mean_seconds(operator: Callable[[Tensor], Tensor], vector: Tensor, calls: int, device: str) -> float:
-    """Return the time of a product."""
+    """Return the mean seconds of a product."""
 
     def products() -> None:
         for _ in range(calls):
@@ -109,7 +110,7 @@ def mean_seconds(operator: Callable[[Tensor], Tensor], vector: Tensor, calls: in
 
 
 def times(problem: Problem, rounds: int, libraries: list[str]) -> dict[str, dict[str, list[float]]]:
-    """Return seconds of building and of a product, by library."""
+    """Return {library: the seconds of every build and product}."""
     policy = problem.policy()
     observations, vector = problem.observations(), problem.vector(policy)
     builds: dict[str, list[float]] = {library: [] for library in libraries}
@@ -135,7 +136,7 @@ def times(problem: Problem, rounds: int, libraries: list[str]) -> dict[str, dict
 
 
 def extra_bytes(problem: Problem, library: str) -> int:
-    """Return the memory that building and a product take in a fresh process."""
+    """Return the bytes of memory that building and a product take in a new process."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=peak_bytes, args=(sender, problem, library))
@@ -148,7 +149,7 @@ def extra_bytes(problem: Problem, library: str) -> int:
 
 
 class Budget:
-    """Predict a library's time and memory at more states from those at fewer."""
+    """Predict a library's time and memory at more states from those at fewer states."""
 
     def __init__(self, arguments: Arguments):
         self._max_seconds = arguments.max_seconds
@@ -162,7 +163,7 @@ class Budget:
         self._per_state[problem.network, library] = seconds / problem.states, memory / problem.states
 
     def reason_to_skip(self, problem: Problem, library: str) -> str | None:
-        """Return why a problem is too large, None if it is not."""
+        """Return why a problem is too large, or None if it is not."""
         taken, memory = self._per_state.get((problem.network, library), (0.0, 0.0))
         if taken * problem.states > self._max_seconds:
             return f"about {taken * problem.states:.0f} s per product"
@@ -172,7 +173,7 @@ class Budget:
 
 
 def measure(problem: Problem, arguments: Arguments, budget: Budget) -> tuple[dict[str, Any], Ratio | None]:
-    """Return a row of the table, and how many times faster ours is, each with its best number of threads."""
+    """Return a row of the table, and our speed-up, each library with its best number of threads."""
     row: dict[str, Any] = {"network": problem.network, "states": problem.states}
     row["micro-batch"] = problem.micro_batch_size
     skipped = {library: budget.reason_to_skip(problem, library) for library in BUILDERS}
@@ -202,7 +203,7 @@ def measure(problem: Problem, arguments: Arguments, budget: Budget) -> tuple[dic
 
 
 def memory_goal(arguments: Arguments, rows: list[dict[str, Any]]) -> Goal:
-    """Return the goal for the memory of 1 M states; measure it if it is not in the rows."""
+    """Return the goal for the memory at 1 M states; measure that if it is not in the rows."""
     network, states = LARGEST
     known = [r["ours MiB"] for r in rows if (r["network"], r["states"]) == LARGEST]
     if known and isinstance(known[0], float):

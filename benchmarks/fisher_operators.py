@@ -1,11 +1,12 @@
 """Measure cost and error of the Fisher operators, and how well they precondition.
 
-    python benchmarks/geometry_figures.py                       # trains a policy
-    python benchmarks/fisher_operators.py runs/geometry         # measures on 2048 states of it
+    python benchmarks/geometry_figures.py                       # train a policy
+    python benchmarks/fisher_operators.py runs/geometry         # measure on 2048 of its states
 
-Times are the lowest of five. The gap is ‖A - F‖ / ‖F‖ (Frobenius, 64 probes); the iterations are of conjugate
-gradient on (F + 0.01 I) x = g down to a relative residual of 1e-2, preconditioned by (A + 0.01 I)⁻¹;
-benchmarks/preconditioning.py has seeds and stages. Then Lanczos is compared with dense eigenvalues.
+Times are the lowest of five. The gap is ‖A - F‖ / ‖F‖ (Frobenius norm, 64 probes). Iterations are those of
+conjugate gradient for (F + 0.01 I) x = g, to a relative residual of 1e-2, preconditioned by (A + 0.01 I)⁻¹;
+benchmarks/preconditioning.py measures these for several seeds and stages of training. Then Lanczos is
+compared with dense eigenvalues.
 """
 
 import sys
@@ -26,7 +27,7 @@ DAMPING = 0.01
 
 
 def min_milliseconds(function: Callable[[], Any], repeats: int = 5) -> float:
-    """Return the lowest time in milliseconds."""
+    """Return the shortest time of a call in milliseconds."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -41,7 +42,7 @@ def main(folder: Path) -> None:
     agent = TRPO.load(folder / "model.zip", make_vec_env("Hopper-v5", 16, seed=1), device="cpu", n_steps=128)
     _, callback = agent._setup_learn(1)
     buffer = agent.rollout_buffer
-    for _ in range(5):  # until the episodes are out of step
+    for _ in range(5):  # until the environments are at different steps of their episodes
         agent.collect_rollouts(agent.env, callback, buffer, agent.n_steps)
     states, actions, log_prob = read(buffer, agent.action_space, 2048)
     advantages = standardise(torch.as_tensor(buffer.advantages.T.flatten()))

@@ -1,4 +1,4 @@
-"""Products with the Fisher matrix of one SB3 policy: ours and sb3-contrib's."""
+"""Products with the Fisher matrix of an SB3 policy: ours and sb3-contrib's."""
 
 import copy
 import resource
@@ -23,7 +23,7 @@ DAMPING = 0.1  # sb3-contrib's default, on its KL
 
 
 class SpacesEnv(gym.Env):
-    """An environment with spaces only, which cannot be stepped."""
+    """An environment that has only spaces, and cannot be stepped."""
 
     def __init__(self, observations: int, actions: int):
         self.observation_space = spaces.Box(-np.inf, np.inf, (observations,))
@@ -35,10 +35,10 @@ class Problem:
     """A network and a number of states.
 
     Attributes:
-        network: layers from observation to action, "11-64-64-3".
-        states: how many.
-        device: where.
-        micro_batch_size: of our operator.
+        network: sizes of the layers from observation to action, e.g. "11-64-64-3".
+        states: the number of states.
+        device: where the products are computed.
+        micro_batch_size: our operator's micro-batch; None for none.
     """
 
     network: str
@@ -69,7 +69,7 @@ class Problem:
         )
 
     def observations(self) -> Tensor:
-        """Return normal observations."""
+        """Return normally distributed observations."""
         source = torch.Generator(self.device).manual_seed(1)
         return torch.randn(self.states, self.layers[0], generator=source, device=self.device)
 
@@ -81,7 +81,7 @@ class Problem:
 
 
 def build_ours(problem: Problem, agent: sb3_contrib.TRPO, observations: Tensor) -> Callable[[Tensor], Tensor]:
-    """Build our operator, after the gradient."""
+    """Compute the gradient and build our operator."""
     actor = PolicyActor(agent.policy)
     with torch.no_grad():
         distribution = actor(observations)
@@ -97,7 +97,7 @@ def build_ours(problem: Problem, agent: sb3_contrib.TRPO, observations: Tensor) 
 def build_sb3_contrib(
     problem: Problem, agent: sb3_contrib.TRPO, observations: Tensor
 ) -> Callable[[Tensor], Tensor]:
-    """Build sb3-contrib's operator, by its own methods and in the order of its `train`."""
+    """Build sb3-contrib's operator with its own methods, in the order of its `train`."""
     policy = agent.policy
     with torch.no_grad():
         old = copy.copy(policy.get_distribution(observations))
@@ -115,7 +115,7 @@ BUILDERS = {"sb3-contrib": build_sb3_contrib, "ours": build_ours}
 
 
 def peak_bytes(pipe: Connection, problem: Problem, library: str) -> None:
-    """Send the memory that building and a product take; runs in a fresh process."""
+    """Send the bytes of memory that building and a product take; runs in a new process."""
     agent = problem.policy()
     observations, vector = problem.observations(), problem.vector(agent)
     small = Problem(problem.network, 256, problem.device)
@@ -127,7 +127,7 @@ def peak_bytes(pipe: Connection, problem: Problem, library: str) -> None:
 
 
 def resident(device: str, *, restart: bool = False) -> int:
-    """Return the peak memory in bytes; with `restart` the present one, and restart the peak from there."""
+    """Return the peak memory in bytes; with `restart`, reset the peak and return the current memory."""
     if device.startswith("cuda"):
         if not restart:
             return torch.cuda.max_memory_allocated()

@@ -3,10 +3,10 @@
     python benchmarks/geometry_figures.py                       # 2e5 steps of Hopper-v5, minutes
     python benchmarks/geometry_figures.py --steps 2e4 --folder runs/short
 
-TRPO trains on Hopper-v5 with the shipped settings. `GeometryCallback` measures every fifth update. Every
-tenth update adds K-FAC's quadratic model along K-FAC's own step, and three updates add spectrum and exact
-blocks. If the folder has measurements already, they are drawn without training. Needs the `figures` and
-`mujoco` extras.
+TRPO trains on Hopper-v5 with the shipped settings. `GeometryCallback` measures every fifth update. In every
+tenth update, K-FAC's quadratic model along K-FAC's own step is measured too, and in three updates the
+spectrum and the exact blocks. If the folder already has measurements, they are drawn without training. This
+needs the `figures` and `mujoco` extras.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ from geometry_measurements import APPROXIMATIONS, DAMPINGS, MEASUREMENTS, ROOT, 
 import npg
 from experiments.geometry import PREFIX
 
-NAMES = ("log std", "layer 1", "layer 2", "mean")  # of the policy's modules
+NAMES = ("log std", "layer 1", "layer 2", "mean")  # names of the policy's modules
 GREY, BLUE, ORANGE = COLOURS = ("#8c8c8c", "#0072b2", "#d55e00")  # distinguishable for the colour-blind
 
 
@@ -37,9 +37,9 @@ def main(steps: float = 2e5, seed: int = 0, folder: Path = Path("runs/geometry")
     """Draw docs/geometry.png and print medians.
 
     Args:
-        steps: of training.
-        seed: of training.
-        folder: of log, model and measurements.
+        steps: number of training steps.
+        seed: seed of the training.
+        folder: folder of log, model and measurements.
     """
     if not (folder / MEASUREMENTS).exists():
         measure(int(steps), seed, folder)

@@ -74,7 +74,7 @@ class GeometryRecorder(BaseCallback):
 
 
 def block_of(operator: npg.LinearOperator, place: slice) -> Tensor:
-    """Return a diagonal block of a matrix, dense."""
+    """Return a diagonal block as a dense matrix."""
     unit, rows = torch.zeros(operator.size), []
     for index in range(place.start, place.stop):
         unit[index] = 1

@@ -9,17 +9,17 @@ r"""Verify and measure everything on a GPU, in under ten minutes.
 | 1    | device, driver, versions; throughput of matrix products and copies                |
 | 2    | the tests marked `gpu`                                                            |
 | 3    | products with the Fisher matrix and CG, ours and sb3-contrib's                    |
-| 4    | updates, and training on CartPole-v1 to a return of 475, of every agent           |
-| 5    | memory and host synchronisations of an update; two identical runs compared        |
-| 6    | the choice of `device="auto"`, and the faster device by measurement               |
-| 7    | captured against eager steps                                                      |
+| 4    | updates of every agent, and its training on CartPole-v1 to a return of 475        |
+| 5    | memory and host synchronisations of an update; comparison of two identical runs   |
+| 6    | the choice of `device="auto"`, and which device is faster                         |
+| 7    | captured and eager steps compared                                                 |
 
 Each part prints tables and appends one line of JSON to --out as soon as it ends. Every part has a time
-budget: it measures small sizes first and notes what it left out. A part that raises is reported, the next one
-still runs, and the exit code is 1. docs/gpu.md explains the numbers.
+budget: it measures small sizes first and reports what it left out. If a part raises, the error is reported,
+the next part still runs, and the exit code is 1. docs/gpu.md explains the numbers.
 
 The command runs from a plain checkout. It needs Python 3.12 (or 3.11), torch 2.8 or later, NumPy, SciPy,
-tensorboard and pytest. A machine that has only these, and no network, lacks 11 wheels, 2.5 MB in all:
+tensorboard and pytest. A machine that has only these, and no network, lacks 11 wheels, 2.5 MB in total:
 gymnasium, farama-notifications, cloudpickle, stable-baselines3, sb3-contrib, tyro, docstring-parser,
 typeguard, PyYAML, safetensors, tqdm. pygame, MuJoCo, pandas and matplotlib are not needed. On a machine with
 a network, run
@@ -30,7 +30,7 @@ a network, run
         gymnasium farama-notifications cloudpickle stable-baselines3 sb3-contrib \
         tyro docstring-parser typeguard PyYAML safetensors tqdm
 
-and on the machine with the GPU, in the root of the checkout, which leaves the installed packages alone:
+and on the machine with the GPU, in the root of the checkout (this does not change the installed packages):
 
     pip install --no-index --no-deps --target site-packages wheels/*.whl
     PYTHONPATH=$PWD/site-packages python benchmarks/gpu.py --out gpu.jsonl
@@ -65,7 +65,7 @@ class Measurement:
 
 INTERRUPTED = 130
 
-# The budgets sum up to less than ten minutes. A part may exceed its own by one measurement.
+# The budgets add up to less than ten minutes. A part may exceed its own by one measurement.
 PARTS = {
     1: Measurement("Machine", "machine:measure_machine", 20),
     2: Measurement("GPU tests", "gpu_tests:run_gpu_tests", 100),
@@ -82,15 +82,15 @@ class Arguments:
     """Measure."""
 
     parts: tuple[int, ...] = tuple(PARTS)
-    """Which parts."""
+    """Run these parts."""
     dry_run: bool = False
-    """Run on the CPU, at sizes that show only that the command works."""
+    """Run on the CPU at small sizes, which only shows that the command works."""
     device: str = "cuda"
     """The GPU; the dry run ignores it."""
     seconds: float = 540
-    """Time for all parts together. Later parts get less than their own budget if earlier ones took more."""
+    """Time for all parts together. If earlier parts exceed their budget, later ones get less than theirs."""
     out: Path | None = None
-    """Where each part appends a line of JSON."""
+    """Append a line of JSON per part to this file."""
 
 
 def main(arguments: Arguments) -> int:
@@ -104,7 +104,7 @@ def main(arguments: Arguments) -> int:
         print("error: no CUDA device; try all parts on the CPU with --dry-run", file=sys.stderr)
         return 2
     if arguments.dry_run:
-        torch.set_num_threads(1)  # sizes are small, and other programs may use the cores
+        torch.set_num_threads(1)  # the sizes are small, and other programs may use the cores
     start, failed = time.monotonic(), []
     torch.zeros(1, device=device)  # starts CUDA
     for number in arguments.parts:
@@ -125,10 +125,10 @@ def main(arguments: Arguments) -> int:
 
 
 def run_part(number: int, part: Part, function: str, out: Path | None) -> bool:
-    """Run a part, print and write what it found, and return whether it succeeded.
+    """Run a part, print and write its results, and return whether it succeeded.
 
     Raises:
-        KeyboardInterrupt: the part was interrupted. What it had found is printed and written.
+        KeyboardInterrupt: the part was interrupted. Its results so far are printed and written.
     """
     progress(f"part {number}: {part.title}")
     error, status = None, "interrupted"
@@ -160,5 +160,5 @@ def write_line(out: Path | None, number: int, part: Part, status: str, error: st
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a part that is stopped is written
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that an interrupted part is written
     sys.exit(main(tyro.cli(Arguments, description=__doc__)))

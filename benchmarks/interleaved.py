@@ -1,8 +1,8 @@
-"""Measure several configurations in processes of their own, in interleaved rounds.
+"""Measure several configurations in interleaved rounds, each in its own process.
 
-Rounds go A, B, C, A, B, C, ..., so that noise and drift of the machine affect all alike. Every configuration
-has its own process, since thread settings and imports belong to a process. While another one is measured, the
-process and its children are stopped, so that idle workers do not spin.
+The order is A, B, C, A, B, C, ..., so that noise and drift of the machine affect all configurations equally.
+Every configuration has its own process, since thread settings and imports belong to a process. While another
+configuration is measured, the process and its children are stopped, so that idle workers do not use the CPU.
 """
 
 import gc
@@ -19,7 +19,7 @@ import torch
 from measurement import progress
 
 Measure = Callable[[], dict[str, float]]
-# setting -> a context that prepares everything and yields the function to measure with
+# setting -> a context that prepares everything and yields the function that makes a measurement
 MeasureFactory = Callable[[Any], AbstractContextManager[Measure]]
 CLOSE_TIMEOUT = 30.0  # seconds for a process to close its environments
 
@@ -32,9 +32,9 @@ class MeasuredProcess:
     """A process that is stopped except while it measures.
 
     Args:
-        factory: makes the function to measure with, in the process.
+        factory: makes, in the process, the function that measures.
         setting: the argument of the factory.
-        threads: of torch; 0 for torch's default.
+        threads: number of torch's threads; 0 for torch's default.
 
     Raises:
         MeasurementError: the factory failed.
@@ -84,7 +84,7 @@ class MeasuredProcess:
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process.pid is not None
-        with suppress(ProcessLookupError):  # it has ended, or has not created its process group yet
+        with suppress(ProcessLookupError):  # the process has ended, or has not created its group yet
             os.killpg(self._process.pid, number)
 
     def _receive(self) -> dict[str, float]:
@@ -120,12 +120,12 @@ def interleave(
     """Measure configurations in interleaved rounds.
 
     Args:
-        configurations: factory, setting and threads, by name.
-        rounds: to record.
-        warm_ups: rounds before these, which are not recorded.
+        configurations: {name: (factory, setting, threads)}.
+        rounds: number of rounds to record.
+        warm_ups: number of rounds before these, which are not recorded.
 
     Returns:
-        The results of every round by name, and the tracebacks of those that failed by name.
+        {name: results of every round}, and {name: traceback} of the configurations that failed.
     """
     results: dict[str, list[dict[str, float]]] = {}
     failures: dict[str, str] = {}

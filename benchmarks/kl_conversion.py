@@ -2,8 +2,8 @@
 
     python benchmarks/kl_conversion.py         # HalfCheetah-v5, whose actions are a Box of 6 dimensions
 
-Every update's KL(old || new), joint over action dimensions, mean over the states of its batch, is computed
-from the policy before and after it, and compared with the KL that the algorithm logs.
+For every update, KL(old || new), joint over action dimensions, mean over the states of the batch, is computed
+from the policies before and after the update, and compared with the KL that the algorithm logs.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Arguments:
 
 
 def measure(algorithm: type[OnPolicyAlgorithm], arguments: Arguments, **settings: Any) -> tuple[float, float]:
-    """Return the medians of the logged and of the true KL of all updates."""
+    """Return the medians, over all updates, of the logged and the true KL."""
     logged, true = [], []
     for seed in range(arguments.seeds):
         env = make_vec_env(arguments.env, 8, seed=seed)

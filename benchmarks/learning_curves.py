@@ -2,8 +2,8 @@
 
     python benchmarks/learning_curves.py runs        # writes docs/learning_curves.png
 
-One panel per environment, one line per algorithm: the mean over seeds of the mean return of the last 100
-training episodes, with a band from the lowest to the highest seed. Needs the `figures` extra.
+There is one panel per environment and one line per algorithm: the mean over seeds of the mean return of the
+last 100 training episodes, with a band from the lowest to the highest seed. This needs the `figures` extra.
 """
 
 import sys
@@ -18,7 +18,7 @@ TASKS = ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "Hopper-v5")
 
 
 def curve(folder: Path, steps: np.ndarray) -> np.ndarray:
-    """Return a run's training return at the given steps, NaN before its first episodes ended."""
+    """Return a run's training return at the given steps; NaN before its first episodes have ended."""
     log = pd.read_csv(folder / "progress.csv")[["time/total_timesteps", "rollout/ep_rew_mean"]].dropna()
     return np.interp(steps, *log.to_numpy().T, left=np.nan)
 

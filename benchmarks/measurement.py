@@ -37,7 +37,7 @@ def environment() -> dict[str, Any]:
 
 
 def memory_gib() -> float:
-    """Return the machine's memory."""
+    """Return the machine's memory in GiB."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
@@ -46,8 +46,8 @@ class Ratio:
     """How much larger one series is than another, measured in the same rounds.
 
     Attributes:
-        of_medians: of the two medians.
-        of_rounds: the median of the ratios of every round, insensitive to drift of the machine.
+        of_medians: the ratio of the two medians.
+        of_rounds: the median of the rounds' ratios, which is insensitive to drift of the machine.
     """
 
     of_medians: float
@@ -74,9 +74,9 @@ class Goal:
     Attributes:
         text: what is compared with what.
         measured: the number.
-        bound: of the number.
-        unit: of both numbers.
-        at_most: whether the bound is an upper one.
+        bound: the number's bound.
+        unit: the unit of both numbers.
+        at_most: whether the bound is an upper bound.
     """
 
     text: str
@@ -122,7 +122,7 @@ def _text(value: Any) -> str:
 
 
 def best(series: dict[str, list[float]], lowest: bool = False) -> str:
-    """Return the name with the highest (or lowest) median; the first of equal ones."""
+    """Return the name with the highest (or lowest) median; if several are equal, the first."""
     return (min if lowest else max)(series, key=lambda name: median(series[name]))
 
 
@@ -135,10 +135,10 @@ def report(title: str, arguments: Any, sections: dict[str, list[dict[str, Any]]]
     """Print Markdown tables with the goals, and write them as JSON to `arguments.out`.
 
     Args:
-        title: of the benchmark.
+        title: the benchmark's title.
         arguments: a dataclass with an attribute `out`, a path or None.
-        sections: rows of a table, by its heading.
-        goals: of the benchmark.
+        sections: {heading of a table: rows}.
+        goals: the benchmark's goals.
     """
     measured_with = environment()
     for heading, rows in sections.items():

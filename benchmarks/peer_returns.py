@@ -2,10 +2,10 @@
 
     python benchmarks/peer_returns.py --algo contrib:trpo sb3:ppo --env Hopper-v5 Ant-v5 --seeds 0 1 2
 
-Needs the extras `mujoco` and `zoo`, and sb3-contrib. Settings are read from RL Zoo's hyperparameter files,
-from the section of the same robot (`Hopper-v4` for Hopper-v5); where RL Zoo has none, from its MuJoCo
-defaults. Environments are Gymnasium's, in one process with one thread, wrapped in `VecNormalize` where RL Zoo
-does. The evaluation is 100 deterministic episodes at the end of the budget, with the statistics of
+This needs the extras `mujoco` and `zoo`, and sb3-contrib. Settings are read from RL Zoo's hyperparameter
+files, from the section of the same robot (`Hopper-v4` for Hopper-v5), or if there is none, from RL Zoo's
+MuJoCo defaults. Environments are Gymnasium's, in one process with one thread, wrapped in `VecNormalize` if
+RL Zoo does so. The evaluation is 100 deterministic episodes at the end of the budget, with the statistics of
 `VecNormalize` frozen.
 
 Each run writes <out>/<algo>/<env>/seed-<n>.json: settings, versions, the training curve (mean return of the
@@ -37,7 +37,7 @@ from torch import nn
 
 OUT = Path(__file__).parent / "returns"
 ZOO_FILES = {"contrib:trpo": "trpo.yml", "sb3:ppo": "ppo.yml", "sb3:a2c": "a2c.yml"}
-FALLBACK = "Ant-v4"  # RL Zoo's MuJoCo defaults: normalised, constructor defaults otherwise
+FALLBACK = "Ant-v4"  # RL Zoo's MuJoCo defaults: normalised, otherwise the constructor's defaults
 EVALUATION_EPISODES = 100
 EVALUATION_SEED = 10_000
 PARTS = 100
@@ -45,7 +45,7 @@ PACKAGES = ("gymnasium", "mujoco", "numpy", "rl_zoo3", "sb3-contrib", "stable-ba
 
 
 def main() -> None:
-    """Make the requested runs."""
+    """Train the requested runs."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def zoo_settings(algo: str, env_id: str) -> tuple[str, dict[str, Any]]:
-    """Return the section's name and its settings for a task of the generation -v5."""
+    """Return the name and the settings of RL Zoo's section for a task with the version -v5."""
     sections = yaml.safe_load((files("rl_zoo3") / "hyperparams" / ZOO_FILES[algo]).read_text())
     name = env_id.replace("-v5", "-v4")
     name = name if name in sections else FALLBACK
@@ -78,7 +78,7 @@ def zoo_settings(algo: str, env_id: str) -> tuple[str, dict[str, Any]]:
 
 
 def train(algo: str, env_id: str, seed: int, steps: int) -> dict[str, Any]:
-    """Make one run and return the content of its file."""
+    """Train one run and return the content of its file."""
     section, settings = zoo_settings(algo, env_id)
     arguments = {key: parse_value(value) for key, value in settings.items()}
     arguments.pop("n_timesteps")
@@ -122,7 +122,7 @@ def agent_class(algo: str) -> Any:
 
 
 def parse_value(value: Any) -> Any:
-    """Parse a value in RL Zoo's format for a constructor: lin_x, numbers as text, dict(...)."""
+    """Convert a value in RL Zoo's format, e.g. lin_x, a number as text or dict(...), for a constructor."""
     if not isinstance(value, str):
         return value
     if value.startswith("lin_"):
@@ -162,7 +162,7 @@ class Curve(BaseCallback):
         return True
 
     def parts(self) -> list[float | None]:
-        """Return the mean return of each part of the budget, None if no episode ended."""
+        """Return the mean return in each part of the budget; None if no episode ended in it."""
         part = np.minimum(np.array(self.steps) * PARTS // self.budget, PARTS - 1)
         returns = np.array(self.returns)
         return [

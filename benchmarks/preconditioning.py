@@ -2,11 +2,11 @@
 
     python benchmarks/preconditioning.py         # Hopper-v5: 3 seeds at 30 000, 100 000 and 300 000 steps
 
-TRPO is trained with its configuration. At every stage the policy collects fresh states, and (F + λI) x = g is
-solved for the exact Fisher matrix F and the policy gradient g of those states, in float32 and float64.
+TRPO is trained with its shipped settings. At every stage the policy collects new states, and (F + λI) x = g
+is solved for the exact Fisher matrix F and the policy gradient g of those states, in float32 and float64.
 Training then continues from these environments. The counts are products with F; the seconds are those of one
 thread, without collecting. No preconditioner is tuned: all have their defaults and the damping of the system.
-"few" is `ShrunkFisher` with ρ → 0, i.e. its sub-sampled part alone.
+"few" is `ShrunkFisher` with ρ → 0, i.e. only its sub-sampled part.
 """
 
 import copy
@@ -75,7 +75,7 @@ class Arguments:
 
 
 class Network(nn.Module):
-    """A copy of the network and scale of an SB3 policy, which can have any dtype."""
+    """A copy of the actor network and log standard deviation of an SB3 policy, which can have any dtype."""
 
     def __init__(self, policy: Any):
         super().__init__()
@@ -88,7 +88,7 @@ class Network(nn.Module):
 
 
 def collect(agent: TRPO, env: Any, states: int) -> Batch:
-    """Collect fresh states with the agent's policy."""
+    """Collect new states with the agent's policy."""
     spaces = env.observation_space, env.action_space
     buffer = RolloutBuffer(
         states // env.num_envs, *spaces, "cpu", agent.gae_lambda, agent.gamma, env.num_envs
@@ -122,7 +122,7 @@ def measure(policy: Any, batch: Batch, dtype: torch.dtype, arguments: Arguments)
 
 
 def main(arguments: Arguments) -> None:
-    """Train, count, and print a table."""
+    """Train, count iterations, and print a table."""
     torch.set_num_threads(1)
     configuration = resolve(Train(env=(arguments.env,)))
     rows: list[dict[str, Any]] = []

@@ -5,9 +5,9 @@
 
 Every configuration collects 2048 steps with an untrained 64-64 tanh policy, by its library's own method.
 SB3's `collect_rollouts`, called through sb3-contrib's TRPO, and ours fill a buffer with values,
-log-probabilities and advantages. tianshou's `Collector` stores transitions only; its update computes the
-rest. Rounds are interleaved, see interleaved.py; a measurement is `--rollouts` rollouts. Ratios are to the
-fastest configuration of the other library in the same run.
+log-probabilities and advantages. tianshou's `Collector` stores only transitions; its update computes the
+rest. Rounds are interleaved (see interleaved.py); a measurement is `--rollouts` rollouts. Ratios are relative
+to the fastest configuration of the other library in the same run.
 """
 
 import time
@@ -24,8 +24,8 @@ from measurement import Goal, report
 from speed_comparison import SpeedComparison, only_installed
 from tianshou_trpo import tianshou_trpo
 
-USUAL_MOST_ENVS = 32  # a rollout of 2048 steps has at least 64 steps of each
-# environment -> goals for our speed over SB3's best, of all configurations and of those up to USUAL_MOST_ENVS
+USUAL_MOST_ENVS = 32  # so that a rollout of 2048 steps has at least 64 steps per environment
+# {environment: goals for our speed over SB3's best, of all configurations and of those up to USUAL_MOST_ENVS}
 GOALS = {"Hopper-v5": {"workers": 2.0, "envpool": 2.5}, "CartPole-v1": {"envpool": 4.0}}
 
 
@@ -38,17 +38,17 @@ class Arguments:
     rollouts: int = 4
     """Rollouts per measurement."""
     steps: int = 2048
-    """Steps of a rollout, all environments together."""
+    """Steps per rollout, over all environments."""
     threads: tuple[int, ...] = (0, 1)
-    """Threads of torch to try with each configuration; 0 is torch's default."""
+    """Numbers of torch's threads to try with each configuration; 0 is torch's default."""
     dummy: tuple[int, ...] = (8, 16, 32, 128, 256)
-    """Numbers of environments of SB3's DummyVecEnv."""
+    """Numbers of environments to try with SB3's DummyVecEnv."""
     subproc: tuple[int, ...] = (2, 8)
-    """Numbers of environments of SB3's SubprocVecEnv."""
+    """Numbers of environments to try with SB3's SubprocVecEnv."""
     ours: tuple[int, ...] = (32, 64, 128, 256)
-    """Numbers of environments of ours."""
+    """Numbers of environments to try with ours."""
     tianshou: tuple[int, ...] = (16, 32)
-    """Numbers of environments of tianshou's."""
+    """Numbers of environments to try with tianshou's."""
     out: Path | None = None
     """Write the numbers into this JSON file."""
 

@@ -4,10 +4,10 @@
     python benchmarks/samples_to_threshold.py --algos acktr a2c
 
 Every algorithm has a grid of the same size: three values of the setting that determines its step, times three
-batch sizes. The grid is searched on the tuning seeds; the best setting by the mean is then run on other
-seeds, which are reported. A run's samples are counted when a deterministic evaluation of 20 episodes, every
-1000 steps, first reaches the threshold; a run that never does counts as the whole budget. "a2c" is SB3's,
-with its defaults, on as many environments.
+batch sizes. The grid is searched on the tuning seeds; the setting with the best mean is then run on other
+seeds, which are reported. Every 1000 steps, a run is evaluated on 20 deterministic episodes; its number of
+samples is the one at which an evaluation first reaches the threshold, or the whole budget if none does. "a2c"
+is SB3's, with its defaults, on the same number of environments.
 """
 
 import itertools
@@ -83,7 +83,7 @@ def samples_to_threshold(arguments: Arguments, algo: str, setting: dict[str, Any
 
 
 def main(arguments: Arguments) -> None:
-    """Tune, run, and print a table."""
+    """Tune, run the best settings, and print a table."""
     results = {}
     with ProcessPoolExecutor(arguments.jobs) as pool:
         for algo in arguments.algos:

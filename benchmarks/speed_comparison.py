@@ -15,7 +15,7 @@ class SpeedComparison:
 
     Args:
         available: the configurations.
-        results: of every round, by the configuration's name; those that failed are missing.
+        results: {configuration's name: results of every round}; those that failed are missing.
     """
 
     def __init__(self, available: list[Configuration], results: dict[str, list[dict[str, float]]]):
@@ -24,7 +24,7 @@ class SpeedComparison:
     def fastest(
         self, library: str, vec_env: str | None = None, n_envs: int | None = None, at_most: float = inf
     ) -> Configuration | None:
-        """Return a library's fastest configuration, of a kind and number of environments if given."""
+        """Return a library's fastest configuration, if given only of this kind and number of environments."""
         chosen = [
             s
             for s in self.speeds
@@ -36,7 +36,7 @@ class SpeedComparison:
         return max(chosen, key=lambda s: median(self.speeds[s]), default=None)
 
     def ratio(self, faster: Configuration, slower: Configuration) -> Ratio:
-        """Return how many times faster one is than another."""
+        """Return how many times faster one configuration is than another."""
         return Ratio.between(self.speeds[faster], self.speeds[slower])
 
     def row(self, name: str, series: list[float]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch.distributions import Categorical, Distribution, Independent, Normal
 
 
 def gaussian(parameters: tuple[torch.Tensor, torch.Tensor]) -> Distribution:
-    """Return a diagonal Gaussian of a mean and a scale."""
+    """Return a diagonal Gaussian with a mean and a scale."""
     return Independent(Normal(*parameters), 1)
 
 
@@ -42,7 +42,7 @@ def tianshou_trpo(configuration: Configuration) -> Iterator[tuple[Any, Any]]:
 
 
 def train(algorithm: Any, collector: Any, steps: int, rollout: int) -> None:
-    """Train without a test, a log or a progress bar."""
+    """Train without evaluation, log or progress bar."""
     from tianshou.trainer import OnPolicyTrainerParams
 
     algorithm.run_training(

@@ -3,12 +3,13 @@
     python benchmarks/training.py                                  # Hopper-v5, 20 480 steps
     python benchmarks/training.py --steps 40960 --rounds 7 --out training.json
 
-A measurement is one `learn()` of a fresh agent, without its construction and that of its environments. Rounds
-are interleaved, see interleaved.py. Ours and sb3-contrib's collect 2048 steps between updates, all
-environments together, and make 15 CG iterations; all else is at their defaults. tianshou's has the settings
-of its MuJoCo benchmark, 1024 steps and 10 CG iterations, and is tried with 2048 steps, too. Every
-configuration is tried with torch's default threads and with one; ratios are to the other library's fastest
-configuration in the same run. "physics alone" is MuJoCo's physics in one process per core.
+A measurement is one `learn()` of a new agent, without the construction of the agent and its environments.
+Rounds are interleaved (see interleaved.py). Ours and sb3-contrib's collect 2048 steps between updates, over
+all environments, and make 15 CG iterations; all other settings have their defaults. tianshou's has the
+settings of its MuJoCo benchmark, 1024 steps and 10 CG iterations, and is tried with 2048 steps too. Every
+configuration is tried with torch's default number of threads and with one thread. Ratios are relative to the
+other library's fastest configuration in the same run. "physics alone" is MuJoCo's physics in one process per
+core.
 """
 
 import time
@@ -30,7 +31,7 @@ from tianshou_trpo import tianshou_trpo, train
 from experiments.settings.provenance import hardware
 
 PHYSICS = "physics alone"
-# Goals for our speed: over sb3-contrib's defaults, over a library's best, as a share of the physics.
+# Goals for our speed: over sb3-contrib's defaults, over another library's best, as a fraction of the physics.
 GOAL_OVER_DEFAULTS, GOAL_OVER_BEST, GOAL_OF_PHYSICS = 5.0, 3.0, 0.35
 
 
@@ -40,22 +41,22 @@ class Arguments:
 
     env: str = "Hopper-v5"
     steps: int = 20_480
-    """Of one training."""
+    """Training steps per measurement."""
     rounds: int = 5
     rollout: int = 2048
-    """Steps between updates, all environments together."""
+    """Steps between updates, over all environments."""
     threads: tuple[int, ...] = (0, 1)
-    """Threads of torch to try with each configuration; 0 is torch's default."""
+    """Numbers of torch's threads to try with each configuration; 0 is torch's default."""
     dummy: tuple[int, ...] = (1, 8, 16, 32, 64)
-    """Numbers of environments of sb3-contrib's; 1 is its default."""
+    """Numbers of environments to try with sb3-contrib's; 1 is its default."""
     ours: tuple[int, ...] = (32, 64)
-    """Numbers of environments of ours."""
+    """Numbers of environments to try with ours."""
     ours_kinds: tuple[str, ...] = ("workers", "envpool")
-    """How ours steps them."""
+    """Kinds of vector environments to try with ours."""
     ours_settings: tuple[str, ...] = ("critic_fit=lbfgs",)
-    """Variants of ours, each as name=value,name=value; "" is the defaults."""
+    """Variants of ours, each as name=value,name=value; "" has the default settings."""
     tianshou: tuple[int, ...] = (16,)
-    """Numbers of environments of tianshou's."""
+    """Numbers of environments to try with tianshou's."""
     tianshou_kinds: tuple[str, ...] = ("dummy", "envpool")
     tianshou_rollouts: tuple[int, ...] = (1024, 2048)
     out: Path | None = None
@@ -118,7 +119,7 @@ def configurations(arguments: Arguments) -> list[Configuration]:
 
 
 def goals_of(comparison: SpeedComparison, physics: list[float] | None) -> list[Goal]:
-    """Return the goals of our fastest configuration, against the other libraries' and the physics alone."""
+    """Return the goals of our fastest configuration, relative to other libraries and to the physics alone."""
     ours = comparison.fastest("ours")
     if ours is None:
         return []

@@ -5,14 +5,14 @@
 
 sb3-contrib's TRPO trains with its defaults for some updates and collects one more rollout of 2048 steps. Each
 measurement starts from these parameters, this state of Adam and this rollout, and times one `train()`. Rounds
-are interleaved, see interleaved.py. The critic's loss is the mean squared error of its values against the
-rollout's returns after the update. Ours has sb3-contrib's number of CG iterations. Its KL is joint where
-sb3-contrib's is a mean over the d action dimensions, so it has d times the target_kl and damping, which makes
-the same step. `--ours` names variants of ours, as settings of TRPO; `n_critic_updates` counts passes over the
-rollout, or iterations of L-BFGS.
+are interleaved (see interleaved.py). The critic's loss is the mean squared error, after the update, between
+its values and the rollout's returns. Ours has sb3-contrib's number of CG iterations. Our KL is joint over the
+d action dimensions, but sb3-contrib's is a mean over them; so ours has d times the target_kl and damping,
+which gives the same step. `--ours` names variants of ours, as settings of TRPO; `n_critic_updates` counts
+passes over the rollout, or iterations of L-BFGS.
 
 tianshou's TRPO has its own settings (10 CG iterations, 20 critic steps on the whole batch) and its own
-rollout, from a policy that it has trained as long. Its time is comparable, its loss is not.
+rollout, from a policy that it has trained for as many updates. Its time is comparable, but its loss is not.
 """
 
 import copy
@@ -47,15 +47,15 @@ class Arguments:
     env: str = "Hopper-v5"
     rounds: int = 9
     threads: tuple[int, ...] = (0, 1)
-    """Threads of torch to try with each configuration; 0 is torch's default."""
+    """Numbers of torch's threads to try with each configuration; 0 is torch's default."""
     steps: int = 2048
-    """Of the rollout."""
+    """Steps of the rollout."""
     updates_before: int = 5
-    """How many updates sb3-contrib trains for first."""
+    """Number of updates for which sb3-contrib's agent trains first."""
     ours: tuple[str, ...] = ("", "critic_fit=lbfgs,n_critic_updates=15")
-    """Variants of ours, each as name=value,name=value; "" is the defaults."""
+    """Variants of ours, each as name=value,name=value; "" has the default settings."""
     tianshou: bool = True
-    """Whether tianshou takes part."""
+    """Measure tianshou's too."""
     out: Path | None = None
     """Write the numbers into this JSON file."""
 
@@ -100,7 +100,7 @@ def sb3_update(start: Start) -> Iterator[Measure]:
             agent.policy.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
             agent.rollout_buffer = copy.deepcopy(state["buffer"])
             before = critic_loss(agent, copy.deepcopy(state["buffer"]))
-            set_random_seed(rounds)  # of the minibatches
+            set_random_seed(rounds)  # for the minibatches
             begin = time.perf_counter()
             agent.train()
             seconds = time.perf_counter() - begin
@@ -116,7 +116,7 @@ def sb3_update(start: Start) -> Iterator[Measure]:
 
 
 def settings_of(start: Start) -> dict[str, Any]:
-    """Return the settings of an agent: for ours, those that make sb3-contrib's default step."""
+    """Return an agent's settings; for ours, those that give the same step as sb3-contrib's defaults."""
     if start.configuration.library == "sb3-contrib":
         return {}
     dimensions = int(np.prod(gym.make(start.configuration.env).action_space.shape or (1,)))
@@ -155,7 +155,7 @@ def tianshou_update(start: Start) -> Iterator[Measure]:
 
 
 def suffix(threads: int) -> str:
-    """Return the end of a name, with the number of torch's threads."""
+    """Return the end of a configuration's name, which has the number of torch's threads."""
     return f", {threads} torch thread{'s' * (threads > 1)}" if threads else ""
 
 
@@ -181,7 +181,7 @@ def measurements(arguments: Arguments, path: str) -> dict[str, tuple[MeasureFact
 
 
 def goals_of(arguments: Arguments, results: dict[str, list[dict[str, float]]], peer: str) -> list[Goal]:
-    """Return the goals of every variant of ours: faster, at a critic's loss that is not higher."""
+    """Return the goals of every variant of ours: to be faster, without a higher loss of the critic."""
     goals = []
     for variant in arguments.ours:
         names = [ours_name(variant, threads) for threads in arguments.threads]

@@ -1,1 +1,1 @@
-"""The parts of `benchmarks/gpu.py`, one function each that fills a `Part`."""
+"""The parts of `benchmarks/gpu.py`; each has a function that fills a `Part`."""

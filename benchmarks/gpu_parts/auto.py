@@ -13,13 +13,13 @@ from gpu_parts.part import Part
 
 ALGO = "trpo"
 UPDATES = 4
-# Hidden layers' width, environments, steps of each: small to large.
+# (width of the hidden layers, environments, steps per environment), from small to large.
 SIZES = [(64, 8, 128), (256, 64, 64), (256, 64, 256), (1024, 64, 256)]
 DRY_SIZES = [(16, 2, 16), (32, 4, 16)]
 
 
 class StopAtDeadline(BaseCallback):
-    """Stop the training at the end of the part's budget, but not before two updates are complete."""
+    """Stop the training at the end of the part's budget, but only after two complete updates."""
 
     def __init__(self, part: Part, stopwatch: Stopwatch):
         super().__init__()
@@ -31,7 +31,7 @@ class StopAtDeadline(BaseCallback):
 
 
 def measure_choice(part: Part) -> None:
-    """Compare the choice with the measured time of rollout and update, from small to large networks."""
+    """Compare the choice with the measured times of rollout and update, from small to large networks."""
     sizes = DRY_SIZES if part.dry_run else SIZES
     if part.device.type != "cuda":
         part.note('no CUDA device: "auto" is the CPU, and both columns of times are the CPU\'s')
@@ -43,7 +43,7 @@ def measure_choice(part: Part) -> None:
 
 
 def compare_devices(part: Part, width: int, n_envs: int, n_steps: int) -> None:
-    """Choose twice, train on both devices and add a row."""
+    """Make the choice twice, train on both devices and add a row."""
     settings = {
         "n_envs": n_envs,
         "n_steps": n_steps,
@@ -73,7 +73,7 @@ def compare_devices(part: Part, width: int, n_envs: int, n_steps: int) -> None:
 
 
 def measure_iteration(part: Part, device: torch.device, settings: dict[str, Any]) -> float:
-    """Return the median time of a rollout and its update, without the first pair."""
+    """Return the median seconds of a rollout and its update, without the first pair."""
     agent = make_agent(ALGO, device, **settings)
     stopwatch = Stopwatch(device)
     train(agent, UPDATES, stopwatch, StopAtDeadline(part, stopwatch))

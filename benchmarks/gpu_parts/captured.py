@@ -1,4 +1,4 @@
-"""Part 7: captured steps (CUDA graphs) against eager ones, once captured steps exist."""
+"""Part 7: captured steps (CUDA graphs) compared with eager steps, once captured steps exist."""
 
 from gpu_parts.part import Part
 

@@ -21,7 +21,7 @@ SEED = 0
 
 
 def read_settings(algo: str) -> dict[str, Any]:
-    """Return the shipped settings, n_timesteps, n_envs and policy among them."""
+    """Return the shipped settings, including n_timesteps, n_envs and policy."""
     text = (CONFIGS / f"{algo}.yaml").read_text(encoding="utf-8")
     return dict(yaml.safe_load(text)[ENV])
 
@@ -41,12 +41,12 @@ class Stopwatch(BaseCallback):
     """Time every rollout and every update, and run every update inside a context.
 
     Args:
-        device: what to wait for before the clock is read.
-        around: makes the context of an update from the update's number, 0 for the first.
+        device: the device to wait for before reading the clock.
+        around: maps the number of an update, 0 for the first, to the context to run it in.
 
     Attributes:
-        rollouts: seconds of every complete rollout.
-        updates: seconds of every update.
+        rollouts: the seconds of every complete rollout.
+        updates: the seconds of every update.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Stopwatch(BaseCallback):
         self.close()
 
     def close(self) -> None:
-        """End the update that is running, if any."""
+        """End the current update, if there is one."""
         if self._context is not None:
             self._context.close()
             self._context = None

@@ -13,9 +13,10 @@ COUNT = re.compile(r"(\d+) (passed|failed|skipped|error|xfailed|xpassed)")
 
 
 def run_gpu_tests(part: Part) -> None:
-    """Run the marked tests in a process of their own and count the outcomes.
+    """Run the marked tests in a separate process and count the outcomes.
 
-    Only files that name the mark are collected, so that tests of optional packages cannot fail to import.
+    Only files that contain the mark are collected, so that imports of optional packages by other tests cannot
+    fail.
     """
     if part.out_of_time("all tests"):
         return

@@ -1,4 +1,4 @@
-"""Part 1: the device, and the throughputs that everything else is compared with."""
+"""Part 1: the device, and its throughputs, with which all other measurements are compared."""
 
 import subprocess
 from functools import cache
@@ -31,7 +31,7 @@ def measure_machine(part: Part) -> None:
 
 
 def describe(device: torch.device) -> dict[str, str]:
-    """Return names and versions."""
+    """Return names and versions of the hardware and software."""
     found = {"torch": torch.__version__, "CPU threads": str(torch.get_num_threads())}
     if device.type != "cuda":
         return {"device": "CPU", **found}
@@ -47,7 +47,7 @@ def describe(device: torch.device) -> dict[str, str]:
 
 
 def driver_version() -> str:
-    """Return the driver's version, "unknown" without nvidia-smi."""
+    """Return the driver's version, or "unknown" without nvidia-smi."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
@@ -75,7 +75,7 @@ def matmul_flops(device: torch.device, dry_run: bool) -> float:
 
 
 def copy_bytes(device: torch.device, dry_run: bool) -> float:
-    """Return the throughput of a copy within the device in bytes per second, reads and writes added."""
+    """Return the throughput of a copy within the device in bytes per second, counting reads and writes."""
     numbers = 2**20 if dry_run else 2**28
     source, target = (torch.randn(numbers, device=device) for _ in range(2))
     return 2 * 4 * numbers / median_seconds(lambda: target.copy_(source), device)

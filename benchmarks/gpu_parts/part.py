@@ -1,4 +1,4 @@
-"""What one part of the GPU benchmark works with: a device, a time budget and a place for its results."""
+"""A part of the GPU benchmark: its device, time budget and results."""
 
 import time
 import traceback
@@ -11,19 +11,19 @@ from measurement import markdown_table, progress
 
 
 class Part:
-    """One part while it runs.
+    """A running part.
 
     Args:
-        title: what it measures.
-        device: the device that it measures.
+        title: what the part measures.
+        device: the device to measure.
         dry_run: whether to use sizes that a CPU finishes in seconds.
-        budget: seconds after which it has to stop starting new measurements.
+        budget: seconds after which the part must not start new measurements.
 
     Attributes:
-        tables: rows by table heading. All rows of one table have the same keys.
+        tables: {heading: rows}. All rows of a table have the same keys.
         notes: what the reader has to know, e.g. which sizes were left out.
         failures: what was found to be wrong. A part with failures counts as failed.
-        complete: whether everything was measured that should be.
+        complete: whether everything was measured as planned.
     """
 
     def __init__(self, title: str, device: torch.device, *, dry_run: bool, budget: float):
@@ -39,16 +39,16 @@ class Part:
 
     @property
     def seconds(self) -> float:
-        """Return how long the part has been running."""
+        """Return the seconds for which the part has been running."""
         return time.monotonic() - self._start
 
     @property
     def seconds_left(self) -> float:
-        """Return what is left of the budget; negative once it is exceeded."""
+        """Return the seconds left of the budget; negative once it is exceeded."""
         return self.budget - self.seconds
 
     def out_of_time(self, skipped: str) -> bool:
-        """Return whether the budget is used up, and if so note what is skipped."""
+        """Return whether the budget is used up; if so, add a note about what is skipped."""
         if self.seconds_left > 0:
             return False
         self.complete = False

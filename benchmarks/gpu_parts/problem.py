@@ -1,8 +1,8 @@
 """The networks of part 3, and how many floating-point operations the Fisher operators need on them.
 
 A network has two hidden layers; w1, w2, w3 are the numbers of weights of its layers and W is their sum. With
-N states, one matrix product with all weights is 2 N W operations (FLOP), and a gradient with respect to a
-layer's inputs is not needed for the first layer. Activations, biases and the dot products of CG are not
+N states, one matrix product with all weights takes 2 N W operations (FLOP). Gradients with respect to a
+layer's inputs are not needed for the first layer. Activations, biases and the dot products of CG are not
 counted.
 
 | work                                   | FLOP                                                       |
@@ -83,11 +83,11 @@ class Problem:
             return GaussianActor(self.network).to(self.device)
 
     def observations(self) -> Tensor:
-        """Return normal observations."""
+        """Return normally distributed observations."""
         return self.normal(self.states, self.network.inputs, seed=1)
 
     def normal(self, *shape: int, seed: int) -> Tensor:
-        """Return normal numbers on the device."""
+        """Return normally distributed numbers on the device."""
         source = torch.Generator(self.device).manual_seed(seed)
         return torch.randn(*shape, generator=source, device=self.device)
 

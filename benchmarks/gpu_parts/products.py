@@ -15,17 +15,16 @@ from npg import Damped, ExactFisher, KLHessian, KroneckerFisher, LinearOperator,
 
 DAMPING = 0.1
 ITERATIONS = 10
-MOST_ERROR = 1e-2  # relative, of a product in float32; conjugate gradient amplifies it
+MOST_ERROR = 1e-2  # the largest relative error of a product in float32; conjugate gradient amplifies errors
 KRONECKER_MICRO_BATCH = 16_384  # statistics keep 2 A gradients per state
 
-# What an operator was measured at: the work, seconds, and the relative error of its result if there is a
-# reference for it.
+# (work, seconds, relative error of its result, or None if there is no reference)
 Measurement = tuple[str, float, float | None]
 Measure = Callable[[Problem, GaussianActor, Tensor, dict[str, Tensor]], Iterator[Measurement]]
 
 
 def measure_products(part: Part) -> None:
-    """Measure every operator on every problem, from the cheapest problem to the most expensive one."""
+    """Measure every operator on every problem, from the cheapest to the most expensive problem."""
     if importlib.util.find_spec("sb3_contrib") is None:
         part.note("sb3_contrib is not installed; its product was not measured")
     problems = cells(part.device, part.dry_run)
@@ -108,7 +107,7 @@ def add_row(
 
 
 def flops_of(problem: Problem, work: str) -> float | None:
-    """Return the operations of a piece of work, None if no formula is known."""
+    """Return the operations of a piece of work, or None if no formula is known."""
     known = count_flops(problem.network, problem.states)
     if work.endswith(f"CG({ITERATIONS})"):
         return ITERATIONS * known[work.replace(f"CG({ITERATIONS})", "product")]
@@ -126,7 +125,7 @@ def measure_ours(
         ),
         "KLHessian": lambda: KLHessian(actor, observations),
     }[name]
-    if name != "ExactFisher, micro-batches":  # which builds nothing beforehand
+    if name != "ExactFisher, micro-batches":  # this one builds nothing beforehand
         yield "build", median_seconds(build, problem.device), None
     fisher = build()
     vector = problem.normal(fisher.size, seed=2)
@@ -160,9 +159,10 @@ def measure_kronecker(
 def measure_sb3_contrib(
     problem: Problem, actor: GaussianActor, observations: Tensor, references: dict[str, Tensor]
 ) -> Iterator[Measurement]:
-    """Yield building, product and CG of sb3-contrib's TRPO, by its own methods.
+    """Yield building, product and CG of sb3-contrib's TRPO, with its own methods.
 
-    Its policy has other parameters of the same shapes; `benchmarks/fisher.py` compares the products.
+    Its policy has parameters of the same shapes, but with other values; `benchmarks/fisher.py` compares the
+    products.
     """
     import fisher_products
     from sb3_contrib.common.utils import conjugate_gradient_solver

@@ -1,4 +1,4 @@
-"""Time and memory of work on a device."""
+"""Measure time and memory of work on a device."""
 
 import gc
 import time
@@ -9,13 +9,13 @@ from typing import Any, Self
 
 import torch
 
-BATCH_SECONDS = 5e-3  # least duration of one timed batch of calls
+BATCH_SECONDS = 5e-3  # the shortest duration of a timed batch of calls
 BATCHES = 7
 MOST_CALLS = 200
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has finished all work given to it."""
+    """Wait until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -28,7 +28,7 @@ def release_memory(device: torch.device) -> None:
 
 
 def measure_seconds(function: Callable[[], Any], device: torch.device, calls: int = 1) -> float:
-    """Return the mean time of consecutive calls, from an idle device to an idle device."""
+    """Return the mean seconds of consecutive calls, including the wait until the device is idle."""
     synchronise(device)
     start = time.perf_counter()
     for _ in range(calls):
@@ -38,11 +38,11 @@ def measure_seconds(function: Callable[[], Any], device: torch.device, calls: in
 
 
 def median_seconds(function: Callable[[], Any], device: torch.device, limit: float = 1.0) -> float:
-    """Return the median over batches of the mean time of a call, after a warm-up.
+    """Return the median, over batches of calls, of the mean seconds of a call, after a warm-up.
 
     Args:
         function: the work.
-        device: where it runs.
+        device: the device that it runs on.
         limit: seconds to spend. A call that takes longer is timed once.
     """
     function()
@@ -59,7 +59,7 @@ class PeakMemory:
 
     Attributes:
         mib: the peak in MiB up to the end of the block; None on other devices.
-        extra_mib: the same less what was allocated before the block.
+        extra_mib: the same, minus what was allocated before the block.
     """
 
     mib: float | None = None
@@ -83,7 +83,7 @@ class PeakMemory:
             self.extra_mib = self.mib - self._before / 2**20
 
     def so_far(self) -> float | None:
-        """Return the peak in MiB until now."""
+        """Return the peak so far in MiB."""
         if self._device.type != "cuda":
             return None
         return torch.cuda.max_memory_allocated(self._device) / 2**20

@@ -15,23 +15,23 @@ from gpu_parts.cartpole import ENV, SEED, Stopwatch, make_agent, read_settings, 
 from gpu_parts.part import Part
 
 THRESHOLD = 475.0
-EVALUATE_EVERY = 2000  # steps at least
+EVALUATE_EVERY = 2000  # at least this many steps
 EPISODES = 20
 DRY_UPDATES = 3
 DRY_SETTINGS = {"n_envs": 4, "n_steps": 16, "batch_size": 64}
 
 
 class StopAtReturn(BaseCallback):
-    """Evaluate between updates, and stop the training at a return or at the end of the part's budget.
+    """Evaluate between updates, and stop the training at the threshold or at the end of the part's budget.
 
     Args:
         part: the running part.
         env: the evaluation environments.
-        episodes: deterministic episodes per evaluation.
+        episodes: number of deterministic episodes per evaluation.
 
     Attributes:
-        mean_return: of the last evaluation; NaN before the first one.
-        seconds: what the evaluations took.
+        mean_return: the last evaluation's mean return; NaN before the first evaluation.
+        seconds: total duration of the evaluations.
     """
 
     def __init__(self, part: Part, env: VecEnv, episodes: int):
@@ -44,7 +44,7 @@ class StopAtReturn(BaseCallback):
         self._evaluated_at = 0
 
     def evaluate(self) -> None:
-        """Evaluate the present policy."""
+        """Evaluate the current policy."""
         start = time.perf_counter()
         with thread_count(1):  # more threads would only wait for each other
             returns, _ = evaluate_policy(self.model, self._env, self._episodes, deterministic=True)
@@ -93,7 +93,7 @@ def measure_run(part: Part, algo: str, device: torch.device) -> None:
     start = time.perf_counter()
     train(agent, DRY_UPDATES if part.dry_run else updates, stopwatch, stopper)
     seconds = time.perf_counter() - start - stopper.seconds
-    later = slice(1, None) if len(stopwatch.updates) > 1 else slice(None)  # the first one initialises
+    later = slice(1, None) if len(stopwatch.updates) > 1 else slice(None)  # the first includes initialisation
     part.add(
         ENV,
         agent=algo,

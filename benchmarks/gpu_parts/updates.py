@@ -21,7 +21,7 @@ from gpu_parts.training import DRY_SETTINGS
 ROOT = Path(__file__).parents[2]
 PACKAGES = tuple(f"{ROOT / package}/" for package in ("npg", "agents", "envs"))
 SYNCHRONISATION = "synchronizing CUDA operation"  # what torch's warning says
-MEMORY_UPDATE, COUNTED_UPDATE, UPDATES = 2, 3, 4  # after two that initialise
+MEMORY_UPDATE, COUNTED_UPDATE, UPDATES = 2, 3, 4  # the first two include initialisation
 
 
 def measure_updates(part: Part) -> None:
@@ -68,9 +68,9 @@ def measure_update(part: Part, algo: str) -> None:
 
 @contextmanager
 def count_synchronisations(counts: Counter[str]) -> Iterator[None]:
-    """Count the operations inside the block for which the host waits for the GPU, by line of our code.
+    """Count, per line of our code, the operations inside the block for which the host waits for the GPU.
 
-    torch finds most of these operations, not all. It issues one warning per operation.
+    torch finds most of these operations, but not all. It issues one warning per operation.
     """
     cuda = torch.cuda.is_available()
     with warnings.catch_warnings():
