@@ -54,8 +54,9 @@ def evaluate(arguments: Evaluate) -> None:
         env = gym.make(spec)
         fps = frames_per_second(spec, env.metadata)
         env.close()
+    checkpoint = folder.read_checkpoint()
     result = protocol.evaluate(
-        folder,
+        checkpoint,
         settings,
         spec,
         episodes=arguments.episodes or settings.evaluation_episodes or EPISODES,
@@ -63,15 +64,16 @@ def evaluate(arguments: Evaluate) -> None:
         deterministic=not arguments.stochastic,
     )
     kind = "deterministic" if result["deterministic"] else "stochastic"
-    show(f"\n{settings.algo.upper()} on {spec.id}, {result['episodes']} {kind} episodes\n")
+    trained = f"{settings.algo.upper()} on {spec.id} after {result['steps']} steps"
+    show(f"\n{trained}, {result['episodes']} {kind} episodes\n")
     show(table(result))
     show("\n  The interval is over episodes of this one policy; other training seeds differ by more.")
     out.parent.mkdir(parents=True, exist_ok=True)  # after the numbers are shown: the folder may be read-only
-    write_json(out, {"steps": folder.read_evaluation().get("steps")} | result)
+    write_json(out, result)
     show(f"  numbers  {out}")
     if fps is not None:
         path: Path = out.with_name("video.mp4")
-        episodes, shown = protocol.record_video(folder, settings, spec, result, fps, path)
+        episodes, shown = protocol.record_video(checkpoint, settings, spec, result, fps, path)
         show(f"  video    {path}, the first {episodes} episodes at {shown:g} frames/s")
 
 

@@ -28,6 +28,7 @@ from experiments.extras import needs
 from experiments.options import Export
 from experiments.run.atomic_file import replacing
 from experiments.run.run_folder import RunFolder
+from experiments.run.stored_policy import restore_policy
 from experiments.terminal import show
 
 OBSERVATION, ACTION = "observation", "action"
@@ -162,8 +163,8 @@ def load_run(arguments: Export) -> tuple[ActorCriticPolicy, VecNormalize | None]
     settings = folder.read_settings()
     env = make_env(find_environment(settings.env, arguments.import_), seed=0, n_envs=1)
     try:
-        env = folder.normalised(settings, env)
-        return folder.load_policy(settings, env), env if isinstance(env, VecNormalize) else None
+        policy, env = restore_policy(folder.read_checkpoint(), settings, env)
+        return policy, env if isinstance(env, VecNormalize) else None
     finally:
         env.close()
 

@@ -7,7 +7,7 @@ from agents.policy.normalisation import is_measured
 from experiments.terminal import show
 
 
-def normalised(env: VecEnv, gamma: float) -> VecNormalize:
+def normalised(env: VecEnv, gamma: float = 0.99) -> VecNormalize:
     """Return environments under a `VecNormalize` of what can be normalised: rewards, and quantities.
 
     Images keep the range that image networks expect, and choices have no mean.

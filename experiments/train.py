@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,8 +20,6 @@ from experiments.failure import SETUP_ERRORS, describe_failure, setup_errors
 from experiments.grid_command import compare
 from experiments.normalised import normalised
 from experiments.run.allocation_limit import AllocationLimit
-from experiments.run.checkpoint_schema import check_content
-from experiments.run.checkpoints import Checkpoints
 from experiments.run.learn import learn
 from experiments.run.run_folder import RunFolder
 from experiments.run.stop_signals import INTERRUPTED, Stopped, StopSignals
@@ -113,7 +110,7 @@ def resume(arguments: Arguments) -> int:
         settings = replace(settings, n_timesteps=whole(arguments.steps))
     with closing(folder):
         folder.claim()
-        path, content = newest_checkpoint(folder)
+        path, content = folder.read_checkpoint()
         moving = content["agent"]["moving"]
         step = moving["num_timesteps"]
         if len(moving["_last_episode_starts"]) != settings.n_envs:  # before so many are made
@@ -146,23 +143,6 @@ def resume(arguments: Arguments) -> int:
                 show(f"changed: {change}")
             show(f"resuming from {path}")
             return execute(settings, document, folder, agent, content, arguments.import_)
-
-
-def newest_checkpoint(folder: RunFolder) -> tuple[Path, dict[str, Any]]:
-    """Return path and content of the newest valid checkpoint.
-
-    Raises:
-        ValueError: there is none.
-    """
-    checkpoints = Checkpoints(folder.checkpoints)
-    path, content = checkpoints.newest_valid()
-    for error in checkpoints.rejected:
-        show(f"rejected: {error}", error=True)
-    try:
-        check_content(content)
-    except ValueError as error:
-        raise ValueError(f"{path} has the format of a checkpoint, but no run's content: {error}") from None
-    return path, content
 
 
 def describe(settings: RunSettings, agent: OnPolicyAlgorithm) -> dict[str, Any]:
@@ -207,8 +187,9 @@ def evaluate(settings: RunSettings, folder: RunFolder, steps: int, signals: Stop
     episodes, result = settings.evaluation_episodes, {}
     if episodes:
         spec = environment_spec(settings.env)
-        result = protocol.evaluate(folder, settings, spec, episodes=episodes, after_step=signals.check)
-    folder.write_evaluation({"steps": steps} | (result or {"returns": []}))
+        checkpoint = folder.read_checkpoint()
+        result = protocol.evaluate(checkpoint, settings, spec, episodes=episodes, after_step=signals.check)
+    folder.write_evaluation(result or {"steps": steps, "returns": []})
     return result
 
 

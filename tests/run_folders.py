@@ -1,12 +1,21 @@
-"""Run folders whose numbers are written down by the test."""
+"""Run folders whose numbers are written down by the test, and checkpoints of agents."""
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from envs.state.vec_env_checkpointer import VecEnvCheckpointer
+from experiments.run.agent_state import take_agent
+from experiments.run.checkpoint_file import write
+from experiments.run.checkpoints import Checkpoints
+from experiments.run.generators import take_generators
 
 # Every key of a config.yaml but an algorithm's, a task's and a policy's.
 CONFIG = {
@@ -19,6 +28,32 @@ CONFIG = {
     "n_timesteps": 1000,
     "n_envs": 1,
 }
+
+
+def write_checkpoint(run: Path, agent: OnPolicyAlgorithm, score: float | None = None) -> Path:
+    """Write what train.py saves of an agent, trained or not, and return the checkpoint's path."""
+    if not hasattr(agent, "_logger"):
+        agent.set_logger(Logger(None, []))
+    if agent._last_episode_starts is None:
+        agent._last_episode_starts = np.ones(agent.n_envs, bool)
+    content = {
+        "run": {},
+        "callbacks": [],
+        "log": {"csv": {"rows": 0, "columns": 0}, "events": {}},
+        "seconds": 0.0,
+        "agent": take_agent(agent),
+        "envs": VecEnvCheckpointer().take(agent.env),
+        "updates": 0,
+        "generators": take_generators(),
+    }
+    return Checkpoints(run / "checkpoints").save(content, step=agent.num_timesteps, score=score)
+
+
+def change_checkpoint(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the content of a run's only checkpoint."""
+    path, content = Checkpoints(run / "checkpoints").newest_valid()
+    change(content)
+    write(path, {"score": None, "content": content})
 
 
 def write_run(

@@ -5,9 +5,15 @@ from typing import Any
 
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
-from envs.state.environment_state import StateUnavailableError
+from envs.state.environment_state import StateUnavailableError, class_name
 from envs.state.plain_data import convert_tags
-from envs.state.vec_env_state import restore_vec_state, restore_wrapper, take_vec_state, take_wrapper
+from envs.state.vec_env_state import (
+    restore_moments,
+    restore_vec_state,
+    restore_wrapper,
+    take_vec_state,
+    take_wrapper,
+)
 
 LOST = "lost"
 NORMALISER = "normaliser"
@@ -48,6 +54,18 @@ class VecEnvCheckpointer:
         if normaliser is not None:
             restore_wrapper(normaliser, state[NORMALISER])
         return vec_env.reset()
+
+
+def restore_observation_moments(normaliser: VecNormalize, state: dict[str, Any]) -> None:
+    """Restore what a normaliser knows of observations, from a state of any number of environments.
+
+    Raises:
+        Exception: the state has no normaliser, or one of other observations.
+    """
+    state = convert_tags(state)
+    wrappers = {wrapper["class"]: wrapper["kept"] for wrapper in state.get("wrappers", ())}
+    kept = state[NORMALISER] if LOST in state else wrappers[class_name(normaliser)]
+    restore_moments(getattr(normaliser, "obs_rms", None), kept["obs_rms"])
 
 
 def _find_normaliser(vec_env: VecEnv) -> VecNormalize | None:

@@ -186,7 +186,7 @@ def restore_wrapper(wrapper: VecEnvWrapper, kept: Plain) -> None:
     elif type(wrapper) in _WRAPPERS:
         for name in _WRAPPERS[type(wrapper)]:
             if name.endswith("_rms"):
-                _restore_moments(getattr(wrapper, name, None), kept[name])
+                restore_moments(getattr(wrapper, name, None), kept[name])
             elif kept[name] is not None:
                 setattr(wrapper, name, copy_plain(kept[name]))
     else:
@@ -205,9 +205,20 @@ def _take_value(value: Any) -> Plain:
     return copy_plain(vars(value) if isinstance(value, RunningMeanStd) else value)
 
 
-def _restore_moments(moments: Any, kept: Plain) -> None:
+def restore_moments(moments: Any, kept: Plain) -> None:
+    """Restore running moments, or those of each key.
+
+    Raises:
+        ValueError: the kept ones are of values of another shape, or are none.
+    """
     if isinstance(moments, dict):
         for key, value in moments.items():
-            _restore_moments(value, kept[key])
+            restore_moments(value, kept[key])
     elif moments is not None:
-        vars(moments).update({name: copy_plain(kept[name]) for name in ("mean", "var", "count")})
+        for name in ("mean", "var", "count"):
+            found, own = (np.asarray(each) for each in (kept[name], getattr(moments, name)))
+            fits = (found.shape, found.dtype) == (own.shape, own.dtype)
+            if not fits or (name != "mean" and (found < 0).any()):
+                expected = "numbers" if name == "mean" else "numbers ≥ 0"
+                raise ValueError(f"the {name} of a normaliser must be {expected} of shape {own.shape}")
+            setattr(moments, name, copy_plain(kept[name]))

@@ -15,7 +15,7 @@ from experiments.evaluation.seeded_episodes import Explorer, make_env, play
 from experiments.evaluation.video import Recorded, open_video, stride
 from experiments.report.statistics import bootstrap_interval, iqm
 from experiments.run.atomic_file import replacing
-from experiments.run.run_folder import RunFolder
+from experiments.run.stored_policy import Checkpoint, restore_policy
 from experiments.settings.provenance import versions
 from experiments.settings.run_settings import RunSettings
 
@@ -26,7 +26,7 @@ FIRST_SEED = 10_000  # is added to the run's seed, so that evaluation episodes a
 
 
 def evaluate(
-    folder: RunFolder,
+    checkpoint: Checkpoint,
     settings: RunSettings,
     spec: EnvSpec,
     *,
@@ -35,10 +35,10 @@ def evaluate(
     deterministic: bool = True,
     after_step: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Play episodes with the policy in model.zip, and return the content of evaluation.json.
+    """Play episodes with the policy of a checkpoint, and return the content of evaluation.json.
 
     Args:
-        folder: of the run.
+        checkpoint: of the run.
         settings: of the run.
         spec: of the environment.
         episodes: how many; episode k starts from seed + k.
@@ -48,18 +48,19 @@ def evaluate(
 
     Raises:
         EvaluationError: see `play`.
-        OSError, ValueError: a file of the run is missing, corrupt, or for another environment.
+        ImportError, ValueError: see `restore_policy`.
     """
     seed = FIRST_SEED + settings.seed if seed is None else seed
     env = make_env(spec, seed, min(episodes, MOST_ENVS))
     try:
-        predictor, env = load(folder, settings, env, deterministic)
+        predictor, env = load(checkpoint, settings, env, deterministic)
         returns, lengths = play(
             predictor, env, episodes, deterministic=deterministic, seed=seed, after_step=after_step
         )
     finally:
         env.close()
     return {
+        "steps": checkpoint[1]["agent"]["moving"]["num_timesteps"],
         "algo": settings.algo,
         "env": spec.id,
         "episodes": episodes,
@@ -74,11 +75,10 @@ def evaluate(
 
 
 def load(
-    folder: RunFolder, settings: RunSettings, env: VecEnv, deterministic: bool
+    checkpoint: Checkpoint, settings: RunSettings, env: VecEnv, deterministic: bool
 ) -> tuple[PolicyPredictor, VecEnv]:
     """Return a run's policy, and environments with the run's normaliser."""
-    env = folder.normalised(settings, env)
-    policy = folder.load_policy(settings, env)
+    policy, env = restore_policy(checkpoint, settings, env)
     if deterministic or not policy.use_sde:
         return policy, env
     steps = [settings.hyperparameters.get(name) for name in ("sde_sample_freq", "n_steps")]
@@ -105,7 +105,12 @@ def summarise(returns: np.ndarray, lengths: np.ndarray, seed: int) -> dict[str, 
 
 
 def record_video(
-    folder: RunFolder, settings: RunSettings, spec: EnvSpec, result: dict[str, Any], fps: float, path: Path
+    checkpoint: Checkpoint,
+    settings: RunSettings,
+    spec: EnvSpec,
+    result: dict[str, Any],
+    fps: float,
+    path: Path,
 ) -> tuple[int, float]:
     """Write the first episodes of an evaluation as an MP4; return how many, and frames per second."""
     deterministic, seed = result["deterministic"], result["seed"]
@@ -115,7 +120,7 @@ def record_video(
         wrap: Callable[[gym.Env], gym.Env] = partial(Recorded, video=video, episodes=episodes, every=every)
         env = make_env(spec, seed, 1, wrap, render_mode="rgb_array")
         try:
-            predictor, env = load(folder, settings, env, deterministic)
+            predictor, env = load(checkpoint, settings, env, deterministic)
             play(predictor, env, episodes, deterministic=deterministic, seed=seed)
         finally:
             video.close()

@@ -59,8 +59,7 @@ def reading(path: Path, most: int = MOST) -> BinaryIO:
         UnsafeFileError: it is a link, no regular file, or larger.
         OSError: it cannot be opened.
     """
-    if path.is_symlink():
-        raise UnsafeFileError(f"{path} is a link; put a copy of the file in its place")
+    reject_link(path)
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | CAUTIOUS))  # noqa: SIM115
     try:
         about = os.fstat(file.fileno())
@@ -74,6 +73,12 @@ def reading(path: Path, most: int = MOST) -> BinaryIO:
         file.close()
         raise
     return file
+
+
+def reject_link(path: Path) -> None:
+    """Raise UnsafeFileError if a path is a link."""
+    if path.is_symlink():
+        raise UnsafeFileError(f"{path} is a link; put a copy of what it leads to in its place")
 
 
 def has_holes(descriptor: int, size: int) -> bool:

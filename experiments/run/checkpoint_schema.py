@@ -143,8 +143,8 @@ def check_like(found: Any, example: Any, place: str) -> None:
         fits = isinstance(found, np.ndarray) and found.shape == example.shape and found.dtype.kind in kinds
         require(fits, place, f"{values} of shape {example.shape}")
     elif isinstance(example, Tensor):
-        fits = isinstance(found, Tensor) and (found.shape, found.dtype) == (example.shape, example.dtype)
-        require(fits, place, f"{example.dtype} of shape {tuple(example.shape)}")
+        expected, got = map(kind_of, (example, found))
+        require(got == expected, place, f"{expected}, not {got}")
     elif isinstance(example, bool | str):
         require(type(found) is type(example), place, type(example).__name__)
     elif isinstance(example, int | float):
@@ -154,6 +154,11 @@ def check_like(found: Any, example: Any, place: str) -> None:
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number of Python's."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def kind_of(value: Any) -> str:
+    """Return what a tensor holds, or what is in its place."""
+    return f"{value.dtype} of shape {(*value.shape,)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def require(fits: bool, place: str, expected: str) -> None:

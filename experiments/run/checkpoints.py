@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from experiments.run.atomic_file import reject_link
 from experiments.run.checkpoint_file import CorruptCheckpointError, read, write
 from experiments.terminal import show
 
@@ -86,7 +87,9 @@ class Checkpoints:
 
         Raises:
             NoValidCheckpointError: nothing here can be loaded.
+            UnsafeFileError: the folder is a link, which could lead anywhere.
         """
+        reject_link(self.folder)
         self.rejected = []
         for path in [*self.paths(), *([self.best] if self.best.exists() else [])]:
             try:

@@ -4,21 +4,22 @@ import itertools
 import json
 import os
 import pickle
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.vec_env import VecEnv
 
 from experiments.algorithms import folder_name
 from experiments.run import plain_yaml
-from experiments.run.atomic_file import UnsafeFileError, read_text, replacing
+from experiments.run.atomic_file import UnsafeFileError, read_text, reject_link, replacing
+from experiments.run.checkpoint_schema import check_content
+from experiments.run.checkpoints import Checkpoints, NoValidCheckpointError
 from experiments.run.folder_lock import lock_folder
-from experiments.run.stored_model import load_normaliser, load_policy, save_normaliser
 from experiments.settings.run_settings import RunSettings
+from experiments.terminal import show
 
 MOST_EVALUATION = 16 * 2**20  # bytes
 
@@ -41,7 +42,6 @@ class RunFolder:
         self.progress = self.path / "progress.csv"
         self.model = self.path / "model.zip"
         self.normaliser = self.path / "vecnormalize.pkl"  # as SB3 reads it
-        self.statistics = self.path / "vecnormalize.npz"  # the same as plain numbers
         self.evaluation = self.path / "evaluation.json"
         self._lock: int | None = None
 
@@ -98,9 +98,8 @@ class RunFolder:
         """
         self.close()
         self.path.mkdir(parents=True, exist_ok=True)
-        if self.checkpoints.is_symlink():
-            raise UnsafeFileError(f"{self.checkpoints} is a link; put a copy of the folder in its place")
-        files = (self.config, self.progress, self.model, self.normaliser, self.statistics, self.evaluation)
+        reject_link(self.checkpoints)
+        files = (self.config, self.progress, self.model, self.normaliser, self.evaluation)
         for path in (*files, *self.checkpoints.glob("*.ckpt")):
             if path.exists() and not path.is_file():
                 raise UnsafeFileError(f"{path} is no regular file; delete it")
@@ -124,23 +123,29 @@ class RunFolder:
         if (normaliser := agent.get_vec_normalize_env()) is not None:
             with replacing(self.normaliser) as file:
                 pickle.dump(normaliser, file)
-            save_normaliser(normaliser, self.statistics)
 
-    def normalised(self, settings: RunSettings, env: VecEnv) -> VecEnv:
-        """Return environments under the run's `VecNormalize`, if it has one, with constant statistics.
+    def read_checkpoint(self) -> tuple[Path, dict[str, Any]]:
+        """Return path and content of the newest valid checkpoint; newer ones are named on stderr.
 
         Raises:
-            FileNotFoundError, ValueError: the statistics are missing, corrupt, or for another environment.
+            ValueError: there is none, or it holds something else.
         """
-        if not settings.normalize:
-            return env
-        normalised = load_normaliser(self.statistics, env)
-        normalised.training = normalised.norm_reward = False
-        return normalised
-
-    def load_policy(self, settings: RunSettings, env: VecEnv) -> ActorCriticPolicy:
-        """Return the trained policy; see `experiments.run.stored_model.load_policy`."""
-        return load_policy(settings, self.model, env)
+        checkpoints = Checkpoints(self.checkpoints)
+        try:
+            path, content = checkpoints.newest_valid()
+        except NoValidCheckpointError as error:
+            model = shlex.quote(str(self.model))
+            raise ValueError(
+                f"{error}\nRestore checkpoints/, or repeat the run. With model.zip alone, if you trust it: "
+                f"TRPO.load('model.zip'), or npg export {model} --algo trpo"
+            ) from None
+        for rejected in checkpoints.rejected:
+            show(f"rejected: {rejected}", error=True)
+        try:
+            check_content(content)
+        except ValueError as error:
+            raise ValueError(f"{path} has a checkpoint's format, but no run's content: {error}") from None
+        return path, content
 
     def write_config(self, document: Mapping[str, Any]) -> None:
         """Write config.yaml: every setting, and the versions that the run is made with."""

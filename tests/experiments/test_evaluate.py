@@ -13,35 +13,34 @@ import pytest
 import torch
 import yaml
 from episodes import Episodes
-from run_folders import CONFIG
+from run_folders import CONFIG, write_checkpoint
 from scipy.stats import trim_mean
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from experiments import evaluate
 from experiments.algorithms import agent_class
 from experiments.evaluate import main
 from experiments.evaluation import protocol, video
 from experiments.evaluation.seeded_episodes import Explorer, make_env, play
+from experiments.normalised import normalised
 from experiments.options import Evaluate
 from experiments.run.run_folder import RunFolder
-from experiments.run.stored_model import save_normaliser
+from experiments.run.stored_policy import restore_policy
 
 SEED = 10_000
 
 
 def write_run(run: Path, env_id: str, normalize: bool = False, scale: float = 10.0, **settings: Any) -> Path:
-    """Train TRPO for a moment and leave what train.py leaves, vecnormalize.npz included."""
+    """Train TRPO for a moment and leave what train.py leaves, without logs."""
     env: VecEnv = DummyVecEnv([lambda: gym.make(env_id)] * 2)
-    env = VecNormalize(env, gamma=0.9) if normalize else env
+    env = normalised(env, 0.9) if normalize else env
     hyperparameters = {"n_steps": 64, "batch_size": 64, **settings}
     agent = agent_class("trpo")("MlpPolicy", env, seed=0, device="cpu", **hyperparameters).learn(128)
     with torch.no_grad():  # large enough to make episodes differ; with scale 0 the action is always -1
         agent.policy.action_net.weight.mul_(scale)
         agent.policy.action_net.bias.mul_(scale).sub_(float(scale == 0))
     run.mkdir()
-    agent.save(run / "model.zip")
-    if isinstance(env, VecNormalize):
-        save_normaliser(env, run / "vecnormalize.npz")
+    write_checkpoint(run, agent)
     config = {"algo": "trpo", "env": env_id, "policy": "MlpPolicy", "normalize": normalize}
     config = CONFIG | config | {"hyperparameters": hyperparameters}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
@@ -63,7 +62,7 @@ def pendulum(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def load_policy(run: Path, env: VecEnv) -> Any:
     """Load a run's policy."""
     folder = RunFolder(run)
-    return folder.load_policy(folder.read_settings(), env)
+    return restore_policy(folder.read_checkpoint(), folder.read_settings(), env)[0]
 
 
 def written(run: Path, out: Path, **options: Any) -> dict[str, Any]:
@@ -101,8 +100,8 @@ def test_normaliser_is_applied_and_rewards_stay_raw(pendulum: Path, tmp_path: Pa
     env = gym.make("Pendulum-v1")
     vec_env = DummyVecEnv([lambda: env])
     policy = load_policy(pendulum, vec_env)
-    with np.load(pendulum / "vecnormalize.npz") as arrays:
-        mean, variance = arrays["observation_0_mean"], arrays["observation_0_var"]
+    (wrapper,) = RunFolder(pendulum).read_checkpoint()[1]["envs"]["wrappers"]
+    mean, variance = (wrapper["kept"]["obs_rms"][name] for name in ("mean", "var"))
 
     def act(observation: np.ndarray) -> np.ndarray:
         standard = np.clip((observation - mean) / np.sqrt(variance + 1e-8), -10, 10)

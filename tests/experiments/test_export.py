@@ -17,14 +17,13 @@ from episodes import Episodes
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector.utils import batch_space
-from run_folders import CONFIG
+from run_folders import CONFIG, change_checkpoint, write_checkpoint
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from agents import TRPO, VPG
 from experiments import export
 from experiments.export import export_onnx, main
 from experiments.options import Export
-from experiments.run.stored_model import save_normaliser
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -149,7 +148,8 @@ def test_gsde(squash: bool, tmp_path: Path) -> None:
 
 def normalised(observations: spaces.Space, **settings: object) -> VecNormalize:
     """Return an environment whose statistics are far from 0 and 1."""
-    env = VecNormalize(DummyVecEnv([lambda: make_env(observations, BOX)]), clip_obs=1.5, **settings)
+    settings = {"clip_obs": 1.5} | settings
+    env = VecNormalize(DummyVecEnv([lambda: make_env(observations, BOX)]), **settings)
     rng = np.random.default_rng(0)
     for moments in env.obs_rms.values() if isinstance(env.obs_rms, dict) else (env.obs_rms,):
         moments.update(rng.normal(3.0, 2.0, (100, *moments.mean.shape)))
@@ -241,12 +241,24 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     name = "ExportedEpisodes-v0"
     monkeypatch.setitem(gym.registry, name, EnvSpec(name, entry_point=lambda: make_env(VECTOR, BOX)))
     (tmp_path / "run").mkdir()
-    env = normalised(VECTOR)
-    make_model(env, VPG).save(tmp_path / "run" / "model.zip")
+    env = normalised(VECTOR, clip_obs=10.0)
+    model = make_model(env, VPG)
+    model.save(tmp_path / "run" / "model.zip")
     env.save(str(tmp_path / "run" / "vecnormalize.pkl"))
-    save_normaliser(env, tmp_path / "run" / "vecnormalize.npz")
+    write_checkpoint(tmp_path / "run", model)
     write_config(tmp_path / "run")
     return tmp_path / "run"
+
+
+def without_action(content: dict[str, Any]) -> None:
+    """Remove the policy's last layer."""
+    for name in ("weight", "bias"):
+        del content["agent"]["parameters"]["policy"][f"action_net.{name}"]
+
+
+def other_mean(content: dict[str, Any]) -> None:
+    """Give the normaliser a mean of another shape."""
+    content["envs"]["normaliser"]["obs_rms"]["mean"] = np.zeros(7)
 
 
 def write_config(run: Path, **changes: object) -> None:
@@ -259,9 +271,10 @@ def test_command_exports_a_run(
     run_folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run folder gives model.onnx with the run's normaliser, unpickles nothing, and needs --force again."""
-    env = normalised(VECTOR)
+    env = normalised(VECTOR, clip_obs=10.0)
     model = VPG.load(run_folder / "model.zip", device="cpu")
     (run_folder / "vecnormalize.pkl").write_bytes(b"junk")
+    (run_folder / "model.zip").unlink()
     for name in ("pickle.load", "pickle.loads", "cloudpickle.loads"):
         monkeypatch.setattr(name, lambda *_, **__: pytest.fail("unpickled"))
     assert main(Export(run_folder)) == 0
@@ -277,20 +290,29 @@ def test_command_exports_a_model(run_folder: Path, tmp_path: Path) -> None:
     (run_folder / "vecnormalize.pkl").rename(tmp_path / "statistics.pkl")
     arguments = Export(tmp_path / "final.zip", tmp_path / "out.onnx", tmp_path / "statistics.pkl", "vpg")
     assert main(arguments) == 0
-    check(tmp_path / "out.onnx", VPG.load(tmp_path / "final.zip", device="cpu"), normalised(VECTOR))
+    check(
+        tmp_path / "out.onnx",
+        VPG.load(tmp_path / "final.zip", device="cpu"),
+        normalised(VECTOR, clip_obs=10.0),
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda run: (run / "model.zip").unlink(), "the run is unfinished"),
-        (lambda run: (run / "model.zip").write_text("no zip"), "not a model that SB3 has saved"),
+        (lambda run: change_checkpoint(run, lambda content: content.pop("log")), "but no run's content"),
+        (
+            lambda run: change_checkpoint(run, without_action),
+            "mapping with action_net.weight, action_net.bias",
+        ),
         (lambda run: (run / "config.yaml").unlink(), "expected a run folder"),
         (lambda run: write_config(run, algo="vgp"), "did you mean 'vpg'"),
         (lambda run: write_config(run, env="Absent-v0"), "--import"),
-        (lambda run: (run / "vecnormalize.npz").unlink(), "If you trust who made it"),
-        (lambda run: (run / "vecnormalize.npz").write_bytes(b"junk"), "is corrupt"),
-        (lambda run: np.savez(run / "vecnormalize.npz", settings="{}"), "is corrupt"),
+        (lambda run: change_checkpoint(run, lambda content: content.update(envs={})), "does not fit"),
+        (
+            lambda run: change_checkpoint(run, other_mean),
+            "the mean of a normaliser must be numbers of shape",
+        ),
     ],
 )
 def test_command_names_the_mistake_in_a_run(
@@ -302,6 +324,27 @@ def test_command_names_the_mistake_in_a_run(
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
     assert not (run_folder / "model.onnx").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"junk"])
+def test_command_names_a_checkpoint_that_is_no_more(
+    content: bytes | None, run_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """And what can still be done with model.zip; older checkpoints are taken, and said to be."""
+    (path,) = (run_folder / "checkpoints").iterdir()
+    whole = path.read_bytes()
+    path.unlink() if content is None else path.write_bytes(content)
+    assert main(Export(run_folder)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path.parent} holds no valid checkpoint")
+    assert content is None or f"{path.name}: it " in error
+    assert "With model.zip alone, if you trust it: TRPO.load('model.zip'), or npg export" in error
+    assert f"npg export {run_folder / 'model.zip'} --algo trpo" in error
+    assert not (run_folder / "model.onnx").exists()
+    if content is not None:
+        path.with_name("best.ckpt").write_bytes(whole)
+        assert main(Export(run_folder)) == 0
+        assert f"rejected: {path} is no valid checkpoint" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from stable_baselines3.common.save_util import load_from_zip_file
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from experiments.run.checkpoint_file import read
-from experiments.run.stored_model import read_state
 
 TIMES = ("time/fps", "time/time_elapsed", "time/seconds")
 # In a checkpoint: seconds, an episode's, the sizes of the event files (which hold times), and logged times.
@@ -38,7 +38,7 @@ def differences(folder: Path, whole: Path, *, every_checkpoint: bool = True) -> 
     scalars, expected_scalars = events(folder), events(whole)
     if scalars != expected_scalars:
         found.append(f"TensorBoard: {first_difference(scalars, expected_scalars)}")
-    model, expected_model = read_state(folder / "model.zip"), read_state(whole / "model.zip")
+    model, expected_model = (read_model(each / "model.zip") for each in (folder, whole))
     found += [f"model.zip: {name}" for name in expected_model if not same(model[name], expected_model[name])]
     names, expected = checkpoints(folder), checkpoints(whole)
     if names[-1:] != expected[-1:] or (every_checkpoint and names != expected):
@@ -48,6 +48,11 @@ def differences(folder: Path, whole: Path, *, every_checkpoint: bool = True) -> 
             contents = (dict(flat(read(each / "checkpoints" / name))) for each in (folder, whole))
             found += [f"{name}: {difference}" for difference in differing(*contents)]
     return found
+
+
+def read_model(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of the policy that SB3 has saved."""
+    return load_from_zip_file(path, device="cpu")[1]["policy"]
 
 
 def checkpoints(folder: Path) -> list[str]:

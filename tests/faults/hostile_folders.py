@@ -1,26 +1,28 @@
 """Run folders that somebody else has made: each of these takes a finished run and spoils it.
 
-Every entry says which commands must reject it: R resume, E evaluate, export and video, V only evaluate and
-video, P report. The others
+Every entry says which commands must reject it: R resume, E evaluate, export and video, P report. The others
 may ignore what is wrong.
 """
 
-import io
+import hashlib
+import json
 import os
 import pickle
 import shutil
 import struct
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 import yaml
+from run_folders import change_checkpoint
 
-from experiments.run.checkpoint_file import HEADER, MAGIC, write
+from experiments.run.checkpoint_file import HEADER, MAGIC, VERSION, read_payload
 from experiments.run.checkpoints import Checkpoints
+from experiments.run.plain_data import STRUCTURE
 
 Spoil = Callable[[Path, Path], None]  # the folder, and a folder outside with a victim and a canary
 ESCAPE = "\x1b]0;owned\x07"
@@ -75,14 +77,14 @@ def sparse(file: str, size: int = 3 * 2**30) -> Spoil:
     return lambda folder, _: os.truncate(folder / file, size)
 
 
-FILES = {"config.yaml": "REP", "model.zip": "E", "vecnormalize.npz": "E", "progress.csv": "RP"}
+FILES = {"config.yaml": "REP", "model.zip": "", "vecnormalize.pkl": "", "progress.csv": "RP"}
 for _file, _rejects in FILES.items():
     hostile(f"{_file} is a pipe", "REP" if _file == "config.yaml" else f"R{_rejects}", pipe(_file))
     hostile(f"{_file} is a folder", "REP" if _file == "config.yaml" else f"R{_rejects}", directory(_file))
     hostile(f"{_file} links outside", _rejects, link(_file))
     hostile(f"{_file} links to a device", "R" * (_file != "config.yaml") + _rejects, link(_file, "/dev/zero"))
     hostile(f"{_file} is sparse", _rejects, sparse(_file))
-    hostile(f"{_file} is empty", "E" if _file == "model.zip" else _rejects, raw(_file, b""))
+    hostile(f"{_file} is empty", _rejects, raw(_file, b""))
 
 
 def config(**changes: Any) -> Spoil:
@@ -155,138 +157,6 @@ for _name, _rejects, _spoil in (
     hostile(f"config.yaml: {_name}", _rejects, _spoil)
 
 
-def archive_of(data: bytes, method: int = zipfile.ZIP_STORED, **members: bytes) -> bytes:
-    """Return a zip file in PyTorch's format."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", method) as archive:
-        archive.writestr("archive/version", b"3\n")
-        archive.writestr("archive/data.pkl", data)
-        for name, content in members.items():
-            archive.writestr(f"archive/data/{name}", content)
-    return file.getvalue()
-
-
-def policy(make: Callable[[bytes], bytes], method: int = zipfile.ZIP_STORED) -> Spoil:
-    """Return what replaces policy.pth in model.zip."""
-
-    def spoil(folder: Path, _: Path) -> None:
-        path = folder / "model.zip"
-        with zipfile.ZipFile(path) as archive:
-            parts = {name: archive.read(name) for name in archive.namelist()}
-        parts["policy.pth"] = make(parts["policy.pth"])
-        with zipfile.ZipFile(path, "w", method) as archive:
-            for name, content in parts.items():
-                archive.writestr(name, content)
-
-    return spoil
-
-
-def nested_tuples(_: bytes) -> bytes:
-    """Return a pickle of {t: 1} with t = (t', t') and so on; to hash the key takes 2⁶⁰ steps."""
-    levels = b"".join(b"q%c" % k + b"h%c" % k + b"\x86" for k in range(60))
-    return archive_of(b"\x80\x02})" + levels + b"K\x01s.")
-
-
-def stretched(stored: bytes) -> bytes:
-    """Return the tensors with a stride of 0 and a gigantic size."""
-    state = torch.load(io.BytesIO(stored), weights_only=True)
-    state["action_net.weight"] = torch.zeros(1).expand(30_000, 30_000)
-    return saved(state)
-
-
-def saved(value: Any) -> bytes:
-    """Return what `torch.save` writes."""
-    file = io.BytesIO()
-    torch.save(value, file)
-    return file.getvalue()
-
-
-def changed(stored: bytes, change: Callable[[dict[str, Any]], Any]) -> bytes:
-    """Return the tensors after a change."""
-    state = torch.load(io.BytesIO(stored), weights_only=True)
-    change(state)
-    return saved(state)
-
-
-class Payload:
-    """Unpickled, it makes a file in the current folder."""
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """Return what `pickle` calls."""
-        return Path.touch, (Path("CANARY"),)
-
-
-def inflating(_: bytes) -> bytes:
-    """Return a gigabyte that a zip file compresses to a megabyte."""
-    return bytes(2**30)
-
-
-def many_names(stored: bytes) -> bytes:
-    """Return a list of 60 000 tensors of one storage."""
-    return saved({f"x{k}": torch.zeros(1) for k in range(1)} | dict.fromkeys("ab" * 2, torch.zeros(3)))
-
-
-POLICIES: dict[str, Callable[[bytes], bytes]] = {
-    "nested tuples": nested_tuples,
-    "a stretched tensor": stretched,
-    "a call": lambda _: saved(Payload()),
-    "a call within a tensor": lambda _: saved({"log_std": Payload()}),
-    "a bare pickle": lambda _: pickle.dumps(Payload()),
-    "a memo without bound": lambda _: archive_of(b"\x80\x02}r\xff\xff\xff\x7f."),
-    "no end": lambda stored: archive_of(b"\x80\x02}"),
-    "a long list": lambda _: archive_of(b"\x80\x02" + b"}0" * 2**20 + b"}."),
-    "overlapping storages": lambda _: archive_of(b"\x80\x02}.", a=b"1"),
-    "other tensors": many_names,
-    "a list": lambda _: saved([torch.ones(2)]),
-    "no zip file": lambda stored: stored[:100],
-    "NaN": lambda stored: changed(stored, lambda state: state["log_std"].fill_(torch.nan)),
-    "doubles": lambda stored: changed(stored, lambda state: state.update(log_std=state["log_std"].double())),
-    "escapes in a name": lambda stored: changed(stored, lambda s: s.update({ESCAPE: torch.ones(1)})),
-}
-for _name, _make in POLICIES.items():
-    hostile(f"policy.pth: {_name}", "E", policy(_make))
-hostile("model.zip: inflates a thousandfold", "E", policy(inflating, zipfile.ZIP_DEFLATED))
-hostile(
-    "policy.pth: inflates a thousandfold",
-    "E",
-    policy(lambda _: archive_of(b"\x80\x02}.", zipfile.ZIP_DEFLATED, a=bytes(2**29))),
-)
-
-
-def normaliser(change: Callable[[dict[str, Any]], Any]) -> Spoil:
-    """Return what changes arrays of vecnormalize.npz."""
-
-    def spoil(folder: Path, _: Path) -> None:
-        path = folder / "vecnormalize.npz"
-        with np.load(path) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        change(arrays)
-        np.savez(path, **arrays)
-
-    return spoil
-
-
-def inflating_member(folder: Path, _: Path) -> None:
-    """Add a member that inflates from a megabyte to a gigabyte; it is never read."""
-    with zipfile.ZipFile(folder / "vecnormalize.npz", "a", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("extra.npy", bytes(2**29))
-
-
-def huge_array(folder: Path, _: Path) -> None:
-    """Replace an array by one whose header declares a terabyte."""
-    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (137438953472,), }".ljust(117) + b"\n"
-    with zipfile.ZipFile(folder / "vecnormalize.npz", "a") as archive:
-        archive.writestr("return_mean.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + header)
-
-
-hostile("vecnormalize.npz: an extra member inflates", "", inflating_member)
-hostile("vecnormalize.npz: a terabyte", "E", huge_array)
-hostile("vecnormalize.npz: objects", "E", normaliser(lambda a: a.update(settings=np.array([Payload()]))))
-hostile(
-    "vecnormalize.npz: a negative variance", "E", normaliser(lambda a: a.update(return_var=np.float64(-1)))
-)
-hostile("vecnormalize.npz: another shape", "E", normaliser(lambda a: a.update(observation_0_mean=np.ones(7))))
-
 HEADER_ROW = "time/total_timesteps,rollout/ep_rew_mean,time/seconds\n"
 for _name, _rejects, _text in (
     ("escapes", "RP", f"{ESCAPE},b\n1,2\n3,4\n"),
@@ -301,30 +171,126 @@ for _name, _rejects, _text in (
     hostile(f"progress.csv: {_name}", _rejects, raw("progress.csv", _text.encode("utf-8", "surrogateescape")))
 for _name, _rejects, _text in (
     ("400 digits", "P", '{"returns": [1%s]}' % ("0" * 400)),
-    ("5000 digits", "VP", '{"returns": [%s]}' % ("1" * 5000)),
-    ("nested", "VP", "[" * 10**6),
+    ("5000 digits", "P", '{"returns": [%s]}' % ("1" * 5000)),
+    ("nested", "P", "[" * 10**6),
     ("huge", "P", '{"returns": [1.7e308, -1.7e308]}'),
     ("a text", "P", '{"returns": ["=1+1"]}'),
 ):
     hostile(f"evaluation.json: {_name}", _rejects, raw("evaluation.json", _text))
 
 
-def checkpoint(change: Callable[[dict[str, Any]], Any]) -> Spoil:
-    """Return what changes the content of every checkpoint."""
+class Payload:
+    """Unpickled, it makes a file in the current folder."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Return what `pickle` calls."""
+        return Path.touch, (Path("CANARY"),)
+
+
+def only(spoil: Callable[[str], Spoil]) -> Spoil:
+    """Return what removes all checkpoints but the newest, and spoils that one, given its name."""
+
+    def spoil_newest(folder: Path, outside: Path) -> None:
+        newest, *others = Checkpoints(folder / "checkpoints").paths()
+        for path in (*others, Checkpoints(folder / "checkpoints").best):
+            path.unlink()
+        spoil(f"checkpoints/{newest.name}")(folder, outside)
+
+    return spoil_newest
+
+
+for _name, _make in {
+    "a pipe": pipe,
+    "a folder": directory,
+    "a link to the outside": link,
+    "a link to a device": lambda file: link(file, "/dev/zero"),
+    "sparse": sparse,
+    "empty": lambda file: raw(file, b""),
+}.items():
+    hostile(f"the checkpoint is {_name}", "RE", only(_make))
+
+
+def payload(make: Callable[[bytes], bytes]) -> Spoil:
+    """Return what replaces the payload of the checkpoint, with a header that fits it."""
 
     def spoil(folder: Path, _: Path) -> None:
-        checkpoints = Checkpoints(folder / "checkpoints")
-        path, content = checkpoints.newest_valid()
-        for other in (folder / "checkpoints").iterdir():
-            if other != path:
-                other.unlink()
-        change(content)
-        write(path, {"score": None, "content": content})
+        (path,) = (folder / "checkpoints").iterdir()
+        content = make(read_payload(path))
+        header = HEADER.pack(MAGIC, VERSION, len(content), hashlib.sha256(content).digest())
+        path.write_bytes(header + content)
 
-    return spoil
+    return only(lambda _: spoil)
 
 
-def without(*names: str) -> Callable[[dict[str, Any]], Any]:
+def tensors_of(header: dict[str, Any] | bytes, data: bytes = b"") -> bytes:
+    """Return a file of safetensors."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def one_tensor(shape: list[int], end: int, data: bytes = bytes(8)) -> bytes:
+    """Return a file of safetensors with a tensor of a shape whose numbers end at a byte."""
+    return tensors_of({STRUCTURE: {"dtype": "F64", "shape": shape, "data_offsets": [0, end]}}, data)
+
+
+def structure(text: str) -> bytes:
+    """Return a payload of this JSON and no tensors."""
+    return safetensors.torch.save({STRUCTURE: torch.frombuffer(bytearray(text, "ascii"), dtype=torch.uint8)})
+
+
+def with_tensor(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[bytes], bytes]:
+    """Return what changes one tensor, a float, of a payload."""
+
+    def make(content: bytes) -> bytes:
+        tensors = safetensors.torch.load(content)
+        name = next(name for name, tensor in tensors.items() if tensor.is_floating_point())
+        return safetensors.torch.save(tensors | {name: change(tensors[name])})
+
+    return make
+
+
+def overlapping(_: bytes) -> bytes:
+    """Return tensors that share bytes."""
+    each = {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]}
+    return tensors_of({STRUCTURE: each, "0": each}, b"{}      ")
+
+
+PAYLOADS: dict[str, Callable[[bytes], bytes]] = {
+    "nested brackets": lambda _: structure("[" * 10**6),
+    "nested tuples": lambda _: structure('{"tuple":[' * 10**5 + "]}" * 10**5),
+    "an endless text": lambda _: structure('"' + "x" * 10**6),
+    "a long list": lambda _: structure(f"[{'[],' * 2**20}0]"),
+    "a long integer": lambda _: structure(f'{{"integer":"0x{"f" * 10**6}"}}'),
+    "decimal digits": lambda _: structure("1" * 10**6),
+    "infinity": lambda _: structure("Infinity"),
+    "a text as score": lambda _: structure('{"dict":[["score","x"],["content",{"dict":[]}]]}'),
+    "an unknown kind": lambda _: structure('{"object":"os.system"}'),
+    "a tensor used often": lambda _: structure('[{"tensor":"structure"},{"tensor":"structure"}]'),
+    "a stretched tensor": lambda _: one_tensor([30_000, 30_000], 8),
+    "a terabyte": lambda _: one_tensor([2**37], 2**40),
+    "a negative shape": lambda _: one_tensor([-1], 8),
+    "a header without bound": lambda _: struct.pack("<Q", 2**60) + b"{}",
+    "a header without end": lambda content: content[:100],
+    "overlapping tensors": overlapping,
+    "many names": lambda _: safetensors.torch.save({f"x{k}": torch.zeros(1) for k in range(60_000)}),
+    "an unused tensor": lambda content: safetensors.torch.save(
+        safetensors.torch.load(content) | {"x": torch.ones(1)}
+    ),
+    "NaN": with_tensor(lambda tensor: torch.full_like(tensor, torch.nan)),
+    "bytes of floats": with_tensor(lambda tensor: tensor.view(torch.uint8)),
+    "a bare pickle": lambda _: pickle.dumps(Payload()),
+    "pickles in a tensor": lambda _: structure(json.dumps(pickle.dumps(Payload(), 0).decode())),
+}
+for _name, _make in PAYLOADS.items():
+    hostile(f"payload: {_name}", "RE", payload(_make))
+
+
+def checkpoint(change: Callable[[dict[str, Any]], Any]) -> Spoil:
+    """Return what changes the content of the checkpoint."""
+    return only(lambda _: lambda folder, _: change_checkpoint(folder, change))
+
+
+def without(*names: str | int) -> Callable[[dict[str, Any]], Any]:
     """Return the removal of an item."""
 
     def change(content: dict[str, Any]) -> None:
@@ -335,7 +301,7 @@ def without(*names: str) -> Callable[[dict[str, Any]], Any]:
     return change
 
 
-def having(*names: str, value: Any) -> Callable[[dict[str, Any]], Any]:
+def having(*names: str | int, value: Any) -> Callable[[dict[str, Any]], Any]:
     """Return the replacement of an item."""
 
     def change(content: dict[str, Any]) -> None:
@@ -354,6 +320,8 @@ def other_moments(content: dict[str, Any]) -> None:
 
 EVENTS = "events.out.tfevents.1"
 _agent = "agent"
+_policy = (_agent, "parameters", "policy")
+_moments = ("envs", "wrappers", 0, "kept", "obs_rms")
 for _name, _change in {
     **{
         f"no {name}": without(name)
@@ -363,13 +331,9 @@ for _name, _change in {
         f"no {name} of the agent": without(_agent, name)
         for name in ("parameters", "moving", "logged", "noise")
     },
-    "observations of another shape": having(_agent, "moving", "_last_obs", value=np.ones((4, 7), np.float32)),
-    "observations that are a text": having(_agent, "moving", "_last_obs", value="x"),
-    "starts that are numbers": having(_agent, "moving", "_last_episode_starts", value=np.ones(4)),
     "episodes that are a tensor": having(_agent, "episodes", value=torch.ones(3)),
     "episodes of texts": having(_agent, "episodes", value=[{"r": "x", "l": 1, "t": 1.0}]),
     "events that are a number": having("log", "events", value=5),
-    "events elsewhere": having("log", "events", value={"../../victim": 0}),
     "events of negative size": having("log", "events", value={EVENTS: -1}),
     "rows that are a text": having("log", "csv", value={"rows": "x", "columns": 1}),
     "seconds that are a text": having("seconds", value="x"),
@@ -377,14 +341,21 @@ for _name, _change in {
     "negative steps": having(_agent, "moving", "num_timesteps", value=-(10**12)),
     "steps of 481 digits": having(_agent, "moving", "num_timesteps", value=1 << 1600),
     "steps of 5000 digits": having(_agent, "moving", "num_timesteps", value=10**5000),
-    "a logged expression": having(_agent, "logged", "train/loss", value="__import__('os')"),
     "a logged novel": having(_agent, "logged", "train/n_updates", value="[" * 10**6),
     "settings that are a list": having("run", value=[1]),
     "settings with numbers as keys": having("run", value={3: 4}),
-    "parameters of another shape": having(_agent, "parameters", "policy", "log_std", value=torch.ones(9)),
-    "parameters that are texts": having(_agent, "parameters", "policy", "log_std", value="x"),
-    "an optimizer of texts": having(_agent, "parameters", "policy.optimizer", value={"state": "x"}),
-    "an optimizer of other shapes": other_moments,
+    "no policy": without(*_policy),
+    "a policy that is a list": having(*_policy, value=[torch.ones(2)]),
+    "a policy of other parts": having(*_policy, value=dict.fromkeys("ab", torch.zeros(3))),
+    "a policy of many parts": having(*_policy, value={f"x{k}": torch.zeros(1) for k in range(2000)}),
+    "a policy with another part": having(*_policy, "x", value=torch.ones(1)),
+    "escapes in a policy": having(*_policy, ESCAPE, value=torch.ones(1)),
+    "a part with a long name": having(*_policy, "x" * 10**6, value=torch.ones(1)),
+    "no part of the policy": without(*_policy, "log_std"),
+    "parameters of another shape": having(*_policy, "log_std", value=torch.ones(9)),
+    "parameters that are doubles": having(*_policy, "log_std", value=torch.zeros(1, dtype=torch.float64)),
+    "parameters that are texts": having(*_policy, "log_std", value="x"),
+    "parameters that are pickles": having(*_policy, "log_std", value=pickle.dumps(Payload(), 0).decode()),
     "a generator of Python that is a text": having("generators", "python", value="x"),
     "a generator of NumPy that is a text": having("generators", "numpy", value={"bit_generator": "x"}),
     "a generator of PyTorch that is short": having(
@@ -392,7 +363,26 @@ for _name, _change in {
     ),
     "environments that are a text": having("envs", value="x"),
     "environments without wrappers": without("envs", "wrappers"),
+    "wrappers of nothing": having("envs", "wrappers", value=[]),
+    "wrappers that are a text": having("envs", "wrappers", value="x"),
+    "a normaliser without moments": without(*_moments),
+    "moments that are a text": having(*_moments, value="x"),
+    "moments of another shape": having(*_moments, "mean", value=np.ones(7)),
+    "moments of integers": having(*_moments, "mean", value=np.ones(3, int)),
+    "a negative variance": having(*_moments, "var", value=-np.ones(3)),
+    "a count that is a text": having(*_moments, "count", value="x"),
     "counts that are texts": having(_agent, "averaged", value={"a": "x"}),
+}.items():
+    hostile(f"checkpoint: {_name}", "RE", checkpoint(_change))
+# What an evaluation does not read.
+for _name, _change in {
+    "observations of another shape": having(_agent, "moving", "_last_obs", value=np.ones((4, 7), np.float32)),
+    "observations that are a text": having(_agent, "moving", "_last_obs", value="x"),
+    "starts that are numbers": having(_agent, "moving", "_last_episode_starts", value=np.ones(4)),
+    "events elsewhere": having("log", "events", value={"../../victim": 0}),
+    "a logged expression": having(_agent, "logged", "train/loss", value="__import__('os')"),
+    "an optimizer of texts": having(_agent, "parameters", "policy.optimizer", value={"state": "x"}),
+    "an optimizer of other shapes": other_moments,
     "outcomes that are a text": having(_agent, "moving", "outcomes", value="x"),
     "damping that is a text": having(_agent, "moving", "cg_damping", value="x"),
 }.items():
@@ -434,10 +424,10 @@ def partial_files(folder: Path, outside: Path) -> None:
 
 
 hostile("checkpoint: a linked log", "R", linked_event)
-hostile("checkpoint: a linked folder", "R", linked_checkpoints)
+hostile("checkpoint: a linked folder", "RE", linked_checkpoints)
 hostile("checkpoint: a pipe", "R", checkpoint_pipe)
-hostile("checkpoint: an exabyte", "R", each_checkpoint(HEADER.pack(MAGIC, 1, 2**60, bytes(32))))
-hostile("checkpoint: pickles", "R", each_checkpoint(pickle.dumps(Payload())))
-hostile("checkpoint: no file", "R", lambda folder, _: shutil.rmtree(folder / "checkpoints"))
+hostile("checkpoint: an exabyte", "RE", each_checkpoint(HEADER.pack(MAGIC, 1, 2**60, bytes(32))))
+hostile("checkpoint: pickles", "RE", each_checkpoint(pickle.dumps(Payload())))
+hostile("checkpoint: no file", "RE", lambda folder, _: shutil.rmtree(folder / "checkpoints"))
 hostile("an event log that is a folder", "R", directory("events.out.tfevents.9"))
 hostile("links at temporary names", "", partial_files)

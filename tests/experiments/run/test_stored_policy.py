@@ -1,26 +1,29 @@
-"""What a run folder holds comes back as SB3 would load it, and none of it is run as code."""
+"""The policy of a checkpoint is the one that SB3 would load, and nothing of the file is run as code."""
 
-import io
+import hashlib
 import pickle
 import random
-import zipfile
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import yaml
 from gymnasium import spaces
-from run_folders import CONFIG
+from run_folders import CONFIG, change_checkpoint, write_checkpoint
 from spaces_env import OBSERVATIONS, SpacesEnv
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 import envs  # noqa: F401 (registers Catch-v0)
 from experiments.algorithms import agent_class
+from experiments.run.checkpoint_file import HEADER, MAGIC, VERSION, write
 from experiments.run.run_folder import RunFolder
-from experiments.run.stored_model import load_normaliser, save_normaliser
+from experiments.run.stored_policy import restore_policy
 
 OWN = {"policy_kwargs": {"normalize_observations": True, "normalize_returns": True}}
 SMALL = {"policy_kwargs": {"net_arch": [8]}}
@@ -39,7 +42,8 @@ CASES = {
 def load_policy(run: Path, env: VecEnv) -> Any:
     """Load a run's policy as `npg evaluate` does."""
     folder = RunFolder(run)
-    return folder.load_policy(folder.read_settings(), env)
+    settings = folder.read_settings()
+    return restore_policy(folder.read_checkpoint(), settings, env)[0]
 
 
 def vec_env(env_id: str = "CartPole-v1") -> VecEnv:
@@ -55,13 +59,14 @@ def write_run(
     policy: str = "MlpPolicy",
     settings: dict[str, Any] = OWN,
 ) -> Path:
-    """Train for a moment and leave config.yaml and model.zip as train.py does."""
+    """Train for a moment and leave config.yaml, model.zip and a checkpoint as train.py does."""
     batch = {} if algo == "sb3:a2c" else {"batch_size": 32}
     hyperparameters = {"n_steps": 16, **batch, **settings}
     agent = agent_class(algo)(policy, env, seed=0, device="cpu", **yaml.safe_load(yaml.dump(hyperparameters)))
     agent.learn(64)
     run.mkdir(parents=True, exist_ok=True)
     agent.save(run / "model.zip")
+    write_checkpoint(run, agent)
     config = {"algo": algo, "env": env_id, "seed": 0, "policy": policy, "normalize": False}
     config = CONFIG | config | {"hyperparameters": hyperparameters}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
@@ -77,9 +82,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
     """A copy of it, to be spoilt."""
-    for name in ("config.yaml", "model.zip"):
-        (tmp_path / name).write_bytes((trained / name).read_bytes())
-    return tmp_path
+    return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
 def change_config(run: Path, **changes: Any) -> None:
@@ -93,20 +96,17 @@ def change_options(run: Path, policy_kwargs: Any) -> None:
     change_config(run, hyperparameters={"policy_kwargs": policy_kwargs})
 
 
-def change_state(run: Path, stored: bytes) -> None:
-    """Put other bytes in the place of model.zip's policy.pth."""
-    with zipfile.ZipFile(run / "model.zip") as archive:
-        entries = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(run / "model.zip", "w") as archive:
-        for name, content in (entries | {"policy.pth": stored}).items():
-            archive.writestr(name, content)
+def checkpoint_of(run: Path) -> Path:
+    """Return the path of a run's only checkpoint."""
+    (path,) = (run / "checkpoints").iterdir()
+    return path
 
 
-def saved(value: Any) -> bytes:
-    """Return what torch.save writes."""
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
+def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """Return what changes the policy's tensors in a run's checkpoint."""
+    return lambda run: change_checkpoint(
+        run, lambda content: change(content["agent"]["parameters"]["policy"])
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -169,24 +169,22 @@ def test_no_code_of_a_stranger_runs(run: Path, tmp_path: Path) -> None:
     assert sprung.exists()  # the trap works
     sprung.unlink()
 
-    with zipfile.ZipFile(run / "model.zip", "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
-        for name in ("data", "pytorch_variables.pth", "policy.optimizer.pth"):
-            archive.writestr(name, trap)
-    load_policy(run, env)  # nothing of these is read
-    for state in (trap, saved(Trap(sprung)), saved({"log_std": Trap(sprung)})):
-        change_state(run, state)
-        with pytest.raises(ValueError, match="holds tensors alone"):
+    path = checkpoint_of(run)
+    _, content = RunFolder(run).read_checkpoint()
+    for name in ("model.zip", "vecnormalize.pkl", "vecnormalize.npz"):
+        (run / name).write_bytes(trap)
+    load_policy(run, env)  # none of these is read
+    whole, header = path.read_bytes(), HEADER.size
+    for spoilt in (trap, whole[:header] + trap, whole + trap):
+        path.write_bytes(spoilt)
+        with pytest.raises(ValueError, match=f"holds no valid checkpoint:\n  {path.name}: it "):
             load_policy(run, env)
-
-    (run / "vecnormalize.pkl").write_bytes(trap)
-    with pytest.raises(FileNotFoundError, match="is a pickle, which can run code"):
-        load_normaliser(run / "vecnormalize.npz", env)
-    np.savez(run / "vecnormalize.npz", settings=np.array([Trap(sprung)], dtype=object))
-    for content in (None, trap):
-        if content:
-            (run / "vecnormalize.npz").write_bytes(content)
-        with pytest.raises(ValueError, match="is corrupt"):
-            load_normaliser(run / "vecnormalize.npz", env)
+    expression = f"__import__('pathlib').Path({str(sprung)!r}).touch()"
+    for value in (expression, trap.decode("latin1"), {"__reduce__": [expression]}):
+        content["agent"]["parameters"]["policy"]["action_net.bias"] = value
+        write(path, {"score": None, "content": content})
+        with pytest.raises(ValueError, match=r"action_net\.bias must be a tensor"):
+            load_policy(run, env)
 
     document = f"algo: trpo\npolicy: !!python/object/apply:os.mkdir [{sprung}]\n"
     yaml.unsafe_load(document)
@@ -206,61 +204,59 @@ def test_text_does_not_become_code(name: str, run: Path) -> None:
 
 
 def test_damage_is_seen(run: Path) -> None:
-    """Flipped bits and cut ends are refused, or hit what is not read: no wrong number is loaded."""
-    env, draw, refused = vec_env(), random.Random(0), 0
-    normaliser = VecNormalize(env)
-    normaliser.reset()
-    save_normaliser(normaliser, run / "vecnormalize.npz")
-    expected = load_policy(run, env).state_dict()
-    for name in ("model.zip", "vecnormalize.npz"):
-        whole = (run / name).read_bytes()
-        for i in range(60):
-            spoilt = bytearray(whole if i % 4 else whole[: draw.randrange(len(whole))])
-            if i % 4:
-                spoilt[draw.randrange(len(spoilt))] ^= 1 << draw.randrange(8)
-            (run / name).write_bytes(spoilt)
-            try:
-                state = load_policy(run, env).state_dict()
-                loaded = load_normaliser(run / "vecnormalize.npz", env)
-            except ValueError:
-                refused += 1
-                continue
-            assert all(torch.equal(state[key], expected[key]) for key in expected)
-            for moments in ("obs_rms", "ret_rms"):
-                assert vars(getattr(loaded, moments)).keys() == vars(getattr(normaliser, moments)).keys()
-                for theirs, ours in zip(
-                    vars(getattr(normaliser, moments)).values(),
-                    vars(getattr(loaded, moments)).values(),
-                    strict=True,
-                ):
-                    np.testing.assert_array_equal(ours, theirs)
-        (run / name).write_bytes(whole)
-    assert 60 < refused < 120
+    """Flipped bits and cut ends are rejected: no wrong number is loaded."""
+    env, draw, path = vec_env(), random.Random(0), checkpoint_of(run)
+    whole = path.read_bytes()
+    for i in range(120):
+        spoilt = bytearray(whole if i % 4 else whole[: draw.randrange(len(whole))])
+        if i % 4:
+            spoilt[draw.randrange(len(spoilt))] ^= 1 << draw.randrange(8)
+        path.write_bytes(spoilt)
+        with pytest.raises(ValueError, match=path.name):
+            load_policy(run, env)
 
 
-def without_policy(run: Path) -> None:
-    """Save a zip file that is no model."""
-    with zipfile.ZipFile(run / "model.zip", "w") as archive:
-        archive.writestr("data", "{}")
+def listed(content: dict[str, Any]) -> None:
+    """Put a list in the place of the policy's tensors."""
+    content["agent"]["parameters"]["policy"] = [torch.ones(2)]
 
 
-def not_finite(run: Path) -> None:
-    """Put a NaN among the parameters."""
-    with zipfile.ZipFile(run / "model.zip") as archive:
-        state = torch.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
-    state["action_net.bias"][1] = torch.nan
-    change_state(run, saved(state))
+def double(state: dict[str, Any]) -> None:
+    """Give a tensor another type."""
+    state["action_net.bias"] = state["action_net.bias"].double()
+
+
+def without_tensors(content: dict[str, Any]) -> None:
+    """Leave no policy."""
+    del content["agent"]["parameters"]["policy"]
+
+
+def test_numbers_that_are_not_finite(run: Path) -> None:
+    """They are rejected with the file's name; `write` would not write them."""
+    path = checkpoint_of(run)
+    payload = path.read_bytes()[HEADER.size :]
+    tensors = safetensors.torch.load(payload)
+    number = next(
+        name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.shape == (2,)
+    )
+    tensors[number][1] = torch.nan
+    payload = safetensors.torch.save(tensors)
+    path.write_bytes(HEADER.pack(MAGIC, VERSION, len(payload), hashlib.sha256(payload).digest()) + payload)
+    with pytest.raises(ValueError, match=rf"{path.name}: .*tensor {number} has 1 NaN"):
+        load_policy(run, vec_env())
 
 
 MISTAKES: dict[str, tuple[Any, str]] = {
     "no run": (lambda run: (run / "config.yaml").unlink(), "expected a run folder such as"),
-    "unfinished": (lambda run: (run / "model.zip").unlink(), "the run is unfinished"),
-    "empty model": (lambda run: (run / "model.zip").write_bytes(b""), "is corrupt"),
-    "no policy": (without_policy, "no item named 'policy.pth'"),
-    "NaN": (not_finite, "not finite, in action_net.bias"),
-    "a list": (lambda run: change_state(run, saved([torch.ones(2)])), "map names to tensors"),
-    "other parts": (lambda run: change_state(run, saved({"w": torch.ones(2)})), "'w' is unknown|is missing"),
-    "doubles": (lambda run: change_state(run, saved({"w": 1.0})), "map names to tensors"),
+    "unfinished": (lambda run: checkpoint_of(run).unlink(), r"no valid checkpoint\n.*With model\.zip alone"),
+    "empty": (lambda run: checkpoint_of(run).write_bytes(b""), "checkpoint-000000064.ckpt: it is empty"),
+    "another file": (lambda run: write(checkpoint_of(run), {"a": 1}), "not the content of a run's"),
+    "no policy": (lambda run: change_checkpoint(run, without_tensors), "but no run's content: .*with policy"),
+    "a list": (lambda run: change_checkpoint(run, listed), "agent.parameters.policy must be a mapping"),
+    "a lost part": (changed(lambda state: state.pop("action_net.bias")), "a mapping with action_net.bias"),
+    "another part": (changed(lambda state: state.update(w=torch.ones(2))), 'Unexpected key.* "w"'),
+    "numbers": (changed(lambda state: state.update(w=1.0)), "agent.parameters.policy.w must be a tensor"),
+    "doubles": (changed(double), r"bias must be torch.float32 of shape \(2,\), not torch.float64"),
     "algorithm": (lambda run: change_config(run, algo="trop"), "'trop'; did you mean 'trpo'"),
     "policy": (lambda run: change_config(run, policy="os.system"), "unknown policy 'os.system'"),
     "options": (lambda run: change_options(run, "x"), "policy_kwargs must be a mapping such as .*, got 'x'"),
@@ -284,6 +280,6 @@ def test_bad_run_is_refused(mistake: str, run: Path) -> None:
 def test_other_version_of_the_environment(run: Path) -> None:
     """Spaces of another size are named with the parameters that do not fit."""
     with pytest.raises(
-        ValueError, match=r"should be \(64, 6\) .*, is \(64, 4\) .*version of the environment"
+        ValueError, match=r"of shape \(64, 6\), not .* of shape \(64, 4\).*version of the environment"
     ):
         load_policy(run, vec_env("Acrobot-v1"))
