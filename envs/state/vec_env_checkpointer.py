@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from envs.state.environment_state import StateUnavailableError, class_name
 from envs.state.plain_data import convert_tags
@@ -37,7 +37,7 @@ class VecEnvCheckpointer:
             if not self._warned:
                 print(f"a resumed run will start new episodes: {error}", file=sys.stderr)
                 self._warned = True
-            normaliser = _find_normaliser(vec_env)
+            normaliser = unwrap_vec_normalize(vec_env)
             return {LOST: str(error), NORMALISER: None if normaliser is None else take_wrapper(normaliser)}
 
     def restore(self, vec_env: VecEnv, state: dict[str, Any]) -> Any:
@@ -50,7 +50,7 @@ class VecEnvCheckpointer:
         if LOST not in state:
             restore_vec_state(vec_env, state)
             return None
-        normaliser = _find_normaliser(vec_env)
+        normaliser = unwrap_vec_normalize(vec_env)
         if normaliser is not None:
             restore_wrapper(normaliser, state[NORMALISER])
         return vec_env.reset()
@@ -66,11 +66,3 @@ def restore_observation_moments(normaliser: VecNormalize, state: dict[str, Any])
     wrappers = {wrapper["class"]: wrapper["kept"] for wrapper in state.get("wrappers", ())}
     kept = state[NORMALISER] if LOST in state else wrappers[class_name(normaliser)]
     restore_moments(getattr(normaliser, "obs_rms", None), kept["obs_rms"])
-
-
-def _find_normaliser(vec_env: VecEnv) -> VecNormalize | None:
-    while isinstance(vec_env, VecEnvWrapper):
-        if isinstance(vec_env, VecNormalize):
-            return vec_env
-        vec_env = vec_env.venv
-    return None
