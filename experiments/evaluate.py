@@ -54,7 +54,7 @@ def evaluate(arguments: Evaluate) -> None:
         env = gym.make(spec)
         fps = frames_per_second(spec, env.metadata)
         env.close()
-    checkpoint = folder.read_checkpoint()
+    checkpoint = folder.read_checkpoint(arguments.checkpoint)
     result = protocol.evaluate(
         checkpoint,
         settings,

@@ -163,7 +163,7 @@ def load_run(arguments: Export) -> tuple[ActorCriticPolicy, VecNormalize | None]
     settings = folder.read_settings()
     env = make_env(find_environment(settings.env, arguments.import_), seed=0, n_envs=1)
     try:
-        policy, env = restore_policy(folder.read_checkpoint(), settings, env)
+        policy, env = restore_policy(folder.read_checkpoint(arguments.checkpoint), settings, env)
         return policy, env if isinstance(env, VecNormalize) else None
     finally:
         env.close()
@@ -171,6 +171,8 @@ def load_run(arguments: Export) -> tuple[ActorCriticPolicy, VecNormalize | None]
 
 def load_model(arguments: Export) -> tuple[ActorCriticPolicy, VecNormalize | None]:
     """Return the policy of a saved model, and its normaliser if it has one; both are unpickled."""
+    if arguments.checkpoint:
+        raise ValueError("a saved model has no checkpoints; leave --checkpoint out, or name a run folder")
     if not zipfile.is_zipfile(arguments.path):
         raise FileNotFoundError(f"{arguments.path} is no run folder, and no saved model")
     algo = arguments.algo

@@ -24,9 +24,10 @@ class Evaluate:
         npg evaluate runs/Hopper-v5/trpo/seed-0 --video        # also record three of them as video.mp4
         npg evaluate runs/Catch-v0/trpo/seed-0 --import envs   # a task that a module registers
 
-    Without options, the results equal evaluation.json, which training wrote. Episode k starts from seed
-    N + k, where N is --seed, so more --episodes do not change the first ones. Stochastic actions are the same
-    for the same --seed and --episodes.
+    The policy is that of the newest checkpoint in RUN/checkpoints; the run may be unfinished. Without
+    options, the results of a finished run equal evaluation.json, which training wrote. Episode k starts from
+    seed N + k, where N is --seed, so more --episodes do not change the first ones. Stochastic actions are the
+    same for the same --seed and --episodes.
 
     The folder may be untrusted: only tensors and plain data are read from it, and no code in it is executed.
     A module that its config.yaml names is imported only if --import names it.
@@ -34,6 +35,8 @@ class Evaluate:
 
     run: tyro.conf.Positional[Annotated[Path, shown("RUN")]]
     """Evaluate the agent in this run folder."""
+    checkpoint: Annotated[str | None, shown("NAME", "the newest one")] = None
+    """Evaluate this checkpoint of the run, e.g. best or checkpoint-000012288."""
     episodes: Annotated[int | None, shown("N", "as at the end of training, or 100 if that was 0")] = None
     """Play this many episodes."""
     stochastic: bool = False
@@ -102,6 +105,8 @@ class Export:
     """Use this saved VecNormalize for a saved model."""
     algo: Annotated[str | None, shown("ALGO", hint="required for a saved model")] = None
     """Load a saved model as one of this algorithm."""
+    checkpoint: Annotated[str | None, shown("NAME", "the newest one")] = None
+    """Export this checkpoint of the run, e.g. best or checkpoint-000012288."""
     import_: Modules = ()
     """First import this module, which registers the environment."""
     force: bool = False

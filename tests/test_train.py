@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from episodes import Episodes
 from stable_baselines3.common.callbacks import BaseCallback
@@ -20,6 +21,7 @@ from agents import ALGORITHMS, TRPO, NonFiniteError
 from experiments import command, grid_command
 from experiments.evaluation import seeded_episodes
 from experiments.run import learn
+from experiments.run.run_folder import RunFolder
 from experiments.settings.arguments import Arguments
 from experiments.settings.config_file import config_file
 from experiments.settings.configuration import build, resolve
@@ -78,7 +80,12 @@ def test_run_leaves_what_the_contract_says(
     printed = capsys.readouterr().out
     assert f"next     npg evaluate {folder} --video" in printed
     assert str(folder) in printed and "tensorboard --logdir" in printed and "steps/s" in printed
-    assert ALGORITHMS[algo].load(folder / "model.zip").num_timesteps == 512
+    agent = ALGORITHMS[algo].load(folder / "model.zip", device="cpu")
+    assert agent.num_timesteps == 512
+    path, content = RunFolder(folder).read_checkpoint()  # which `npg evaluate` reads
+    assert path.name == "checkpoint-000000512.ckpt"
+    model, newest = agent.policy.state_dict(), content["agent"]["parameters"]["policy"]
+    assert model.keys() == newest.keys() and all(torch.equal(model[name], newest[name]) for name in model)
 
 
 def test_same_seed_same_run(arguments: Arguments, tmp_path: Path) -> None:

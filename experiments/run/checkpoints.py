@@ -82,8 +82,11 @@ class Checkpoints:
         found = (path for path in self.folder.glob("checkpoint-*.ckpt") if NAME.fullmatch(path.name))
         return sorted(found, key=step_of, reverse=True)
 
-    def newest_valid(self) -> tuple[Path, Any]:
+    def newest_valid(self, name: str | None = None) -> tuple[Path, Any]:
         """Return path and content of the newest valid checkpoint, or of the best if no other is valid.
+
+        Args:
+            name: of the only one to try, e.g. best.
 
         Raises:
             NoValidCheckpointError: nothing here can be loaded.
@@ -91,7 +94,8 @@ class Checkpoints:
         """
         reject_link(self.folder)
         self.rejected = []
-        for path in [*self.paths(), *([self.best] if self.best.exists() else [])]:
+        newest = [*self.paths(), *([self.best] if self.best.exists() else [])]
+        for path in [self.folder / f"{name.removesuffix('.ckpt')}.ckpt"] if name else newest:
             try:
                 return path, self._read(path)["content"]
             except CorruptCheckpointError as error:

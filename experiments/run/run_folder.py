@@ -124,15 +124,18 @@ class RunFolder:
             with replacing(self.normaliser) as file:
                 pickle.dump(normaliser, file)
 
-    def read_checkpoint(self) -> tuple[Path, dict[str, Any]]:
+    def read_checkpoint(self, name: str | None = None) -> tuple[Path, dict[str, Any]]:
         """Return path and content of the newest valid checkpoint; newer ones are named on stderr.
+
+        Args:
+            name: of another checkpoint, e.g. best.
 
         Raises:
             ValueError: there is none, or it holds something else.
         """
         checkpoints = Checkpoints(self.checkpoints)
         try:
-            path, content = checkpoints.newest_valid()
+            path, content = checkpoints.newest_valid(name)
         except NoValidCheckpointError as error:
             model = shlex.quote(str(self.model))
             raise ValueError(

@@ -144,6 +144,21 @@ def test_default_files(cartpole: Path) -> None:
     assert not list(cartpole.glob(".*"))
 
 
+def test_another_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The newest is evaluated unless another one is named; the results say after how many steps."""
+    run, env = write_run(tmp_path / "run", "CartPole-v1"), DummyVecEnv([lambda: gym.make("CartPole-v1")])
+    first = written(run, tmp_path / "e.json", episodes=3)
+    agent = agent_class("trpo")("MlpPolicy", env, n_steps=64, batch_size=64, device="cpu")
+    agent.num_timesteps = 192
+    write_checkpoint(run, agent.learn(0, reset_num_timesteps=False), score=9.0)
+    newest = written(run, tmp_path / "e.json", episodes=3)
+    assert (first["steps"], newest["steps"]) == (128, 192) and first["returns"] != newest["returns"]
+    for name, expected in (("best", newest), ("checkpoint-000000128", first), ("best.ckpt", newest)):
+        assert written(run, tmp_path / "e.json", episodes=3, checkpoint=name) == expected
+    assert main(Evaluate(run, checkpoint="last")) == 2
+    assert "last.ckpt: there is no such file" in capsys.readouterr().err
+
+
 def test_stochastic_episodes_follow_the_seed(cartpole: Path, tmp_path: Path) -> None:
     """One seed is one sequence of actions, another is another, and torch's own generator stays."""
     before = torch.random.get_rng_state()

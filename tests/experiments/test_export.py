@@ -353,6 +353,7 @@ def test_command_names_a_checkpoint_that_is_no_more(
         (lambda run: (run / "model.zip").unlink(), {}, "no run folder"),
         (lambda run: (run / "model.zip").write_text("no zip"), {}, "no run folder"),
         (lambda _: None, {"algo": None}, "--algo"),
+        (lambda _: None, {"checkpoint": "best"}, "leave --checkpoint out"),
         (lambda _: None, {"algo": "vgp"}, "did you mean 'vpg'"),
         (lambda _: None, {"normaliser": Path("absent.pkl")}, "--normaliser"),
         (lambda run: (run / "vecnormalize.pkl").write_bytes(b"junk"), {}, "cannot read"),
