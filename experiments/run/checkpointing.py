@@ -122,7 +122,7 @@ def restore(agent: OnPolicyAlgorithm, callbacks: Sequence[BaseCallback], content
     except Exception as error:  # an environment's own methods may raise any
         raise ValueError(
             "the checkpoint does not fit the agent and the environments that config.yaml describes, and no "
-            f"option can change that; restore its settings: {error}"
+            f"option can change that; restore its settings: {error!s:.1000}"
         ) from error
     if observations is None:
         return 0
