@@ -380,7 +380,7 @@ for _name, _change in {
     "observations that are a text": having(_agent, "moving", "_last_obs", value="x"),
     "starts that are numbers": having(_agent, "moving", "_last_episode_starts", value=np.ones(4)),
     "events elsewhere": having("log", "events", value={"../../victim": 0}),
-    "a logged expression": having(_agent, "logged", "train/loss", value="__import__('os')"),
+    "a logged expression": having(_agent, "logged", "train/n_updates", value="__import__('os')"),
     "an optimizer of texts": having(_agent, "parameters", "policy.optimizer", value={"state": "x"}),
     "an optimizer of other shapes": other_moments,
     "outcomes that are a text": having(_agent, "moving", "outcomes", value="x"),
