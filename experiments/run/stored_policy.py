@@ -68,8 +68,8 @@ def restore_policy(
     except Exception as error:  # what is not plain data of the expected form can raise any exception
         raise ValueError(
             f"{path} does not fit the policy that config.yaml describes on {settings.env}: "
-            f"{' '.join(str(error).split()):.500}. Use the version of the environment that the run was "
-            "trained with; config.yaml lists the versions of all packages"
+            f"{type(error).__name__}: {' '.join(str(error).split()):.500}. Use the version of the environment"
+            " that the run was trained with; config.yaml lists the versions of all packages"
         ) from error
     policy.set_training_mode(False)
     return policy, env
