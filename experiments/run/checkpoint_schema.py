@@ -82,9 +82,10 @@ def check_fits(content: Mapping[str, Any], agent: OnPolicyAlgorithm) -> None:
     check_like(state["parameters"], agent.get_parameters(), "agent.parameters")
     moving, count = state["moving"], agent.n_envs
     check_like(moving["_last_episode_starts"], np.zeros(count, dtype=bool), "_last_episode_starts")
-    for name in ("_last_obs", "_last_original_obs"):
+    inner = agent.get_vec_normalize_env() or agent  # whose images may have their channels last
+    for name, owner in (("_last_obs", agent), ("_last_original_obs", inner)):
         if name == "_last_obs" or moving.get(name) is not None:
-            check_like(moving[name], create_empty_array(agent.observation_space, count), name)
+            check_like(moving[name], create_empty_array(owner.observation_space, count), name)
     own: dict[str, Any] = getattr(agent, "resumable_state", dict)()
     for name in own.keys() & moving.keys():
         check_like(moving[name], own[name], name)
