@@ -26,13 +26,14 @@ from agents.hyperparameters import check_minibatches, check_ranges, check_spread
 from agents.policy.actions import to_space
 from agents.policy.actor import PolicyActor, warn_of_unreached
 from agents.policy.policies import POLICIES, observe
+from agents.policy.snapshot import Snapshot
 from agents.rollout.batch import Batch, standardise
 from agents.rollout.collect import collect
 from agents.rollout.finite import check_finite, kept_statistics
 from agents.rollout.threads import threads
 from agents.spaces import check_policy, made_with_checks
 from agents.update_log import record_update
-from npg import PolicyStep, Rejection, SurrogateObjective
+from npg import PolicyStep, Rejection, SurrogateObjective, host
 
 # If a schedule ended at 0, the last update could not take a step.
 LEAST_SCHEDULED = 1e-8
@@ -188,7 +189,12 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         objective = SurrogateObjective(
             self.actor, batch.observations, actions, advantages, old_log_prob=old_log_prob
         )
+        before = Snapshot([*self.policy.parameters(), *self.policy.buffers()], self.policy.optimizer)
         step, fit = self._step_and_fit(batch, objective)
+        if not host.read(finite=before.still_finite())["finite"]:  # a user's own step or fit may write anything
+            before.restore()
+            step = PolicyStep.without_candidate(objective, Rejection.NON_FINITE_SURROGATE)
+            fit = CriticFit(math.nan, True)
         observe(self.policy, batch.observations, batch.actions)
         self._n_updates += 1
         record_update(self, step, fit, batch)
