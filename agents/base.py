@@ -100,6 +100,8 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             compose_constructor(cls, PolicyGradientAgent.__init__)
 
     def __init__(self, policy: str | type[ActorCriticPolicy], env: GymEnv | str, **arguments: Any):
+        # Numbers of NumPy and PyTorch are as good as Python's.
+        arguments = {k: v.item() if getattr(v, "shape", None) == () else v for k, v in arguments.items()}
         check_ranges(**arguments)
         init_setup_model = arguments.pop("_init_setup_model")
         sb3: dict[str, Any] = {name: arguments.pop(name) for name in SB3_PARAMETERS if name in arguments}
@@ -191,7 +193,9 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         )
         before = Snapshot([*self.policy.parameters(), *self.policy.buffers()], self.policy.optimizer)
         step, fit = self._step_and_fit(batch, objective)
-        if not host.read(finite=before.still_finite())["finite"]:  # a user's own step or fit may write anything
+        if not host.read(finite=before.still_finite())[
+            "finite"
+        ]:  # a user's own step or fit may write anything
             before.restore()
             step = PolicyStep.without_candidate(objective, Rejection.NON_FINITE_SURROGATE)
             fit = CriticFit(math.nan, True)

@@ -4,7 +4,7 @@ import difflib
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,11 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "learning_rate": ("a number > 0 or a schedule", lambda v: callable(v) or 0 < v < float("inf")),
     "critic_target_kl": ("a number of nats > 0", lambda v: 0 < v < float("inf")),
     "critic_learning_rate": ("a number > 0", lambda v: 0 < v < float("inf")),
+    "seed": ("an integer ≥ 0, or None", lambda v: v is None or (is_integer(v) and v >= 0)),
+    "policy_kwargs": (
+        'a mapping or None, with integers ≥ 1 for the widths of layers, e.g. {"net_arch": [64, 64]}',
+        lambda v: v is None or all(is_integer(width) and width >= 1 for width in widths(v)),
+    ),
 }
 
 
@@ -62,13 +67,31 @@ def check_ranges(**values: Any) -> None:
         ValueError: an argument is out of range; the message has its name, its range and the value.
     """
     for name, value in values.items():
-        expected, holds = RANGES.get(name, ("", lambda _: True))
+        if name not in RANGES:
+            continue
+        expected, holds = RANGES[name]
         try:
-            valid = holds(value)
-        except TypeError:
+            # True is 1 to Python: it is no number where a number is expected.
+            valid = holds(value) and not (isinstance(value, bool) and holds(int(value)))
+        except (TypeError, AttributeError, ValueError):
             valid = False
         if not valid:
             raise ValueError(f"{name} must be {expected}, got {value!r}")
+
+
+def widths(policy_kwargs: Mapping[str, Any]) -> list[Any]:
+    """Return the widths of a policy's layers.
+
+    Raises:
+        TypeError, AttributeError: they are not given as SB3 takes them.
+    """
+    layers = policy_kwargs.get("net_arch") or []
+    if isinstance(layers, list) and layers and isinstance(layers[0], dict):  # SB3's older form
+        layers = layers[0]
+    parts = layers.values() if isinstance(layers, dict) else [layers]
+    extractor = policy_kwargs.get("features_extractor_kwargs") or {}
+    sizes = [extractor[name] for name in ("features_dim", "cnn_output_dim") if name in extractor]
+    return sizes + [width for part in parts for width in part]
 
 
 def check_spread(n_steps: int, n_envs: int, normalize_advantage: bool) -> None:

@@ -22,6 +22,7 @@ from torch import Generator, Tensor, nn
 from npg import host
 from npg.fisher.blocks import BlockDiagonal
 from npg.fisher.layers import check_owners
+from npg.fisher.memory import check_memory
 from npg.fisher.module_blocks import ModuleBlocks
 from npg.fisher.passes import Pass, pass_through
 from npg.linear_operator import InvertibleOperator, RelativelyDamped
@@ -56,7 +57,7 @@ class KroneckerFisher(InvertibleOperator):
 
     Raises:
         ValueError: there is no state, the distribution depends on no trainable parameter, a layer or a
-            parameter is used twice, or an argument is out of range.
+            parameter is used twice, the factors do not fit the memory, or an argument is out of range.
         TypeError: the actor does not return an npg distribution, or is of half precision.
         FloatingPointError: a statistic is not finite.
     """
@@ -88,6 +89,7 @@ class KroneckerFisher(InvertibleOperator):
             raise TypeError(f"K-FAC needs parameters of float32 or float64, got {self.dtype}")
         self._modules = ModuleBlocks(actor, self.parameters)
         self.layers = self._modules.layers
+        check_memory(self._modules.shapes(), self.dtype, self.device)
         self.averages: Averages = {}
         self.damping_units: Mapping[str, float] = {}
         if observations is not None:

@@ -4,11 +4,16 @@ import inspect
 import warnings
 from typing import ClassVar
 
+import numpy as np
 import pytest
+import torch
+from generated_envs import AnyEnv
+from gymnasium import spaces
 
-from agents import ALGORITHMS, NPG, TRPO, PolicyGradientAgent
+from agents import ACKTR, ALGORITHMS, NPG, TRPO, PolicyGradientAgent
 from agents.arguments import documented_arguments
-from agents.hyperparameters import PLUMBING, RANGES
+from agents.hyperparameters import PLUMBING, RANGES, check_ranges
+from npg.fisher import memory
 
 SMALL = {"n_steps": 16, "batch_size": 16, "device": "cpu"}
 # SB3 checks these, or passes them on.
@@ -116,3 +121,75 @@ def test_a_target_below_the_rounding_of_the_policy_warns(
     found = [str(warning.message) for warning in caught if "resolves" in str(warning.message)]
     assert len(found) == (not resolved)
     assert resolved or (name in found[0] and "1e-10" in found[0])
+
+
+def test_a_bool_is_no_number(agent_class: type[PolicyGradientAgent]) -> None:
+    """True is 1 to Python; an argument that expects a number rejects it and NumPy's, one of true or false does not."""
+    parameters = inspect.signature(agent_class).parameters
+    for name in parameters.keys() & RANGES.keys():
+        flag = isinstance(parameters[name].default, bool)
+        for value in (True, np.True_):
+            if flag:
+                check_ranges(**{name: True})
+                continue
+            with pytest.raises(ValueError, match=rf"^{name} must be .*, got True"):
+                agent_class("MlpPolicy", "CartPole-v1", **SMALL | {name: value})
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(agent_class: type[PolicyGradientAgent]) -> None:
+    """They become Python's, also where SB3 accepts no others."""
+    numbers = {"learning_rate": np.float32(0.5), "gamma": torch.tensor(0.5), "n_steps": np.int64(16)}
+    agent = agent_class("MlpPolicy", "CartPole-v1", seed=np.uint8(3), batch_size=16, device="cpu", **numbers)
+    assert [type(getattr(agent, name)) for name in (*numbers, "seed")] == [float, float, int, int]
+
+
+WIDTHS: list[dict[str, object]] = [
+    *({"net_arch": widths} for widths in ([0], [64, -1], [True], [64.0], ["64"], 64, "64", [None], [[8]])),
+    *({"net_arch": {"pi": widths, "vf": [8]}} for widths in ([0], [8.5], 8)),
+    {"net_arch": [{"pi": [0], "vf": [8]}]},
+    {"features_extractor_kwargs": {"features_dim": 0}},
+    {"features_extractor_kwargs": {"cnn_output_dim": 2.5}},
+]
+
+
+@pytest.mark.parametrize("policy_kwargs", [*WIDTHS, "dict(net_arch=[64])", [1]])
+def test_a_width_is_an_integer_from_1(policy_kwargs: object) -> None:
+    """A layer of 0 units made a policy that sees nothing; other values raised errors of PyTorch."""
+    with pytest.raises(ValueError, match=r"policy_kwargs must be .*integers ≥ 1 for the widths"):
+        TRPO("MlpPolicy", "CartPole-v1", policy_kwargs=policy_kwargs, **SMALL)
+
+
+@pytest.mark.parametrize(
+    "net_arch", [None, [], (8, 4), [np.int64(8)], {}, {"pi": [8]}, {"pi": [], "vf": (8,)}]
+)
+def test_widths_as_sb3_takes_them(net_arch: object) -> None:
+    """They are accepted."""
+    TRPO("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": net_arch}, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("env", "layer"),
+    [
+        (AnyEnv(action_space=spaces.Discrete(500)), "policy.action_net"),
+        (AnyEnv(observation_space=spaces.Discrete(500)), r"policy.mlp_extractor.policy_net.0"),
+    ],
+)
+def test_kronecker_factors_beyond_the_memory(
+    env: AnyEnv, layer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their size is known before they are made: layer, size and the alternative are named."""
+    monkeypatch.setattr(memory, "memory_of", lambda device: 1e6)
+    zeros = torch.Tensor.new_zeros
+    monkeypatch.setattr(
+        torch.Tensor,
+        "new_zeros",
+        lambda self, *shape: pytest.fail("built") if 500 in shape else zeros(self, *shape),
+    )
+    with pytest.raises(ValueError, match=rf"factors of {layer}, .*50[01].* take 0.00\d+ GB.*TRPO or NPG"):
+        ACKTR("MlpPolicy", env, n_steps=16, device="cpu").learn(16)
+    TRPO("MlpPolicy", env, **SMALL)
+
+
+def test_the_memory_of_this_machine_is_known() -> None:
+    """Where it is not, nothing is checked."""
+    assert memory.memory_of(torch.device("cpu")) > 2**28
