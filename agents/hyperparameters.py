@@ -139,10 +139,10 @@ def check_resolution(policy: nn.Module, **target_kls: Any) -> None:
 
 # Settings of SB3's algorithms that users look for, and why these agents do not have them.
 ABSENT = {
-    "ent_coef": "its step has no entropy bonus: the bound on the KL keeps the policy from collapsing",
+    "ent_coef": "its step has no entropy bonus; leave the argument out",
     "vf_coef": "the critic is fitted by itself, not as a term of the policy's loss",
-    "max_grad_norm": "the bound on the KL limits the step, not the gradient's norm",
-    "clip_range": "the bound on the KL limits the step; PPO is the one that clips",
+    "max_grad_norm": "target_kl or Adam sets the length of the step, not the gradient's norm",
+    "clip_range": "target_kl or Adam sets the length of the step; PPO is the one that clips",
     "n_epochs": "the policy makes one step per rollout; n_critic_updates is for the critic",
 }
 
@@ -178,12 +178,13 @@ def check_names(given: Iterable[str], known: Iterable[str], owner: str) -> None:
     known = list(known)
     for name in given:
         if name not in known:
-            hint = f"; {ABSENT[name]}" if name in ABSENT else nearest(name, known)
-            raise ValueError(f"{owner} has no setting {name!r}{hint}")
+            raise ValueError(f"{owner} has no setting {name!r}{nearest(name, known)}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error message that suggests the nearest known names."""
+    """Return the end of an error message: the nearest known names, or why there is no such setting."""
+    if name in ABSENT:
+        return f"; {ABSENT[name]}"
     known = list(known)
     matches = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if matches:

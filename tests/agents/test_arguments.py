@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from agents import ACKTR, ALGORITHMS, NPG, TRPO, PolicyGradientAgent
 from agents.arguments import documented_arguments
-from agents.hyperparameters import PLUMBING, RANGES, check_ranges
+from agents.hyperparameters import ABSENT, PLUMBING, RANGES, check_ranges
 from npg.fisher import memory
 
 SMALL = {"n_steps": 16, "batch_size": 16, "device": "cpu"}
@@ -56,8 +56,19 @@ def test_an_unknown_argument_is_named() -> None:
     """With the class that was called."""
     with pytest.raises(TypeError, match=r"TRPO\(\) got an unexpected keyword argument 'cg_steps'"):
         TRPO("MlpPolicy", "CartPole-v1", cg_steps=3)
+    with pytest.raises(TypeError, match="'targt_kl'; did you mean 'target_kl'?"):
+        TRPO("MlpPolicy", "CartPole-v1", targt_kl=0.1)
     with pytest.raises(TypeError, match=r"TRPO\(\) missing a required argument: 'env'"):
         TRPO("MlpPolicy")
+
+
+@pytest.mark.parametrize("name", ABSENT)
+def test_a_setting_of_sb3s_other_algorithms_is_explained(
+    agent_class: type[PolicyGradientAgent], name: str
+) -> None:
+    """Even at its value for no effect: there is nothing that it could change."""
+    with pytest.raises(TypeError, match=rf"{agent_class.__name__}\(\) got an unexpected .*'{name}'; .*(the|step) "):
+        agent_class("MlpPolicy", "CartPole-v1", **{name: 0.0})
 
 
 class Declared(NPG):
@@ -124,7 +135,7 @@ def test_a_target_below_the_rounding_of_the_policy_warns(
 
 
 def test_a_bool_is_no_number(agent_class: type[PolicyGradientAgent]) -> None:
-    """True is 1 to Python; an argument that expects a number rejects it and NumPy's, one of true or false does not."""
+    """True is 1 to Python; an argument that expects a number rejects it, and NumPy's."""
     parameters = inspect.signature(agent_class).parameters
     for name in parameters.keys() & RANGES.keys():
         flag = isinstance(parameters[name].default, bool)
