@@ -7,6 +7,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
@@ -15,14 +16,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.arguments import SB3_PARAMETERS, compose_constructor
 from agents.critic import CRITICS, Critic, CriticFit
 from agents.device import faster_device
 from agents.divergence import count_rejections
-from agents.hyperparameters import check_minibatches, check_ranges, check_spread
+from agents.hyperparameters import check_minibatches, check_ranges, check_spread, present_value
 from agents.policy.actions import to_space
 from agents.policy.actor import PolicyActor, warn_of_unreached
 from agents.policy.policies import POLICIES, observe
@@ -230,14 +230,10 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         options: dict[str, Any] = {"passes": self.n_critic_updates, "batch_size": self.batch_size}
         return CRITICS[self.critic_fit](self.policy, self.actor.critic_parameters(), **options)
 
-    def scheduled(self, value: float | Schedule) -> float:
-        """Return the current value of a number or schedule; positive even if a schedule ends at 0."""
-        if not callable(value):
-            return float(value)
-        scheduled = FloatSchedule(value)(self._current_progress_remaining)
-        if not 0 <= scheduled < math.inf:
-            raise ValueError(f"a schedule returned {scheduled}; return a number that is 0 or larger")
-        return max(scheduled, LEAST_SCHEDULED)
+    def scheduled(self, name: str) -> float:
+        """Return the current value of an argument; positive even if a schedule ends at 0."""
+        value = present_value(name, getattr(self, name), self._current_progress_remaining)
+        return max(value, LEAST_SCHEDULED) if callable(getattr(self, name)) else value
 
     def resumable_state(self) -> dict[str, Any]:
         """Return the attributes in `resumable`, which a checkpoint stores in addition to what SB3 saves."""
@@ -257,6 +253,9 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             self.rollout_buffer.device = self.device
         self.actor = PolicyActor(self.policy)
         warn_of_unreached(self.actor)
+
+    def _setup_lr_schedule(self) -> None:
+        self.lr_schedule = partial(present_value, "learning_rate", self.learning_rate)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         assert self.env is not None

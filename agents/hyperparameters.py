@@ -5,10 +5,12 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from agents.critic import CRITICS
@@ -92,6 +94,27 @@ def widths(policy_kwargs: Mapping[str, Any]) -> list[Any]:
     extractor = policy_kwargs.get("features_extractor_kwargs") or {}
     sizes = [extractor[name] for name in ("features_dim", "cnn_output_dim") if name in extractor]
     return sizes + [width for part in parts for width in part]
+
+
+def present_value(name: str, value: float | Schedule, progress: float) -> float:
+    """Return the value of an argument that may be a schedule, at the progress that remains (1 to 0).
+
+    Raises:
+        ValueError: the schedule raises, or returns anything but a number from 0.
+    """
+    if not callable(value):
+        return float(value)
+    try:
+        result: Any = value(progress)
+    except Exception as error:
+        raise ValueError(f"the schedule {name} raised {type(error).__name__}: {error}") from error
+    number = math.nan
+    if not isinstance(result, bool | str):
+        with suppress(TypeError, ValueError, RuntimeError):
+            number = float(result)
+    if not 0 <= number < math.inf:
+        raise ValueError(f"the schedule {name} returned {result!r:.60}; return a number that is 0 or larger")
+    return number
 
 
 def check_spread(n_steps: int, n_envs: int, normalize_advantage: bool) -> None:

@@ -42,8 +42,8 @@ def record_update(agent: "PolicyGradientAgent", step: PolicyStep, fit: CriticFit
         record("rollout/worker_replacements", replacements)
     for name, value in step.scalars().items():
         record(f"npg/{name}", value)
-    if (target := getattr(agent, "target_kl", None)) is not None:
-        agent.kl_exceeded += step.accepted and step.kl > 2 * agent.scheduled(target)
+    if getattr(agent, "target_kl", None) is not None:
+        agent.kl_exceeded += step.accepted and step.kl > 2 * agent.scheduled("target_kl")
         record("npg/kl_exceeded", agent.kl_exceeded)
     for outcome, count in agent.outcomes.items():
         record(f"npg/{outcome}" if outcome == "accepted" else f"npg/rejected/{outcome}", count)
