@@ -17,7 +17,7 @@ from envs.user_modules import import_user_module
 from experiments.algorithms import folder_name, joint_target_kl, own_modules
 from experiments.evaluation import protocol
 from experiments.evaluation.seeded_episodes import EvaluationError
-from experiments.failure import SETUP_ERRORS, describe_failure, setup_errors
+from experiments.failure import SETUP_ERRORS, describe_failure, raised_at, setup_errors
 from experiments.grid_command import compare
 from experiments.normalised import normalised
 from experiments.run.allocation_limit import AllocationLimit
@@ -51,7 +51,7 @@ def main(arguments: Arguments) -> int:
             return compare(arguments)
         return run(arguments)
     except SETUP_ERRORS as error:
-        show(f"error: {error}", error=True)
+        show(f"error: {error}{raised_at(error)}", error=True)
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -66,11 +66,13 @@ def run(arguments: Arguments) -> int:
         raise ValueError(
             f"--device {settings.device} needs a CUDA device, and torch finds none; use --device cpu"
         )
-    if settings.vec_env == "auto":
-        choice = choose_vec_env(settings.env, settings.n_envs)
-        show(f"vec_env: {choice}")
-        settings = replace(settings, vec_env=choice.vec_env)
-    with closing(folder), closing(make_env(settings)) as env:
+    with setup_errors("this command line"):
+        if settings.vec_env == "auto":
+            choice = choose_vec_env(settings.env, settings.n_envs)
+            show(f"vec_env: {choice}")
+            settings = replace(settings, vec_env=choice.vec_env)
+        made = make_env(settings)
+    with closing(folder), closing(made) as env:
         with setup_errors("this command line"):
             agent = build(settings, env)
         settings = replace(settings, device=str(agent.device))
@@ -192,7 +194,7 @@ def execute(
             except EvaluationError as error:
                 code = 1
                 show(f"error: {folder.path} is not finished: in its evaluation, {error}", error=True)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 code = 1
                 failure = describe_failure(error, "in the evaluation")
                 show(f"{failure}\n{folder.evaluation} could not be written", error=True)
