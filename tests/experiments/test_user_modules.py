@@ -152,6 +152,19 @@ def test_printed_commands_work_in_a_new_process(capsys: pytest.CaptureFixture) -
     assert command.main([word for word in words[0:] if word != "--video"]) == 0
 
 
+def test_a_video_is_offered_where_there_are_pictures(capsys: pytest.CaptureFixture) -> None:
+    """Else the error says what the environment lacks."""
+    assert train() == 0
+    assert "--video" in capsys.readouterr().out
+    assert train("--env", "user_module:UserChain-v0") == 0
+    printed = capsys.readouterr().out
+    assert "npg evaluate" in printed and "--video" not in printed
+    folder = str(Path("runs", "user_module:UserChain-v0", "trpo", "seed-0"))
+    assert command.main(["evaluate", folder, "--video"]) == 2
+    error = capsys.readouterr().err
+    assert "add 'rgb_array' to the environment's metadata['render_modes']" in error and error.count("\n") == 1
+
+
 def test_a_constructor_may_pass_the_rest_on(folder: Path) -> None:
     """With **kwargs it takes the settings of the class that it inherits from."""
     (folder / "user_module.py").write_text(
