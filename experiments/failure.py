@@ -6,16 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import agents
+import envs
+import npg
 from agents.rollout.finite import NonFiniteError
 from envs.errors import InvalidResultError
 from envs.workers.worker_error import WorkerError
 
 # What invalid settings raise, here, in SB3 or in a user's policy, before training starts.
 SETUP_ERRORS = (ValueError, TypeError, AssertionError, ImportError, OSError, NotImplementedError)
-PACKAGES = ("npg", "agents", "envs", "experiments")
-OURS = tuple(f"{(Path(__file__).parents[1] / name).as_posix()}/" for name in PACKAGES)
+OURS = (Path(__file__).parent, *(Path(package.__path__[0]) for package in (npg, agents, envs)))
 FOLDERS = ("stdlib", "platstdlib", "purelib", "platlib")
-LIBRARIES = ("<", *(Path(sysconfig.get_path(name)).as_posix() for name in FOLDERS))
+LIBRARIES = tuple(Path(sysconfig.get_path(name)) for name in FOLDERS)
 
 
 @contextmanager
@@ -45,10 +47,10 @@ def raised_at(error: BaseException | None) -> str:
     """Return a clause with file and line if a user's own code raised an exception or its cause, else ""."""
     while error is not None:
         for frame in reversed(traceback.extract_tb(error.__traceback__)):
-            path = Path(frame.filename).as_posix()
-            if path.startswith(OURS):
+            path = Path(frame.filename)
+            if any(map(path.is_relative_to, OURS)):
                 break
-            if not path.startswith(LIBRARIES):
+            if path.is_absolute() and not any(map(path.is_relative_to, LIBRARIES)):  # nor <frozen importlib>
                 return f"; raised at {frame.filename}:{frame.lineno}"
         error = error.__cause__
     return ""
