@@ -25,7 +25,7 @@ from agents.divergence import count_rejections
 from agents.hyperparameters import check_minibatches, check_ranges, check_spread, present_value
 from agents.policy.actions import to_space
 from agents.policy.actor import PolicyActor, warn_of_unreached
-from agents.policy.policies import POLICIES, observe
+from agents.policy.policies import POLICIES, observe, warn_of_two_normalisers
 from agents.policy.snapshot import Snapshot
 from agents.rollout.batch import Batch, standardise
 from agents.rollout.collect import collect
@@ -253,6 +253,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             self.rollout_buffer.device = self.device
         self.actor = PolicyActor(self.policy)
         warn_of_unreached(self.actor)
+        warn_of_two_normalisers(self.policy, self.get_vec_normalize_env())
 
     def _setup_lr_schedule(self) -> None:
         self.lr_schedule = partial(present_value, "learning_rate", self.learning_rate)

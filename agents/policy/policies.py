@@ -1,5 +1,6 @@
 """SB3's actor-critic policies, with separate feature extractors and normalisers of their own."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 from agents.policy.actions import to_space
@@ -179,6 +181,20 @@ def register_policy(name: str, policy_class: type[ActorCriticPolicy]) -> None:
     """
     check_new(name, POLICIES, "policy")
     POLICIES[name] = policy_class
+
+
+def warn_of_two_normalisers(policy: ActorCriticPolicy, outer: VecNormalize | None) -> None:
+    """Warn if a policy normalises what a `VecNormalize` has normalised already."""
+    if outer is None or not isinstance(policy, MlpPolicy):
+        return
+    observations = outer.norm_obs and policy.observation_normaliser is not None
+    if observations or (outer.norm_reward and policy.return_moments is not None):
+        warnings.warn(
+            "VecNormalize and the policy normalise the same numbers; leave normalize_observations and "
+            "normalize_returns out of policy_kwargs, or VecNormalize out of the environments",
+            UserWarning,
+            stacklevel=6,  # the caller of the constructor
+        )
 
 
 def observe(policy: ActorCriticPolicy, observations: PyTorchObs, actions: Tensor) -> None:
