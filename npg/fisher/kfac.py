@@ -196,23 +196,39 @@ class KroneckerFisher(InvertibleOperator):
         """Restore what `state_dict` returned.
 
         Raises:
-            ValueError: the state belongs to another policy; nothing was changed.
+            FloatingPointError, ValueError: see `averages_of`; nothing was changed.
+        """
+        self.averages = self.averages_of(state)
+
+    def averages_of(self, state: Mapping[str, Any]) -> Averages:
+        """Return the averages that `state_dict` returned, without restoring them.
+
+        Raises:
+            FloatingPointError: a number is NaN or infinite.
+            ValueError: they belong to another policy.
         """
         shapes = self._modules.shapes()
         expected = {f"{name}/{i}": shape for name, own in shapes.items() for i, shape in enumerate(own)}
-        given = {key: tuple(value.shape) for key, value in state.items()}
+        given = {
+            key: (*value.shape,)
+            if isinstance(value, Tensor) and value.dtype in (torch.float32, torch.float64)
+            else getattr(value, "dtype", type(value))
+            for key, value in state.items()
+        }
         if given and given != expected:
-            wrong = sorted(set(given.items()) ^ set(expected.items()))
+            wrong = sorted(set(given.items()) ^ set(expected.items()), key=str)
             raise ValueError(
                 f"these statistics belong to another policy: they differ in {wrong}; load them into a policy "
                 "of the same architecture"
             )
         values = {key: value.to(self.device, self.dtype, copy=True) for key, value in state.items()}
-        self.averages = {
+        averages = {
             name: tuple(values[f"{name}/{i}"] for i in range(len(own)))
             for name, own in shapes.items()
             if given
         }
+        check_finite(host.read(**finite_by_module(averages)))
+        return averages
 
 
 def finite_by_module(averages: Averages) -> dict[str, Tensor]:
