@@ -342,6 +342,25 @@ def test_a_grid_makes_every_run_and_keeps_finished_ones(
     assert [path.stat().st_mtime_ns for path in arguments.out.rglob("model.zip")] == models
 
 
+def test_a_grid_without_a_finished_episode_has_no_report(
+    arguments: Arguments, capsys: pytest.CaptureFixture
+) -> None:
+    """Its runs are finished, and so is the grid: exit code 0; the report alone has nothing to show."""
+    pytest.importorskip("jinja2")
+    short = changed(arguments, env=("Pendulum-v1",), steps=64, set=(("n_steps=32", "n_envs=1"),))
+    for seed in range(2):
+        assert main(changed(short, seed=seed, vec_env="dummy")) == 0
+    capsys.readouterr()
+    assert main(changed(short, seeds=2, vec_env="dummy")) == 0
+    error = capsys.readouterr().err
+    assert (
+        error.startswith("no report: there is nothing to show of these runs yet:\n") and "error" not in error
+    )
+    assert error.count("too short: no episode ended in the training; train for more steps") == 2
+    assert command.main(["report", str(short.out)]) == 2
+    assert capsys.readouterr().err.startswith("error: there is nothing to show of these runs yet:\n")
+
+
 def test_algorithms_of_a_grid_get_one_budget(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where configurations differ, all get the most of any: VPG has 1e5 steps for CartPole-v1, NPG 6e4."""
     asked = []
