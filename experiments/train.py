@@ -14,7 +14,7 @@ from envs import choose_vec_env, make_vec_env
 from envs.cores import usable_cores
 from envs.single_env import environment_spec
 from envs.user_modules import import_user_module
-from experiments.algorithms import folder_name, joint_target_kl, own_modules
+from experiments.algorithms import joint_target_kl, own_modules
 from experiments.evaluation import protocol
 from experiments.evaluation.seeded_episodes import EvaluationError
 from experiments.failure import SETUP_ERRORS, describe_failure, raised_at, setup_errors
@@ -24,7 +24,7 @@ from experiments.run.allocation_limit import AllocationLimit
 from experiments.run.checkpoint_schema import check_content
 from experiments.run.checkpoints import Checkpoints
 from experiments.run.learn import learn
-from experiments.run.run_folder import RunFolder
+from experiments.run.run_folder import RunFolder, folder_of_task
 from experiments.run.stop_signals import INTERRUPTED, Stopped, StopSignals
 from experiments.settings.arguments import Arguments
 from experiments.settings.configuration import build, resolve, whole
@@ -244,7 +244,7 @@ def tune(arguments: Arguments) -> int:
         env_id=settings.env,
         configuration=settings,
         make_env=make_tuning_env,
-        folder=arguments.out / settings.env / folder_name(settings.algo) / "tuning",
+        folder=folder_of_task(arguments.out, settings.env, settings.algo) / "tuning",
         device=settings.device,
         full_timesteps=full_timesteps,
     )

@@ -152,6 +152,28 @@ def test_printed_commands_work_in_a_new_process(capsys: pytest.CaptureFixture) -
     assert command.main([word for word in words[0:] if word != "--video"]) == 0
 
 
+def test_folders_have_no_colon(capsys: pytest.CaptureFixture) -> None:
+    """Which Windows has not, and rsync takes for a host; folders of version 0.1 with one stay in use."""
+    own = ["--env", "user_module:UserChain-v0", "--algo", "user_module:Mine"]
+    assert train(*own) == 0
+    assert not [path for path in Path("runs").rglob("*") if ":" in path.name]
+    (new,) = Path("runs").iterdir()
+    older = new.rename(Path("runs", "user_module:UserChain-v0"))
+    folder = older / "user_module-Mine" / "seed-0"
+    imports = ["--import", "user_module"]
+    assert command.main(["train", "--resume", str(folder), "--steps", "128", *imports]) == 0
+    assert command.main(["evaluate", str(folder), *imports]) == 0
+    capsys.readouterr()
+    assert train(*own) == 2 and "already holds a finished run" in capsys.readouterr().err
+    (folder / "evaluation.json").unlink()
+    words = ["train", *own, *SHORT, "--seeds", "2", "--jobs", "1"]
+    words[words.index("--steps") + 1] = "128"
+    assert command.main(words) == 0
+    assert [path.name for path in Path("runs").iterdir() if path.name != "report"] == [older.name]
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["seed-0", "seed-1"]
+    assert (folder / "evaluation.json").is_file()
+
+
 def test_a_video_is_offered_where_there_are_pictures(capsys: pytest.CaptureFixture) -> None:
     """Else the error says what the environment lacks."""
     assert train() == 0
@@ -159,7 +181,7 @@ def test_a_video_is_offered_where_there_are_pictures(capsys: pytest.CaptureFixtu
     assert train("--env", "user_module:UserChain-v0") == 0
     printed = capsys.readouterr().out
     assert "npg evaluate" in printed and "--video" not in printed
-    folder = str(Path("runs", "user_module:UserChain-v0", "trpo", "seed-0"))
+    folder = str(Path("runs", "user_module-UserChain-v0", "trpo", "seed-0"))
     assert command.main(["evaluate", folder, "--video"]) == 2
     error = capsys.readouterr().err
     assert "add 'rgb_array' to the environment's metadata['render_modes']" in error and error.count("\n") == 1
