@@ -1,5 +1,6 @@
 """Errors that end a program: of a setup, before it has begun, and of environments, after it."""
 
+import errno
 import sysconfig
 import traceback
 from collections.abc import Iterator
@@ -45,7 +46,9 @@ def is_of_environment(error: BaseException) -> bool:
 
 def raised_at(error: BaseException | None) -> str:
     """Return a clause with file and line if a user's own code raised an exception or its cause, else ""."""
-    while error is not None:
+    while (
+        error is not None and getattr(error, "errno", None) != errno.ENOSPC
+    ):  # a full disk is no one's fault
         for frame in reversed(traceback.extract_tb(error.__traceback__)):
             path = Path(frame.filename)
             if any(map(path.is_relative_to, OURS)):
