@@ -32,7 +32,7 @@ from agents.rollout.collect import collect
 from agents.rollout.finite import check_finite, kept_statistics
 from agents.rollout.threads import threads
 from agents.spaces import check_policy, made_with_checks
-from agents.update_log import record_update
+from agents.update_log import measure, record_update
 from npg import PolicyStep, Rejection, SurrogateObjective, host
 
 # If a schedule ended at 0, the last update could not take a step.
@@ -193,15 +193,14 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         )
         before = Snapshot([*self.policy.parameters(), *self.policy.buffers()], self.policy.optimizer)
         step, fit = self._step_and_fit(batch, objective)
-        if not host.read(finite=before.still_finite())[
-            "finite"
-        ]:  # a user's own step or fit may write anything
+        observe(self.policy, batch.observations, batch.actions)
+        numbers = host.read(policy=before.still_finite(), **measure(self.policy, batch))
+        if not numbers.pop("policy"):  # a step or fit of the user's own may write anything
             before.restore()
             step = PolicyStep.without_candidate(objective, Rejection.NON_FINITE_SURROGATE)
             fit = CriticFit(math.nan, True)
-        observe(self.policy, batch.observations, batch.actions)
         self._n_updates += 1
-        record_update(self, step, fit, batch)
+        record_update(self, step, fit, numbers)
         count_rejections(self, step, fit, batch, objective)
 
     def _step_and_fit(self, batch: Batch, objective: SurrogateObjective) -> tuple[PolicyStep, CriticFit]:

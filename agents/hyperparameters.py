@@ -18,44 +18,35 @@ from agents.critic import CRITICS
 # Arguments of the constructor that a configuration does not set.
 PLUMBING = {"self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
 
-# {argument: (description of the valid values, check of a value)}. Arguments not listed are not checked.
-RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "n_steps": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
-    "batch_size": ("an integer ≥ 1, or None", lambda v: v is None or (is_integer(v) and v >= 1)),
-    "gamma": ("a number in [0, 1]", lambda v: 0 <= v <= 1),
-    "gae_lambda": ("a number in [0, 1]", lambda v: 0 <= v <= 1),
-    "critic_lambda": ("a number in [0, 1], or None", lambda v: v is None or 0 <= v <= 1),
-    "target_kl": ("a number of nats > 0, or a schedule", lambda v: callable(v) or 0 < v < float("inf")),
-    "step_size": ("None or a number > 0", lambda v: v is None or 0 < v < float("inf")),
-    "cg_max_steps": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
-    "cg_damping": ("a number ≥ 0", lambda v: 0 <= v < float("inf")),
-    "adaptive_damping": ("true or false", lambda v: isinstance(v, bool)),
-    "cg_tolerance": ("a number ≥ 0", lambda v: 0 <= v < float("inf")),
-    "damping": ("a number > 0", lambda v: 0 < v < float("inf")),
-    "momentum": ("a number in [0, 1)", lambda v: 0 <= v < 1),
-    "fisher_decay": ("a number in [0, 1)", lambda v: 0 <= v < 1),
-    "fisher_samples": ("an integer ≥ 1, or None", lambda v: v is None or (is_integer(v) and v >= 1)),
-    "factor_interval": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
-    "inverse_interval": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
-    "line_search_shrinking_factor": ("a number in (0, 1)", lambda v: 0 < v < 1),
-    "line_search_max_iter": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
-    "critic_fit": ('the name of a registered critic fit, e.g. "minibatch"', lambda v: v in CRITICS),
-    "micro_batch_size": ("an integer ≥ 1, or None", lambda v: v is None or (is_integer(v) and v >= 1)),
-    "n_critic_updates": ("an integer ≥ 0", lambda v: is_integer(v) and v >= 0),
-    "sub_sampling_factor": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
-    "normalize_advantage": ("true or false", lambda v: isinstance(v, bool)),
-    "use_sde": ("true or false", lambda v: isinstance(v, bool)),
-    "sde_sample_freq": ("an integer ≥ -1", lambda v: is_integer(v) and v >= -1),
+# {arguments: (description of the valid values, check of a value)}. Arguments not listed are not checked.
+GROUPS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "n_steps cg_max_steps factor_interval inverse_interval line_search_max_iter sub_sampling_factor "
     "stats_window_size": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
-    "learning_rate": ("a number > 0 or a schedule", lambda v: callable(v) or 0 < v < float("inf")),
-    "critic_target_kl": ("a number of nats > 0", lambda v: 0 < v < float("inf")),
-    "critic_learning_rate": ("a number > 0", lambda v: 0 < v < float("inf")),
+    "batch_size fisher_samples micro_batch_size": (
+        "an integer ≥ 1, or None",
+        lambda v: v is None or (is_integer(v) and v >= 1),
+    ),
+    "n_critic_updates": ("an integer ≥ 0", lambda v: is_integer(v) and v >= 0),
     "seed": ("an integer ≥ 0, or None", lambda v: v is None or (is_integer(v) and v >= 0)),
+    "sde_sample_freq": ("an integer ≥ -1", lambda v: is_integer(v) and v >= -1),
+    "gamma gae_lambda": ("a number in [0, 1]", lambda v: 0 <= v <= 1),
+    "critic_lambda": ("a number in [0, 1], or None", lambda v: v is None or 0 <= v <= 1),
+    "momentum fisher_decay": ("a number in [0, 1)", lambda v: 0 <= v < 1),
+    "line_search_shrinking_factor": ("a number in (0, 1)", lambda v: 0 < v < 1),
+    "cg_damping cg_tolerance": ("a number ≥ 0", lambda v: 0 <= v < math.inf),
+    "damping critic_learning_rate": ("a number > 0", lambda v: 0 < v < math.inf),
+    "step_size": ("None or a number > 0", lambda v: v is None or 0 < v < math.inf),
+    "critic_target_kl": ("a number of nats > 0", lambda v: 0 < v < math.inf),
+    "target_kl": ("a number of nats > 0, or a schedule", lambda v: callable(v) or 0 < v < math.inf),
+    "learning_rate": ("a number > 0 or a schedule", lambda v: callable(v) or 0 < v < math.inf),
+    "adaptive_damping normalize_advantage use_sde": ("true or false", lambda v: isinstance(v, bool)),
+    "critic_fit": ('the name of a registered critic fit, e.g. "minibatch"', lambda v: v in CRITICS),
     "policy_kwargs": (
-        'a mapping or None, with integers ≥ 1 for the widths of layers, e.g. {"net_arch": [64, 64]}',
+        'a mapping such as {"net_arch": [64, 64]} with integers ≥ 1 for the widths of layers, or None',
         lambda v: v is None or all(is_integer(width) and width >= 1 for width in widths(v)),
     ),
 }
+RANGES = {name: expected for names, expected in GROUPS.items() for name in names.split()}
 
 
 class BatchTooSmallError(ValueError, AssertionError):
@@ -78,7 +69,7 @@ def check_ranges(**values: Any) -> None:
         except (TypeError, AttributeError, ValueError):
             valid = False
         if not valid:
-            raise ValueError(f"{name} must be {expected}, got {value!r}")
+            raise ValueError(f"{name} must be {expected}, got {value!r:.200}")
 
 
 def widths(policy_kwargs: Mapping[str, Any]) -> list[Any]:
@@ -185,11 +176,6 @@ def defaults_of(agent_class: type) -> dict[str, Any]:
     if any(p.kind == p.VAR_KEYWORD for p in parameters):
         own = defaults_of(agent_class.__mro__[1]) | own
     return {name: default for name, default in own.items() if name not in PLUMBING}
-
-
-def names_of(agent_class: type) -> list[str]:
-    """Return the names of the hyper-parameters that an agent's constructor takes."""
-    return list(defaults_of(agent_class))
 
 
 def check_names(given: Iterable[str], known: Iterable[str], owner: str) -> None:

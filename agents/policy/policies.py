@@ -16,7 +16,6 @@ from agents.policy.actions import to_space
 from agents.policy.distributions import HEADS, HeadDistribution
 from agents.policy.names import check_new, with_classes
 from agents.policy.normalisation import ObservationNormaliser, RunningMoments
-from agents.policy.snapshot import Snapshot
 
 
 class MlpPolicy(ActorCriticPolicy):
@@ -198,14 +197,7 @@ def warn_of_two_normalisers(policy: ActorCriticPolicy, outer: VecNormalize | Non
 
 
 def observe(policy: ActorCriticPolicy, observations: PyTorchObs, actions: Tensor) -> None:
-    """Update the statistics of a policy's normaliser and batch norm with N transitions.
-
-    If a number is not finite, nothing is changed.
-    """
-    buffers = list(policy.buffers())
-    if not buffers:
-        return
-    before = Snapshot(buffers)
+    """Update the statistics of a policy's normaliser and batch norm with N transitions."""
     if isinstance(policy, MlpPolicy):
         policy.observe(observations)
     layers = (isinstance(module, nn.modules.batchnorm._BatchNorm) for module in policy.modules())
@@ -213,4 +205,3 @@ def observe(policy: ActorCriticPolicy, observations: PyTorchObs, actions: Tensor
         policy.set_training_mode(True)
         with torch.no_grad():
             policy.evaluate_actions(observations, actions)
-    before.restore_unless(before.still_finite())
