@@ -2,10 +2,10 @@
 
 import difflib
 import inspect
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -79,12 +79,11 @@ def widths(policy_kwargs: Mapping[str, Any]) -> list[Any]:
         TypeError, AttributeError: they are not given as SB3 takes them.
     """
     layers = policy_kwargs.get("net_arch") or []
-    if isinstance(layers, list) and layers and isinstance(layers[0], dict):  # SB3's older form
-        layers = layers[0]
-    parts = layers.values() if isinstance(layers, dict) else [layers]
+    if isinstance(layers, list) and layers and isinstance(layers[0], dict):
+        layers = layers[0]  # SB3's older form
     extractor = policy_kwargs.get("features_extractor_kwargs") or {}
     sizes = [extractor[name] for name in ("features_dim", "cnn_output_dim") if name in extractor]
-    return sizes + [width for part in parts for width in part]
+    return [*sizes, *itertools.chain(*(layers.values() if isinstance(layers, dict) else [layers]))]
 
 
 def present_value(name: str, value: float | Schedule, progress: float) -> float:
@@ -97,12 +96,9 @@ def present_value(name: str, value: float | Schedule, progress: float) -> float:
         return float(value)
     try:
         result: Any = value(progress)
+        number = math.nan if isinstance(result, bool | str) else float(result)
     except Exception as error:
-        raise ValueError(f"the schedule {name} raised {type(error).__name__}: {error}") from error
-    number = math.nan
-    if not isinstance(result, bool | str):
-        with suppress(TypeError, ValueError, RuntimeError):
-            number = float(result)
+        raise ValueError(f"the schedule {name} gives no number: {type(error).__name__}: {error}") from error
     if not 0 <= number < math.inf:
         raise ValueError(f"the schedule {name} returned {result!r:.60}; return a number that is 0 or larger")
     return number

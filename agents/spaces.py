@@ -123,9 +123,8 @@ def check_policy(policy: str, policy_class: type, kwargs: Mapping[str, Any], spa
     """
     given = with_classes(kwargs).get("features_extractor_class")
     extractor = given or EXTRACTORS.get(policy_class)
-    reader, without = policy, ""
-    if given is not None:  # the name of the policy alone would not say what it reads
-        reader, without = f"{policy} with {given.__name__}", " without features_extractor_class"
+    reader = policy if given is None else f"{policy} with {given.__name__}"
+    without = "" if given is None else " without features_extractor_class"
     parts = space.spaces if isinstance(space, spaces.Dict) else None
     if parts is not None and extractor in (FlattenExtractor, NatureCNN):
         raise UnsupportedSpaceError(
@@ -150,10 +149,9 @@ def check_policy(policy: str, policy_class: type, kwargs: Mapping[str, Any], spa
     for name, part in (parts or {"observation": space}).items():
         reads_images = extractor in (NatureCNN, CombinedExtractor) and is_image(part)
         if reads_images and min(part.shape[1:]) < LEAST_SIDE:  # type: ignore[index]
-            height, width = part.shape[1:]  # type: ignore[index]
             raise UnsupportedSpaceError(
                 f"the image {name!r}, {part}, is smaller than the {LEAST_SIDE} x {LEAST_SIDE} pixels that "
-                f"NatureCNN needs: with channels first it has {height} x {width}; enlarge it, e.g. by "
-                "gymnasium.wrappers.ResizeObservation, or use "
+                f"NatureCNN needs; with channels first it has {part.shape[1]} x {part.shape[2]}. "  # type: ignore[index]
+                "Enlarge it, e.g. by gymnasium.wrappers.ResizeObservation, or use "
                 + ("another features_extractor_class" if parts else f"'MlpPolicy'{without}")
             )

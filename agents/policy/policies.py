@@ -186,8 +186,8 @@ def warn_of_two_normalisers(policy: ActorCriticPolicy, outer: VecNormalize | Non
     """Warn if a policy normalises what a `VecNormalize` has normalised already."""
     if outer is None or not isinstance(policy, MlpPolicy):
         return
-    observations = outer.norm_obs and policy.observation_normaliser is not None
-    if observations or (outer.norm_reward and policy.return_moments is not None):
+    observations, returns = policy.observation_normaliser, policy.return_moments
+    if (outer.norm_obs and observations) or (outer.norm_reward and returns):
         warnings.warn(
             "VecNormalize and the policy normalise the same numbers; leave normalize_observations and "
             "normalize_returns out of policy_kwargs, or VecNormalize out of the environments",

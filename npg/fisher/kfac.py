@@ -89,7 +89,7 @@ class KroneckerFisher(InvertibleOperator):
             raise TypeError(f"K-FAC needs parameters of float32 or float64, got {self.dtype}")
         self._modules = ModuleBlocks(actor, self.parameters)
         self.layers = self._modules.layers
-        check_memory(self._modules.shapes(), self.dtype, self.device)
+        check_memory(self._modules.shapes(), self.parameters.tensors[0])
         self.averages: Averages = {}
         self.damping_units: Mapping[str, float] = {}
         if observations is not None:
@@ -209,12 +209,9 @@ class KroneckerFisher(InvertibleOperator):
         """
         shapes = self._modules.shapes()
         expected = {f"{name}/{i}": shape for name, own in shapes.items() for i, shape in enumerate(own)}
-        given = {
-            key: (*value.shape,)
-            if isinstance(value, Tensor) and value.dtype in (torch.float32, torch.float64)
-            else getattr(value, "dtype", type(value))
-            for key, value in state.items()
-        }
+        floats = (torch.float32, torch.float64)
+        kinds = {key: getattr(value, "dtype", type(value)) for key, value in state.items()}
+        given = {key: (*state[key].shape,) if kind in floats else kind for key, kind in kinds.items()}
         if given and given != expected:
             wrong = sorted(set(given.items()) ^ set(expected.items()), key=str)
             raise ValueError(
