@@ -4,6 +4,7 @@ base.py has the training loop; each algorithm's file has its policy step. docs/e
 an algorithm, a distribution, a policy, a critic fit or a Fisher operator.
 """
 
+import agents.shadowed  # noqa: F401  # first: the others import npg
 from agents.acktr import ACKTR
 from agents.base import PolicyGradientAgent
 from agents.critic import Critic, CriticFit, register_critic

@@ -111,7 +111,7 @@ class ACKTR(PolicyGradientAgent):
         displacement = self.actor_stepper.displacement(
             gradient,
             step_size=self.lr_schedule(self._current_progress_remaining),
-            target_kl=self.scheduled(self.target_kl),
+            target_kl=self.scheduled("target_kl"),
         )
         numbers = host.read(**objective.measure(displacement), gradient_size=gradient.abs().amax())
         evaluation = Evaluation.of(numbers)

@@ -19,6 +19,8 @@ from typing import Any
 
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from agents.hyperparameters import nearest
+
 POSITIONAL = (
     *("policy", "env", "learning_rate", "n_steps", "batch_size", "gamma", "cg_max_steps", "cg_damping"),
     *("line_search_shrinking_factor", "line_search_max_iter", "n_critic_updates", "gae_lambda", "use_sde"),
@@ -43,7 +45,8 @@ def compose_constructor(cls: type, initialise: Callable[..., None]) -> None:
         try:
             given = signature.bind(self, *args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{cls.__name__}() {error}") from None
+            hints = [nearest(name, parameters) for name in kwargs if name not in parameters]
+            raise TypeError(f"{cls.__name__}() {error}{''.join(hints[:1])}") from None
         given.apply_defaults()
         initialise(**given.arguments)
 

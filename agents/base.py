@@ -7,6 +7,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
@@ -15,24 +16,24 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.arguments import SB3_PARAMETERS, compose_constructor
 from agents.critic import CRITICS, Critic, CriticFit
 from agents.device import faster_device
 from agents.divergence import count_rejections
-from agents.hyperparameters import check_minibatches, check_ranges, check_spread
+from agents.hyperparameters import check_minibatches, check_ranges, check_spread, present_value
 from agents.policy.actions import to_space
 from agents.policy.actor import PolicyActor, warn_of_unreached
-from agents.policy.policies import POLICIES, observe
+from agents.policy.policies import POLICIES, observe, warn_of_two_normalisers
+from agents.policy.snapshot import Snapshot
 from agents.rollout.batch import Batch, standardise
 from agents.rollout.collect import collect
 from agents.rollout.finite import check_finite, kept_statistics
 from agents.rollout.threads import threads
 from agents.spaces import check_policy, made_with_checks
-from agents.update_log import record_update
-from npg import PolicyStep, Rejection, SurrogateObjective
+from agents.update_log import measure, record_update
+from npg import PolicyStep, Rejection, SurrogateObjective, host
 
 # If a schedule ended at 0, the last update could not take a step.
 LEAST_SCHEDULED = 1e-8
@@ -99,6 +100,8 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             compose_constructor(cls, PolicyGradientAgent.__init__)
 
     def __init__(self, policy: str | type[ActorCriticPolicy], env: GymEnv | str, **arguments: Any):
+        # Numbers of NumPy and PyTorch are as good as Python's.
+        arguments = {k: v.item() if getattr(v, "shape", None) == () else v for k, v in arguments.items()}
         check_ranges(**arguments)
         init_setup_model = arguments.pop("_init_setup_model")
         sb3: dict[str, Any] = {name: arguments.pop(name) for name in SB3_PARAMETERS if name in arguments}
@@ -188,10 +191,16 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         objective = SurrogateObjective(
             self.actor, batch.observations, actions, advantages, old_log_prob=old_log_prob
         )
+        before = Snapshot([*self.policy.parameters(), *self.policy.buffers()], self.policy.optimizer)
         step, fit = self._step_and_fit(batch, objective)
         observe(self.policy, batch.observations, batch.actions)
+        numbers = host.read(policy=before.still_finite(), **measure(self.policy, batch))
+        if not numbers.pop("policy"):  # a step or fit of the user's own may write anything
+            before.restore()
+            step = PolicyStep.without_candidate(objective, Rejection.NON_FINITE_SURROGATE)
+            fit = CriticFit(math.nan, True)
         self._n_updates += 1
-        record_update(self, step, fit, batch)
+        record_update(self, step, fit, numbers)
         count_rejections(self, step, fit, batch, objective)
 
     def _step_and_fit(self, batch: Batch, objective: SurrogateObjective) -> tuple[PolicyStep, CriticFit]:
@@ -220,14 +229,10 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         options: dict[str, Any] = {"passes": self.n_critic_updates, "batch_size": self.batch_size}
         return CRITICS[self.critic_fit](self.policy, self.actor.critic_parameters(), **options)
 
-    def scheduled(self, value: float | Schedule) -> float:
-        """Return the current value of a number or schedule; positive even if a schedule ends at 0."""
-        if not callable(value):
-            return float(value)
-        scheduled = FloatSchedule(value)(self._current_progress_remaining)
-        if not 0 <= scheduled < math.inf:
-            raise ValueError(f"a schedule returned {scheduled}; return a number that is 0 or larger")
-        return max(scheduled, LEAST_SCHEDULED)
+    def scheduled(self, name: str) -> float:
+        """Return the current value of an argument; positive even if a schedule ends at 0."""
+        value = present_value(name, getattr(self, name), self._current_progress_remaining)
+        return max(value, LEAST_SCHEDULED) if callable(getattr(self, name)) else value
 
     def resumable_state(self) -> dict[str, Any]:
         """Return the attributes in `resumable`, which a checkpoint stores in addition to what SB3 saves."""
@@ -247,6 +252,10 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             self.rollout_buffer.device = self.device
         self.actor = PolicyActor(self.policy)
         warn_of_unreached(self.actor)
+        warn_of_two_normalisers(self.policy, self.get_vec_normalize_env())
+
+    def _setup_lr_schedule(self) -> None:
+        self.lr_schedule = partial(present_value, "learning_rate", self.learning_rate)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         assert self.env is not None

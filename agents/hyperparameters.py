@@ -2,13 +2,15 @@
 
 import difflib
 import inspect
+import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from agents.critic import CRITICS
@@ -16,39 +18,35 @@ from agents.critic import CRITICS
 # Arguments of the constructor that a configuration does not set.
 PLUMBING = {"self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
 
-# {argument: (description of the valid values, check of a value)}. Arguments not listed are not checked.
-RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "n_steps": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
-    "batch_size": ("an integer ≥ 1, or None", lambda v: v is None or (is_integer(v) and v >= 1)),
-    "gamma": ("a number in [0, 1]", lambda v: 0 <= v <= 1),
-    "gae_lambda": ("a number in [0, 1]", lambda v: 0 <= v <= 1),
-    "critic_lambda": ("a number in [0, 1], or None", lambda v: v is None or 0 <= v <= 1),
-    "target_kl": ("a number of nats > 0, or a schedule", lambda v: callable(v) or 0 < v < float("inf")),
-    "step_size": ("None or a number > 0", lambda v: v is None or 0 < v < float("inf")),
-    "cg_max_steps": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
-    "cg_damping": ("a number ≥ 0", lambda v: 0 <= v < float("inf")),
-    "adaptive_damping": ("true or false", lambda v: isinstance(v, bool)),
-    "cg_tolerance": ("a number ≥ 0", lambda v: 0 <= v < float("inf")),
-    "damping": ("a number > 0", lambda v: 0 < v < float("inf")),
-    "momentum": ("a number in [0, 1)", lambda v: 0 <= v < 1),
-    "fisher_decay": ("a number in [0, 1)", lambda v: 0 <= v < 1),
-    "fisher_samples": ("an integer ≥ 1, or None", lambda v: v is None or (is_integer(v) and v >= 1)),
-    "factor_interval": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
-    "inverse_interval": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
-    "line_search_shrinking_factor": ("a number in (0, 1)", lambda v: 0 < v < 1),
-    "line_search_max_iter": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
-    "critic_fit": ('the name of a registered critic fit, e.g. "minibatch"', lambda v: v in CRITICS),
-    "micro_batch_size": ("an integer ≥ 1, or None", lambda v: v is None or (is_integer(v) and v >= 1)),
-    "n_critic_updates": ("an integer ≥ 0", lambda v: is_integer(v) and v >= 0),
-    "sub_sampling_factor": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
-    "normalize_advantage": ("true or false", lambda v: isinstance(v, bool)),
-    "use_sde": ("true or false", lambda v: isinstance(v, bool)),
-    "sde_sample_freq": ("an integer ≥ -1", lambda v: is_integer(v) and v >= -1),
+# {arguments: (description of the valid values, check of a value)}. Arguments not listed are not checked.
+GROUPS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "n_steps cg_max_steps factor_interval inverse_interval line_search_max_iter sub_sampling_factor "
     "stats_window_size": ("an integer ≥ 1", lambda v: is_integer(v) and v >= 1),
-    "learning_rate": ("a number > 0 or a schedule", lambda v: callable(v) or 0 < v < float("inf")),
-    "critic_target_kl": ("a number of nats > 0", lambda v: 0 < v < float("inf")),
-    "critic_learning_rate": ("a number > 0", lambda v: 0 < v < float("inf")),
+    "batch_size fisher_samples micro_batch_size": (
+        "an integer ≥ 1, or None",
+        lambda v: v is None or (is_integer(v) and v >= 1),
+    ),
+    "n_critic_updates": ("an integer ≥ 0", lambda v: is_integer(v) and v >= 0),
+    "seed": ("an integer ≥ 0, or None", lambda v: v is None or (is_integer(v) and v >= 0)),
+    "sde_sample_freq": ("an integer ≥ -1", lambda v: is_integer(v) and v >= -1),
+    "gamma gae_lambda": ("a number in [0, 1]", lambda v: 0 <= v <= 1),
+    "critic_lambda": ("a number in [0, 1], or None", lambda v: v is None or 0 <= v <= 1),
+    "momentum fisher_decay": ("a number in [0, 1)", lambda v: 0 <= v < 1),
+    "line_search_shrinking_factor": ("a number in (0, 1)", lambda v: 0 < v < 1),
+    "cg_damping cg_tolerance": ("a number ≥ 0", lambda v: 0 <= v < math.inf),
+    "damping critic_learning_rate": ("a number > 0", lambda v: 0 < v < math.inf),
+    "step_size": ("None or a number > 0", lambda v: v is None or 0 < v < math.inf),
+    "critic_target_kl": ("a number of nats > 0", lambda v: 0 < v < math.inf),
+    "target_kl": ("a number of nats > 0, or a schedule", lambda v: callable(v) or 0 < v < math.inf),
+    "learning_rate": ("a number > 0 or a schedule", lambda v: callable(v) or 0 < v < math.inf),
+    "adaptive_damping normalize_advantage use_sde": ("true or false", lambda v: isinstance(v, bool)),
+    "critic_fit": ('the name of a registered critic fit, e.g. "minibatch"', lambda v: v in CRITICS),
+    "policy_kwargs": (
+        'a mapping such as {"net_arch": [64, 64]} with integers ≥ 1 for the widths of layers, or None',
+        lambda v: v is None or all(is_integer(width) and width >= 1 for width in widths(v)),
+    ),
 }
+RANGES = {name: expected for names, expected in GROUPS.items() for name in names.split()}
 
 
 class BatchTooSmallError(ValueError, AssertionError):
@@ -62,13 +60,48 @@ def check_ranges(**values: Any) -> None:
         ValueError: an argument is out of range; the message has its name, its range and the value.
     """
     for name, value in values.items():
-        expected, holds = RANGES.get(name, ("", lambda _: True))
+        if name not in RANGES:
+            continue
+        expected, holds = RANGES[name]
         try:
-            valid = holds(value)
-        except TypeError:
+            # True is 1 to Python: it is no number where a number is expected.
+            valid = holds(value) and not (isinstance(value, bool) and holds(int(value)))
+        except (TypeError, AttributeError, ValueError):
             valid = False
         if not valid:
-            raise ValueError(f"{name} must be {expected}, got {value!r}")
+            raise ValueError(f"{name} must be {expected}, got {value!r:.200}")
+
+
+def widths(policy_kwargs: Mapping[str, Any]) -> list[Any]:
+    """Return the widths of a policy's layers.
+
+    Raises:
+        TypeError, AttributeError: they are not given as SB3 takes them.
+    """
+    layers = policy_kwargs.get("net_arch") or []
+    if isinstance(layers, list) and layers and isinstance(layers[0], dict):
+        layers = layers[0]  # SB3's older form
+    extractor = policy_kwargs.get("features_extractor_kwargs") or {}
+    sizes = [extractor[name] for name in ("features_dim", "cnn_output_dim") if name in extractor]
+    return [*sizes, *itertools.chain(*(layers.values() if isinstance(layers, dict) else [layers]))]
+
+
+def present_value(name: str, value: float | Schedule, progress: float) -> float:
+    """Return the value of an argument that may be a schedule, at the progress that remains (1 to 0).
+
+    Raises:
+        ValueError: the schedule raises, or returns anything but a number from 0.
+    """
+    if not callable(value):
+        return float(value)
+    try:
+        result: Any = value(progress)
+        number = math.nan if isinstance(result, bool | str) else float(result)
+    except Exception as error:
+        raise ValueError(f"the schedule {name} gives no number: {type(error).__name__}: {error}") from error
+    if not 0 <= number < math.inf:
+        raise ValueError(f"the schedule {name} returned {result!r:.60}; return a number that is 0 or larger")
+    return number
 
 
 def check_spread(n_steps: int, n_envs: int, normalize_advantage: bool) -> None:
@@ -116,10 +149,10 @@ def check_resolution(policy: nn.Module, **target_kls: Any) -> None:
 
 # Settings of SB3's algorithms that users look for, and why these agents do not have them.
 ABSENT = {
-    "ent_coef": "its step has no entropy bonus: the bound on the KL keeps the policy from collapsing",
+    "ent_coef": "its step has no entropy bonus; leave the argument out",
     "vf_coef": "the critic is fitted by itself, not as a term of the policy's loss",
-    "max_grad_norm": "the bound on the KL limits the step, not the gradient's norm",
-    "clip_range": "the bound on the KL limits the step; PPO is the one that clips",
+    "max_grad_norm": "target_kl or Adam sets the length of the step, not the gradient's norm",
+    "clip_range": "target_kl or Adam sets the length of the step; PPO is the one that clips",
     "n_epochs": "the policy makes one step per rollout; n_critic_updates is for the critic",
 }
 
@@ -141,11 +174,6 @@ def defaults_of(agent_class: type) -> dict[str, Any]:
     return {name: default for name, default in own.items() if name not in PLUMBING}
 
 
-def names_of(agent_class: type) -> list[str]:
-    """Return the names of the hyper-parameters that an agent's constructor takes."""
-    return list(defaults_of(agent_class))
-
-
 def check_names(given: Iterable[str], known: Iterable[str], owner: str) -> None:
     """Check that every given name is known.
 
@@ -155,12 +183,13 @@ def check_names(given: Iterable[str], known: Iterable[str], owner: str) -> None:
     known = list(known)
     for name in given:
         if name not in known:
-            hint = f"; {ABSENT[name]}" if name in ABSENT else nearest(name, known)
-            raise ValueError(f"{owner} has no setting {name!r}{hint}")
+            raise ValueError(f"{owner} has no setting {name!r}{nearest(name, known)}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error message that suggests the nearest known names."""
+    """Return the end of an error message: the nearest known names, or why there is no such setting."""
+    if name in ABSENT:
+        return f"; {ABSENT[name]}"
     known = list(known)
     matches = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if matches:

@@ -19,7 +19,7 @@ class NPG(NaturalGradientAgent):
         step = natural_step(
             objective,
             self.make_fisher(batch),
-            target_kl=self.scheduled(self.target_kl),
+            target_kl=self.scheduled("target_kl"),
             step_size=self.step_size,
             damping=self.cg_damping,
             solver=self.solver,

@@ -121,14 +121,19 @@ def check_policy(policy: str, policy_class: type, kwargs: Mapping[str, Any], spa
     Raises:
         ValueError: it cannot; the message says which policy or change would help.
     """
-    extractor = with_classes(kwargs).get("features_extractor_class") or EXTRACTORS.get(policy_class)
+    given = with_classes(kwargs).get("features_extractor_class")
+    extractor = given or EXTRACTORS.get(policy_class)
+    reader = policy if given is None else f"{policy} with {given.__name__}"
+    without = "" if given is None else " without features_extractor_class"
     parts = space.spaces if isinstance(space, spaces.Dict) else None
     if parts is not None and extractor in (FlattenExtractor, NatureCNN):
         raise UnsupportedSpaceError(
-            f"{policy} cannot read a Dict of observations, {space}; use 'MultiInputPolicy'"
+            f"{reader} cannot read a Dict of observations, {space}; use 'MultiInputPolicy'{without}"
         )
     if parts is None and extractor is CombinedExtractor:
-        raise UnsupportedSpaceError(f"{policy} reads a Dict, not {space}; use 'MlpPolicy' or 'CnnPolicy'")
+        raise UnsupportedSpaceError(
+            f"{reader} reads a Dict, not {space}; use 'MlpPolicy' or 'CnnPolicy'{without}"
+        )
     for key in parts if parts and extractor is CombinedExtractor else ():
         if not isinstance(key, str) or key in ("", *dir(nn.ModuleDict())) or "." in key:
             raise UnsupportedSpaceError(
@@ -137,15 +142,16 @@ def check_policy(policy: str, policy_class: type, kwargs: Mapping[str, Any], spa
     is_image = partial(is_image_space, normalized_image=not kwargs.get("normalize_images", True))
     if extractor is NatureCNN and not is_image(space):
         raise UnsupportedSpaceError(
-            f"{policy} reads images, Boxes of uint8 from 0 to 255 with the shape (height, width, channels), "
-            f"not {space}; use 'MlpPolicy'. If VecNormalize made them floats, pass it norm_obs=False; images "
-            "of floats need policy_kwargs={'normalize_images': False} and channels first"
+            f"{reader} reads images, Boxes of uint8 from 0 to 255 with the shape (height, width, channels), "
+            f"not {space}; use 'MlpPolicy'{without}. If VecNormalize made them floats, pass it "
+            "norm_obs=False; images of floats need policy_kwargs={'normalize_images': False}, channels first"
         )
     for name, part in (parts or {"observation": space}).items():
         reads_images = extractor in (NatureCNN, CombinedExtractor) and is_image(part)
         if reads_images and min(part.shape[1:]) < LEAST_SIDE:  # type: ignore[index]
             raise UnsupportedSpaceError(
-                f"the image {name!r}, {part}, is smaller than the {LEAST_SIDE} x "
-                f"{LEAST_SIDE} pixels that NatureCNN needs; enlarge it, e.g. by gymnasium.wrappers."
-                "ResizeObservation, or use 'MlpPolicy' or another features_extractor_class"
+                f"the image {name!r}, {part}, is smaller than the {LEAST_SIDE} x {LEAST_SIDE} pixels that "
+                f"NatureCNN needs; with channels first it has {part.shape[1]} x {part.shape[2]}. "  # type: ignore[index]
+                "Enlarge it, e.g. by gymnasium.wrappers.ResizeObservation, or use "
+                + ("another features_extractor_class" if parts else f"'MlpPolicy'{without}")
             )

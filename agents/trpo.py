@@ -21,7 +21,7 @@ class TRPO(NaturalGradientAgent):
         step = trust_region_step(
             objective,
             self.make_fisher(batch),
-            target_kl=self.scheduled(self.target_kl),
+            target_kl=self.scheduled("target_kl"),
             damping=self.cg_damping,
             solver=self.solver,
             shrink=self.line_search_shrinking_factor,

@@ -1,27 +1,31 @@
 """Record one update in the log."""
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from agents.critic import CriticFit
 from agents.rollout.batch import Batch
-from npg import PolicyStep, host
+from npg import PolicyStep
 
 if TYPE_CHECKING:
     from agents.base import PolicyGradientAgent
 
 
-def record_update(agent: "PolicyGradientAgent", step: PolicyStep, fit: CriticFit, batch: Batch) -> None:
+def record_update(
+    agent: "PolicyGradientAgent", step: PolicyStep, fit: CriticFit, numbers: Mapping[str, float]
+) -> None:
     """Count and record an update: numbers that SB3 has too under SB3's names, the others under ``npg/``.
 
     Args:
         agent: the agent after the update.
         step: the update's policy step.
         fit: the update's critic fit.
-        batch: the update's batch.
+        numbers: those of `measure`, read from the device.
     """
     agent.outcomes[step.rejection or "accepted"] += 1
     agent.critic_rejected += fit.rejected
@@ -31,10 +35,7 @@ def record_update(agent: "PolicyGradientAgent", step: PolicyStep, fit: CriticFit
     record("train/is_line_search_success", float(step.accepted))
     record("train/value_loss", fit.loss)
     record("train/critic_rejected", agent.critic_rejected)
-    numbers = {"train/explained_variance": explained_variance(batch.old_values, batch.returns)}
-    if hasattr(agent.policy, "log_std"):
-        numbers["train/std"] = agent.policy.log_std.exp().mean()
-    for name, value in host.read(**numbers).items():
+    for name, value in numbers.items():
         record(name, value)
     record("train/n_updates", agent._n_updates, exclude="tensorboard")
     replacements = getattr(agent.env, "replacements", None)
@@ -42,11 +43,19 @@ def record_update(agent: "PolicyGradientAgent", step: PolicyStep, fit: CriticFit
         record("rollout/worker_replacements", replacements)
     for name, value in step.scalars().items():
         record(f"npg/{name}", value)
-    if (target := getattr(agent, "target_kl", None)) is not None:
-        agent.kl_exceeded += step.accepted and step.kl > 2 * agent.scheduled(target)
+    if getattr(agent, "target_kl", None) is not None:
+        agent.kl_exceeded += step.accepted and step.kl > 2 * agent.scheduled("target_kl")
         record("npg/kl_exceeded", agent.kl_exceeded)
     for outcome, count in agent.outcomes.items():
         record(f"npg/{outcome}" if outcome == "accepted" else f"npg/rejected/{outcome}", count)
+
+
+def measure(policy: ActorCriticPolicy, batch: Batch) -> dict[str, Tensor]:
+    """Return what the log has of the policy and the batch, on the device."""
+    numbers = {"train/explained_variance": explained_variance(batch.old_values, batch.returns)}
+    if hasattr(policy, "log_std"):
+        numbers["train/std"] = policy.log_std.exp().mean()
+    return numbers
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from experiments.evaluation import protocol
 from experiments.evaluation.seeded_episodes import EvaluationError, find_environment
 from experiments.evaluation.video import RenderError, frames_per_second, prepare_headless
-from experiments.failure import describe_failure, is_of_environment
+from experiments.failure import describe_failure, is_of_environment, raised_at
 from experiments.options import Evaluate
 from experiments.run.run_folder import RunFolder, write_json
 from experiments.run.stop_signals import INTERRUPTED
@@ -18,7 +18,7 @@ from experiments.terminal import show
 
 EPISODES = 100  # if the run's own evaluation had none
 # Raised for an invalid run folder, option or environment.
-ERRORS = (ValueError, OSError, ImportError, RuntimeError, gym.error.Error)
+ERRORS = (ValueError, OSError, ImportError, RuntimeError, SystemExit, gym.error.Error)
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -85,13 +85,13 @@ def main(arguments: Evaluate) -> int:
     except KeyboardInterrupt:
         show("\ninterrupted; the files are unchanged", error=True)
         return INTERRUPTED
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if is_of_environment(error) and not isinstance(error, RenderError):
             show(describe_failure(error, "in the evaluation"), error=True)
             return 1
         if not isinstance(error, ERRORS):
             raise
-        show(f"error: {error}", error=True)
+        show(f"error: {error}{raised_at(error)}", error=True)
         return 1 if isinstance(error, EvaluationError) else 2
     return 0
 

@@ -1,16 +1,24 @@
 """Errors that end a program: of a setup, before it has begun, and of environments, after it."""
 
+import errno
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import agents
+import envs
+import npg
 from agents.rollout.finite import NonFiniteError
 from envs.errors import InvalidResultError
 from envs.workers.worker_error import WorkerError
 
 # What invalid settings raise, here, in SB3 or in a user's policy, before training starts.
 SETUP_ERRORS = (ValueError, TypeError, AssertionError, ImportError, OSError, NotImplementedError)
+OURS = (Path(__file__).parent, *(Path(package.__path__[0]) for package in (npg, agents, envs)))
+FOLDERS = ("stdlib", "platstdlib", "purelib", "platlib")
+LIBRARIES = tuple(Path(sysconfig.get_path(name)) for name in FOLDERS)
 
 
 @contextmanager
@@ -20,7 +28,7 @@ def setup_errors(source: Path | str) -> Iterator[None]:
         yield
     except SETUP_ERRORS:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"{source} describes a run that cannot be built ({type(error).__name__}: {error})"
         ) from error
@@ -36,17 +44,32 @@ def is_of_environment(error: BaseException) -> bool:
     return isinstance(error, InvalidResultError | WorkerError) or bool(notes_of(error))
 
 
+def raised_at(error: BaseException | None) -> str:
+    """Return a clause with file and line if a user's own code raised an exception or its cause, else ""."""
+    while (
+        error is not None and getattr(error, "errno", None) != errno.ENOSPC
+    ):  # a full disk is no one's fault
+        for frame in reversed(traceback.extract_tb(error.__traceback__)):
+            path = Path(frame.filename)
+            if any(map(path.is_relative_to, OURS)):
+                break
+            if path.is_absolute() and not any(map(path.is_relative_to, LIBRARIES)):  # nor <frozen importlib>
+                return f"; raised at {frame.filename}:{frame.lineno}"
+        error = error.__cause__
+    return ""
+
+
 def describe_failure(error: BaseException, when: str) -> str:
     """Return the message for an exception: its traceback, and a last line with what, where and when.
 
-    Bad numbers, and errors of the system such as a full disk, have no traceback, since no code is at fault.
+    Bad numbers, and errors of the system such as a full disk, have no traceback, since no code is at fault;
+    but those of a user's own code have one.
 
     Args:
         error: the exception.
         when: e.g. "in the evaluation".
     """
-    expected = isinstance(error, NonFiniteError | OSError | WorkerError) and not notes_of(error)
-    if expected:
+    if isinstance(error, NonFiniteError | OSError | WorkerError) and not raised_at(error):
         return f"error: {error}"
     where = "; ".join(["", *notes_of(error)])
     lines = "".join(traceback.format_exception(error))

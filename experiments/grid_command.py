@@ -96,5 +96,5 @@ def write_report(cells: Sequence[Cell], out: Path) -> None:
     runs = tuple(cell.folder.path for cell in cells if cell.folder.finished)
     if not runs:
         return
-    if report.main(Report(runs, out)) != 0:  # e.g. an extra is missing, which the error names
+    if report.main(Report(runs, out), failed="no report") != 0:  # e.g. an extra is missing
         show(f"then make the report with: {shlex.join(['npg', 'report', str(out.parent)])}")

@@ -3,8 +3,11 @@
 import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any
+
+import gymnasium
 
 from agents import ALGORITHMS
 from envs.single_env import environment_spec
@@ -48,7 +51,10 @@ def print_next(arguments: Arguments, settings: RunSettings, folder: RunFolder) -
     grid = replace(arguments, algo=(algo, other), set=own, steps=float(settings.n_timesteps), seeds=5)
     modules = modules_of(settings, arguments.import_)
     imports = ["--import", *modules] if modules else []
-    show(f"  next     {shlex.join(['npg', 'evaluate', str(folder.path), *imports, '--video'])}")
+    video: list[str] = []
+    with suppress(Exception), closing(gymnasium.make(environment_spec(settings.env))) as env:
+        video = ["--video"] if "rgb_array" in env.metadata["render_modes"] else []
+    show(f"  next     {shlex.join(['npg', 'evaluate', str(folder.path), *imports, *video])}")
     show(f"           {replace(arguments, seed=arguments.seed + 1)}")
     show(f"           {grid}")
 

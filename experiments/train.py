@@ -13,15 +13,15 @@ from envs import choose_vec_env, make_vec_env
 from envs.cores import usable_cores
 from envs.single_env import environment_spec
 from envs.user_modules import import_user_module
-from experiments.algorithms import folder_name, joint_target_kl, own_modules
+from experiments.algorithms import joint_target_kl, own_modules
 from experiments.evaluation import protocol
 from experiments.evaluation.seeded_episodes import EvaluationError
-from experiments.failure import SETUP_ERRORS, describe_failure, setup_errors
+from experiments.failure import SETUP_ERRORS, describe_failure, raised_at, setup_errors
 from experiments.grid_command import compare
 from experiments.normalised import normalised
 from experiments.run.allocation_limit import AllocationLimit
 from experiments.run.learn import learn
-from experiments.run.run_folder import RunFolder
+from experiments.run.run_folder import RunFolder, folder_of_task
 from experiments.run.stop_signals import INTERRUPTED, Stopped, StopSignals
 from experiments.settings.arguments import Arguments
 from experiments.settings.configuration import build, resolve, whole
@@ -48,7 +48,7 @@ def main(arguments: Arguments) -> int:
             return compare(arguments)
         return run(arguments)
     except SETUP_ERRORS as error:
-        show(f"error: {error}", error=True)
+        show(f"error: {error}{raised_at(error)}", error=True)
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -63,11 +63,13 @@ def run(arguments: Arguments) -> int:
         raise ValueError(
             f"--device {settings.device} needs a CUDA device, and torch finds none; use --device cpu"
         )
-    if settings.vec_env == "auto":
-        choice = choose_vec_env(settings.env, settings.n_envs)
-        show(f"vec_env: {choice}")
-        settings = replace(settings, vec_env=choice.vec_env)
-    with closing(folder), closing(make_env(settings)) as env:
+    with setup_errors("this command line"):
+        if settings.vec_env == "auto":
+            choice = choose_vec_env(settings.env, settings.n_envs)
+            show(f"vec_env: {choice}")
+            settings = replace(settings, vec_env=choice.vec_env)
+        made = make_env(settings)
+    with closing(folder), closing(made) as env:
         with setup_errors("this command line"):
             agent = build(settings, env)
         settings = replace(settings, device=str(agent.device))
@@ -172,7 +174,7 @@ def execute(
             except EvaluationError as error:
                 code = 1
                 show(f"error: {folder.path} is not finished: in its evaluation, {error}", error=True)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 code = 1
                 failure = describe_failure(error, "in the evaluation")
                 show(f"{failure}\n{folder.evaluation} could not be written", error=True)
@@ -223,7 +225,7 @@ def tune(arguments: Arguments) -> int:
         env_id=settings.env,
         configuration=settings,
         make_env=make_tuning_env,
-        folder=arguments.out / settings.env / folder_name(settings.algo) / "tuning",
+        folder=folder_of_task(arguments.out, settings.env, settings.algo) / "tuning",
         device=settings.device,
         full_timesteps=full_timesteps,
     )

@@ -119,9 +119,11 @@ def test_normalised_run_keeps_its_statistics(arguments: Arguments) -> None:
         ({"set": (("policy=MlpPolice",),)}, "unknown policy 'MlpPolice'; did you mean 'MlpPolicy'"),
         ({"set": (("policy_kwargs={foo: 1}",),)}, "foo"),
         (
-            {"set": (("policy_kwargs={net_arch: [-1]}",),)},
+            {"set": (("policy_kwargs={net_arch: [1000000000000000000]}",),)},
             "this command line describes a run that cannot be built",
         ),
+        ({"set": (("policy_kwargs={net_arch: [-1]}",),)}, "policy_kwargs must be a mapping such as"),
+        ({"set": (("target_kl=true",),)}, "target_kl must be a number of nats > 0, or a schedule, got True"),
         ({"set": (("policy_kwargs={activation_fn: relu}",),)}, "has no 'relu'; use a name such as 'ReLU'"),
         ({"set": (("normalize=true",),)}, "are both on"),
         ({"set": (("normalize_advantage=maybe",),)}, "normalize_advantage must be true or false"),
@@ -347,6 +349,23 @@ def test_a_grid_makes_every_run_and_keeps_finished_ones(
     assert main(grid) == 0
     assert "2 of 2 runs are finished already" in capsys.readouterr().out
     assert [path.stat().st_mtime_ns for path in arguments.out.rglob("model.zip")] == models
+
+
+def test_a_grid_without_a_finished_episode_has_no_report(
+    arguments: Arguments, capsys: pytest.CaptureFixture
+) -> None:
+    """Its runs are finished, and so is the grid: exit code 0; the report alone has nothing to show."""
+    pytest.importorskip("jinja2")
+    short = changed(arguments, env=("Pendulum-v1",), steps=64, set=(("n_steps=32", "n_envs=1"),))
+    for seed in range(2):
+        assert main(changed(short, seed=seed, vec_env="dummy")) == 0
+    capsys.readouterr()
+    assert main(changed(short, seeds=2, vec_env="dummy")) == 0
+    error = capsys.readouterr().err
+    assert "\nno report: there is nothing to show of these runs yet:\n" in error and "error" not in error
+    assert error.count("too short: no episode ended in the training; train for more steps") == 2
+    assert command.main(["report", str(short.out)]) == 2
+    assert capsys.readouterr().err.startswith("error: there is nothing to show of these runs yet:\n")
 
 
 def test_algorithms_of_a_grid_get_one_budget(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """SB3's actor-critic policies, with separate feature extractors and normalisers of their own."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -8,13 +9,13 @@ from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 from agents.policy.actions import to_space
 from agents.policy.distributions import HEADS, HeadDistribution
 from agents.policy.names import check_new, with_classes
 from agents.policy.normalisation import ObservationNormaliser, RunningMoments
-from agents.policy.snapshot import Snapshot
 
 
 class MlpPolicy(ActorCriticPolicy):
@@ -181,15 +182,22 @@ def register_policy(name: str, policy_class: type[ActorCriticPolicy]) -> None:
     POLICIES[name] = policy_class
 
 
-def observe(policy: ActorCriticPolicy, observations: PyTorchObs, actions: Tensor) -> None:
-    """Update the statistics of a policy's normaliser and batch norm with N transitions.
-
-    If a number is not finite, nothing is changed.
-    """
-    buffers = list(policy.buffers())
-    if not buffers:
+def warn_of_two_normalisers(policy: ActorCriticPolicy, outer: VecNormalize | None) -> None:
+    """Warn if a policy normalises what a `VecNormalize` has normalised already."""
+    if outer is None or not isinstance(policy, MlpPolicy):
         return
-    before = Snapshot(buffers)
+    observations, returns = policy.observation_normaliser, policy.return_moments
+    if (outer.norm_obs and observations) or (outer.norm_reward and returns):
+        warnings.warn(
+            "VecNormalize and the policy normalise the same numbers; leave normalize_observations and "
+            "normalize_returns out of policy_kwargs, or VecNormalize out of the environments",
+            UserWarning,
+            stacklevel=6,  # the caller of the constructor
+        )
+
+
+def observe(policy: ActorCriticPolicy, observations: PyTorchObs, actions: Tensor) -> None:
+    """Update the statistics of a policy's normaliser and batch norm with N transitions."""
     if isinstance(policy, MlpPolicy):
         policy.observe(observations)
     layers = (isinstance(module, nn.modules.batchnorm._BatchNorm) for module in policy.modules())
@@ -197,4 +205,3 @@ def observe(policy: ActorCriticPolicy, observations: PyTorchObs, actions: Tensor
         policy.set_training_mode(True)
         with torch.no_grad():
             policy.evaluate_actions(observations, actions)
-    before.restore_unless(before.still_finite())

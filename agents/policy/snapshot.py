@@ -42,9 +42,3 @@ class Snapshot:
             tensor.copy_(old)
         if self._optimizer is not None:
             self._optimizer.load_state_dict(self._state)  # type: ignore[arg-type]
-
-    @torch.no_grad()
-    def restore_unless(self, condition: Tensor) -> None:
-        """Restore the tensors unless a condition (0-d) holds, without a host read."""
-        for tensor, old in zip(self._tensors, self._copies, strict=True):
-            tensor.copy_(torch.where(condition, tensor, old))

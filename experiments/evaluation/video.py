@@ -123,7 +123,9 @@ def frames_per_second(spec: EnvSpec, metadata: dict[str, Any]) -> float:
     modes = metadata.get("render_modes") or []
     if "rgb_array" not in modes:
         raise ValueError(
-            f"--video needs the render mode 'rgb_array'; {spec.id} has {modes or 'none'}, leave --video out"
+            f"--video needs the render mode 'rgb_array'; {spec.id} has {modes or 'none'}, leave --video out, "
+            "or add 'rgb_array' to the environment's metadata['render_modes'], take render_mode in its "
+            "__init__, and let render() return the picture, an array (height, width, 3) of uint8"
         )
     return float(metadata.get("render_fps") or DEFAULT_FPS)
 

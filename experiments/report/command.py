@@ -22,8 +22,8 @@ from experiments.terminal import one_line, show
 from experiments.text_table import aligned
 
 
-def main(arguments: Report) -> int:
-    """Write the report and return the exit code."""
+def main(arguments: Report, failed: str = "error") -> int:
+    """Write the report and return the exit code; `failed` begins the message if there is none."""
     try:
         # Imported here, since --help and messages about paths need no plotting library.
         records, left_out = find_runs(arguments.runs)
@@ -46,7 +46,7 @@ def main(arguments: Report) -> int:
         write_figures(comparison, out, partial(with_progress, what="figure"))
         write_page(comparison, out / "report.html", seed=arguments.seed)
     except (ValueError, OSError, ImportError, MemoryError) as error:
-        show(f"error: {error}", error=True)
+        show(f"{failed}: {error}", error=True)
         return 2
     print_summary(comparison)
     show(f"\nreport   {one_line(out / 'report.html')}, with figures as PNG and SVG and numbers as CSV")

@@ -15,7 +15,7 @@ from experiments.run.csv_log import read_table
 from experiments.run.run_folder import RunFolder
 
 STEPS = "time/total_timesteps"
-RETURN = "rollout/ep_rew_mean"
+RETURN, LENGTH = "rollout/ep_rew_mean", "rollout/ep_len_mean"
 SECONDS = ("time/seconds", "time/time_elapsed")  # the first that exists; SB3's own is in whole seconds
 LARGEST = 1e38  # of a number: squares of larger ones are infinite in float64
 LARGEST_STEP = 2**53  # beyond, not every integer is a float
@@ -58,6 +58,8 @@ def read_log(folder: RunFolder) -> dict[str, np.ndarray]:
         raise ValueError("corrupt: progress.csv has rows that are longer or shorter than its first")
     cells = {name: column for name, *column in zip(*table, strict=True)}
     clock = clock_of(cells)
+    if STEPS in cells and not {RETURN, LENGTH} & cells.keys():
+        raise ValueError("too short: no episode ended in the training; train for more steps")
     for name in (STEPS, RETURN, clock):
         if name not in cells:
             raise ValueError(f"corrupt: progress.csv has no column {name}; it has {', '.join(cells):.200}")

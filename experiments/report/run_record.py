@@ -111,6 +111,8 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[RunRecord], list[LeftOut]]:
                 left_out.append(LeftOut(folder, f"corrupt: {type(error).__name__}: {error}"))
     if not records:
         found = "\n".join(f"  {item.path}: {item.reason}" for item in left_out) or "  no path at all"
+        if left_out and all(item.reason.startswith("too short") for item in left_out):
+            raise ValueError(f"there is nothing to show of these runs yet:\n{found}")
         raise ValueError(
             "expected folders of finished runs, as train.py writes them (runs/<env>/<algo>/seed-<n>), "
             f"or folders above; got\n{found}\n"

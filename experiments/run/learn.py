@@ -80,7 +80,7 @@ def learn(
     except Stopped as stopped:
         code = stopped.code
         show(f"\n{stopped}; the run can be resumed")
-    except Exception as error:  # of the environment, a policy or the system
+    except (Exception, SystemExit) as error:  # of the environment, a user's own class or the system
         show(describe_failure(error, f"at step {agent.num_timesteps}"), error=True)
         paths = Checkpoints(folder.checkpoints).paths()
         show(f"The last good checkpoint is {paths[0] if paths else 'none'}.", error=True)

@@ -48,7 +48,7 @@ class RunFolder:
     @classmethod
     def of(cls, out: Path, env_id: str, algo: str, seed: int) -> "RunFolder":
         """Return the folder of the run with these settings."""
-        return cls(out / env_id / folder_name(algo) / f"seed-{seed}")
+        return cls(folder_of_task(out, env_id, algo) / f"seed-{seed}")
 
     @property
     def finished(self) -> bool:
@@ -189,6 +189,15 @@ class RunFolder:
         except (RecursionError, ValueError) as error:
             raise ValueError(f"{self.evaluation} is damaged: {error}; delete it") from None
         return result if isinstance(result, dict) else {}
+
+
+def folder_of_task(out: Path, env_id: str, algo: str) -> Path:
+    """Return `<out>/<env>/<algo>/`, without colons, which Windows, PATH and rsync read as something else.
+
+    A folder with the colon of "module:Name-v0", as version 0.1 made it, stays in use.
+    """
+    older = out / env_id
+    return (older if older.is_dir() else out / folder_name(env_id)) / folder_name(algo)
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

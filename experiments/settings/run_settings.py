@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, get_type_hints
 
+from agents.hyperparameters import check_ranges
 from experiments.settings.provenance import hardware, versions
 
 NOT_COMPARED = ("hardware", "worker_timeout")
@@ -71,13 +72,8 @@ class RunSettings:
         options = self.hyperparameters
         if not isinstance(options, Mapping):
             raise ValueError(f"hyperparameters must be a mapping, got {options!r:.60}")
-        kwargs, use_sde = options.get("policy_kwargs"), options.get("use_sde", False)
-        if not isinstance(kwargs, dict | None):
-            raise ValueError(
-                f"policy_kwargs must be a mapping such as {{net_arch: [64, 64]}}, got {kwargs!r:.60}"
-            )
-        if not isinstance(use_sde, bool):
-            raise ValueError(f"use_sde must be true or false, got {use_sde!r:.60}")
+        check_ranges(**{name: options[name] for name in ("policy_kwargs", "use_sde") if name in options})
+        kwargs = options.get("policy_kwargs")
         if self.normalize and kwargs and kwargs.get("normalize_observations"):
             raise ValueError(
                 "normalize (VecNormalize) and policy_kwargs.normalize_observations (its own) are both on; "

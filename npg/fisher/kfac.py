@@ -22,6 +22,7 @@ from torch import Generator, Tensor, nn
 from npg import host
 from npg.fisher.blocks import BlockDiagonal
 from npg.fisher.layers import check_owners
+from npg.fisher.memory import check_memory
 from npg.fisher.module_blocks import ModuleBlocks
 from npg.fisher.passes import Pass, pass_through
 from npg.linear_operator import InvertibleOperator, RelativelyDamped
@@ -56,7 +57,7 @@ class KroneckerFisher(InvertibleOperator):
 
     Raises:
         ValueError: there is no state, the distribution depends on no trainable parameter, a layer or a
-            parameter is used twice, or an argument is out of range.
+            parameter is used twice, the factors do not fit the memory, or an argument is out of range.
         TypeError: the actor does not return an npg distribution, or is of half precision.
         FloatingPointError: a statistic is not finite.
     """
@@ -88,6 +89,7 @@ class KroneckerFisher(InvertibleOperator):
             raise TypeError(f"K-FAC needs parameters of float32 or float64, got {self.dtype}")
         self._modules = ModuleBlocks(actor, self.parameters)
         self.layers = self._modules.layers
+        check_memory(self._modules.shapes(), self.parameters.tensors[0])
         self.averages: Averages = {}
         self.damping_units: Mapping[str, float] = {}
         if observations is not None:
@@ -194,23 +196,36 @@ class KroneckerFisher(InvertibleOperator):
         """Restore what `state_dict` returned.
 
         Raises:
-            ValueError: the state belongs to another policy; nothing was changed.
+            FloatingPointError, ValueError: see `averages_of`; nothing was changed.
+        """
+        self.averages = self.averages_of(state)
+
+    def averages_of(self, state: Mapping[str, Any]) -> Averages:
+        """Return the averages that `state_dict` returned, without restoring them.
+
+        Raises:
+            FloatingPointError: a number is NaN or infinite.
+            ValueError: they belong to another policy.
         """
         shapes = self._modules.shapes()
         expected = {f"{name}/{i}": shape for name, own in shapes.items() for i, shape in enumerate(own)}
-        given = {key: tuple(value.shape) for key, value in state.items()}
+        floats = (torch.float32, torch.float64)
+        kinds = {key: getattr(value, "dtype", type(value)) for key, value in state.items()}
+        given = {key: (*state[key].shape,) if kind in floats else kind for key, kind in kinds.items()}
         if given and given != expected:
-            wrong = sorted(set(given.items()) ^ set(expected.items()))
+            wrong = sorted(set(given.items()) ^ set(expected.items()), key=str)
             raise ValueError(
                 f"these statistics belong to another policy: they differ in {wrong}; load them into a policy "
                 "of the same architecture"
             )
         values = {key: value.to(self.device, self.dtype, copy=True) for key, value in state.items()}
-        self.averages = {
+        averages = {
             name: tuple(values[f"{name}/{i}"] for i in range(len(own)))
             for name, own in shapes.items()
             if given
         }
+        check_finite(host.read(**finite_by_module(averages)))
+        return averages
 
 
 def finite_by_module(averages: Averages) -> dict[str, Tensor]:

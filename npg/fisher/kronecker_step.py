@@ -1,5 +1,6 @@
 """The step of ACKTR: a closed-form natural direction, a limited length, and momentum."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -141,12 +142,20 @@ class KroneckerStepper:
         """Restore what `state_dict` returned.
 
         Raises:
-            ValueError: the state belongs to another policy.
+            FloatingPointError, ValueError: it belongs to another policy, or `state_dict` cannot have returned
+                it; nothing was changed.
+            SingularMatrixError: its factors have no inverse.
         """
-        self.fisher.load_state_dict(state[INVERTED])
-        self.fisher.damping_units = state.get(DAMPING_UNITS, {})
+        inverted, factors = map(self.fisher.averages_of, (state[INVERTED], state[FACTORS]))
+        units, updates = state.get(DAMPING_UNITS, {}), state[UPDATES]
+        modules = self.fisher.parameters.by_module()
+        if not all(name in modules and type(c) is float and 0 < c < math.inf for name, c in units.items()):
+            raise ValueError(f"damping units must be positive numbers of {', '.join(modules)}; got {units}")
+        if type(updates) is not int or updates < 0 or (updates and not (inverted and factors)):
+            raise ValueError(f"expected a count of updates, with statistics if it is not 0; got {updates!r}")
+        self.fisher.averages, self.fisher.damping_units = inverted, units
         self._inverse, self._inverted = None, {}
-        self._invert({}, due=bool(state[INVERTED]))
-        self.fisher.load_state_dict(state[FACTORS])
+        self._invert({}, due=bool(inverted))
+        self.fisher.averages = factors
         self.velocity = state[VELOCITY].to(self.velocity, copy=True)
-        self.updates = state[UPDATES]
+        self.updates = updates

@@ -285,5 +285,5 @@ def test_a_schedule_of_bad_values_is_an_error(value: float) -> None:
     agent = ACKTR(
         "MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64, device="cpu", target_kl=lambda _: value
     )
-    with pytest.raises(ValueError, match="a schedule returned"):
+    with pytest.raises(ValueError, match="the schedule target_kl returned"):
         agent.learn(64)

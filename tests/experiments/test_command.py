@@ -96,9 +96,18 @@ def test_a_run_of_version_0_1_is_loaded_evaluated_and_resumed(tmp_path: Path) ->
     assert TRPO.load(folder / "model.zip").num_timesteps == 768
 
 
-@pytest.mark.parametrize("name", ["envs", "agents"])
+@pytest.mark.parametrize(
+    ("name", "statement"),
+    [
+        *((name, "import experiments") for name in ("envs", "agents", "npg")),
+        *(
+            ("npg", f"{start} import {end}")
+            for start, end in (("", "agents.critic"), ("from agents", "TRPO"))
+        ),
+    ],
+)
 @pytest.mark.parametrize("kind", ["a package", "a folder", "a module"])
-def test_a_package_that_shadows_ours_is_named(name: str, kind: str, tmp_path: Path) -> None:
+def test_a_package_that_shadows_ours_is_named(name: str, statement: str, kind: str, tmp_path: Path) -> None:
     """Which one, where, and what to do, before anything else fails."""
     place = tmp_path / (f"{name}.py" if kind == "a module" else name)
     if kind == "a module":
@@ -107,7 +116,7 @@ def test_a_package_that_shadows_ours_is_named(name: str, kind: str, tmp_path: Pa
         place.mkdir()
         if kind == "a package":
             (place / "__init__.py").touch()
-    ended = python("-c", "import experiments", cwd=tmp_path)
+    ended = python("-c", statement.strip(), cwd=tmp_path)
     if kind == "a folder":  # a package without __init__.py comes after every other one on the path
         assert ended.returncode == 0
     else:

@@ -1,5 +1,6 @@
 """Algorithms, policies and environments in a user's own modules (cases U8 and R13)."""
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,6 +152,41 @@ def test_printed_commands_work_in_a_new_process(capsys: pytest.CaptureFixture) -
     assert command.main([word for word in words[0:] if word != "--video"]) == 0
 
 
+def test_folders_have_no_colon(capsys: pytest.CaptureFixture) -> None:
+    """Which Windows has not, and rsync takes for a host; folders of version 0.1 with one stay in use."""
+    own = ["--env", "user_module:UserChain-v0", "--algo", "user_module:Mine"]
+    assert train(*own) == 0
+    assert not [path for path in Path("runs").rglob("*") if ":" in path.name]
+    (new,) = Path("runs").iterdir()
+    older = new.rename(Path("runs", "user_module:UserChain-v0"))
+    folder = older / "user_module-Mine" / "seed-0"
+    imports = ["--import", "user_module"]
+    assert command.main(["train", "--resume", str(folder), "--steps", "128", *imports]) == 0
+    assert command.main(["evaluate", str(folder), *imports]) == 0
+    capsys.readouterr()
+    assert train(*own) == 2 and "already holds a finished run" in capsys.readouterr().err
+    (folder / "evaluation.json").unlink()
+    words = ["train", *own, *SHORT, "--seeds", "2", "--jobs", "1"]
+    words[words.index("--steps") + 1] = "128"
+    assert command.main(words) == 0
+    assert [path.name for path in Path("runs").iterdir() if path.name != "report"] == [older.name]
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["seed-0", "seed-1"]
+    assert (folder / "evaluation.json").is_file()
+
+
+def test_a_video_is_offered_where_there_are_pictures(capsys: pytest.CaptureFixture) -> None:
+    """Else the error says what the environment lacks."""
+    assert train() == 0
+    assert "--video" in capsys.readouterr().out
+    assert train("--env", "user_module:UserChain-v0") == 0
+    printed = capsys.readouterr().out
+    assert "npg evaluate" in printed and "--video" not in printed
+    folder = str(Path("runs", "user_module-UserChain-v0", "trpo", "seed-0"))
+    assert command.main(["evaluate", folder, "--video"]) == 2
+    error = capsys.readouterr().err
+    assert "add 'rgb_array' to the environment's metadata['render_modes']" in error and error.count("\n") == 1
+
+
 def test_a_constructor_may_pass_the_rest_on(folder: Path) -> None:
     """With **kwargs it takes the settings of the class that it inherits from."""
     (folder / "user_module.py").write_text(
@@ -166,3 +202,92 @@ class OwnInit(TRPO):
     (run,) = (path.parent for path in Path("runs").rglob("config.yaml"))
     hyperparameters = yaml.safe_load((run / "config.yaml").read_text())["hyperparameters"]
     assert hyperparameters["bonus"] == 1.0 and hyperparameters["n_steps"] == 32
+
+
+BROKEN = """
+import gymnasium, sys
+from envs import TwoStateChain
+from agents import TRPO, MlpPolicy, ACKTR
+def fail():
+    {fault}  # line 6
+class Step(TRPO):
+    def policy_step(self, batch, objective):
+        fail()
+class Made(TRPO):
+    def __init__(self, *args, **kwargs):
+        fail()
+class Policy(MlpPolicy):
+    def predict(self, *args, **kwargs):
+        fail()
+class Layers(MlpPolicy):
+    def __init__(self, *args, **kwargs):
+        fail()
+class Task(TwoStateChain):
+    def __init__(self, **kwargs):
+        fail()
+gymnasium.register("UserBroken-v0", Task)
+"""
+FAULTS = {
+    "os": ("open('a_file_that_is_missing')", "a_file_that_is_missing"),
+    "exit": ("sys.exit(0)", "SystemExit: 0"),
+    "value": ("raise ValueError('my own mistake')", "my own mistake"),
+    "key": ("{}['my_key']", "my_key"),
+}
+
+
+@pytest.fixture(params=FAULTS)
+def fault(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
+    """A module whose classes fail in line 6, and the message."""
+    code, message = FAULTS[request.param]
+    (folder / "user_fails.py").write_text(BROKEN.format(fault=code))
+    yield message
+    sys.modules.pop("user_fails", None)
+    from gymnasium import registry
+
+    registry.pop("UserBroken-v0", None)
+
+
+def test_an_error_of_a_users_algorithm_shows_where(fault: str, capsys: pytest.CaptureFixture) -> None:
+    """With its traceback, and exit code 1: the run is not finished."""
+    assert train("--algo", "user_fails:Step") == 1
+    error = capsys.readouterr().err
+    assert "Traceback" in error and "user_fails.py" in error and "line 6, in fail" in error
+    assert fault in error.rpartition("error: at step 32, ")[2]
+
+
+def test_an_error_of_a_users_policy_shows_where(fault: str, capsys: pytest.CaptureFixture) -> None:
+    """In the evaluation at the end of a run, and by itself."""
+    assert command.main(["train", *SHORT, "policy=user_fails:Policy"]) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" in error and "line 6, in fail" in error and fault in error
+    if "my_key" in fault:  # not caught: Python shows it
+        return
+    words = ["evaluate", str(RUN / "trpo" / "seed-0"), "--episodes", "1"]
+    assert command.main(words) == 2
+    assert re.search(r"error: .*raised at .*user_fails.py:6$", capsys.readouterr().err, re.M)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--algo", "user_fails:Made"],
+        ["policy=user_fails:Layers"],
+        ["--env", "user_fails:UserBroken-v0"],
+    ],
+)
+def test_an_error_of_a_users_constructor_shows_where(
+    words: list[str], fault: str, capsys: pytest.CaptureFixture
+) -> None:
+    """Nothing has begun."""
+    code = command.main(["train", *SHORT, *words]) if len(words) == 1 else train(*words)
+    assert code == 2
+    assert re.search(r"error: .*; raised at .*user_fails.py:6$", capsys.readouterr().err, re.M)
+
+
+def test_an_error_of_a_users_module_shows_where(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    """Its import fails."""
+    (folder / "user_broken.py").write_text("x = 1\nx[0]")
+    assert train("--import", "user_broken") == 2
+    assert re.search(r"error: .*TypeError.*; raised at .*user_broken.py:2$", capsys.readouterr().err, re.M)
+    assert train("--set", "target_kl=-1") == 2
+    assert "raised at" not in capsys.readouterr().err  # no code of the user is at fault

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from agents import ALGORITHMS
-from agents.hyperparameters import names_of
+from agents.hyperparameters import defaults_of
 from experiments.settings.config_file import config_file
 from experiments.tuning.spaces import searched_settings
 from experiments.zoo import main, parse_options
@@ -86,7 +86,7 @@ def test_every_agent_has_a_configuration() -> None:
 def test_search_varies_known_hyperparameters() -> None:
     """A misspelt name would never be searched, without a word."""
     for algo, agent_class in ALGORITHMS.items():
-        assert {setting.name for setting in searched_settings(algo)} <= set(names_of(agent_class))
+        assert {setting.name for setting in searched_settings(algo)} <= set(defaults_of(agent_class))
 
 
 @pytest.mark.parametrize(

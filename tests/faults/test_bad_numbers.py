@@ -18,11 +18,20 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from agents import ALGORITHMS, TRPO, NonFiniteError
 from agents.base import PolicyGradientAgent
+from agents.critic import MinibatchCritic
 from agents.divergence import MOST_REJECTIONS
 from agents.policy.normalisation import RunningMoments
 from experiments.run.agent_state import take_agent
 from experiments.run.plain_data import to_bytes
-from npg import Categorical, ExactFisher, KroneckerFisher, KroneckerStepper, Rejection, SurrogateObjective
+from npg import (
+    Categorical,
+    ExactFisher,
+    KroneckerFisher,
+    KroneckerStepper,
+    PolicyStep,
+    Rejection,
+    SurrogateObjective,
+)
 
 N_ENVS, N_STEPS = 2, 8
 BATCH = N_ENVS * N_STEPS
@@ -442,3 +451,76 @@ def test_equal_rewards_and_observations_are_no_fault(algo: str, reward: float) -
     to_bytes(numbers(agent))
     assert agent.critic_rejected == 0
     assert not any(count for reason, count in agent.outcomes.items() if "non_finite" in reason)
+
+
+def spoil_actor(agent: PolicyGradientAgent, step: PolicyStep) -> PolicyStep:
+    """Write NaN into the policy, and report a step of 0."""
+    next(agent.actor.parameters()).data.fill_(NAN)
+    return replace(step, displacement=torch.zeros_like(step.displacement), rejection=None)
+
+
+def spoil_critic(agent: PolicyGradientAgent, step: PolicyStep) -> PolicyStep:
+    """Write NaN into one number of the critic."""
+    agent.actor.critic_parameters()[0].data.view(-1)[0] = NAN
+    return step
+
+
+def spoil_moments(agent: PolicyGradientAgent, step: PolicyStep) -> PolicyStep:
+    """Write NaN by the policy's optimizer, which remembers it."""
+    parameter = agent.actor.critic_parameters()[-1]
+    parameter.grad = torch.full_like(parameter, NAN)
+    agent.policy.optimizer.step()
+    return step
+
+
+OWN_STEPS = {
+    "returned": lambda agent, step: replace(step, displacement=step.displacement * NAN, rejection=None),
+    "infinite": lambda agent, step: replace(step, displacement=step.displacement + INF, rejection=None),
+    "actor": spoil_actor,
+    "critic": spoil_critic,
+    "moments": spoil_moments,
+}
+
+
+@pytest.mark.parametrize("name", OWN_STEPS)
+@pytest.mark.parametrize("critic_fit", ["minibatch", "lbfgs"])
+@pytest.mark.parametrize("algo", ["vpg", "trpo"])
+def test_a_step_of_the_users_own_brings_no_nan(
+    name: str, algo: str, critic_fit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it writes or reports: all is undone and counted, and ten of them end the run."""
+    agent = make_agent(algo, critic_fit, "CartPole-v1", "own").learn(2 * BATCH)
+    before = {name: value.clone() for name, value in agent.policy.state_dict().items()}
+    moments = {name: before.pop(name) for name in list(before) if "observation_normaliser" in name}
+    if name in ("critic", "moments"):  # no thread may fit what the step writes
+        monkeypatch.setattr(agent, "_fits_in_parallel", lambda critic: False)
+    own, step = OWN_STEPS[name], type(agent).policy_step
+    monkeypatch.setattr(
+        type(agent), "policy_step", lambda self, batch, objective: own(self, step(self, batch, objective))
+    )
+    rejected = agent.outcomes["non_finite_surrogate"]
+    agent.learn(BATCH, log_interval=None, reset_num_timesteps=False)
+    after = agent.policy.state_dict()
+    assert moments.keys() < after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert agent.outcomes["non_finite_surrogate"] == rejected + 1 and agent.critic_rejected >= 1
+    assert agent.logger.name_to_value["npg/rejected/non_finite_surrogate"] == rejected + 1
+    to_bytes(take_agent(agent))
+    with pytest.raises(NonFiniteError, match=f"{MOST_REJECTIONS} consecutive"):
+        agent.learn(20 * BATCH, reset_num_timesteps=False)
+    monkeypatch.undo()
+    assert learn(agent, "", NAN, np.random.default_rng(0)) == "accepted"
+
+
+def test_a_critic_of_the_users_own_brings_no_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even into the actor, which is none of its parameters."""
+    agent = make_agent("trpo", "minibatch", "CartPole-v1", "").learn(BATCH)
+    theta = [p.detach().clone() for p in agent.policy.parameters()]
+    fit = MinibatchCritic._losses
+
+    def spoilt(self: MinibatchCritic, batch: Any) -> Any:
+        self.policy.action_net.bias.data.fill_(NAN)
+        return fit(self, batch)
+
+    monkeypatch.setattr(MinibatchCritic, "_losses", spoilt)
+    agent.learn(BATCH, reset_num_timesteps=False)
+    assert all(map(torch.equal, theta, agent.policy.parameters())) and agent.critic_rejected == 1

@@ -6,9 +6,11 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from faults.comparison import differences, table
 from faults.harness import SHORT, STEPS, Server, logs_of, run_folder
+from faults.hostile_folders import checkpoint, having
 
 ARGV = ("--algo", "npg", "--env", "CartPole-v1", "--vec-env", "dummy", *SHORT)
 LONGER = [STEPS * 2 if word == STEPS else word for word in ARGV]
@@ -135,3 +137,46 @@ def test_an_environment_without_a_state(server: Server, tmp_path: Path) -> None:
     steps = [int(row["time/total_timesteps"]) for row in rows]
     assert steps == [128 * k for k in range(1, 9)] + [STEPS]
     assert len(table(folder / "progress.csv")) == 10
+
+
+@pytest.fixture(scope="module")
+def finished_acktr(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of ACKTR."""
+    out = tmp_path_factory.mktemp("finished_acktr") / "runs"
+    assert server.run(logs_of(out), "--algo", "acktr", *ARGV[2:], "--out", out).code == 0
+    return run_folder(out, "acktr", "CartPole-v1")
+
+
+LAYER = "policy.mlp_extractor.policy_net.0/0"
+FACTORS = ("agent", "parameters", "actor_stepper", "factors", LAYER)
+INVERTED = ("agent", "parameters", "actor_stepper", "inverted", LAYER)
+UNITS = ("agent", "parameters", "critic_stepper", "damping_units")
+KRONECKER = {
+    "another shape": (FACTORS, torch.ones(3, 3), "belong to another policy"),
+    "one dimension": (INVERTED, torch.ones(25), "belong to another policy"),
+    "integers": (FACTORS, torch.ones(5, 5, dtype=torch.int64), r"torch.int64"),
+    "half precision": (INVERTED, torch.ones(5, 5, dtype=torch.float16), r"torch.float16"),
+    "a text": (FACTORS, "x", "<class 'str'>"),
+    "infinite as float32": (FACTORS, torch.full((5, 5), 1e300, dtype=torch.float64), "are not finite"),
+    "no inverse": (INVERTED, -torch.ones(5, 5), "singular or not finite"),
+    "no statistics": (FACTORS[:-1], {}, "with statistics"),
+    "half an update": ((*FACTORS[:-2], "updates"), 2.5, "count of updates"),
+    "negative updates": ((*FACTORS[:-2], "updates"), -1, "count of updates"),
+    "an unknown unit": (UNITS, {"x": 1.0}, "damping units"),
+    "a unit of 0": (UNITS, {"policy.value_net": 0.0}, "damping units"),
+    "a unit that is a text": (UNITS, {"policy.value_net": "x"}, "damping units"),
+}
+
+
+@pytest.mark.parametrize("name", KRONECKER)
+def test_crafted_kronecker_factors(server: Server, finished_acktr: Path, tmp_path: Path, name: str) -> None:
+    """They are rejected with a message that names them, and the folder stays as it is."""
+    names, value, message = KRONECKER[name]
+    folder = Path(shutil.copytree(finished_acktr, tmp_path / "crafted"))
+    (folder / "evaluation.json").unlink()
+    checkpoint(having(*names, value=value))(folder, tmp_path)
+    before = contents(folder)
+    started = server.run(logs_of(folder), "--resume", folder)
+    assert started.code == 2 and "Traceback" not in started.output, started.output
+    assert "the checkpoint does not fit" in started.output and message in started.output
+    assert contents(folder) == before

@@ -8,6 +8,7 @@ import pytest
 from generated_envs import AnyEnv
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
+from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from agents import TRPO
@@ -82,6 +83,8 @@ def test_the_fixes_are_fixes() -> None:
     TRPO("MlpPolicy", converted, n_steps=16, device="cpu").learn(16)
 
 
+FLOATS, SMALL_IMAGE = spaces.Box(0, 1, (40, 40, 3)), spaces.Box(0, 255, (9, 9, 1), np.uint8)
+CNN, WITHOUT = {"features_extractor_class": NatureCNN}, "without features_extractor_class"
 POLICIES = [
     ("CnnPolicy", BOX, {}, "CnnPolicy reads images.*use 'MlpPolicy'"),
     ("CnnPolicy", DISCRETE, {}, "CnnPolicy reads images"),
@@ -92,6 +95,19 @@ POLICIES = [
     ("MultiInputPolicy", spaces.Dict({"a.b": BOX}), {}, "'a.b'; rename"),
     ("MultiInputPolicy", spaces.Dict({"type": BOX}), {}, "'type'; rename"),
     ("MlpPolicy", spaces.Dict({"a": BOX}), {}, "MultiInputPolicy"),
+    ("MlpPolicy", BOX, CNN, f"^MlpPolicy with NatureCNN reads images.*use 'MlpPolicy' {WITHOUT}"),
+    ("MlpPolicy", FLOATS, CNN, f"^MlpPolicy with NatureCNN.*use 'MlpPolicy' {WITHOUT}.*channels first"),
+    ("CnnPolicy", BOX, CNN, f"^CnnPolicy with NatureCNN.*use 'MlpPolicy' {WITHOUT}"),
+    ("MlpPolicy", FLOATS, CNN | {"normalize_images": False}, f"it has 40 x 3.*use 'MlpPolicy' {WITHOUT}"),
+    (
+        *("MultiInputPolicy", spaces.Dict({"a": BOX}), {"features_extractor_class": "FlattenExtractor"}),
+        f"^MultiInputPolicy with FlattenExtractor.*use 'MultiInputPolicy' {WITHOUT}",
+    ),
+    (
+        *("MlpPolicy", BOX, {"features_extractor_class": CombinedExtractor}),
+        f"^MlpPolicy with CombinedExtractor.*use 'MlpPolicy' or 'CnnPolicy' {WITHOUT}",
+    ),
+    ("MultiInputPolicy", spaces.Dict({"a": SMALL_IMAGE}), {}, "or use another features_extractor_class$"),
 ]
 
 

@@ -1,11 +1,16 @@
 """Moments on devices that have no float64 (case R24), and what VecNormalize takes."""
 
 import copy
+import warnings
+from pathlib import Path
 
+import gymnasium as gym
 import pytest
 import torch
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import npg.host
+from agents import TRPO
 from agents.policy import normalisation
 from agents.policy.normalisation import RunningMoments
 from agents.rollout import batch
@@ -45,3 +50,34 @@ def test_moments_move_to_a_device_without_float64(monkeypatch: pytest.MonkeyPatc
 def test_moments_stay_exact_in_a_policy_of_another_dtype() -> None:
     """`half` is for the network."""
     assert RunningMoments().half().mean.dtype == torch.float64
+
+
+OBSERVATIONS, RETURNS = {"normalize_observations": True}, {"normalize_returns": True}
+
+
+@pytest.mark.parametrize(
+    ("policy_kwargs", "outer", "doubled"),
+    [
+        (OBSERVATIONS | RETURNS, {}, True),
+        (OBSERVATIONS, {}, True),
+        (RETURNS, {}, True),
+        (OBSERVATIONS, {"norm_obs": False}, False),
+        (RETURNS, {"norm_reward": False}, False),
+        ({}, {}, False),
+        (OBSERVATIONS | RETURNS, None, False),
+    ],
+)
+def test_double_normalisation_warns_once(
+    policy_kwargs: dict, outer: dict | None, doubled: bool, tmp_path: Path
+) -> None:
+    """When an agent is made, and when it is loaded; with what to leave out."""
+    env = DummyVecEnv([lambda: gym.make("CartPole-v1")])
+    made = env if outer is None else VecNormalize(env, **outer)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        agent = TRPO("MlpPolicy", made, n_steps=16, batch_size=16, policy_kwargs=policy_kwargs, device="cpu")
+        agent.learn(32).save(tmp_path / "agent")
+        TRPO.load(tmp_path / "agent", env=made)
+    found = [each for each in caught if "VecNormalize and the policy" in str(each.message)]
+    assert len(found) == 2 * doubled
+    assert not doubled or found[0].filename == __file__
