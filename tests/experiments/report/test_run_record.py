@@ -236,3 +236,9 @@ def test_nested_aliases_are_refused(tmp_path: Path) -> None:
     with (folder / "config.yaml").open("a") as config:
         config.write("\n".join(lines) + "\n")
     assert "it has 90 aliases" in find_runs([tmp_path])[1][0].reason
+
+
+def test_numbers_too_large_to_be_squared_are_no_points(tmp_path: Path) -> None:
+    """Statistics of a metric would overflow; the run and its other rows are used."""
+    folder = write_run(tmp_path, metrics={"npg/kl": [0.1, 1e300, -1e39]})
+    np.testing.assert_array_equal(read_run(folder).series("npg/kl"), [[1000], [0.1]])

@@ -27,7 +27,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     victim.write_text("mine")
     for name in ("$(touch CANARY)", f"=cmd|' /C calc'!A0{ESCAPE}", "new\nline", "half\udce9"):
         write_run(root / name, seed=len(list(root.glob("*"))) if root.exists() else 0)
-    unfinished = write_run(root / f"left{ESCAPE}out", seed=9)
+    unfinished = write_run(root / f"left{ESCAPE}out\nerror: forged", seed=9)
     (unfinished / "progress.csv").write_text(f"{ESCAPE},b\n1,2\n")
     out.mkdir()
     for name in ("report.html", "runs.csv", "curves.csv", "scores.png", "scores.svg"):
@@ -48,9 +48,9 @@ def test_links_in_the_place_of_outputs_are_replaced(reported: tuple[Path, str]) 
 
 
 def test_no_escape_sequence_is_printed(reported: tuple[Path, str]) -> None:
-    """Neither of a folder's name nor of a column's."""
+    """Neither of a folder's name nor of a column's; a newline in a name begins no line."""
     _, printed = reported
-    assert r"left\x1b]0;owned\x07out" in printed and r"new\nline" not in ESCAPE
+    assert r"left\x1b]0;owned\x07out\nerror: forged" in printed and "\nerror: forged" not in printed
     assert not any(character in printed.replace("\x1b[A", "") for character in "\x1b\x07")
 
 

@@ -28,6 +28,17 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     assert not folder.config.is_symlink() and folder.config.read_text() == "a: 1\n"
 
 
+def test_a_temporary_file_is_never_an_existing_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even if somebody guessed its name: a link there is not followed."""
+    monkeypatch.setattr("secrets.token_hex", lambda size: "0" * 2 * size)
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / f"{PARTIAL}{'0' * 16}-file").symlink_to(victim)
+    with pytest.raises(FileExistsError), replacing(tmp_path / "file"):
+        pass
+    assert victim.read_text() == "mine" and not (tmp_path / "file").exists()
+
+
 def test_a_failure_leaves_the_earlier_file_alone(tmp_path: Path) -> None:
     """And nothing beside it."""
     path = tmp_path / "file"

@@ -122,3 +122,12 @@ def test_a_log_has_a_bounded_number_of_cells(tmp_path: Path, monkeypatch: pytest
         path.write_text(text)
         with pytest.raises(ValueError, match=r"progress.csv is no CSV file of a run: more than"):
             read_table(path)
+
+
+def test_a_deleted_log_is_written_again_before_it_gets_a_column(tmp_path: Path) -> None:
+    """A new column is read back from the file."""
+    log = CsvLog(tmp_path / "progress.csv")
+    write(log, a=1)
+    log.path.unlink()
+    write(log, b=2)
+    assert read_table(log.path) == [["a", "b"], ["1", ""], ["", "2"]]

@@ -59,3 +59,10 @@ def test_a_lock_is_not_made_through_a_link(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / ".run.lock").symlink_to(tmp_path / "victim")
     RunFolder(tmp_path / "run").claim()
     assert not (tmp_path / "victim").exists()
+
+
+def test_another_error_of_a_lock_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fails is not a file system without locks."""
+    monkeypatch.setattr(folder_lock.fcntl, "flock", refusing(errno.EIO, always=False))
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        RunFolder(tmp_path / "run").claim()
