@@ -129,6 +129,18 @@ def test_box_actions_have_the_dtype_of_their_space(dtype: type, tmp_path: Path) 
     assert all(box.contains(action) for action in run(tmp_path / "policy.onnx", sample(VECTOR, 7)))
 
 
+def test_actions_beyond_the_bounds_of_int64(tmp_path: Path) -> None:
+    """As floats, these bounds are rounded to numbers that int64 lacks."""
+    whole = np.iinfo(np.int64)
+    box = spaces.Box(whole.min, whole.max, (2,), np.int64)
+    model = make_model(make_env(VECTOR, box), scale=0.0)
+    with torch.no_grad():
+        model.policy.action_net.bias.copy_(torch.tensor([1e30, -1e30]))
+    export_onnx(model, tmp_path / "policy.onnx")  # which compares it with `predict`
+    (action,) = run(tmp_path / "policy.onnx", sample(VECTOR, 1))
+    assert action[0] > 0.99 * whole.max and action[1] < 0.99 * whole.min
+
+
 @pytest.mark.parametrize("observations", OBSERVATIONS)
 def test_every_observation_space(observations: str, tmp_path: Path) -> None:
     """The file takes raw observations in the space's own type, one input for each part."""

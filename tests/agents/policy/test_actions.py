@@ -53,6 +53,12 @@ def test_rounding_is_to_the_nearest() -> None:
     assert np.array_equal(to_space(BOXES["whole"], whole), whole)
 
 
+def test_nan_stays_nan() -> None:
+    """In floats, so that whoever checks the action sees it."""
+    actions = to_space(BOXES["float64"], np.array([[np.nan, 5.0]]))
+    assert np.isnan(actions[0, 0]) and actions[0, 1] == 0.7
+
+
 ACTIONS = BOXES | {
     "binary": spaces.MultiBinary(3),
     "multi": spaces.MultiDiscrete([3, 4], dtype=np.int32),
@@ -94,6 +100,9 @@ def test_squashed_actions_are_rounded_too() -> None:
     agent = TRPO(
         "MlpPolicy", AnyEnv(action_space=space), use_sde=True, policy_kwargs=kwargs, n_steps=16, device="cpu"
     )
-    agent.learn(32)
-    assert space.contains(agent.env.get_attr("received")[0])
-    assert space.contains(agent.predict(agent.env.reset()[0])[0])
+    with torch.no_grad():
+        agent.policy.action_net.bias.copy_(torch.tensor([-9.0, 9.0]))
+        agent.policy.log_std.fill_(-9.0)
+    agent.learn(16)
+    for action in (agent.env.get_attr("received")[0], agent.predict(agent.env.reset()[0])[0]):
+        assert space.contains(action) and action.tolist() == [0, 20]

@@ -49,6 +49,7 @@ def test_a_success_of_any_type_is_logged(success: Any) -> None:
     """As a number."""
     agent = agent_on(AnyEnv(info={"is_success": success}, length=5)).learn(32)
     assert list(agent.ep_success_buffer) == [1.0] * 6
+    assert {type(each) for each in agent.ep_success_buffer} == {float}
 
 
 class Foreign(VecEnvWrapper):
