@@ -11,7 +11,7 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from agents import TRPO
+from agents import TRPO, MlpPolicy
 from agents.base import PolicyGradientAgent
 
 BOX, DISCRETE = spaces.Box(-1, 1, (3,)), spaces.Discrete(2)
@@ -108,6 +108,7 @@ POLICIES = [
         f"^MlpPolicy with CombinedExtractor.*use 'MlpPolicy' or 'CnnPolicy' {WITHOUT}",
     ),
     ("MultiInputPolicy", spaces.Dict({"a": SMALL_IMAGE}), {}, "or use another features_extractor_class$"),
+    (MlpPolicy, spaces.Dict({"a": BOX}), {}, "cannot read a Dict of observations.*use 'MultiInputPolicy'"),
 ]
 
 

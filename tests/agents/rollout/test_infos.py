@@ -12,6 +12,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
 
 from agents import TRPO, NonFiniteError
+from agents.rollout.infos import is_observation
 
 INFOS = [
     {"episode": 7},
@@ -106,6 +107,14 @@ def test_what_is_no_observation_is_ignored_with_a_warning(last: Any) -> None:
     assert (rewards == 1).all()
 
 
+def test_an_observation_has_all_keys_of_its_space_and_no_others() -> None:
+    """With one missing, nothing could be computed; others would not be noticed."""
+    space = spaces.Dict({"a": spaces.Discrete(3), "b": spaces.Box(-1, 1, (2,))})
+    whole = {"a": np.int64(1), "b": np.zeros(2)}
+    assert is_observation(whole, space)
+    assert not is_observation({"a": np.int64(1)}, space) and not is_observation(whole | {"c": 1}, space)
+
+
 def test_observations_of_a_dict_are_recognised() -> None:
     """By keys and shapes, without a warning."""
     space = spaces.Dict({"a": spaces.Discrete(3), "b": spaces.Box(-1, 1, (2,))})
@@ -119,7 +128,7 @@ def test_observations_of_a_dict_are_recognised() -> None:
     assert (agent.rollout_buffer.rewards > 50).sum() == 3
 
 
-@pytest.mark.parametrize("error", [AttributeError, NotImplementedError])
+@pytest.mark.parametrize("error", [AttributeError, NotImplementedError, IndexError])
 def test_a_vector_environment_need_not_know_its_spec(error: type[Exception]) -> None:
     """The error about a bad number is not hidden by another one."""
 
