@@ -10,7 +10,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from agents.policy.actor import PolicyActor
+from agents.policy.actor import LARGE, PolicyActor, sample_observations
 from agents.policy.distributions import to_npg
 from npg import ExactFisher, FlatParameters, SurrogateObjective
 
@@ -161,3 +161,13 @@ def test_non_finite_candidates_reach_the_steps_own_checks() -> None:
     assert actor(torch.zeros(1, 3)).mean.isnan().all()
     with pytest.raises(ValueError, match="constraint"):
         policy.get_distribution(torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_example_observations_are_small_if_their_space_allows(dtype: type) -> None:
+    """Networks overflow at bounds as wide as the range of floats; others are obeyed."""
+    largest = np.finfo(dtype).max if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max
+    wide = sample_observations(spaces.Box(-largest, largest, (100,), dtype), 20)
+    assert wide.dtype == dtype and 5 < np.abs(wide).max() <= LARGE
+    above = sample_observations(spaces.Box(1000, largest, (3,), dtype), 5)
+    assert (above == 1000).all()

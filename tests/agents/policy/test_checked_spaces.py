@@ -61,6 +61,7 @@ def test_a_space_without_networks_is_rejected(
     with pytest.raises(ValueError, match=message) as caught:
         agent_class(policy, AnyEnv(**{what: space}), device="cpu")
     assert str(caught.value).startswith(what) and "; " in str(caught.value)
+    assert isinstance(caught.value, AssertionError) and isinstance(caught.value, NotImplementedError)  # SB3's
 
 
 def test_the_fixes_are_fixes() -> None:
