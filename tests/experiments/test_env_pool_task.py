@@ -9,6 +9,8 @@ import pytest
 
 from envs import make_vec_env
 from envs.single_env import env_pool_spec, environment_spec
+from envs.vector.env_pool import EnvPoolVecEnv
+from envs.vector.env_pool_task import EnvPoolTask
 from experiments import command
 
 envpool = pytest.importorskip("envpool")
@@ -44,6 +46,27 @@ def test_episodes_start_from_their_seeds() -> None:
         assert np.array_equal(observation, observations[0]) and reward == rewards[0]
         assert (terminated or truncated) == dones[0]
     assert np.array_equal(env.reset(seed=3)[0], first)
+    env.close()
+    vector.close()
+
+
+@pytest.mark.parametrize(("options", "ends"), [({}, (True, False)), ({"max_episode_steps": 5}, (False, True))])
+def test_an_episode_ends_as_in_gymnasium(options: dict, ends: tuple[bool, bool]) -> None:
+    """With its last observation instead of the next one's first, and terminated or truncated."""
+    env = EnvPoolTask("CartPole-v1", **options)
+    vector = EnvPoolVecEnv("CartPole-v1", 1, env_kwargs=options)
+    vector.seed(3)
+    vector.reset()
+    env.reset(seed=3)
+    for _ in range(20):
+        observation, _, *flags, _ = env.step(0)
+        observations, _, dones, infos = vector.step(np.array([0]))
+        if dones[0]:
+            break
+        assert flags == [False, False]
+    assert tuple(flags) == ends
+    assert np.array_equal(observation, infos[0]["terminal_observation"])
+    assert not np.array_equal(observation, observations[0])
     env.close()
     vector.close()
 

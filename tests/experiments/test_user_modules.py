@@ -11,6 +11,7 @@ from torch import nn
 
 from agents import TRPO
 from envs.single_env import environment_spec
+from envs.user_modules import import_user_module
 from experiments import command
 
 MODULE = """
@@ -90,6 +91,14 @@ def test_a_policy_by_module_and_class(capsys: pytest.CaptureFixture) -> None:
 def test_an_environment_in_the_current_folder() -> None:
     """Without a PYTHONPATH."""
     assert train("--env", "user_module:UserChain-v0") == 0
+
+
+def test_the_current_folder_is_searched_last(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file there takes the place of no installed module."""
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    (folder / "colorsys.py").write_text("raise RuntimeError('not the one that is installed')")
+    (folder / "user_module.py").write_text("import colorsys")
+    assert import_user_module("user_module").colorsys.rgb_to_hls
 
 
 ERRORS = [

@@ -122,6 +122,14 @@ def test_a_policy_for_other_observations_is_rejected(
         TRPO(policy, AnyEnv(observation_space=space), policy_kwargs=kwargs, device="cpu")
 
 
+def test_images_of_floats_are_images_if_they_are_not_to_be_normalised() -> None:
+    """As the message about other observations says."""
+    env = AnyEnv(observation_space=spaces.Box(0, 1, (1, 36, 36), np.float32))
+    TRPO("CnnPolicy", env, policy_kwargs={"normalize_images": False}, device="cpu")
+    with pytest.raises(ValueError, match="normalize_images"):
+        TRPO("CnnPolicy", env, device="cpu")
+
+
 def test_normalised_images_are_explained() -> None:
     """VecNormalize makes floats of images (case R21)."""
     env = VecNormalize(DummyVecEnv([lambda: AnyEnv(observation_space=IMAGE)]))
