@@ -50,7 +50,9 @@ def test_episodes_start_from_their_seeds() -> None:
     vector.close()
 
 
-@pytest.mark.parametrize(("options", "ends"), [({}, (True, False)), ({"max_episode_steps": 5}, (False, True))])
+@pytest.mark.parametrize(
+    ("options", "ends"), [({}, (True, False)), ({"max_episode_steps": 5}, (False, True))]
+)
 def test_an_episode_ends_as_in_gymnasium(options: dict, ends: tuple[bool, bool]) -> None:
     """With its last observation instead of the next one's first, and terminated or truncated."""
     env = EnvPoolTask("CartPole-v1", **options)

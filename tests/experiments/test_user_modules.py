@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from gymnasium import registry
 from torch import nn
 
 from agents import TRPO
@@ -40,8 +41,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
     yield tmp_path
     sys.modules.pop("user_module", None)
-    from gymnasium import registry
-
     registry.pop("UserChain-v0", None)
 
 
@@ -61,8 +60,6 @@ def test_an_algorithm_by_module_and_class(capsys: pytest.CaptureFixture) -> None
     (run,) = (path.parent for path in Path("runs").rglob("config.yaml"))
     assert yaml.safe_load((run / "config.yaml").read_text())["hyperparameters"]["extra"] == 0.5
     assert command.main(["evaluate", str(run)]) == 0
-    from gymnasium import registry
-
     for words in (["evaluate", str(run)], ["train", "--resume", str(run), "--steps", "128"]):
         forget()
         capsys.readouterr()
@@ -91,6 +88,18 @@ def test_a_policy_by_module_and_class(capsys: pytest.CaptureFixture) -> None:
 def test_an_environment_in_the_current_folder() -> None:
     """Without a PYTHONPATH."""
     assert train("--env", "user_module:UserChain-v0") == 0
+
+
+def test_a_resumed_run_imports_no_module_unasked(capsys: pytest.CaptureFixture) -> None:
+    """Its folder may be somebody else's; whoever names the module or the environment trusts it."""
+    assert train("--env", "user_module:UserChain-v0") == 0
+    (run,) = (path.parent for path in Path("runs").rglob("config.yaml"))
+    words = ["train", "--resume", str(run), "--steps", "128"]
+    forget()
+    assert command.main(words) == 2
+    assert "add --import user_module" in capsys.readouterr().err and "user_module" not in sys.modules
+    registry.pop("UserChain-v0")
+    assert command.main([*words, "--env", "user_module:UserChain-v0"]) == 0
 
 
 def test_the_current_folder_is_searched_last(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

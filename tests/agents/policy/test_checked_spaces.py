@@ -89,6 +89,7 @@ CNN, WITHOUT = {"features_extractor_class": NatureCNN}, "without features_extrac
 POLICIES = [
     ("CnnPolicy", BOX, {}, "CnnPolicy reads images.*use 'MlpPolicy'"),
     ("CnnPolicy", DISCRETE, {}, "CnnPolicy reads images"),
+    ("MlpPolicy", BOX, {"features_extractor_class": "NatureCNN"}, "reads images"),
     ("CnnPolicy", spaces.Box(0, 255, (10, 10, 3), np.uint8), {}, "smaller than the 36 x 36 pixels"),
     (ActorCriticCnnPolicy, BOX, {}, "reads images"),
     ("MultiInputPolicy", BOX, {}, "use 'MlpPolicy' or 'CnnPolicy'"),

@@ -67,6 +67,17 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path: Path) -> None:
     assert read_text(tmp_path / "text") == "ß"
 
 
+def test_a_link_made_at_the_last_moment_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After it was checked that there is none."""
+    (tmp_path / "text").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "text")
+    monkeypatch.setattr(Path, "is_symlink", lambda path: False)
+    with pytest.raises(OSError, match="link"):
+        reading(tmp_path / "link")
+
+
 def test_a_linked_checkpoint_folder_is_refused(tmp_path: Path) -> None:
     """Checkpoints are written and deleted only inside the run."""
     folder = RunFolder(tmp_path / "run")
@@ -82,6 +93,7 @@ def test_a_log_that_a_checkpoint_names_is_not_truncated_through_a_link(tmp_path:
     victim.write_text("mine")
     folder.path.mkdir()
     (folder.path / "events.out.tfevents.1").symlink_to(victim)
+    folder.progress.write_text("a\n1\n")
     for name, problem in (
         ("events.out.tfevents.1", "is a link"),
         ("../victim", "names '../victim' as a log"),
@@ -89,7 +101,7 @@ def test_a_log_that_a_checkpoint_names_is_not_truncated_through_a_link(tmp_path:
     ):
         with pytest.raises((UnsafeFileError, ValueError), match=problem):
             RunLog(folder, {"csv": {"rows": 0, "columns": 0}, "events": {name: 0}})
-    assert victim.read_text() == "mine"
+    assert victim.read_text() == "mine" and folder.progress.read_text() == "a\n1\n"
 
 
 def test_a_sparse_file_is_rejected(tmp_path: Path) -> None:
@@ -112,6 +124,17 @@ def test_a_log_with_another_name_is_copied_and_not_truncated(tmp_path: Path) -> 
     RunLog(folder, {"csv": {"rows": 0, "columns": 0}, "events": {"events.out.tfevents.1": 2}})
     assert victim.read_text() == "mine"
     assert (folder.path / "events.out.tfevents.1").read_text() == "mi"
+
+
+def test_an_event_log_that_lost_bytes_is_rejected(tmp_path: Path) -> None:
+    """Before progress.csv is changed; a log that is missing has none."""
+    folder = RunFolder(tmp_path)
+    (tmp_path / "events.out.tfevents.1").write_text("four")
+    folder.progress.write_text("a\n1\n")
+    for name, found in (("events.out.tfevents.1", 4), ("events.out.tfevents.2", 0)):
+        with pytest.raises(ValueError, match=f"{name} has {found} bytes, fewer than the checkpoint's 5; was"):
+            RunLog(folder, {"csv": {"rows": 0, "columns": 0}, "events": {name: 5}})
+    assert folder.progress.read_text() == "a\n1\n"
 
 
 def test_a_deleted_event_log_begins_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,6 +87,14 @@ def test_the_best_stays(tmp_path: Path) -> None:
     assert is_content(stored(checkpoints.best), 6)
 
 
+def test_the_best_is_written_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is killed between the two resumes before this step and repeats both."""
+    written: list[str] = []
+    monkeypatch.setattr("experiments.run.checkpoints.write", lambda path, _: written.append(path.name))
+    Checkpoints(tmp_path).save(content_of(1), step=1, score=1.0)
+    assert written == ["best.ckpt", name_of(1)]
+
+
 def test_without_a_score_there_is_no_best(tmp_path: Path) -> None:
     """Nor a file of it."""
     assert names(saved(tmp_path, 1, 2).folder) == [name_of(1), name_of(2)]
