@@ -87,6 +87,17 @@ def test_a_linked_checkpoint_folder_is_refused(tmp_path: Path) -> None:
         folder.claim()
 
 
+@pytest.mark.parametrize("name", ["model.zip", "evaluation.json", "checkpoints/best.ckpt"])
+def test_a_run_with_a_pipe_or_folder_for_a_file_is_refused(name: str, tmp_path: Path) -> None:
+    """Before anything is written; a file could not be put there."""
+    for make in (os.mkfifo, os.mkdir):
+        folder = RunFolder(tmp_path / make.__name__)
+        folder.checkpoints.mkdir(parents=True)
+        make(folder.path / name)
+        with pytest.raises(UnsafeFileError, match="is no regular file; delete it"):
+            folder.claim()
+
+
 def test_a_log_that_a_checkpoint_names_is_not_truncated_through_a_link(tmp_path: Path) -> None:
     """Nor is a file that is no log of TensorBoard."""
     victim, folder = tmp_path / "victim", RunFolder(tmp_path / "run")
@@ -135,6 +146,16 @@ def test_an_event_log_that_lost_bytes_is_rejected(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"{name} has {found} bytes, fewer than the checkpoint's 5; was"):
             RunLog(folder, {"csv": {"rows": 0, "columns": 0}, "events": {name: 5}})
     assert folder.progress.read_text() == "a\n1\n"
+
+
+def test_event_logs_from_after_the_checkpoint_are_removed(tmp_path: Path) -> None:
+    """The run repeats what is in them, and TensorBoard would show it twice."""
+    folder = RunFolder(tmp_path)
+    for number in (1, 2):
+        (tmp_path / f"events.out.tfevents.{number}").write_text("four")
+    RunLog(folder, {"csv": {"rows": 0, "columns": 0}, "events": {"events.out.tfevents.1": 4}})
+    assert (tmp_path / "events.out.tfevents.1").exists()
+    assert not (tmp_path / "events.out.tfevents.2").exists()
 
 
 def test_a_deleted_event_log_begins_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,6 +42,29 @@ def test_two_commands_in_one_folder(
     assert names == ({"run"} if number is None else {"run", ".run.lock"})
 
 
+def test_the_folder_in_place_of_an_unfinished_run_is_locked(tmp_path: Path) -> None:
+    """The lock on the unfinished one has moved with it."""
+    first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    first.path.mkdir()
+    first.config.write_text("unfinished")
+    assert first.create() == tmp_path / "run.unfinished-1"
+    with pytest.raises(RunInUseError):
+        second.claim()
+    first.close()
+
+
+def test_a_run_that_another_command_has_finished_meanwhile_stays(tmp_path: Path) -> None:
+    """It was unfinished when this command looked, and waited for the lock."""
+    folder = RunFolder(tmp_path / "run")
+    folder.check_free()
+    folder.path.mkdir()
+    folder.evaluation.write_text("{}")
+    with pytest.raises(FileExistsError, match="already holds a finished run"):
+        folder.create()
+    folder.close()
+    assert folder.finished and [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_without_locks_a_command_warns_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
