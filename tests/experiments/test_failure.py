@@ -1,5 +1,6 @@
 """An error of the environment ends a run with exit code 1, a traceback and its place (case F8)."""
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,6 +94,19 @@ def test_an_error_in_training(name: str, arguments: Arguments, capsys: pytest.Ca
     assert not (folder / "evaluation.json").exists()
     if name == "exit":
         assert main(Arguments(resume=folder)) == 0
+
+
+def test_a_finished_run_that_makes_more_steps_is_unfinished_meanwhile(arguments: Arguments) -> None:
+    """An error then leaves no earlier result, and the run can be resumed to the new number of steps."""
+    assert main(arguments) == 0
+    folder = arguments.out / NAME / "trpo" / "seed-0"
+    assert (folder / "evaluation.json").exists()
+    Faulty.fault = staticmethod(fail(ValueError))
+    assert main(Arguments(resume=folder, steps=256)) == 1
+    assert not (folder / "evaluation.json").exists()
+    assert "n_timesteps: 256" in (folder / "config.yaml").read_text()
+    assert main(Arguments(resume=folder, steps=256)) == 0
+    assert json.loads((folder / "evaluation.json").read_text())["steps"] == 256
 
 
 @pytest.mark.parametrize("name", ["TypeError", "reward", "exit"])
