@@ -207,6 +207,24 @@ def test_value_out_of_range_is_named(settings: dict, message: str) -> None:
         TRPO("MlpPolicy", "CartPole-v1", **SMALL | settings)
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+def test_advantages_are_scaled_only_if_they_are_to_be(normalize: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the objective gets: mean 0 and deviation 1, or the batch's own."""
+    seen = []
+
+    def policy_step(agent: Any, batch: Any, objective: Any) -> PolicyStep:
+        seen.append((batch.advantages, objective._advantages))
+        return PolicyStep.without_candidate(objective, Rejection.NO_IMPROVEMENT)
+
+    monkeypatch.setattr(TRPO, "policy_step", policy_step)
+    TRPO("MlpPolicy", "CartPole-v1", **SMALL, normalize_advantage=normalize).learn(64)
+    ((own, used),) = seen
+    assert abs(own.mean()) > 0.1
+    if normalize:
+        assert abs(used.mean()) < 1e-6 and used.std(correction=0) == pytest.approx(1)
+    assert torch.equal(own, used) != normalize
+
+
 def test_sub_sampling_keeps_the_constraint_on_the_whole_batch() -> None:
     """The Fisher matrix sees every 4th state; the KL that is checked is the whole batch's."""
     agent = TRPO("MlpPolicy", "CartPole-v1", **SMALL, sub_sampling_factor=4)

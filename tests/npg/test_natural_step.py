@@ -241,13 +241,26 @@ def test_the_step_does_not_depend_on_the_scale_of_the_advantages(exponent: int) 
     torch.testing.assert_close(steps[1].displacement, steps[0].displacement)
 
 
-def test_a_step_too_small_for_its_dtype_is_reported_as_it_is() -> None:
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 1e-30), (torch.float64, 1e-200)])
+def test_a_step_too_small_for_its_dtype_is_reported_as_it_is(dtype: torch.dtype, size: float) -> None:
     """A displacement whose squares underflow has its length and its angle to the gradient."""
-    actor = Table(nn.Parameter(torch.zeros(3)))
-    objective = SurrogateObjective(actor, torch.zeros(2, 1), torch.tensor([0, 1]), torch.tensor([1.0, -1.0]))
-    step = natural_step(objective, ExactFisher(actor, torch.zeros(2, 1)), step_size=1e-30)
+    actor = Table(nn.Parameter(torch.zeros(3, dtype=dtype)))
+    states, advantages = torch.zeros(2, 1, dtype=dtype), torch.tensor([1.0, -1.0], dtype=dtype)
+    objective = SurrogateObjective(actor, states, torch.tensor([0, 1]), advantages)
+    step = natural_step(objective, ExactFisher(actor, states), step_size=size)
     assert step.accepted and step.cosine == pytest.approx(1)
-    assert step.step_length == pytest.approx(float(step.displacement.double().norm()))
+    assert step.step_length == pytest.approx(size * float((step.displacement / size).norm()), rel=1e-6, abs=0)
+
+
+def test_the_predicted_gain_of_small_numbers_does_not_underflow_in_float32() -> None:
+    """Neither gradient nor step does, but their products would."""
+    steps = []
+    for dtype in (torch.float32, torch.float64):
+        actor = Table(nn.Parameter(torch.zeros(3, dtype=dtype)))
+        states, advantages = torch.zeros(2, 1, dtype=dtype), 1e-25 * torch.tensor([1.0, -1.0], dtype=dtype)
+        objective = SurrogateObjective(actor, states, torch.tensor([0, 1]), advantages)
+        steps.append(natural_step(objective, ExactFisher(actor, states), step_size=1.0))
+    assert 0 < steps[0].predicted_gain == pytest.approx(steps[1].predicted_gain, rel=1e-4, abs=0)
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e20, 1e25, 1e30])
@@ -261,7 +274,7 @@ def test_the_diagnostics_of_a_step_do_not_overflow_in_float32(size: float) -> No
         steps.append(natural_step(objective, ExactFisher(actor, states)))
     assert steps[0].accepted and 0.1 < steps[0].cosine <= 1 + 1e-6
     for name in ("cosine", "step_length", "predicted_gain", "gain"):
-        assert getattr(steps[0], name) == pytest.approx(getattr(steps[1], name), rel=1e-4)
+        assert getattr(steps[0], name) == pytest.approx(getattr(steps[1], name), rel=1e-4, abs=0)
 
 
 class Table(nn.Module):

@@ -144,3 +144,15 @@ def test_options_out_of_range_are_rejected(options: dict[str, float], name: str)
     objective, fisher, _ = problem(RandomActor("gaussian"))
     with pytest.raises(ValueError, match=name):
         trust_region_step(objective, fisher, **options)
+
+
+def test_a_step_without_a_gain_is_rejected() -> None:
+    """One so small that no probability changes in float32: neither KL nor gain."""
+    actor = RandomActor("categorical", 0).float()
+    observations = oracles.observations(0, 16).float()
+    objective = SurrogateObjective(
+        actor, observations, torch.arange(16) % 3, oracles.randn(1, 16, dtype=torch.float32)
+    )
+    step = trust_region_step(objective, ExactFisher(actor, observations), target_kl=1e-24)
+    assert (step.rejection, step.gain, step.kl) == (Rejection.NO_IMPROVEMENT, 0, 0)
+    assert not step.displacement.any()

@@ -210,10 +210,12 @@ def test_the_scale_of_a_matrix_does_not_overflow_in_float32(size: float) -> None
     """Eigenvalues and traces of c A are c times those of A, within the range of float32."""
     matrix = torch.diag(torch.tensor([1.0, 2.0, 5.0]))
     small, large = (spectrum(Dense(c * matrix), steps=3, probes=2) for c in (1.0, size))
-    assert large.largest == pytest.approx(size * small.largest, rel=1e-5)
-    assert large.smallest == pytest.approx(size * small.smallest, rel=1e-5)
-    assert large.trace.value == pytest.approx(size * small.trace.value, rel=1e-5)
+    assert large.largest == pytest.approx(size * small.largest, rel=1e-5, abs=0)
+    assert large.smallest == pytest.approx(size * small.smallest, rel=1e-5, abs=0)
+    assert large.trace.value == pytest.approx(size * small.trace.value, rel=1e-5, abs=0)
     start = torch.tensor([1.0, 2.0, 3.0])
+    scaled, plain = (lanczos(Dense(c * matrix), start, 2).residual for c in (size, 1.0))
+    assert scaled == pytest.approx(size * plain, rel=1e-5, abs=0)
     for c in (1e-30, 1e30):
         ours, plain = lanczos(Dense(matrix), c * start, 3), lanczos(Dense(matrix), start, 3)
         torch.testing.assert_close(ours.diagonal, plain.diagonal, rtol=1e-5, atol=0)
