@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from agents import ACKTR, NPG, TRPO
 from agents.base import PolicyGradientAgent
 from agents.hyperparameters import RANGES
-from npg import PolicyStep, Rejection, SurrogateObjective
+from npg import ExactFisher, PolicyStep, Rejection, SurrogateObjective
 
 SMALL = {"n_steps": 64, "batch_size": 64, "n_critic_updates": 2, "seed": 0, "device": "cpu"}
 SCHEDULES = [name for name, (expected, _) in RANGES.items() if "schedule" in expected]
@@ -223,6 +223,28 @@ def test_advantages_are_scaled_only_if_they_are_to_be(normalize: bool, monkeypat
     if normalize:
         assert abs(used.mean()) < 1e-6 and used.std(correction=0) == pytest.approx(1)
     assert torch.equal(own, used) != normalize
+
+
+@pytest.mark.parametrize(("factor", "states"), [(1, 64), (4, 16), (5, 13)])
+def test_the_fisher_matrix_sees_every_kth_state(factor: int, states: int) -> None:
+    """Beginning with the first."""
+    seen = []
+
+    def make(actor: torch.nn.Module, observations: torch.Tensor) -> ExactFisher:
+        seen.append(len(observations))
+        return ExactFisher(actor, observations)
+
+    TRPO("MlpPolicy", "CartPole-v1", **SMALL, sub_sampling_factor=factor, fisher=make).learn(64)
+    assert seen == [states]
+
+
+def test_conjugate_gradient_has_the_agents_options() -> None:
+    """A tolerance ends it, and so does the number of steps."""
+    iterations = []
+    for options in ({"cg_tolerance": 0.9}, {"cg_tolerance": 0.0}, {"cg_tolerance": 0.0, "cg_max_steps": 7}):
+        agent = TRPO("MlpPolicy", "CartPole-v1", **SMALL, **options).learn(64, log_interval=None)
+        iterations.append(agent.logger.name_to_value["npg/cg_iterations"])
+    assert iterations[0] < 7 and iterations[1:] == [15, 7]
 
 
 def test_sub_sampling_keeps_the_constraint_on_the_whole_batch() -> None:

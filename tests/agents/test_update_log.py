@@ -3,9 +3,12 @@
 from typing import Any
 
 import pytest
+import torch
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from agents import ACKTR, ALGORITHMS, NPG, TRPO
+from agents.rollout.batch import Batch
+from npg import PolicyStep, SurrogateObjective
 
 SMALL: dict[str, Any] = {"n_steps": 64, "batch_size": 64, "seed": 0, "device": "cpu"}
 
@@ -45,6 +48,19 @@ def test_steps_beyond_twice_the_target_are_counted(agent_class: type, options: d
     assert len(rows) == 12 and 0 < sum(beyond) < 12
     assert [row["npg/kl_exceeded"] for row in rows] == [sum(beyond[: k + 1]) for k in range(12)]
     assert agent.resumable_state()["kl_exceeded"] == sum(beyond)
+
+
+def test_twice_the_target_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step with 1.9 δ is within it, one with 2.1 δ beyond."""
+    multiples = iter((0.9, 1.9, 2.1) * 4)
+
+    def policy_step(agent: NPG, batch: Batch, objective: SurrogateObjective) -> PolicyStep:
+        no_change = torch.zeros(objective.parameters.size)
+        return PolicyStep(no_change, None, 0.0, kl=next(multiples) * agent.target_kl)
+
+    monkeypatch.setattr(NPG, "policy_step", policy_step)
+    _, rows = trained(NPG, target_kl=0.02)
+    assert [row["npg/kl_exceeded"] for row in rows] == [(k + 1) // 3 for k in range(12)]
 
 
 def test_no_step_of_trpo_exceeds_its_target() -> None:
