@@ -208,7 +208,9 @@ def test_value_out_of_range_is_named(settings: dict, message: str) -> None:
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-def test_advantages_are_scaled_only_if_they_are_to_be(normalize: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_advantages_are_scaled_only_if_they_are_to_be(
+    normalize: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the objective gets: mean 0 and deviation 1, or the batch's own."""
     seen = []
 

@@ -76,4 +76,6 @@ def test_tensors_are_read_as_they_were_saved() -> None:
     state = {"a": whole, "b": whole.T, "c": torch.tensor(3), "d": torch.ones(2, dtype=torch.float64)}
     read = read_tensors(saved(state))
     assert read.keys() == state.keys()
-    assert all(torch.equal(read[name], state[name]) and read[name].dtype == state[name].dtype for name in state)
+    assert all(
+        torch.equal(read[name], state[name]) and read[name].dtype == state[name].dtype for name in state
+    )
