@@ -9,7 +9,7 @@ from agents import ACKTR, NPG, TRPO
 from agents.critic import critic as critic_module
 from npg import ExactFisher, PolicyStep, Rejection
 
-SMALL: dict[str, Any] = {"n_steps": 64, "seed": 0, "device": "cpu"}
+SMALL: dict[str, Any] = {"n_steps": 64, "batch_size": 64, "seed": 0, "device": "cpu"}
 
 
 @pytest.mark.parametrize(
