@@ -64,6 +64,15 @@ def test_a_space_without_networks_is_rejected(
     assert isinstance(caught.value, AssertionError) and isinstance(caught.value, NotImplementedError)  # SB3's
 
 
+@pytest.mark.parametrize("what", ["observation_space", "action_space"])
+def test_a_missing_space_is_named(what: str) -> None:
+    """Before anything asks it for its shape."""
+    env = AnyEnv()
+    setattr(env, what, None)
+    with pytest.raises(ValueError, match=f"{what} is None; set a gymnasium.spaces.Space in __init__"):
+        TRPO("MlpPolicy", env, device="cpu")
+
+
 def test_the_fixes_are_fixes() -> None:
     """What the messages name makes an environment work."""
     for space in (
