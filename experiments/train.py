@@ -134,7 +134,10 @@ def resume(arguments: Arguments) -> int:
                 agent = build(settings, env)
             document = describe(settings, agent)
             changes = differences(content["run"], document)
-            if arguments.steps is not None:  # this change was requested
+            # --steps is in config.yaml at once, and in checkpoints from the next one on.
+            recorded = content["run"].get("n_timesteps")
+            extended = isinstance(recorded, int) and recorded < settings.n_timesteps
+            if extended or arguments.steps is not None:
                 changes = [change for change in changes if not change.startswith("n_timesteps:")]
             if changes and not arguments.allow_changes:
                 raise ValueError(

@@ -105,7 +105,7 @@ def test_a_finished_run_that_makes_more_steps_is_unfinished_meanwhile(arguments:
     assert main(Arguments(resume=folder, steps=256)) == 1
     assert not (folder / "evaluation.json").exists()
     assert "n_timesteps: 256" in (folder / "config.yaml").read_text()
-    assert main(Arguments(resume=folder, steps=256)) == 0
+    assert main(Arguments(resume=folder)) == 0
     assert json.loads((folder / "evaluation.json").read_text())["steps"] == 256
 
 
