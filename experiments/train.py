@@ -191,9 +191,7 @@ def execute(
 
 
 def evaluate(settings: RunSettings, folder: RunFolder, steps: int, signals: StopSignals) -> dict[str, Any]:
-    """Evaluate and write evaluation.json, which marks the run as finished; return the result.
-
-    The result is empty if the settings ask for no episodes.
+    """Evaluate, write evaluation.json, which marks the run as finished, and return the result, or {} without.
 
     Raises:
         EvaluationError: see `play`.
@@ -221,11 +219,7 @@ def make_env(settings: RunSettings, step: int = 0) -> VecEnv:
 
 
 def tune(arguments: Arguments) -> int:
-    """Search for hyper-parameters of one algorithm on one task, and return the exit code.
-
-    Raises:
-        ValueError: more than one algorithm, task or seed is given; see also `experiments.tuning.search.tune`.
-    """
+    """Search for hyper-parameters of one algorithm on one task, and return the exit code."""
     if len(arguments.algo) * len(arguments.env) * arguments.seeds > 1:
         raise ValueError("--tune takes one --algo and one --env, and chooses its seeds itself")
     # Not imported at the top, since Optuna is an optional dependency.
