@@ -1,4 +1,4 @@
-"""The command `npg train` from a checkout: python train.py --help."""
+"""Run `npg train` from a checkout; for help, run: python train.py --help."""
 
 import sys
 

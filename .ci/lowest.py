@@ -2,7 +2,7 @@
 
     python .ci/lowest.py > lowest.txt
 
-Torch stays at the version of constraints.txt: older ones may be had as CUDA builds of several GB only.
+Torch is pinned to the version in constraints.txt, since older ones exist only as CUDA builds of several GB.
 """
 
 import re

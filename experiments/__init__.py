@@ -3,5 +3,5 @@
 from pathlib import Path
 from runpy import run_path
 
-# By its path, since `agents` may be the package that is shadowed.
+# Loaded by its path, since another package may shadow `agents`.
 run_path(str(Path(__path__[0]).parent / "agents" / "shadowed.py"))["check_found"]("agents", "envs")

@@ -30,11 +30,11 @@ def names() -> tuple[str, ...]:
 
 
 def agent_class(name: str) -> type[OnPolicyAlgorithm]:
-    """Return the class that a name stands for: a registered one, a peer's, or "module:Class".
+    """Return the class of a registered algorithm, of one of `PEERS`, or of "module:Class".
 
     Raises:
-        ValueError: there is no such name.
-        ImportError: the class is in sb3-contrib, which is not installed.
+        ValueError: the name is unknown, or the module was not imported.
+        ImportError: the algorithm needs sb3-contrib, which is not installed.
     """
     if name in ALGORITHMS:
         return ALGORITHMS[name]
@@ -48,10 +48,10 @@ def agent_class(name: str) -> type[OnPolicyAlgorithm]:
 
 
 def policy_class(algorithm: type[OnPolicyAlgorithm], name: str) -> type[Any]:
-    """Return the policy that a name stands for: one of the algorithm's own, or "module:Class".
+    """Return the class of one of the algorithm's own policies, or of "module:Class".
 
     Raises:
-        ValueError: there is no such policy, or its module was not imported.
+        ValueError: the name is unknown, or the module was not imported.
     """
     if name in algorithm.policy_aliases:
         return algorithm.policy_aliases[name]
@@ -61,15 +61,15 @@ def policy_class(algorithm: type[OnPolicyAlgorithm], name: str) -> type[Any]:
 
 
 def own_modules(*names: str) -> set[str]:
-    """Return the modules of the names of a user's own classes and environments, e.g. "module:Class"."""
+    """Return the modules in the names of a user's own classes and environments, e.g. in "module:Class"."""
     return {name.rpartition(":")[0] for name in names if ":" in name and name not in PEERS}
 
 
 def find_class(name: str, base: type[Class]) -> type[Class]:
-    """Return a class by "module:Class", without an import: the name may be read from somebody else's run.
+    """Return the class of "module:Class"; nothing is imported, since the name may be from an untrusted run.
 
     Raises:
-        ValueError: the module was not imported, or has no such class.
+        ValueError: the module was not imported, or has no such class derived from `base`.
     """
     module, _, attribute = name.rpartition(":")
     if module not in sys.modules:
@@ -85,7 +85,11 @@ def find_class(name: str, base: type[Class]) -> type[Class]:
 
 
 def configured_as(name: str) -> str:
-    """Return the algorithm whose file of settings one uses; of "module:Class", a base class's."""
+    """Return the algorithm whose settings file is used: for "module:Class", that of a registered base class.
+
+    Raises:
+        ValueError: see `agent_class`.
+    """
     if name in names() or ":" not in name:
         return name
     registered = {agent: own for own, agent in ALGORITHMS.items()}
@@ -94,17 +98,17 @@ def configured_as(name: str) -> str:
 
 
 def folder_name(name: str) -> str:
-    """Return a name for files and folders: sb3-ppo for "sb3:ppo"."""
+    """Return a name for files and folders, e.g. "sb3-ppo" for "sb3:ppo"."""
     return name.replace(":", "-")
 
 
 def with_schedule(value: Any) -> Any:
-    """Return RL Zoo's "lin_0.001" as a schedule that falls from 0.001 to 0; anything else as it is.
+    """Return RL Zoo's "lin_0.001" as a schedule that falls from 0.001 to 0; anything else unchanged.
 
-    Of policy_kwargs, names of classes become the classes.
+    In a dict, i.e. in policy_kwargs, names of classes are replaced by the classes.
 
     Raises:
-        ValueError: what follows lin_ is no number.
+        ValueError: the text after lin_ is not a number.
     """
     if isinstance(value, dict):
         return with_classes(value)
@@ -119,7 +123,8 @@ def with_schedule(value: Any) -> Any:
 def joint_target_kl(name: str, hyperparameters: Mapping[str, Any], actions: spaces.Space) -> float | None:
     """Return the bound on the KL, joint over action dimensions, in nats; None if there is none.
 
-    sb3-contrib's is averaged over the dimensions of a `Box` or a `MultiBinary` space.
+    sb3-contrib's TRPO bounds the KL's mean over the dimensions of a `Box` or a `MultiBinary` space, so its
+    bound is multiplied by their number.
     """
     bound = hyperparameters.get("target_kl")
     if name.startswith("sb3:") or not isinstance(bound, int | float):

@@ -24,7 +24,7 @@ from experiments.settings.arguments import Arguments
 from experiments.terminal import accept_any_text, show
 
 TRIALS = 50
-# A command's options, and the module with its `main`, which may import torch.
+# The class of a command's options, and the module with its `main`, which may import torch.
 OPTIONS: dict[str, tuple[Any, str]] = {
     "evaluate": (Evaluate, "experiments.evaluate"),
     "report": (Report, "experiments.report.command"),

@@ -16,13 +16,13 @@ from experiments.run.run_folder import RunFolder, write_json
 from experiments.run.stop_signals import INTERRUPTED
 from experiments.terminal import show
 
-EPISODES = 100  # if the run's own evaluation had none
+EPISODES = 100  # used if the run's own evaluation had none
 # Raised for an invalid run folder, option or environment.
 ERRORS = (ValueError, OSError, ImportError, RuntimeError, SystemExit, gym.error.Error)
 
 
 def table(summary: dict[str, Any]) -> str:
-    """Return the summary as lines of text."""
+    """Return the summary as a table of text."""
     lines = [f"  {'':8}{'return':>24}{'length':>24}"]
     for row in ("mean", "std", "iqm", "iqm 95 %", "median", "min", "max"):
         cells = []
@@ -37,7 +37,13 @@ def table(summary: dict[str, Any]) -> str:
 
 
 def evaluate(arguments: Evaluate) -> None:
-    """Evaluate, write and print; errors name the remedy."""
+    """Evaluate, and print and write the results.
+
+    Raises:
+        EvaluationError: see `play`.
+        ImportError, OSError, RuntimeError, ValueError: the run, an option or the environment is invalid; the
+            message says how to fix it.
+    """
     folder, out = RunFolder(arguments.run), arguments.out or arguments.run / "evaluate.json"
     if min(1 if arguments.episodes is None else arguments.episodes, (arguments.seed or 0) + 1) < 1:
         raise ValueError(
@@ -68,7 +74,7 @@ def evaluate(arguments: Evaluate) -> None:
     show(f"\n{trained}, {result['episodes']} {kind} episodes\n")
     show(table(result))
     show("\n  The interval is over episodes of this one policy; other training seeds differ by more.")
-    out.parent.mkdir(parents=True, exist_ok=True)  # after the numbers are shown: the folder may be read-only
+    out.parent.mkdir(parents=True, exist_ok=True)  # after printing the results, since this may fail
     write_json(out, result)
     show(f"  numbers  {out}")
     if fps is not None:
@@ -79,7 +85,7 @@ def evaluate(arguments: Evaluate) -> None:
 
 def main(arguments: Evaluate) -> int:
     """Evaluate, and return the exit code."""
-    torch.set_num_threads(1)  # networks this small gain little from more
+    torch.set_num_threads(1)  # small networks gain little from more threads
     try:
         evaluate(arguments)
     except KeyboardInterrupt:

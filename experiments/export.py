@@ -33,11 +33,16 @@ from experiments.terminal import show
 
 OBSERVATION, ACTION = "observation", "action"
 TOLERANCE = 1e-5
-LARGEST = 1e3  # of a random observation: some bounds are the largest float, where networks overflow
+LARGEST = 1e3  # largest random observation; at some spaces' bounds, the largest float, networks overflow
 
 
 class Predictor(nn.Module):
-    """What `predict` does between raw observations and actions, in tensors."""
+    """Compute `predict` from raw observations to actions, in tensors.
+
+    Args:
+        policy: an SB3 policy.
+        normaliser: the normaliser of its observations, or None.
+    """
 
     def __init__(self, policy: Any, normaliser: VecNormalize | None):
         super().__init__()
@@ -47,19 +52,19 @@ class Predictor(nn.Module):
         if normaliser is not None and normaliser.norm_obs:
             self.clip = float(normaliser.clip_obs)
             for key, moment in as_parts(normaliser.obs_rms).items():
-                # float64, as in VecNormalize: a mean far from 0 would cost float32 its digits.
+                # float64, as in VecNormalize, since float32 loses digits if the mean is far from 0.
                 self.moments[key] = tensor(moment.mean), tensor(np.sqrt(moment.var + normaliser.epsilon))
         space = policy.action_space
         self.dtype: torch.dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
         if isinstance(space, spaces.Box):
             self.whole = space.dtype.kind in "iu"  # rounded in float64
             bounds = [bound.astype(float) if self.whole else bound for bound in (space.low, space.high)]
-            # Those of int64 may be rounded to a number outside it.
+            # A bound of int64 may be rounded to a float outside of int64, so large ones move towards 0.
             bounds = [np.where(abs(b) < 2.0**53, b, np.nextafter(b, 0)) if self.whole else b for b in bounds]
             self.low, self.high = map(tensor, bounds)
 
     def forward(self, parts: dict[str, Tensor]) -> Tensor:
-        """Return deterministic actions (N, *shape) at N raw observations."""
+        """Return deterministic actions (N, *shape) for N raw observations, which are given by input name."""
         for key, (mean, deviation) in self.moments.items():
             part = (parts[key].double() - mean) / deviation
             parts = parts | {key: part.clamp(-self.clip, self.clip).float()}
@@ -74,27 +79,28 @@ class Predictor(nn.Module):
 
 
 def as_parts(value: Any) -> dict[str, Any]:
-    """Return what belongs to an observation by the names of the file's inputs."""
+    """Return the parts of an observation, or of what belongs to one, by the names of the file's inputs."""
     return value if isinstance(value, dict) else {OBSERVATION: value}
 
 
 def as_space(space: spaces.Space, parts: dict[str, Any]) -> Any:
-    """Return parts as the space has them: a dict, or the one part itself."""
+    """Return the parts in the form of the space: a dict, or the only part itself."""
     return parts if isinstance(space, spaces.Dict) else parts[OBSERVATION]
 
 
 def export_onnx(
     model: OnPolicyAlgorithm | ActorCriticPolicy, path: str | Path, normaliser: VecNormalize | None = None
 ) -> None:
-    """Write a deterministic policy as one ONNX file, over any file that is there.
+    """Write a deterministic policy as one ONNX file; an existing file is replaced.
 
     Args:
-        model: a policy, or an agent that has one.
-        path: of the file.
-        normaliser: of the model's observations; by default that of the agent's environment, if any.
+        model: a policy, or an agent with one.
+        path: path of the file.
+        normaliser: normaliser of the model's observations; None for that of the agent's environment, if any.
 
     Raises:
         ImportError: the extra `onnx` is not installed.
+        OSError: the file cannot be written.
         ValueError: the normaliser is for other observations, or a part of them is called "action".
         RuntimeError: PyTorch cannot trace the policy, or the result disagrees with `predict`.
     """
@@ -110,7 +116,7 @@ def export_onnx(
     if ACTION in example:
         raise ValueError(f"the file's output is called {ACTION!r}; rename that part of the observation")
     with warnings.catch_warnings(), unvalidated(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of deprecated parts of the exporter; `verify` checks the result
+        warnings.simplefilter("ignore")  # about deprecated parts of the exporter; `verify` checks the result
         program: Any = torch.onnx.export(
             Predictor(policy, normaliser).eval(),
             kwargs={"parts": example},
@@ -121,7 +127,7 @@ def export_onnx(
         )
     graph = program.model_proto
     for node in graph.graph.node:
-        node.ClearField("metadata_props")  # stack traces, with the paths of this machine
+        node.ClearField("metadata_props")  # stack traces, with paths on this machine
     session = runtime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     for n in (1, 64):
         verify(policy, normaliser, session, n)
@@ -130,7 +136,7 @@ def export_onnx(
 
 
 def verify(policy: ActorCriticPolicy, normaliser: VecNormalize | None, session: Any, n: int) -> None:
-    """Raise RuntimeError unless a session of onnxruntime acts as `predict` on n random observations."""
+    """Raise RuntimeError unless an onnxruntime session agrees with `predict` on n random observations."""
     raw = random_observations(policy, normaliser, n)
     given = as_space(policy.observation_space, raw)
     given = given if normaliser is None else normaliser.normalize_obs(given)
@@ -138,7 +144,7 @@ def verify(policy: ActorCriticPolicy, normaliser: VecNormalize | None, session: 
     (actions,) = session.run(None, raw)
     agree = (actions.dtype, actions.shape) == (expected.dtype, expected.shape)
     if agree and not isinstance(policy.action_space, spaces.Box):
-        # Of two choices that are equally likely up to rounding, either is the policy's.
+        # Compare probabilities: of two choices that are equally likely up to rounding, either is correct.
         choices: Any = policy.get_distribution(obs_as_tensor(given, policy.device))
         floats = (obs_as_tensor(a.astype(np.float32), policy.device) for a in (actions, expected))
         for_action = (choices.log_prob(each) for each in floats)
@@ -148,7 +154,7 @@ def verify(policy: ActorCriticPolicy, normaliser: VecNormalize | None, session: 
 
 
 def random_observations(policy: ActorCriticPolicy, normaliser: VecNormalize | None, n: int) -> dict[str, Any]:
-    """Return n raw observations, spread as the normaliser expects them; the same for the same n."""
+    """Return n random raw observations, distributed as the normaliser expects; deterministic for each n."""
     sample = as_parts(sample_observations(policy.observation_space, n, seed=n, largest=LARGEST))
     raw = as_space(policy.observation_space, sample)
     raw = raw if normaliser is None else normaliser.unnormalize_obs(raw)
@@ -156,7 +162,11 @@ def random_observations(policy: ActorCriticPolicy, normaliser: VecNormalize | No
 
 
 def load_run(arguments: Export) -> tuple[ActorCriticPolicy, VecNormalize | None]:
-    """Return the policy of a run folder, and its normaliser if it has one, without unpickling anything."""
+    """Return the policy of a run folder, and its normaliser or None; nothing is unpickled.
+
+    Raises:
+        ImportError, OSError, ValueError: the folder, its environment or an option is invalid.
+    """
     if arguments.algo or arguments.normaliser:
         raise ValueError("a run folder has its own --algo and --normaliser; leave them out")
     folder = RunFolder(arguments.path)
@@ -170,7 +180,12 @@ def load_run(arguments: Export) -> tuple[ActorCriticPolicy, VecNormalize | None]
 
 
 def load_model(arguments: Export) -> tuple[ActorCriticPolicy, VecNormalize | None]:
-    """Return the policy of a saved model, and its normaliser if it has one; both are unpickled."""
+    """Return the policy of a saved model, and its normaliser or None; both are unpickled.
+
+    Raises:
+        OSError: the model or the normaliser cannot be read.
+        ValueError: an option or the normaliser is invalid.
+    """
     if arguments.checkpoint:
         raise ValueError("a saved model has no checkpoints; leave --checkpoint out, or name a run folder")
     if not zipfile.is_zipfile(arguments.path):
@@ -196,7 +211,7 @@ def load_model(arguments: Export) -> tuple[ActorCriticPolicy, VecNormalize | Non
 
 def main(arguments: Export) -> int:
     """Export, and return the exit code."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of every package that it misses
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns about optional packages
     is_run = arguments.path.is_dir()
     out = arguments.out or (arguments.path / "model.onnx" if is_run else arguments.path.with_suffix(".onnx"))
     try:

@@ -1,4 +1,4 @@
-"""Packages that only some commands need."""
+"""Import packages that only some commands need."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,13 +6,13 @@ from contextlib import contextmanager
 
 @contextmanager
 def needs(requirement: str) -> Iterator[None]:
-    """Name what to install if a package that the block imports is missing.
+    """If the block cannot import a package, say in the error how to install it.
 
     Args:
-        requirement: as pip takes it, e.g. ``-e ".[report]"``.
+        requirement: what to install, as an argument of pip, e.g. ``-e ".[report]"``.
 
     Raises:
-        ImportError: one is missing.
+        ImportError: a package is missing.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Errors that end a program: of a setup, before it has begun, and of environments, after it."""
+"""Describe errors that end a program: those of the setup, and those raised while a run goes on."""
 
 import errno
 import sysconfig
@@ -14,7 +14,7 @@ from agents.rollout.finite import NonFiniteError
 from envs.errors import InvalidResultError
 from envs.workers.worker_error import WorkerError
 
-# What invalid settings raise, here, in SB3 or in a user's policy, before training starts.
+# Exceptions that invalid settings raise before training starts, here, in SB3 or in a user's policy.
 SETUP_ERRORS = (ValueError, TypeError, AssertionError, ImportError, OSError, NotImplementedError)
 OURS = (Path(__file__).parent, *(Path(package.__path__[0]) for package in (npg, agents, envs)))
 FOLDERS = ("stdlib", "platstdlib", "purelib", "platlib")
@@ -23,7 +23,11 @@ LIBRARIES = tuple(Path(sysconfig.get_path(name)) for name in FOLDERS)
 
 @contextmanager
 def setup_errors(source: Path | str) -> Iterator[None]:
-    """Raise ValueError for whatever settings raise that no environment or agent can be built of."""
+    """Raise ValueError in place of any exception of the block that is not one of `SETUP_ERRORS`.
+
+    Args:
+        source: where the settings come from, e.g. config.yaml; for the message.
+    """
     try:
         yield
     except SETUP_ERRORS:
@@ -35,39 +39,39 @@ def setup_errors(source: Path | str) -> Iterator[None]:
 
 
 def notes_of(error: BaseException) -> list[str]:
-    """Return what `CheckedEnv` noted about an exception of an environment."""
+    """Return the notes that `CheckedEnv` added to an environment's exception."""
     return [note for note in getattr(error, "__notes__", ()) if note.startswith("raised by ")]
 
 
 def is_of_environment(error: BaseException) -> bool:
-    """Return whether an environment raised an exception, or returned what it must not."""
+    """Return whether an environment raised the exception, or caused it by an invalid result."""
     return isinstance(error, InvalidResultError | WorkerError) or bool(notes_of(error))
 
 
 def raised_at(error: BaseException | None) -> str:
-    """Return a clause with file and line if a user's own code raised an exception or its cause, else ""."""
+    """Return a clause with file and line if a user's own code raised an exception or its cause, or ""."""
     while (
         error is not None and getattr(error, "errno", None) != errno.ENOSPC
-    ):  # a full disk is no one's fault
+    ):  # a full disk is not the user's code's fault
         for frame in reversed(traceback.extract_tb(error.__traceback__)):
             path = Path(frame.filename)
             if any(map(path.is_relative_to, OURS)):
                 break
-            if path.is_absolute() and not any(map(path.is_relative_to, LIBRARIES)):  # nor <frozen importlib>
+            if path.is_absolute() and not any(map(path.is_relative_to, LIBRARIES)):  # e.g. not <frozen …>
                 return f"; raised at {frame.filename}:{frame.lineno}"
         error = error.__cause__
     return ""
 
 
 def describe_failure(error: BaseException, when: str) -> str:
-    """Return the message for an exception: its traceback, and a last line with what, where and when.
+    """Return the message for an exception: its traceback, and a last line that says what, where and when.
 
-    Bad numbers, and errors of the system such as a full disk, have no traceback, since no code is at fault;
-    but those of a user's own code have one.
+    NaN and infinity, lost workers and system errors such as a full disk have no traceback, unless a user's
+    own code raised them.
 
     Args:
         error: the exception.
-        when: e.g. "in the evaluation".
+        when: when it was raised, e.g. "in the evaluation".
     """
     if isinstance(error, NonFiniteError | OSError | WorkerError) and not raised_at(error):
         return f"error: {error}"

@@ -1,4 +1,4 @@
-"""The geometry of the policy's parameters, logged while it trains."""
+"""Log measures of the policy's Fisher matrix during training."""
 
 import math
 import warnings
@@ -27,29 +27,35 @@ from npg.states import each
 
 PREFIX = "npg/geometry/"
 DEFAULT_DAMPING = 0.1
-# Passes backward for the diagonal of the Fisher matrix, in whose units blocks are compared: every entry is
-# then right to 18 %, the coupling of blocks, which averages over entries, to a percent.
+# Backward passes for the diagonal of the Fisher matrix, which sets the units in which blocks are compared.
+# With 64, the standard error of an entry is at most 18 %, and that of the blocks' coupling, an average over
+# entries, about 1 %.
 DIAGONAL_PROBES = 64
 
 
 class GeometryCallback(BaseCallback):
-    """Log measures of the policy's Fisher matrix, under `npg/geometry/`.
+    """Log measures of the policy's Fisher matrix F, under `npg/geometry/`.
 
-    At the end of the first rollout and of every k-th after it, of the policy that the coming update starts
-    from: size and extreme eigenvalues, condition and effective dimension under damping; how far the empirical
-    Fisher matrix and the Hessian of the negative log-likelihood are from the exact Fisher matrix (‖A − F‖ /
-    ‖F‖, `npg.relative_gap`); how much of it lies between layers; and a figure of the spectrum,
-    which TensorBoard shows. An `_se` after a name means its standard error over random probes; the probes
-    are the same every time, so that curves do not show their noise.
+    At the end of the first rollout and of every k-th rollout after it, before the update, it logs:
 
-    Training with it is the same to the last bit as without. It works with any on-policy SB3 algorithm whose
-    action distribution `PolicyActor` knows.
+    - the number of parameters, extreme eigenvalues, and trace of F;
+    - its condition number and effective dimension under damping;
+    - the relative distances ‖A − F‖ / ‖F‖ of the empirical Fisher matrix and of the Hessian of the negative
+      log-likelihood from the exact F (`npg.relative_gap`);
+    - the share of F that lies between layers;
+    - a figure of the spectrum, which TensorBoard shows.
+
+    Names that end in `_se` are standard errors over random probes. The probes are the same every time, so
+    curves do not show their noise.
+
+    The callback does not change training, bit for bit. It works with any on-policy SB3 algorithm whose action
+    distribution `PolicyActor` supports.
 
     Args:
-        every: k, rollouts from one record to the next.
-        max_states: states that are used, evenly strided over the rollout.
-        damping: λ, in nats; the agent's own by default, and 0.1 if it has none or 0.
-        steps: of Lanczos, per probe.
+        every: k, the number of rollouts per record.
+        max_states: largest number of states that are used, evenly spaced over the rollout.
+        damping: λ, in nats; None for the agent's own, or 0.1 if it has none or 0.
+        steps: Lanczos steps per probe.
         probes: random vectors per estimate.
 
     Raises:
@@ -161,7 +167,7 @@ class GeometryCallback(BaseCallback):
 
 @contextmanager
 def undisturbed(policy: ActorCriticPolicy) -> Iterator[None]:
-    """Restore what reading a policy changes: modes, and SB3's one distribution object."""
+    """Restore on exit what evaluating a policy changes: training modes, and SB3's distribution object."""
     modes = [(module, module.training) for module in policy.modules()]
     distribution = policy.action_dist
     state = dict(vars(distribution))
@@ -175,10 +181,10 @@ def undisturbed(policy: ActorCriticPolicy) -> Iterator[None]:
 
 
 def read(buffer: RolloutBuffer, action_space: spaces.Space, most: int) -> tuple[Any, Tensor, Tensor]:
-    """Return observations, actions and log-probabilities of at most so many states of a fresh rollout.
+    """Return observations, actions and log-probabilities of at most `most` states of a new rollout.
 
-    Not by the buffer's `get`, which would draw from numpy's global generator and reorder the arrays before
-    their time. The stride runs along one environment's time after the other's.
+    The buffer's `get` is not used, since it draws from NumPy's global generator and reorders the arrays. The
+    states are evenly spaced in the concatenation of the environments' trajectories.
     """
     states = buffer.buffer_size * buffer.n_envs
     env, step = np.divmod(np.arange(0, states, -(-states // most)), buffer.buffer_size)
@@ -194,12 +200,12 @@ def read(buffer: RolloutBuffer, action_space: spaces.Space, most: int) -> tuple[
 
 
 def probed_diagonal(actor: PolicyActor, observations: Any, probes: int) -> Tensor:
-    """Return an estimate of diag(F) (P,), unbiased and not negative, by one pass backward per probe.
+    """Return an unbiased, non-negative estimate of diag(F), (P,), by one backward pass per probe.
 
-    With a state's metric B Bᵀ and random signs w, the states' Jᵀ B w add up to a vector g with
-    E g gᵀ = N F: the signs of different states do not correlate. An entry's g²/N errs by up to √2 of
-    itself. `npg.DiagonalFisher` is exact, but needs an actor that runs under vmap, as SB3's one-hot
-    encoding of discrete observations does not.
+    With a state's metric B Bᵀ and random signs w, the sum of Jᵀ B w over N states is a vector g with
+    E g gᵀ = N F, since the signs of different states are uncorrelated. The relative standard error of g²/N is
+    at most √2 per entry. `npg.DiagonalFisher` is exact, but needs an actor that runs under vmap, which SB3's
+    one-hot encoding of discrete observations does not.
     """
     source = torch.Generator(actor.policy.device).manual_seed(0)
     parameters = FlatParameters(actor)

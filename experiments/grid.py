@@ -1,4 +1,4 @@
-"""Many runs, several at a time, each in a process of its own."""
+"""Run a grid: many runs, several at a time, each in its own process."""
 
 import os
 import signal
@@ -20,14 +20,14 @@ from experiments.run.stop_signals import Stopped
 from experiments.terminal import printable, show
 
 POLL = 0.5  # seconds
-PATIENCE = 60.0  # seconds that an interrupted run has for saving its model
+PATIENCE = 60.0  # seconds that interrupted runs have for saving their models
 LAST_LINES = 3
 STOPPING = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))  # Windows has no SIGHUP
 
 
 @contextmanager
 def raise_on_signal(*numbers: int) -> Iterator[None]:
-    """Raise `Stopped` at each of these signals, so that a grid ends its runs; in the main thread only."""
+    """Raise `Stopped` in the block at each of these signals; outside the main thread, do nothing."""
 
     def raise_stopped(number: int, _: object) -> None:
         raise Stopped(128 + number)
@@ -48,10 +48,10 @@ class Cell:
     """One run of a grid.
 
     Args:
-        label: shown in front of its progress bar.
-        command: that makes it.
-        folder: that it writes.
-        n_timesteps: of it, for the progress bar.
+        label: text before its progress bar.
+        command: command line of its process.
+        folder: folder that it writes.
+        n_timesteps: its number of environment steps, for the progress bar.
     """
 
     label: str
@@ -63,14 +63,14 @@ class Cell:
 
     @property
     def log(self) -> Path:
-        """The file of the run's output, next to its folder; it is kept if the run failed."""
+        """File with the output of the process, next to the run folder; it is kept if the run failed."""
         return self.folder.path.with_name(f"{self.folder.path.name}.log")
 
     def start(self) -> None:
-        """Start the process, in a session of its own: the grid passes on the terminal's Ctrl-C."""
+        """Start the process in its own session, so that only the grid receives the terminal's Ctrl-C."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.bar = progress_bar(self.n_timesteps, self.label, "step", disable=not sys.stderr.isatty())
-        path = os.pathsep.join(place or os.getcwd() for place in sys.path)  # the same packages as here
+        path = os.pathsep.join(place or os.getcwd() for place in sys.path)  # the packages of this process
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 self.command,
@@ -82,7 +82,7 @@ class Cell:
             )
 
     def update_bar(self) -> int:
-        """Bring the bar up to date, and return the logged environment steps, at most `n_timesteps`."""
+        """Update the bar, and return the number of logged environment steps, at most `n_timesteps`."""
         latest = last_row(self.folder.progress)
         steps = min(int(latest.get("time/total_timesteps") or 0), self.n_timesteps)
         if episode_return := latest.get("rollout/ep_rew_mean"):
@@ -92,7 +92,7 @@ class Cell:
         return steps
 
     def end(self) -> str | None:
-        """Clear up after the process; return None, or why the run failed."""
+        """Clean up after the process has ended; return the reason if the run failed, or else None."""
         self.bar.close()
         code = self.process.returncode
         if code == 0:
@@ -106,17 +106,18 @@ class Cell:
 
 
 def run_grid(cells: Sequence[Cell], jobs: int) -> dict[str, str]:
-    """Make all runs that are not finished, and show the progress of each and of all.
+    """Make all runs that are not finished, with one progress bar per run and one for all.
 
     Args:
         cells: the runs.
-        jobs: processes at a time.
+        jobs: largest number of processes at a time.
 
     Returns:
-        Why runs failed, by label; the others are finished.
+        {label: reason} of the runs that failed; the others are finished.
 
     Raises:
-        Stopped: at SIGINT, SIGTERM or SIGHUP, after the running ones have saved; repeat the grid to resume.
+        Stopped: SIGINT, SIGTERM or SIGHUP was received, and the running processes have ended; repeat the grid
+            to resume.
     """
     waiting = [cell for cell in cells if not cell.folder.finished]
     if len(waiting) < len(cells):
@@ -151,7 +152,7 @@ def run_grid(cells: Sequence[Cell], jobs: int) -> dict[str, str]:
 
 
 def stop(cells: Sequence[Cell]) -> None:
-    """Let running processes save; kill those that take too long, or all at a second signal."""
+    """Interrupt processes and wait until they have saved; kill all that are left at a timeout or signal."""
     show("\ninterrupted; waiting for the running ones to save their models", error=True)
     try:
         for cell in cells:

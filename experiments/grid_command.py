@@ -1,4 +1,4 @@
-"""Compare algorithms: make every run of a grid, then a report of them."""
+"""Compare algorithms: make all runs of a grid, then write a report."""
 
 import itertools
 import shlex
@@ -21,7 +21,7 @@ from experiments.terminal import show
 
 
 def compare(arguments: Arguments) -> int:
-    """Make all runs of a grid, and a report of them."""
+    """Make all runs of a grid, write a report, and return the exit code."""
     # Each run takes one core.
     jobs = arguments.jobs or len(usable_cores())
     if arguments.vec_env == "auto" and jobs > 1:
@@ -29,7 +29,7 @@ def compare(arguments: Arguments) -> int:
     cells = []
     for env_id in arguments.env:
         singles = [arguments.single(algo, env_id, arguments.seed) for algo in arguments.algo]
-        # One budget for all, so that the comparison is fair.
+        # All algorithms get the same budget, so that the comparison is fair.
         steps = max(resolve(single).n_timesteps for single in singles)
         show(f"{env_id}: {steps} steps per run")
         for single, k in itertools.product(singles, range(arguments.seeds)):
@@ -52,10 +52,10 @@ def folder_of(single: Arguments) -> RunFolder:
 
 
 def command_of(single: Arguments) -> list[str]:
-    """Return the command that makes one run, or resumes it if it was begun with the same settings.
+    """Return the command that makes one run, or resumes it if it was started with the same settings.
 
     Raises:
-        ValueError: a finished run with other settings is in its place.
+        ValueError: the folder holds a finished run with other settings.
     """
     requested, folder = resolve(single), folder_of(single)
     if folder.finished or any(folder.checkpoints.glob("*.ckpt")):
@@ -76,13 +76,13 @@ def command_of(single: Arguments) -> list[str]:
 
 
 def check_same_task(finished: RunSettings, requested: RunSettings, folder: RunFolder) -> None:
-    """Check that a finished run is the one that a grid requests; what it recorded need not be the same.
+    """Check that a finished run has the settings that a grid requests, except those for recording.
 
     Raises:
-        ValueError: it was trained or evaluated with other settings.
+        ValueError: the run was trained or evaluated with other settings.
     """
     requested = replace(requested, geometry=finished.geometry, checkpoint_every=finished.checkpoint_every)
-    if "envpool" not in (requested.vec_env, finished.vec_env):  # the others give the same numbers
+    if "envpool" not in (requested.vec_env, finished.vec_env):  # all others give the same results
         requested = replace(requested, vec_env=finished.vec_env)
     if requested != finished and (found := differences(finished.document(), requested.document())):
         raise ValueError(
@@ -92,7 +92,7 @@ def check_same_task(finished: RunSettings, requested: RunSettings, folder: RunFo
 
 
 def write_report(cells: Sequence[Cell], out: Path) -> None:
-    """Write the report on all finished runs of a grid, or print how to."""
+    """Write the report on all finished runs of a grid; if that fails, print the command to write it."""
     runs = tuple(cell.folder.path for cell in cells if cell.folder.finished)
     if not runs:
         return

@@ -1,4 +1,4 @@
-"""What `normalize: true` normalises."""
+"""Wrap environments in a `VecNormalize`, as the setting `normalize: true` requests."""
 
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
@@ -8,9 +8,10 @@ from experiments.terminal import show
 
 
 def normalised(env: VecEnv, gamma: float = 0.99) -> VecNormalize:
-    """Return environments under a `VecNormalize` of what can be normalised: rewards, and quantities.
+    """Return environments whose rewards and continuous observations are normalised.
 
-    Images keep the range that image networks expect, and choices have no mean.
+    Images are not, since image networks expect their range; nor are discrete observations, whose mean has no
+    meaning.
     """
     space = env.observation_space
     parts = space.spaces if isinstance(space, spaces.Dict) else {"observation": space}

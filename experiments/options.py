@@ -1,6 +1,6 @@
-"""The options of `npg evaluate`, `report` and `export`; a class's docstring is what --help prints.
+"""The options of `npg evaluate`, `npg report` and `npg export`; --help prints the docstring of the class.
 
-Nothing here imports torch, so that --help is quick.
+Nothing here imports torch, so that --help is fast.
 """
 
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ class Evaluate:
         npg evaluate runs/Catch-v0/trpo/seed-0 --import envs   # a task that a module registers
 
     The policy is that of the newest checkpoint in RUN/checkpoints; the run may be unfinished. Without
-    options, the results of a finished run equal evaluation.json, which training wrote. Episode k starts from
-    seed N + k, where N is --seed, so more --episodes do not change the first ones. Stochastic actions are the
-    same for the same --seed and --episodes.
+    options, the results for a finished run equal those in evaluation.json, which training wrote. Episode k
+    starts from seed N + k, where N is --seed, so increasing --episodes does not change the first ones.
+    Stochastic actions are reproducible if --seed and --episodes are the same.
 
     The folder may be untrusted: only tensors and plain data are read from it, and no code in it is executed.
-    A module that its config.yaml names is imported only if --import names it.
+    A module that its config.yaml names is imported only if --import names it, too.
     """
 
     run: tyro.conf.Positional[Annotated[Path, shown("RUN")]]
@@ -85,16 +85,17 @@ class Export:
         npg export runs/Catch-v0/trpo/seed-0 --import envs # a task that a module registers
         npg export model.zip --algo trpo --normaliser vecnormalize.pkl --out policy.onnx
 
-    The file maps raw observations to the environment's deterministic actions, as `predict` does. It contains
-    normaliser, image scaling and action bounds. It is written only if onnxruntime reproduces `predict`.
+    The file maps raw observations to deterministic actions for the environment, as `predict` does. It
+    includes the normaliser, image scaling and action bounds. It is written only if onnxruntime reproduces
+    `predict`.
 
         session = onnxruntime.InferenceSession("model.onnx")
         (actions,) = session.run(None, {"observation": observations})   # (N, *shape), in the space's dtype
 
-    A Dict observation has one input per key. Images are channel first, as the policy takes them.
+    A Dict observation has one input per key. Images have their channels first, as the policy expects them.
 
     No code in a run folder is executed. But a saved model and its VecNormalize are unpickled, which can run
-    any code: export only files that you trust.
+    any code: export only those that you trust.
     """
 
     path: tyro.conf.Positional[Annotated[Path, shown("RUN|MODEL")]]

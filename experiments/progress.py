@@ -1,4 +1,4 @@
-"""A progress bar with return, KL and steps per second."""
+"""Show a progress bar with return, KL and steps per second."""
 
 import sys
 
@@ -27,7 +27,7 @@ class Progress(BaseCallback):
 
     def _on_step(self) -> bool:
         assert self._bar is not None
-        # The last rollout may reach past the total, which a bar cannot show.
+        # The last rollout may exceed the total, which the bar cannot show.
         self._bar.update(min(self.training_env.num_envs, self._bar.total - self._bar.n))
         return True
 
@@ -42,19 +42,19 @@ class Progress(BaseCallback):
         self._bar.set_postfix(shown, refresh=False)
 
     def close(self) -> None:
-        """End the bar; callable at any time, also after an interrupt."""
+        """Close the bar; this is safe at any time, also before training and after an interrupt."""
         if self._bar is not None:
             self._bar.close()
 
 
 def progress_bar(total: int, description: str, unit: str, *, disable: bool = False) -> tqdm:
-    """Return a bar on stderr, below those that are shown; if stderr is a file, a line every ten seconds.
+    """Return a bar on stderr, below any others; if stderr is not a terminal, it updates every ten seconds.
 
     Args:
-        total: count at which it is full.
+        total: count at which the bar is full.
         description: text before the bar.
-        unit: what it counts.
-        disable: whether it shows nothing.
+        unit: name of what is counted.
+        disable: whether to show nothing.
     """
     return tqdm(
         total=total,

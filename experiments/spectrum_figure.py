@@ -1,4 +1,4 @@
-"""A figure of the spectrum of a Fisher matrix."""
+"""Draw the spectrum of a Fisher matrix."""
 
 import importlib
 import math
@@ -8,23 +8,23 @@ import torch
 
 from npg.geometry.spectrum import Estimate, Spectrum
 
-# Width of a Ritz value in decades, and where the density's axis ends, in eigenvalues per decade.
-BLUR = 0.12
-LEAST_DENSITY = 0.1
+BLUR = 0.12  # standard deviation of a Ritz value's peak, in decades
+LEAST_DENSITY = 0.1  # lower end of the density's axis, in eigenvalues per decade
 TINY = 1e-9  # replaces a density of 0 before its logarithm
 
 
 def draw(found: Spectrum, damping: float, dimension: Estimate) -> Any:
-    """Return a matplotlib figure of the density of eigenvalues on a logarithmic axis, the damping marked.
+    """Return a matplotlib figure of the density of eigenvalues and of the damping, on logarithmic axes.
 
-    Every Ritz value is blurred into a Gaussian (Ghorbani, Krishnan & Xiao 2019, "An investigation into neural
-    net optimization via Hessian eigenvalue density"), here of `BLUR` decades. Eigenvalues that Lanczos did
-    not resolve, mostly those near 0, share one peak; the title counts those that are 0 up to rounding.
+    Every Ritz value is drawn as a Gaussian (Ghorbani, Krishnan & Xiao 2019, "An investigation into neural net
+    optimization via Hessian eigenvalue density") with a standard deviation of `BLUR` decades. Eigenvalues
+    that Lanczos does not resolve, mostly those near 0, share one peak; the title counts those that are 0 up
+    to rounding.
 
     Raises:
         ImportError: matplotlib is missing.
     """
-    # Not pyplot, which would keep every figure, and choose a window system.
+    # Not pyplot, which keeps every figure in memory and selects a GUI backend.
     figure = importlib.import_module("matplotlib.figure").Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     counts = (found.size * found.weights / len(found.values)).flatten()

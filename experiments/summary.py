@@ -1,4 +1,4 @@
-"""Print the results of a command at its end."""
+"""Print results at the end of a command."""
 
 import shlex
 from collections import defaultdict
@@ -43,7 +43,7 @@ def print_next(arguments: Arguments, settings: RunSettings, folder: RunFolder) -
     """Print the next commands after a finished run."""
     (algo,) = arguments.algo
     other = next(name for name in ALGORITHMS if name != algo)
-    # A setting of one algorithm need not be one of the other.
+    # The other algorithm may lack a setting of this one.
     own = tuple(
         tuple(f"{algo}.{text}" if owner_of(text) is None else text for text in group)
         for group in arguments.set
@@ -60,7 +60,7 @@ def print_next(arguments: Arguments, settings: RunSettings, folder: RunFolder) -
 
 
 def modules_of(settings: RunSettings, imports: Sequence[str]) -> tuple[str, ...]:
-    """Return the user's modules that a command about a run has to import, given those of this command."""
+    """Return the modules that a later command about a run has to import: the user's own, and `imports`."""
     return tuple(sorted({*imports, *own_modules(settings.env, settings.algo, settings.policy)}))
 
 

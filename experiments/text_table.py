@@ -1,9 +1,9 @@
-"""Tables of text for a terminal."""
+"""Format tables as text."""
 
 from collections.abc import Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return one line per row, with columns two spaces apart."""
+    """Return one line per row, with aligned columns two spaces apart."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

@@ -1,4 +1,4 @@
-"""One run: train an agent and evaluate it, from the start or from a checkpoint."""
+"""The command `npg train`: train and evaluate an agent, from the start or from a checkpoint."""
 
 from collections.abc import Sequence
 from contextlib import closing, suppress
@@ -32,7 +32,7 @@ from experiments.terminal import show
 
 def main(arguments: Arguments) -> int:
     """Run `npg train` and return the exit code."""
-    # Small networks gain little from more threads, and lose much if other programs use the cores.
+    # Small networks gain little from more threads, and are much slower if other programs use the cores.
     torch.set_num_threads(1)
     try:
         arguments.check()
@@ -55,7 +55,12 @@ def main(arguments: Arguments) -> int:
 
 
 def run(arguments: Arguments) -> int:
-    """Make one run."""
+    """Make one run, and return the exit code.
+
+    Raises:
+        FileExistsError: the folder holds a finished run, or is in use.
+        ValueError: a setting is invalid, or there is no CUDA device.
+    """
     settings = resolve(arguments)
     folder = RunFolder.of(arguments.out, settings.env, settings.algo, settings.seed)
     folder.check_free()
@@ -84,11 +89,12 @@ def run(arguments: Arguments) -> int:
 
 
 def resume(arguments: Arguments) -> int:
-    """Resume a run from its newest valid checkpoint.
+    """Resume a run from its newest valid checkpoint, and return the exit code.
 
     Raises:
-        ValueError: another option was given, the run has no checkpoint or fewer steps to make, or its
-            settings or versions have changed.
+        RunInUseError: another command is writing into the folder.
+        ValueError: another option is given, there is no valid checkpoint, --steps is not larger than the
+            steps made, or settings or versions have changed.
     """
     assert arguments.resume is not None
     given = replace(arguments, resume=None, allow_changes=False, steps=None, env=Arguments.env, import_=())
@@ -115,7 +121,7 @@ def resume(arguments: Arguments) -> int:
         path, content = folder.read_checkpoint()
         moving = content["agent"]["moving"]
         step = moving["num_timesteps"]
-        if len(moving["_last_episode_starts"]) != settings.n_envs:  # before so many are made
+        if len(moving["_last_episode_starts"]) != settings.n_envs:  # before environments are created
             raise ValueError(
                 f"{path} is of {len(moving['_last_episode_starts'])} environments, and {folder.config} has "
                 f"n_envs: {settings.n_envs}; restore it"
@@ -151,7 +157,7 @@ def resume(arguments: Arguments) -> int:
 
 
 def describe(settings: RunSettings, agent: OnPolicyAlgorithm) -> dict[str, Any]:
-    """Return what config.yaml and checkpoints hold of a run."""
+    """Return the settings of a run as config.yaml and checkpoints store them."""
     joint = joint_target_kl(settings.algo, settings.hyperparameters, agent.action_space)
     return settings.document(**({} if joint is None else {"target_kl_joint": joint}))
 
@@ -164,7 +170,7 @@ def execute(
     content: dict[str, Any] | None = None,
     imports: Sequence[str] = (),
 ) -> int:
-    """Learn and evaluate, from the start or from a checkpoint's content; return the exit code."""
+    """Train and evaluate, from the start or from a checkpoint's content; return the exit code."""
     result: dict[str, Any] = {}
     with StopSignals() as signals:
         code, seconds = learn(agent, settings, document, folder, signals, content)
@@ -188,7 +194,12 @@ def execute(
 
 
 def evaluate(settings: RunSettings, folder: RunFolder, steps: int, signals: StopSignals) -> dict[str, Any]:
-    """Write evaluation.json, which declares the run finished; return the result, empty without episodes."""
+    """Evaluate, write evaluation.json, which marks the run as finished, and return the result, or {} without.
+
+    Raises:
+        EvaluationError: see `play`.
+        Stopped: a signal was received.
+    """
     episodes, result = settings.evaluation_episodes, {}
     if episodes:
         spec = environment_spec(settings.env)
@@ -199,7 +210,7 @@ def evaluate(settings: RunSettings, folder: RunFolder, steps: int, signals: Stop
 
 
 def make_env(settings: RunSettings, step: int = 0) -> VecEnv:
-    """Build the training environments; from a later step on with other episodes than the first."""
+    """Create the training environments; `step` is added to the seed, so that resuming repeats no episode."""
     env = make_vec_env(
         settings.env,
         settings.n_envs,
@@ -211,10 +222,10 @@ def make_env(settings: RunSettings, step: int = 0) -> VecEnv:
 
 
 def tune(arguments: Arguments) -> int:
-    """Search for settings of one algorithm on one task."""
+    """Search for hyper-parameters of one algorithm on one task, and return the exit code."""
     if len(arguments.algo) * len(arguments.env) * arguments.seeds > 1:
         raise ValueError("--tune takes one --algo and one --env, and chooses its seeds itself")
-    # Not at the top, since Optuna is an extra.
+    # Not imported at the top, since Optuna is an optional dependency.
     from experiments.tuning.search import tune as search
     from experiments.tuning.study import Search
 
@@ -237,5 +248,5 @@ def tune(arguments: Arguments) -> int:
 
 
 def make_tuning_env(settings: RunSettings, seed: int) -> VecEnv:
-    """Build the environments of one trial."""
+    """Create the environments of one trial."""
     return make_env(replace(settings, seed=seed))

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.settings.arguments import Arguments
 from experiments.settings.config_file import config_file
 
-# Nothing else here, so that --help is quick: the functions below import what imports torch.
+# Nothing else is imported here, so that --help is fast: modules that import torch are imported in functions.
 if TYPE_CHECKING:
     from optuna import Trial
 
@@ -54,14 +54,14 @@ def main(arguments: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 2
-    # RL Zoo reads sys.argv. Of an option given twice it takes the last, so that the user's own wins.
+    # RL Zoo reads sys.argv. If an option is given twice, the last one counts, which is the user's.
     sys.argv = [f"npg zoo {verb}", *defaults(verb, options.algo), *rest]
     run()
     return 0
 
 
 def parse_options(verb: str, arguments: Sequence[str]) -> argparse.Namespace:
-    """Return the options of RL Zoo that matter here: algo and env."""
+    """Return the options of RL Zoo that are used here: algo and env."""
     parser = argparse.ArgumentParser(prog=f"npg zoo {verb}", add_help=False)
     parser.add_argument("--algo")
     parser.add_argument("--env", default="default")
@@ -69,7 +69,7 @@ def parse_options(verb: str, arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def defaults(verb: str, algo: str | None) -> list[str]:
-    """Return the options that precede the user's: some for our agents, none for RL Zoo's own."""
+    """Return default options, which precede the user's: some for our agents, none for RL Zoo's own."""
     from agents import ALGORITHMS
 
     if algo not in ALGORITHMS:
@@ -82,7 +82,7 @@ def register(env_id: str = "default") -> None:
     """Register our agents with RL Zoo, for training, replay and search.
 
     Args:
-        env_id: whose settings a search begins with.
+        env_id: environment whose settings a search starts with.
 
     Raises:
         ModuleNotFoundError: RL Zoo is not installed.
@@ -103,10 +103,10 @@ def register(env_id: str = "default") -> None:
 
 
 def sample(space: "SearchSpace", trial: "Trial", *_: object) -> dict[str, Any]:
-    """Return a trial's hyperparameters; RL Zoo's further arguments are not used."""
+    """Return a trial's hyperparameters; RL Zoo's other arguments are ignored."""
     space.suggest(trial)
     hyperparameters = decode(space, trial.params)
-    trial.set_user_attr("gamma", hyperparameters["gamma"])  # beside 1 - gamma, in the report
+    trial.set_user_attr("gamma", hyperparameters["gamma"])  # otherwise, the report has 1 - gamma only
     return hyperparameters
 
 

@@ -1,4 +1,4 @@
-"""The evaluation of a trained run: the same at the end of training and by `npg evaluate`."""
+"""Evaluate a trained run; the end of training and `npg evaluate` share this code."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +22,7 @@ from experiments.settings.run_settings import RunSettings
 MOST_ENVS = 16
 LEVEL = 0.95
 EPISODES_RECORDED = 3
-FIRST_SEED = 10_000  # is added to the run's seed, so that evaluation episodes are none of the training's
+FIRST_SEED = 10_000  # added to the run's seed, so that evaluation episodes differ from training episodes
 
 
 def evaluate(
@@ -38,12 +38,12 @@ def evaluate(
     """Play episodes with the policy of a checkpoint, and return the content of evaluation.json.
 
     Args:
-        checkpoint: of the run.
-        settings: of the run.
-        spec: of the environment.
-        episodes: how many; episode k starts from seed + k.
-        seed: `FIRST_SEED` plus the run's by default.
-        deterministic: whether the most likely actions are taken.
+        checkpoint: a checkpoint of the run.
+        settings: the run's settings.
+        spec: spec of the environment.
+        episodes: number of episodes; episode k starts from seed + k.
+        seed: seed of the first episode; None for `FIRST_SEED` plus the run's seed.
+        deterministic: whether to take the most likely actions instead of sampling.
         after_step: called after every step; may raise to end the evaluation.
 
     Raises:
@@ -77,7 +77,7 @@ def evaluate(
 def load(
     checkpoint: Checkpoint, settings: RunSettings, env: VecEnv, deterministic: bool
 ) -> tuple[PolicyPredictor, VecEnv]:
-    """Return a run's policy, and environments with the run's normaliser."""
+    """Return a run's policy, and `env` with the run's normaliser."""
     policy, env = restore_policy(checkpoint, settings, env)
     if deterministic or not policy.use_sde:
         return policy, env
@@ -87,7 +87,7 @@ def load(
 
 
 def summarise(returns: np.ndarray, lengths: np.ndarray, seed: int) -> dict[str, Any]:
-    """Return mean, deviation, quantiles and an interval of returns and of lengths."""
+    """Return mean, standard deviation, quantiles, and IQM with its interval, of returns and of lengths."""
     result: dict[str, Any] = {}
     for name, values in (("return", returns), ("length", lengths)):
         interval = bootstrap_interval(iqm, [values], generator=np.random.default_rng(seed), level=LEVEL)
@@ -112,7 +112,23 @@ def record_video(
     fps: float,
     path: Path,
 ) -> tuple[int, float]:
-    """Write the first episodes of an evaluation as an MP4; return how many, and frames per second."""
+    """Record the first episodes of an evaluation as an MP4 file.
+
+    Args:
+        checkpoint: the evaluated checkpoint.
+        settings: the run's settings.
+        spec: spec of the environment.
+        result: what `evaluate` returned; episodes, seed and kind of actions are the same.
+        fps: steps of the environment per second of video.
+        path: path of the file.
+
+    Returns:
+        The number of episodes, and the frames per second of the file.
+
+    Raises:
+        RenderError: the environment cannot be rendered.
+        EvaluationError: see `play`.
+    """
     deterministic, seed = result["deterministic"], result["seed"]
     episodes, every = min(EPISODES_RECORDED, result["episodes"]), stride(fps)
     with replacing(path) as file:

@@ -1,4 +1,4 @@
-"""Episodes that start from given seeds, played by a policy."""
+"""Play episodes that start from given seeds."""
 
 import copy
 from collections.abc import Callable
@@ -21,16 +21,16 @@ from envs.single_env import env_pool_spec
 from envs.user_modules import import_user_module
 from experiments.progress import progress_bar
 
-LONGEST = 200_000  # steps of an episode
+LONGEST = 200_000  # steps after which an episode is considered endless
 
 
 class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     """Start each episode from its own seed.
 
     Args:
-        env: any.
-        first: seed.
-        stride: from one seed to the next.
+        env: any environment.
+        first: seed of the first episode.
+        stride: difference between the seeds of two successive episodes.
     """
 
     def __init__(self, env: gym.Env[Any, Any], first: int, stride: int):
@@ -38,16 +38,16 @@ class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self._seeds = count(first, stride)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        """Begin the next episode, from its own seed instead of the caller's."""
+        """Start the next episode from its own seed; the argument `seed` is ignored."""
         return self.env.reset(seed=next(self._seeds), options=options)
 
 
 class Explorer:
-    """A policy with gSDE whose noise changes as often as in training; SB3's `predict` never changes it.
+    """A predictor that samples gSDE's noise as often as in training; SB3's `predict` alone never does.
 
     Args:
-        policy: with gSDE.
-        interval: steps for which the noise stays.
+        policy: a policy with gSDE.
+        interval: number of steps after which new noise is sampled.
     """
 
     def __init__(self, policy: ActorCriticPolicy, interval: int):
@@ -56,7 +56,7 @@ class Explorer:
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
     ) -> tuple[np.ndarray, Any]:
-        """Return SB3's prediction."""
+        """Return what the policy's `predict` returns, with new noise at every `interval`-th step."""
         if self._steps % self._interval == 0:
             self._policy.reset_noise(len(episode_start))
         self._steps += 1
@@ -64,15 +64,15 @@ class Explorer:
 
 
 def find_environment(env_id: str, modules: tuple[str, ...]) -> EnvSpec:
-    """Return a registered environment, after the import of those modules and of no other.
+    """Return the spec of a registered environment; only the given modules are imported.
 
     Args:
-        env_id: perhaps of Gymnasium's form "module:Name-v0", whose module is not imported.
-        modules: that register environments.
+        env_id: the id; the module of "module:Name-v0" is not imported.
+        modules: modules to import first, which register environments.
 
     Raises:
         ImportError: a module cannot be imported.
-        ValueError: there is no such environment.
+        ValueError: the environment is not registered.
     """
     for module in modules:
         try:
@@ -94,14 +94,14 @@ def find_environment(env_id: str, modules: tuple[str, ...]) -> EnvSpec:
 def make_env(
     spec: EnvSpec, seed: int, n_envs: int, wrap: Callable[[gym.Env], gym.Env] | None = None, **kwargs: Any
 ) -> VecEnv:
-    """Return environments in this process, whose k-th episode in `play` starts from seed + k.
+    """Create environments in this process; in `play`, episode k starts from seed + k.
 
     Args:
-        spec: of one environment.
-        seed: of the first episode.
-        n_envs: how many.
-        wrap: around every environment, if anything.
-        kwargs: of `gymnasium.make`.
+        spec: spec of the environment.
+        seed: seed of the first episode.
+        n_envs: number of environments.
+        wrap: wraps every environment; None for no wrapper.
+        kwargs: keyword arguments of `gymnasium.make`.
     """
 
     def one(i: int) -> gym.Env:
@@ -115,7 +115,7 @@ def make_env(
 
 
 class EvaluationError(RuntimeError):
-    """An episode may never end, or its return is NaN or infinite."""
+    """An episode is too long, or its return is NaN or infinite."""
 
 
 def play(
@@ -127,16 +127,17 @@ def play(
     seed: int,
     after_step: Callable[[], None] = lambda: None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return returns and lengths of episodes, both (episodes,) in the order of their seeds.
+    """Return the returns and lengths of episodes, (episodes,) each, in the order of their seeds.
 
-    Every environment plays its share to the end, so that short episodes, which end first, count no more.
+    Every environment plays a fixed number of episodes, so that short ones, which end first, are not
+    over-represented.
 
     Args:
-        predictor: of actions, such as a policy.
-        env: of `make_env`, perhaps under a normaliser of observations.
-        episodes: how many, no fewer than environments.
-        deterministic: whether the most likely actions are taken.
-        seed: of the first episode, and of the actions' generator.
+        predictor: chooses the actions, e.g. a policy.
+        env: environments of `make_env`, with or without a normaliser of observations.
+        episodes: number of episodes, at least one per environment.
+        deterministic: whether to take the most likely actions instead of sampling.
+        seed: seed of the first episode, and of the sampled actions.
         after_step: called after every step; may raise to end the evaluation.
 
     Raises:
@@ -156,7 +157,7 @@ def play(
         torch.manual_seed(seed)
         evaluate_policy(predictor, env, episodes, deterministic, callback=check_step)
         bar.update(episodes - bar.n)
-    # SB3 gives the last environments one episode more where they do not divide, so that the last come first.
+    # If the episodes do not divide evenly, SB3 gives the last environments one more: count from the last.
     dealt = [(env.num_envs - 1 - k % env.num_envs, k // env.num_envs) for k in range(episodes)]
     per_env = [env.env_method(name) for name in ("get_episode_rewards", "get_episode_lengths")]
     returns, lengths = (np.array([of_env[i][j] for i, j in dealt]) for of_env in per_env)

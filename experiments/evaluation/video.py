@@ -1,4 +1,4 @@
-"""Episodes as an MP4 file."""
+"""Record episodes as an MP4 file."""
 
 import importlib
 import os
@@ -12,18 +12,18 @@ from gymnasium.envs.registration import EnvSpec
 
 from experiments.extras import needs
 
-LEAST_SIDE = 240  # pixels; the frames of small tasks are enlarged by an integer factor
+LEAST_SIDE = 240  # pixels; smaller frames are enlarged by an integer factor
 HEADLESS = {"MUJOCO_GL": "egl", "SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
-DEFAULT_FPS = 30  # if an environment has none
+DEFAULT_FPS = 30  # for environments that do not declare theirs
 TRACKING = "track"  # name of the camera that follows the robot in Gymnasium's models
-SMOOTH_FPS = 30  # of faster environments only every k-th state is drawn
+SMOOTH_FPS = 30  # faster environments are recorded at every k-th step only
 
 
 def open_video(path: Path, fps: float) -> Any:
-    """Open an MP4 for `append_data`: H.264 in yuv420p, its index in front, which browsers and phones play.
+    """Open an MP4 file for `append_data`, as H.264 in yuv420p with the index first, for browsers and phones.
 
     Args:
-        path: of the file.
+        path: path of the file.
         fps: frames per second.
 
     Raises:
@@ -35,23 +35,23 @@ def open_video(path: Path, fps: float) -> Any:
         fps=fps,
         codec="libx264",
         pixelformat="yuv420p",
-        macro_block_size=1,  # sizes are made even here: ffmpeg would stretch the picture
+        macro_block_size=1,  # `displayable` makes sizes even; otherwise, frames would be stretched
         ffmpeg_log_level="error",
         output_params=["-movflags", "+faststart"],
     )
 
 
 class RenderError(RuntimeError):
-    """The environment cannot be rendered on this machine, or not as frames of a video."""
+    """The environment cannot be rendered on this machine, or its frames have the wrong format."""
 
 
 class Recorded(gym.Wrapper[Any, Any, Any, Any]):
-    """Record the first episodes of an environment: the state at their start and after every k-th step.
+    """Record the first episodes of an environment: the initial state, and the state after every k-th step.
 
     Args:
-        env: with render mode "rgb_array".
-        video: an `open_video` that takes the frames.
-        episodes: to record.
+        env: an environment with render mode "rgb_array".
+        video: the file, from `open_video`.
+        episodes: number of episodes to record.
         every: k.
     """
 
@@ -61,7 +61,11 @@ class Recorded(gym.Wrapper[Any, Any, Any, Any]):
         follow(env)
 
     def reset(self, **kwargs: Any) -> Any:
-        """Begin an episode."""
+        """Start an episode, and record its initial state.
+
+        Raises:
+            RenderError: the environment cannot be rendered.
+        """
         result = self.env.reset(**kwargs)
         self._left -= 1
         self._steps = 0
@@ -69,7 +73,11 @@ class Recorded(gym.Wrapper[Any, Any, Any, Any]):
         return result
 
     def step(self, action: Any) -> Any:
-        """Step, and record the state after it."""
+        """Step, and record the state after every k-th step.
+
+        Raises:
+            RenderError: the environment cannot be rendered.
+        """
         result = self.env.step(action)
         self._steps += 1
         if self._steps % self._every == 0:
@@ -81,7 +89,7 @@ class Recorded(gym.Wrapper[Any, Any, Any, Any]):
             return
         try:
             frame: Any = self.env.render()
-        except Exception as error:  # a missing library of OpenGL shows in many ways
+        except Exception as error:  # a missing OpenGL library can raise any exception
             raise RenderError(
                 f"cannot render ({type(error).__name__}: {error}). Without a display, MuJoCo needs "
                 "MUJOCO_GL=egl with a GPU's driver or Mesa's libegl1, or MUJOCO_GL=osmesa with libosmesa6"
@@ -94,7 +102,7 @@ class Recorded(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def follow(env: gym.Env[Any, Any]) -> None:
-    """Let MuJoCo's camera follow the robot; Gymnasium's default camera does not move."""
+    """Let MuJoCo's camera follow the robot; Gymnasium's default camera is fixed."""
     renderer: Any = getattr(env.unwrapped, "mujoco_renderer", None)
     if renderer is None:
         return
@@ -136,10 +144,10 @@ def stride(fps: float) -> int:
 
 
 def import_imageio() -> Any:
-    """Return imageio, with its ffmpeg found.
+    """Return the module imageio, after checking that its ffmpeg is installed.
 
     Raises:
-        ImportError: either is missing.
+        ImportError: imageio or its ffmpeg is missing.
     """
     with needs('"imageio[ffmpeg]"'):
         importlib.import_module("imageio_ffmpeg")
@@ -147,7 +155,7 @@ def import_imageio() -> Any:
 
 
 def prepare_headless() -> None:
-    """Let MuJoCo and pygame draw without a display if there is none; call it before they are imported."""
+    """If there is no display, let MuJoCo and pygame render without one; call it before importing them."""
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         for name, value in HEADLESS.items():
             os.environ.setdefault(name, value)

@@ -1,1 +1,1 @@
-"""Comparisons of runs: statistics, figures, the report."""
+"""Compare runs: statistics, figures and the report."""

@@ -1,4 +1,4 @@
-"""The algorithms over several tasks, in scores normalised by stated references."""
+"""Compare algorithms over several tasks, by scores that are normalised by references."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ PROFILE_POINTS = 201
 
 @dataclass(frozen=True, eq=False)
 class Aggregate:
-    """All algorithms over all tasks, of normalised training returns.
+    """A comparison of algorithms over several tasks, by normalised training returns.
 
     Attributes:
         environments: the tasks, at least two.
-        scores: by algorithm and statistic, the names of `STATISTICS` and "optimality gap".
+        scores: scores by algorithm and then by statistic, i.e. by name in `STATISTICS` or "optimality gap".
         profiles: performance profiles by algorithm, over the normalised score.
         pairs: probabilities of improvement, averaged over tasks.
     """
@@ -35,7 +35,12 @@ class Aggregate:
 def make_aggregate(
     tasks: Sequence[Task], references: Mapping[str, Reference], generator: np.random.Generator
 ) -> tuple[Aggregate | None, list[str]]:
-    """Average over the tasks that have a reference, the algorithms that have all of them."""
+    """Average over the tasks with a reference, for the algorithms that have runs on all of them.
+
+    Returns:
+        The aggregate, or None if fewer than two tasks or no algorithm is left; and notes about what is left
+        out.
+    """
     if len(tasks) < 2:
         return None, []
     notes = []

@@ -8,8 +8,8 @@ from typing import Any
 from agents.registry import REGISTRY
 from experiments.report.statistics import Interval
 
-# Colours of Okabe and Ito (2008), "Color universal design", which the colour-blind can distinguish, and for
-# grey prints dashes of matplotlib, as those of our agents in `agents.registry`.
+# Colours of Okabe and Ito (2008), "Color universal design", which colour-blind readers can distinguish, and
+# matplotlib dashes for greyscale prints. Those of our agents are in `agents.registry`.
 PEER_STYLES: dict[str, tuple[str, Any]] = {
     "sb3:ppo": ("#cc79a7", (0, (8, 2))),
     "sb3:a2c": ("#e69f00", (0, (3, 1.5, 1, 1.5, 1, 1.5))),
@@ -23,9 +23,9 @@ class Style:
     """The style of one algorithm.
 
     Attributes:
-        label: its displayed name.
-        colour: "#rrggbb".
-        dashes: matplotlib's line style.
+        label: displayed name of the algorithm.
+        colour: colour as "#rrggbb".
+        dashes: line style of matplotlib.
     """
 
     label: str
@@ -34,35 +34,35 @@ class Style:
 
     @property
     def plotly_dash(self) -> str:
-        """The dashes in plotly's format, for lines two pixels wide."""
+        """The dashes in Plotly's format, for lines that are two pixels wide."""
         return "solid" if self.dashes == "-" else ",".join(f"{2 * length:g}px" for length in self.dashes[1])
 
     def shade(self, opacity: float) -> str:
-        """Return the colour as CSS's rgba."""
+        """Return the colour in CSS as rgba(…), with this opacity."""
         red, green, blue = (int(self.colour[i : i + 2], 16) for i in (1, 3, 5))
         return f"rgba({red},{green},{blue},{opacity:g})"
 
 
 def styles(algorithms: Iterable[str]) -> dict[str, Style]:
-    """Return the style of every algorithm, by name: its own in every report, or a free one if it has none."""
+    """Return {algorithm: style}: the same one in every report, or an unused one if it has no style."""
     ours = {name: (entry.colour, entry.dashes) for name, entry in REGISTRY.items() if entry.colour}
     fixed: dict[str, tuple[Any, Any]] = ours | PEER_STYLES
     names = list(algorithms)
-    free = sorted(fixed, key=lambda name: name in names)  # unused ones first
+    free = sorted(fixed, key=lambda name: name in names)  # unused styles first
     others = [name for name in names if name not in fixed]
     chosen = fixed | {name: fixed[free[k % len(free)]] for k, name in enumerate(others)}
     return {name: Style(label(name), *chosen[name]) for name in sorted(names)}
 
 
 def label(algorithm: str) -> str:
-    """Return the displayed name of an algorithm: NPG, but sb3:ppo."""
+    """Return the displayed name of an algorithm, e.g. NPG for "npg"; that of "sb3:ppo" is unchanged."""
     if algorithm in REGISTRY:
         return REGISTRY[algorithm].label
     return algorithm if ":" in algorithm else algorithm.upper()
 
 
 def number(value: float) -> str:
-    """Return a number with about three digits."""
+    """Return a number as text with about three significant digits."""
     if math.isnan(value):
         return NO_NUMBER
     size = abs(value)
@@ -80,12 +80,12 @@ def interval(value: Interval, write: Any = number) -> str:
 
 
 def probability(value: Interval) -> str:
-    """Return a probability with its interval, two decimals each."""
+    """Return a probability with its interval, with two decimals each."""
     return interval(value, lambda p: f"{p:.2f}")
 
 
 def steps(value: float) -> str:
-    """Return a number of environment steps, such as "12.5k" or "not reached"."""
+    """Return a number of environment steps as text, e.g. "12.5k", or "not reached" for inf."""
     if math.isinf(value):
         return "not reached"
     for unit, name in ((1e6, "M"), (1e3, "k")):
@@ -95,7 +95,7 @@ def steps(value: float) -> str:
 
 
 def enumeration(items: Iterable[str], word: str = "and") -> str:
-    """Return "a", "a and b", or "a, b and c", or with another word."""
+    """Return "a", "a and b", or "a, b and c"; `word` replaces "and"."""
     *most, last = items
     return f"{', '.join(most)} {word} {last}" if most else last
 
@@ -104,7 +104,7 @@ def differing(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the names whose values differ between owners.
 
     Args:
-        values: named values by owner.
+        values: {owner: {name: value}}.
     """
     names = dict.fromkeys(name for owned in values.values() for name in owned)
     return [name for name in names if len({str(owned.get(name, NO_NUMBER)) for owned in values.values()}) > 1]

@@ -1,4 +1,4 @@
-"""A comparison's interactive plots, as pieces of HTML."""
+"""Make a comparison's interactive plots, as fragments of HTML."""
 
 import html
 
@@ -22,10 +22,10 @@ CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["
 
 
 class Charts:
-    """Make the plots of one page, each with an id of its own.
+    """Make the plots of one page, each with a unique id.
 
     Args:
-        styles: every algorithm's style.
+        styles: styles by algorithm.
     """
 
     def __init__(self, styles: dict[str, Style]):
@@ -34,11 +34,11 @@ class Charts:
 
     @property
     def program(self) -> str:
-        """Plotly's program, which draws the plots."""
+        """Plotly's JavaScript, which draws the plots."""
         return str(plotly.offline.get_plotlyjs())
 
     def learning_curves(self, task: Task, over: str) -> str:
-        """Return the training return over "steps" or "seconds"."""
+        """Return the plot of the training return over "steps" or "seconds"."""
         figure = self._curves({e.algorithm: e.curves[over] for e in task.by_name if over in e.curves})
         if over == "steps" and task.threshold is not None:
             figure.add_hline(
@@ -53,7 +53,7 @@ class Charts:
         return self._html(figure, f"Training return over {title}, {task.environment}")
 
     def geometry(self, task: Task, name: str) -> str:
-        """Return one of the metrics of `GEOMETRY` over environment steps; empty if nothing logs it."""
+        """Return the plot of a metric of `GEOMETRY` over environment steps; empty if no run logs it."""
         curves = {e.algorithm: e.curves[name] for e in task.by_name if name in e.curves}
         if not curves:
             return ""
@@ -64,14 +64,14 @@ class Charts:
         return self._html(figure, f"{GEOMETRY[name].title}, {task.environment}", height=300)
 
     def profile(self, aggregate: Aggregate) -> str:
-        """Return the performance profiles."""
+        """Return the plot of the performance profiles."""
         figure = self._curves(dict(sorted(aggregate.profiles.items())))
         figure.update_xaxes(title_text="normalised return τ")
         figure.update_yaxes(title_text="fraction of runs above τ", range=[-0.02, 1.02])
         return self._html(figure, "Performance profiles")
 
     def scores(self, task: Task) -> str:
-        """Return the final training returns: every seed, and the IQM with its interval."""
+        """Return the plot of the final training returns: each seed, and the IQM with its interval."""
         figure = go.Figure()
         for entry in reversed(task.entries):
             style, found = self._styles[entry.algorithm], entry.aggregates["training"]["IQM"]
@@ -172,5 +172,5 @@ class Charts:
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
-    """Return values with six significant digits, enough for a screen."""
+    """Return values rounded to six significant digits, which is enough for a screen."""
     return np.array([float(f"{value:.6g}") for value in values])

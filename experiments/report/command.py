@@ -23,9 +23,14 @@ from experiments.text_table import aligned
 
 
 def main(arguments: Report, failed: str = "error") -> int:
-    """Write the report and return the exit code; `failed` begins the message if there is none."""
+    """Write the report and return the exit code.
+
+    Args:
+        arguments: the options.
+        failed: first words of the message if the report cannot be written.
+    """
     try:
-        # Imported here, since --help and messages about paths need no plotting library.
+        # Plotting libraries are imported after the runs are read, so that errors in paths appear first.
         records, left_out = find_runs(arguments.runs)
         from experiments.report.figures import write_figures
         from experiments.report.report_page import write_page
@@ -54,14 +59,14 @@ def main(arguments: Report, failed: str = "error") -> int:
 
 
 def output_folder(arguments: Report) -> Path:
-    """Return the folder for the report; by default beside the first one that is read, which may be untrusted.
+    """Return the folder for the report; by default next to the first folder of runs, which may be untrusted.
 
     Raises:
-        UnsafeFileError: it is a link, which could lead anywhere.
+        UnsafeFileError: the folder is a link, which could point anywhere.
     """
     first = arguments.runs[0]
     whole = first.resolve()
-    parent = first.parent if first.name else whole.parent  # e.g. "." has no name
+    parent = first.parent if first.name else whole.parent  # "." has no name
     out = arguments.out or parent / f"{whole.name}-report"
     if out.is_symlink():
         raise UnsafeFileError(f"{one_line(out)} is a link; delete it, or choose another folder with --out")
@@ -69,16 +74,20 @@ def output_folder(arguments: Report) -> Path:
 
 
 def find_thresholds(texts: Sequence[str], records: Iterable[RunRecord]) -> dict[str, float]:
-    """Return the return that counts as solved by environment: the given one, else Gymnasium's.
+    """Return {environment: return that counts as solved}: the given one, or else Gymnasium's.
+
+    Args:
+        texts: values of --threshold.
+        records: the runs.
 
     Raises:
-        ValueError: a text is neither a number nor task=number, names no task of the runs, or a lone
-            number is given for several tasks.
+        ValueError: a text is neither a number nor task=number, it names a task without runs, or a number
+            without a task is given for several tasks.
     """
     environments = sorted({record.environment for record in records})
     thresholds = {}
     for name in environments:
-        spec = gymnasium.registry.get(name)  # gymnasium.spec would import a module that an id names
+        spec = gymnasium.registry.get(name)  # gymnasium.spec would import the module of an id
         if spec is not None and spec.reward_threshold is not None:
             thresholds[name] = float(spec.reward_threshold)
     for text in texts:
@@ -100,12 +109,12 @@ def find_thresholds(texts: Sequence[str], records: Iterable[RunRecord]) -> dict[
 
 
 def with_progress(work: Iterable[Any], what: str) -> Iterable[Any]:
-    """Show a progress bar while items are worked on, after a second."""
+    """Yield the items, with a progress bar if that takes longer than a second."""
     return tqdm(work, desc=f"each {what}", unit="", delay=1.0, leave=False)
 
 
 def print_summary(comparison: Comparison) -> None:
-    """Print a short table, the findings, the notes, and what is left out."""
+    """Print a short table, the findings, the notes, and the paths that are left out."""
     for task in comparison.tasks:
         show(f"\n{task.environment}, {steps(task.budget)} steps: IQM with its 95 % interval")
         rows: list[tuple[str, ...]] = [("", "seeds", "training return", "evaluation", "P(beats the next)")]

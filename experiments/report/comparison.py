@@ -1,4 +1,4 @@
-"""A comparison of several algorithms, from their runs."""
+"""Compare several algorithms by their runs."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ class Comparison:
     """The content of a report.
 
     Attributes:
-        tasks: by environment.
-        aggregate: None if fewer than two tasks have a reference and all algorithms.
-        references: of the tasks that have one.
+        tasks: the tasks in the order of their ids.
+        aggregate: averages over tasks; None if that is impossible, see `make_aggregate`.
+        references: references by environment, for the tasks that have one.
         notes: sentences about what limits the comparison.
-        left_out: paths that are not in it.
+        left_out: paths that are not used.
     """
 
     tasks: tuple[Task, ...]
@@ -34,7 +34,7 @@ class Comparison:
 
     @property
     def algorithms(self) -> list[str]:
-        """All of them, by name."""
+        """The names of all algorithms, sorted."""
         return sorted({entry.algorithm for task in self.tasks for entry in task.entries})
 
 
@@ -52,10 +52,10 @@ def compare(
     Args:
         records: the runs.
         left_out: paths that `find_runs` left out.
-        thresholds: the return that counts as solved, by environment.
-        references: for normalising, by environment.
-        generator: of the bootstrap.
-        progress: wraps the list of groups while they are worked on.
+        thresholds: returns that count as solved, by environment.
+        references: references for normalised scores, by environment.
+        generator: random number generator of the bootstrap.
+        progress: wraps the list of groups, e.g. in a progress bar.
     """
     groups, rest = pool(records)
     budgets: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Scores of one learning curve, whose steps rise and whose values are finite, as `read_log` checks."""
+"""Compute scores of a learning curve whose steps increase and whose values are finite (see `read_log`)."""
 
 import numpy as np
 from scipy.integrate import trapezoid
@@ -11,7 +11,7 @@ def steps_to_threshold(steps: np.ndarray, returns: np.ndarray, threshold: float)
 
 
 def area_under_curve(steps: np.ndarray, returns: np.ndarray) -> float:
-    """Return the mean return over training: a curve's trapezoid integral over its steps' range.
+    """Return the mean return over training: a curve's integral by trapezoids, divided by its range of steps.
 
     Raises:
         ValueError: the curve has only one step.

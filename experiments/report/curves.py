@@ -1,4 +1,4 @@
-"""Curves of logged metrics, averaged over seeds."""
+"""Average curves of logged metrics over seeds."""
 
 import math
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ from experiments.report.run_record import RunRecord
 from experiments.report.statistics import Interval, bootstrap_interval, iqm
 
 POINTS = 200
-RESAMPLES = 500  # per curve of 200 intervals
+RESAMPLES = 500  # fewer than by default, since a curve has 200 intervals
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A quantity that updates log.
+    """A quantity that is logged per update.
 
     Attributes:
-        title: of its plot.
-        columns: names in progress.csv; the first that a run has counts.
-        logarithmic: whether it spans decades. Its curve then averages logarithms.
-        meaning: a sentence of the report.
-        limits: the values that are possible, beyond which no band is drawn.
+        title: title of its plot.
+        columns: names of its column in progress.csv; the first one that a run has is used.
+        logarithmic: whether to average its logarithm and to use a logarithmic axis.
+        meaning: its description in the report.
+        limits: smallest and largest possible value, to which the band is clipped.
     """
 
     title: str
@@ -63,7 +63,7 @@ GEOMETRY = {
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A line with its 95 % band, (points,) each; the band is nan for a single run."""
+    """A curve with its 95 % band, (points,) each; the band is NaN for a single run."""
 
     x: np.ndarray
     estimate: np.ndarray
@@ -72,7 +72,7 @@ class Curve:
 
     @classmethod
     def of(cls, x: np.ndarray, interval: Interval) -> "Curve":
-        """Return an interval at every x."""
+        """Return the curve of an interval whose items belong to the values of x."""
         return cls(x, interval.estimate, interval.low, interval.high)
 
 
@@ -81,14 +81,15 @@ def learning_curve(
 ) -> Curve | None:
     """Return the IQM of the training return over environment steps, or over seconds of training.
 
-    None if the runs have no range in common, e.g. if all times, in whole seconds, of a short run are equal.
+    Return None if the runs have no range in common, e.g. if all times of a short run, in whole seconds, are
+    equal.
     """
     curves = [record.series(RETURN, record.clock if over_seconds else STEPS) for record in group.records]
     return averaged(curves, generator)
 
 
 def geometry_curve(group: Group, name: str, *, generator: np.random.Generator) -> Curve | None:
-    """Return the IQM of a metric over environment steps; None if no range of steps has it."""
+    """Return the IQM of a metric over environment steps; None if its curves have no range in common."""
     metric = GEOMETRY[name]
     curves = []
     for record in group.records:
@@ -106,9 +107,9 @@ def geometry_curve(group: Group, name: str, *, generator: np.random.Generator) -
 
 
 def metric_series(record: RunRecord, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return steps and values of a metric, empty if the run does not log it.
+    """Return the steps and values of a metric; empty if the run does not log it.
 
-    The KL of sb3-contrib's TRPO is converted to the joint one; empty if the factor is unknown.
+    The KL of sb3-contrib's TRPO is converted to the joint KL; the result is empty if the factor is unknown.
     """
     column = metric_column(record, name)
     steps, values = record.series(column) if column else (np.empty(0), np.empty(0))
@@ -119,12 +120,15 @@ def metric_series(record: RunRecord, name: str) -> tuple[np.ndarray, np.ndarray]
 
 
 def metric_column(record: RunRecord, name: str) -> str | None:
-    """Return the column in which a run has a metric, None if it has none."""
+    """Return the name of the column in which a run logs a metric, or None."""
     return next((c for c in GEOMETRY[name].columns if record.series(c)[0].size), None)
 
 
 def joint_factor(record: RunRecord) -> float | None:
-    """Return the joint KL over the logged one, which sb3-contrib averages over action dimensions."""
+    """Return the factor from the KL that sb3-contrib logs, a mean over action dimensions, to the joint KL.
+
+    Return None if it is unknown.
+    """
     joint, own = (record.settings.get(key) for key in ("target_kl_joint", "target_kl"))
     if isinstance(joint, int | float) and isinstance(own, int | float) and own > 0:
         return joint / own if math.isfinite(joint / own) else None
@@ -132,7 +136,7 @@ def joint_factor(record: RunRecord) -> float | None:
 
 
 def averaged(curves: Sequence[tuple[np.ndarray, np.ndarray]], generator: np.random.Generator) -> Curve | None:
-    """Return the IQM of curves, on a grid over the range that all of them have; None without one."""
+    """Return the IQM of curves, on a grid over the range that they have in common; None if there is none."""
     start, end = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
     if start >= end:
         return None

@@ -1,4 +1,4 @@
-"""Notes about what limits a comparison, or favours one algorithm."""
+"""Write notes about what limits a comparison or favours one algorithm."""
 
 import re
 from collections import defaultdict
@@ -12,7 +12,7 @@ from experiments.report.pooling import Group
 
 Value = TypeVar("Value")
 FEW_SEEDS = 5
-# How sb3-contrib's TRPO measures its step, by the factor from its KL to the joint one.
+# Notes about the KL of sb3-contrib's TRPO, by what is known of the factor that converts it to the joint KL.
 CONTRIB_KL = {
     "unknown": "sb3-contrib's TRPO averages the KL over action dimensions, and its config.yaml lacks "
     "target_kl_joint: its KL is not shown, and its target_kl is not comparable with ours.",
@@ -21,7 +21,7 @@ CONTRIB_KL = {
     "{target_kl:g} is the joint bound {target_kl_joint:g} nats, which is comparable with ours, and its KL is "
     "shown times {factor:g}.",
 }
-# What should be equal for all algorithms, and the sentence if it is not.
+# Functions whose values should be equal for all algorithms, and the note if they are not.
 DIFFERENCES: tuple[tuple[Callable[[Group], Any], str], ...] = (
     (lambda group: ", ".join(str(record.seed) for record in group.records), "seeds differ: {}."),
     (
@@ -52,7 +52,7 @@ DIFFERENCES: tuple[tuple[Callable[[Group], Any], str], ...] = (
 
 
 def notes_about(groups: Sequence[Group]) -> list[str]:
-    """Return all notes; one that holds for several tasks is given once, with their names."""
+    """Return all notes; a note that applies to several tasks is returned once, with their names."""
     tasks = grouped((group.environment, group) for group in groups)
     holds = grouped(
         (note, name) for name, found in tasks.items() for check in CHECKS for note in check(found)
@@ -62,7 +62,7 @@ def notes_about(groups: Sequence[Group]) -> list[str]:
 
 
 def few_seeds(groups: Sequence[Group]) -> Iterable[str]:
-    """Yield which algorithms have too few seeds for a tight interval."""
+    """Yield notes about algorithms with too few seeds for a tight interval."""
     few = {group.algorithm: len(group.records) for group in groups if len(group.records) < FEW_SEEDS}
     if one := [name for name, count in few.items() if count == 1]:
         yield (
@@ -73,7 +73,7 @@ def few_seeds(groups: Sequence[Group]) -> Iterable[str]:
 
 
 def differences(groups: Sequence[Group]) -> Iterable[str]:
-    """Yield which conditions other than the algorithm differ between algorithms."""
+    """Yield notes about conditions that differ between algorithms."""
     for value, sentence in DIFFERENCES:
         found = grouped((str(value(group)), group.algorithm) for group in groups)
         if len(found) > 1:
@@ -82,14 +82,14 @@ def differences(groups: Sequence[Group]) -> Iterable[str]:
 
 
 def missing_evaluations(groups: Sequence[Group]) -> Iterable[str]:
-    """Yield which runs have no evaluation."""
+    """Yield a note about runs without an evaluation."""
     runs = [(group.algorithm, record) for group in groups for record in group.records]
     if without := [f"{name} seed {record.seed}" for name, record in runs if not record.evaluation.size]:
         yield f"no evaluation of {', '.join(without)} (--episodes 0): no evaluation score."
 
 
 def missing_metrics(groups: Sequence[Group]) -> Iterable[str]:
-    """Yield which runs lack a metric that others of their algorithm have."""
+    """Yield notes about runs that lack a metric which others of their algorithm have."""
     for group, (name, metric) in product(groups, GEOMETRY.items()):
         lacking = [str(r.seed) for r in group.records if not metric_series(r, name)[0].size]
         if 0 < len(lacking) < len(group.records):
@@ -100,7 +100,7 @@ def missing_metrics(groups: Sequence[Group]) -> Iterable[str]:
 
 
 def kinds_of_kl(groups: Sequence[Group]) -> Iterable[str]:
-    """Yield how logged KLs differ from the joint KL(old ‖ new)."""
+    """Yield notes about logged KLs that are not the joint KL(old ‖ new)."""
     for group in groups:
         record = group.records[0]
         if group.algorithm == "contrib:trpo":
@@ -112,7 +112,7 @@ def kinds_of_kl(groups: Sequence[Group]) -> Iterable[str]:
 
 
 def versions(groups: Sequence[Group]) -> Iterable[str]:
-    """Yield which packages were not the same in all runs."""
+    """Yield notes about packages whose versions differ between runs."""
     records = [record for group in groups for record in group.records]
     for package in sorted({name for record in records for name in record.versions}):
         found = grouped((record.versions.get(package, "unknown"), record.algorithm) for record in records)
@@ -128,14 +128,14 @@ CHECKS = (few_seeds, differences, missing_evaluations, missing_metrics, kinds_of
 
 
 def task_versions(environments: Sequence[str]) -> Iterable[str]:
-    """Yield which environments are versions of one task."""
+    """Yield notes about environments that are versions of the same task."""
     for members in grouped((re.sub(r"-v\d+$", "", name), name) for name in environments).values():
         if len(members) > 1:
             yield f"{' and '.join(members)} are different tasks: nothing is compared between them."
 
 
 def differing_machines(groups: Sequence[Group]) -> Iterable[str]:
-    """Yield whether wall-clock times come from different machines."""
+    """Yield a note if runs come from different machines or devices."""
     records = [record for group in groups for record in group.records]
     machines = {tuple(sorted(record.hardware.items())) for record in records}
     devices = {record.settings.get("device") for record in records}
@@ -147,7 +147,7 @@ def differing_machines(groups: Sequence[Group]) -> Iterable[str]:
 
 
 def grouped(pairs: Iterable[tuple[str, Value]]) -> dict[str, list[Value]]:
-    """Return the second items by the first."""
+    """Return {first item: list of its second items}."""
     found: dict[str, list[Value]] = defaultdict(list)
     for key, value in pairs:
         found[key].append(value)
@@ -155,5 +155,5 @@ def grouped(pairs: Iterable[tuple[str, Value]]) -> dict[str, list[Value]]:
 
 
 def normalised(group: Group) -> bool:
-    """Whether observations are normalised, by `VecNormalize` or by the policy."""
+    """Return whether observations are normalised, by `VecNormalize` or by the policy."""
     return bool(group.settings.get("normalize") or group.settings.get("policy_kwargs.normalize_observations"))

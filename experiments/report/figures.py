@@ -1,4 +1,4 @@
-"""A comparison's figures, in sizes for a paper: 3.3 or 6.8 inches wide, with letters of 8 points."""
+"""Draw a comparison's figures for a paper: 3.3 or 6.8 inches wide, with text of 8 points."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ with needs('-e ".[report]"'):
     import matplotlib
     from matplotlib.axes import Axes
 
-    # Not pyplot, which would keep every figure, and choose a window system.
+    # Not pyplot, which keeps every figure in memory and selects a GUI backend.
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, MaxNLocator
 from experiments.report.appearance import Style, styles
@@ -48,9 +48,9 @@ def write_figures(
     """Write every figure as PNG and SVG into a folder.
 
     Args:
-        comparison: what they show.
+        comparison: the comparison.
         out: the folder.
-        progress: wraps the figures while they are drawn.
+        progress: wraps the iterable of figures, e.g. in a progress bar.
     """
     with matplotlib.rc_context(RC_PARAMS):
         for name, figure in progress(figures(comparison)):
@@ -63,7 +63,7 @@ def write_figures(
 
 
 def figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
-    """Yield the figures by their names."""
+    """Yield names and figures."""
     style_of = styles(comparison.algorithms)
     yield "learning_curves", learning_curves(comparison, style_of, "steps")
     if any("seconds" in entry.curves for task in comparison.tasks for entry in task.entries):
@@ -78,7 +78,7 @@ def figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
 
 
 def panels(count: int, height: float, most: int = 3, **options: Any) -> tuple[Figure, list[Axes]]:
-    """Return a figure with so many axes, each as wide as a column or up to `most` per page width."""
+    """Return a figure with `count` axes: one per column width, or up to `most` per page width."""
     columns = min(count, most)
     rows = -(-count // columns)
     size = (COLUMN if count == 1 else PAGE, rows * height + 0.25)
@@ -90,9 +90,9 @@ def panels(count: int, height: float, most: int = 3, **options: Any) -> tuple[Fi
 
 
 def legend(figure: Figure, axes: list[Axes]) -> None:
-    """Put one legend for all axes below them."""
+    """Add one legend for all axes, below them."""
     handles = {name: line for ax in axes for line, name in zip(*ax.get_legend_handles_labels(), strict=True)}
-    if "threshold" in handles:  # drawn first, below the others; named last
+    if "threshold" in handles:  # drawn first, since it is behind the others, but last in the legend
         handles["threshold"] = handles.pop("threshold")
     rows = -(-len(handles) // (3 if figure.get_figwidth() < PAGE else 7))
     columns = -(-len(handles) // rows)
@@ -108,7 +108,7 @@ def legend(figure: Figure, axes: list[Axes]) -> None:
 
 
 def draw(ax: Axes, curve: Curve, style: Style) -> None:
-    """Draw a line with its band."""
+    """Draw a curve with its band."""
     if np.isfinite(curve.low).any():
         ax.fill_between(curve.x, curve.low, curve.high, color=style.colour, alpha=0.13, linewidth=0)
     ax.plot(curve.x, curve.estimate, color=style.colour, linestyle=style.dashes, label=style.label)
@@ -163,7 +163,7 @@ def profile(comparison: Comparison, style_of: dict[str, Style]) -> Figure:
 
 
 def geometry(task: Task, style_of: dict[str, Style]) -> Figure:
-    """Draw what updates did, one panel per metric."""
+    """Draw the metrics of `GEOMETRY`, one panel each."""
     names = [name for name in GEOMETRY if any(name in entry.curves for entry in task.entries)]
     figure, axes = panels(len(names), 1.85, most=2, sharex=True)
     for ax, name in zip(axes, names, strict=True):

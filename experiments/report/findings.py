@@ -1,4 +1,4 @@
-"""The findings of a comparison in sentences, which claim only what the intervals support."""
+"""Describe a comparison in sentences that claim only what the intervals support."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from experiments.report.templates import make_environment
 
 
 def findings(comparison: Comparison) -> dict[str, str]:
-    """Return the summary: a paragraph per task by its name, and one over all tasks."""
+    """Return the summary: {task: paragraph}, and one paragraph "All tasks" if there is an aggregate."""
     environment = make_environment(autoescape=False)
     environment.filters["by_chance"] = by_chance
     environment.tests["clear"] = lambda pair: is_clear(pair.probabilities["training"])
@@ -26,7 +26,7 @@ def findings(comparison: Comparison) -> dict[str, str]:
 
 
 def by_chance(pairs: Iterable[Pair], score: str) -> dict[str, list[str]]:
-    """Return the labels of the second algorithms, those with equal probabilities together."""
+    """Return {probability as text: labels of the second algorithms of the pairs that have it}."""
     names: dict[str, list[str]] = {}
     for pair in pairs:
         names.setdefault(probability(pair.probabilities[score]), []).append(label(pair.second))
@@ -34,7 +34,7 @@ def by_chance(pairs: Iterable[Pair], score: str) -> dict[str, list[str]]:
 
 
 def faster(task: Task) -> dict[str, list[Pair]]:
-    """Return the pairs whose first algorithm clearly needs fewer steps to the threshold, by its name."""
+    """Return {algorithm: pairs in which it clearly needs fewer steps to the threshold}; it is their first."""
     score = "steps_to_threshold"
     found = defaultdict(list)
     for pair in task.pairs:
@@ -47,5 +47,5 @@ def faster(task: Task) -> dict[str, list[Pair]]:
 
 
 def is_clear(chance: Interval) -> bool:
-    """Whether a probability of improvement lies above one half, its interval included."""
+    """Return whether the whole interval of a probability of improvement lies above one half."""
     return bool(chance.low > 0.5)

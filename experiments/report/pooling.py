@@ -1,4 +1,4 @@
-"""Group runs that repeat one experiment, and may be averaged."""
+"""Group runs that repeat the same experiment, so that they can be averaged."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -7,10 +7,10 @@ from typing import Any
 
 from experiments.report.run_record import LeftOut, RunRecord
 
-# Settings that change how long a run takes or is observed, but not what it learns.
+# Settings that affect the duration of a run or its recording, but not what it learns.
 NEUTRAL = {"device", "vec_env", "evaluation_episodes", "geometry", "checkpoint_every", "target_kl_joint"}
 NEUTRAL |= {"worker_timeout"}
-MOST_NAMED = 4  # differences in one sentence
+MOST_NAMED = 4  # largest number of differences in one sentence
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,9 +18,9 @@ class Group:
     """The runs of one algorithm on one task, with equal settings and different seeds.
 
     Attributes:
-        environment: Gymnasium's id.
-        algorithm: its name.
-        records: the runs by seed, at least one.
+        environment: Gymnasium id.
+        algorithm: name of the algorithm.
+        records: the runs in the order of their seeds, at least one.
     """
 
     environment: str
@@ -34,19 +34,19 @@ class Group:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What every run was made with, `NEUTRAL` settings excepted."""
+        """The settings of the first run; those of the others differ in `NEUTRAL` ones at most."""
         return self.records[0].settings
 
 
 def pool(records: Iterable[RunRecord]) -> tuple[list[Group], list[LeftOut]]:
     """Group runs by task and algorithm.
 
-    Of two runs with one seed the first in the given order counts. Of runs with different settings or budgets
-    the largest set that agrees counts, of equally large ones the first: averaging over different experiments
-    says nothing about either.
+    If two runs have the same seed, the first one is used. If runs have different settings or budgets, the
+    largest set that agrees is used, or the first of equally large ones, since an average over different
+    experiments is meaningless.
 
     Returns:
-        The groups by environment and algorithm, and the runs that stay out.
+        The groups in the order of environment and algorithm, and the runs that are left out.
     """
     kept: dict[tuple[str, str, int], RunRecord] = {}
     left_out = []
@@ -75,13 +75,13 @@ def pool(records: Iterable[RunRecord]) -> tuple[list[Group], list[LeftOut]]:
 
 
 def compared_settings(record: RunRecord) -> dict[str, str]:
-    """Return all that must agree between repetitions, as text."""
+    """Return the settings that must be equal in all runs of a group, as text."""
     settings = {name: str(value) for name, value in record.settings.items() if name not in NEUTRAL}
     return settings | {"n_timesteps": str(record.budget)}
 
 
 def difference(record: RunRecord, other: RunRecord) -> str:
-    """Return a clause that names the settings in which a run differs from another."""
+    """Return a clause that names the settings in which two runs differ."""
     ours, theirs = compared_settings(record), compared_settings(other)
     clauses = [
         f"{name} is {ours.get(name, 'absent')}, not {theirs.get(name, 'absent')}"

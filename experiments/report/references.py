@@ -1,4 +1,4 @@
-"""The returns by which scores of different tasks are made comparable."""
+"""Read the reference returns that make scores of different tasks comparable."""
 
 import math
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ from experiments.settings.config_file import config_file
 
 @dataclass(frozen=True)
 class Reference:
-    """The unit of a task's scores.
+    """The returns that normalise a task's scores.
 
     Attributes:
-        random: return of a uniformly random policy, the normalised score 0.
-        reference: the return with the normalised score 1.
-        random_source: where the first comes from.
-        reference_source: where the second comes from.
+        random: return of a uniformly random policy, whose normalised score is 0.
+        reference: return whose normalised score is 1.
+        random_source: source of `random`.
+        reference_source: source of `reference`.
     """
 
     random: float
@@ -29,15 +29,18 @@ class Reference:
     reference_source: str
 
     def normalise(self, returns: np.ndarray) -> np.ndarray:
-        """Return normalised scores, of the same shape."""
+        """Return normalised scores, in the shape of `returns`."""
         return (returns - self.random) / (self.reference - self.random)
 
 
 def read_references(path: Path | None = None) -> dict[str, Reference]:
-    """Read the references of all tasks that have one.
+    """Return {environment: reference}.
+
+    Args:
+        path: path of the YAML file; None for configs/references.yaml.
 
     Raises:
-        ValueError: an entry lacks a number or its source, or both numbers are one.
+        ValueError: an entry lacks a number or its source, or both numbers are equal.
     """
     path = path or config_file("references.yaml")
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -45,7 +48,11 @@ def read_references(path: Path | None = None) -> dict[str, Reference]:
 
 
 def read_reference(entry: Mapping[str, Any], place: str) -> Reference:
-    """Check one entry."""
+    """Check one entry of the file and return it.
+
+    Raises:
+        ValueError: see `read_references`.
+    """
     numbers = [entry.get(key) for key in ("random", "reference")]
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
         raise ValueError(f"{place} must have numbers random and reference, got {numbers}")

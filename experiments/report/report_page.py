@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs neither network nor server."""
+"""Write the report as one HTML file, which needs no network and no server."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,20 +15,20 @@ from experiments.report.templates import make_environment
 from experiments.run.atomic_file import replacing
 
 TEMPLATE = "report_page.html"
-MOST_PAIRS = 6  # shown at first; if there are more, those without the best algorithm are folded
+MOST_PAIRS = 6  # if there are more, those without the best algorithm are collapsed
 
 
 def write_page(comparison: Comparison, path: Path, *, seed: int) -> None:
     """Write the page.
 
     Args:
-        comparison: what it shows.
-        path: of the file.
-        seed: of the bootstrap, which the page states.
+        comparison: the comparison.
+        path: path of the file.
+        seed: seed of the bootstrap, which the page states.
     """
     styles = appearance.styles(comparison.algorithms)
     charts = Charts(styles)
-    # Everything is escaped except plotly's program and the plots, which plotly escapes.
+    # Everything is escaped, except Plotly's JavaScript, and the plots, which Plotly itself escapes.
     template = make_environment(autoescape=True).get_template(TEMPLATE)
     text = template.render(
         comparison=comparison,
@@ -47,7 +47,7 @@ def write_page(comparison: Comparison, path: Path, *, seed: int) -> None:
 
 
 def task_parts(task: Task, charts: Charts) -> dict[str, Any]:
-    """Return what the template shows of one task."""
+    """Return the template's variables for one task."""
     settings = {e.algorithm: dict(e.group.settings) | {"n_timesteps": e.group.budget} for e in task.entries}
     machines: dict[str, dict[str, list[str]]] = {"versions": {}, "hardware": {}}
     for entry in task.entries:
@@ -69,14 +69,14 @@ def task_parts(task: Task, charts: Charts) -> dict[str, Any]:
 
 
 def pair_parts(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
-    """Return all pairs, or those with the best algorithm, and the rest as `more_pairs`."""
+    """Return the pairs to show, and the others as `more_pairs` if there are more than `MOST_PAIRS`."""
     best = [pair for pair in pairs if pair.first == pairs[0].first]
     shown = best if len(pairs) > MOST_PAIRS else list(pairs)
     return {"pairs": shown, "more_pairs": [pair for pair in pairs if pair not in shown]}
 
 
 def note_machine(machines: dict[str, dict[str, list[str]]], record: RunRecord) -> None:
-    """Add a run's versions and hardware to those found, each with the runs that have it."""
+    """Add a run to `machines`, {"versions" or "hardware": {text: labels of the runs that have it}}."""
     for kind, found in machines.items():
         named = getattr(record, kind)
         text = ", ".join(f"{name} {value}" for name, value in named.items()) or "not recorded"

@@ -16,17 +16,18 @@ from experiments.run.run_folder import RunFolder
 
 STEPS = "time/total_timesteps"
 RETURN, LENGTH = "rollout/ep_rew_mean", "rollout/ep_len_mean"
-SECONDS = ("time/seconds", "time/time_elapsed")  # the first that exists; SB3's own is in whole seconds
-LARGEST = 1e38  # of a number: squares of larger ones are infinite in float64
-LARGEST_STEP = 2**53  # beyond, not every integer is a float
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/+-]{0,99}")  # of an environment or an algorithm; names files too
+SECONDS = ("time/seconds", "time/time_elapsed")  # the first that exists; the second has whole seconds only
+LARGEST = 1e38  # largest number that is read, so that sums of squares are finite in float64
+LARGEST_STEP = 2**53  # not every larger integer is a float
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/+-]{0,99}")  # environment or algorithm; used in file names, too
 
 
 def read_document(folder: RunFolder) -> dict[str, Any]:
     """Return the content of config.yaml.
 
     Raises:
-        ValueError: it is not plain YAML, or one of the keys that every run has is missing or invalid.
+        OSError: the file cannot be read.
+        ValueError: the file is not plain YAML, or a required key is missing or invalid.
     """
     try:
         document = plain_yaml.read(folder.config)
@@ -43,9 +44,10 @@ def read_document(folder: RunFolder) -> dict[str, Any]:
 
 
 def read_log(folder: RunFolder) -> dict[str, np.ndarray]:
-    """Return the columns of progress.csv; cells without a number are nan.
+    """Return the columns of progress.csv; cells without a number are NaN.
 
     Raises:
+        OSError: the file cannot be read.
         ValueError: steps, return or time are missing or not finite, or steps decrease.
     """
     try:
@@ -83,12 +85,12 @@ def read_log(folder: RunFolder) -> dict[str, np.ndarray]:
 
 
 def clock_of(columns: Container[str]) -> str:
-    """Return the column with the training time in seconds."""
+    """Return the name of the column with the training time in seconds."""
     return next((name for name in SECONDS if name in columns), SECONDS[0])
 
 
 def number(text: str) -> float:
-    """Return a cell as a number; nan if it is none."""
+    """Return the number in a cell; NaN if there is none."""
     try:
         return float(text)
     except ValueError:
@@ -99,7 +101,8 @@ def read_returns(folder: RunFolder) -> np.ndarray:
     """Return the returns in evaluation.json, (episodes,).
 
     Raises:
-        ValueError: the file is not JSON, or has returns that are not finite.
+        OSError: the file cannot be read.
+        ValueError: the file is not JSON, or its returns are missing or not finite.
     """
     try:
         returns = folder.read_evaluation().get("returns")

@@ -1,6 +1,6 @@
-"""Finished runs, read from the folders that they wrote.
+"""Read finished runs from their folders.
 
-No code in a folder is executed, so that it is safe to report on other people's runs.
+No code in a folder is executed, so it is safe to report on untrusted runs.
 """
 
 import os
@@ -24,13 +24,13 @@ REMEDY = {
 }
 LEFTOVER = re.compile(r"seed-\d+\.unfinished-\d+")
 NO_SETTINGS = {"algo", "env", "seed", "n_timesteps", "versions", "hardware"}  # keys of config.yaml
-DEEPEST = 20  # levels of folders that are searched
-LEAST_PART = 0.9  # of the budget that a finished run's log covers, since not every update is logged
+DEEPEST = 20  # largest depth of folders that are searched
+LEAST_PART = 0.9  # least part of the budget in a finished run's log, since not every update is logged
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A path that the report does not use, and why."""
+    """A path that the report does not use, and the reason."""
 
     path: Path
     reason: str
@@ -41,17 +41,18 @@ class RunRecord:
     """One finished run.
 
     Attributes:
-        path: the folder.
-        algorithm: its name in config.yaml, e.g. "npg" or "sb3:ppo".
-        environment: Gymnasium's id.
-        seed: of the run.
-        budget: environment steps that the run was given.
-        settings: all others; those of nested mappings are called a.b, hyperparameters by their own name.
-        versions: of Python and of packages, and the commit.
+        path: the run folder.
+        algorithm: name in config.yaml, e.g. "npg" or "sb3:ppo".
+        environment: Gymnasium id.
+        seed: seed of the run.
+        budget: requested number of environment steps.
+        settings: all other settings; key b of mapping a is named a.b, but hyper-parameters have no prefix.
+        versions: versions of Python and packages, and the commit.
         hardware: the machine; empty if unknown.
-        config: the text of config.yaml.
-        log: columns of progress.csv, (rows,) each, nan if a cell is empty.
-        evaluation: returns of the final deterministic episodes, (episodes,), raw; empty if there were none.
+        config: content of config.yaml as text.
+        log: columns of progress.csv, (rows,) each; NaN if a cell is empty.
+        evaluation: unnormalised returns of the final deterministic episodes, (episodes,); empty if there were
+            none.
     """
 
     path: Path
@@ -67,7 +68,7 @@ class RunRecord:
     evaluation: np.ndarray
 
     def series(self, metric: str, over: str = STEPS) -> tuple[np.ndarray, np.ndarray]:
-        """Return steps (or seconds) and values of a metric, (points,) each; empty if it is not logged."""
+        """Return the steps (or seconds) and values of a metric, (points,) each; empty if it is not logged."""
         if metric not in self.log:
             return np.empty(0), np.empty(0)
         known = np.isfinite(self.log[over]) & np.isfinite(self.log[metric])
@@ -75,18 +76,21 @@ class RunRecord:
 
     @property
     def clock(self) -> str:
-        """The column with the training time in seconds."""
+        """Name of the column with the training time in seconds."""
         return clock_of(self.log)
 
 
 def find_runs(paths: Iterable[Path]) -> tuple[list[RunRecord], list[LeftOut]]:
-    """Read every finished run at or below the paths.
+    """Read all finished runs in folders and in the folders below them.
 
     Args:
-        paths: of run folders, or of any folders above some.
+        paths: run folders, or folders that contain some at any depth.
+
+    Returns:
+        The runs, and the paths that cannot be used.
 
     Raises:
-        ValueError: there is not one usable run.
+        ValueError: there is no usable run.
     """
     records: list[RunRecord] = []
     left_out: list[LeftOut] = []
@@ -107,7 +111,7 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[RunRecord], list[LeftOut]]:
                 records.append(read_run(folder))
             except (ValueError, OSError) as error:
                 left_out.append(LeftOut(folder, str(error)))
-            except Exception as error:  # one bad folder must not cost the report of the others
+            except Exception as error:  # one invalid folder must not prevent the report on the others
                 left_out.append(LeftOut(folder, f"corrupt: {type(error).__name__}: {error}"))
     if not records:
         found = "\n".join(f"  {item.path}: {item.reason}" for item in left_out) or "  no path at all"
@@ -122,7 +126,7 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[RunRecord], list[LeftOut]]:
 
 
 def candidates(path: Path) -> Iterator[Path]:
-    """Yield the folders at or below a path that are, or should be, runs, in a fixed order."""
+    """Yield the folders at or below a path that look like runs, even unfinished ones, in a fixed order."""
     deepest = len(path.parts) + DEEPEST
     for place, folders, files in os.walk(path):
         folder = Path(place)
@@ -132,7 +136,7 @@ def candidates(path: Path) -> Iterator[Path]:
         if named or not set(FILES).isdisjoint(files):
             folders.clear()
             yield folder
-        # By number: seed-2 comes before seed-10.
+        # Numbers are compared as numbers: seed-2 comes before seed-10.
         folders[:] = sorted(
             (name for name in folders if not name.startswith(".")),
             key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)],
@@ -143,7 +147,8 @@ def read_run(path: Path) -> RunRecord:
     """Read one finished run.
 
     Raises:
-        ValueError: it is not finished, or a file in it is invalid.
+        OSError: a file cannot be read.
+        ValueError: the run is not finished, or a file is invalid.
     """
     if LEFTOVER.fullmatch(path.name):
         raise ValueError("left by an interrupted run; its replacement is read instead")
@@ -174,7 +179,7 @@ def read_run(path: Path) -> RunRecord:
 
 
 def flattened(value: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield settings by name, those of nested mappings as a.b; `hyperparameters.` is dropped."""
+    """Yield names and values of settings; key b of mapping a is named a.b, without `hyperparameters.`."""
     for key, entry in value.items():
         name = f"{prefix}{key}"
         if isinstance(entry, dict) and entry:
@@ -184,5 +189,5 @@ def flattened(value: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def as_texts(value: Any) -> dict[str, str]:
-    """Return a mapping with keys and values as text; empty if it is none."""
+    """Return a mapping with keys and values as text; empty if the value is no mapping."""
     return {str(key): str(entry) for key, entry in value.items()} if isinstance(value, dict) else {}

@@ -1,4 +1,4 @@
-"""A comparison's numbers as CSV files."""
+"""Write a comparison's numbers as CSV files."""
 
 import csv
 import io
@@ -11,14 +11,14 @@ from experiments.report.task_comparison import Entry, Pair, Task
 from experiments.run.atomic_file import replacing
 from experiments.terminal import one_line
 
-ALL_TASKS = "all, normalised"  # stands in the column of environments
-# What begins a formula in a spreadsheet, also in the full width of East Asian letters.
+ALL_TASKS = "all, normalised"  # value of the column `environment` in averages over tasks
+# Characters that start a formula in a spreadsheet, including full-width ones.
 FORMULA = (*"=+-@\uff1d\uff0b\uff0d\uff20", "\\t", "\\r", "\\n")
 Row = dict[str, Any]
 
 
 def write_tables(comparison: Comparison, out: Path) -> None:
-    """Write scores of runs, aggregates, probabilities and curves into a folder."""
+    """Write runs.csv, aggregates.csv, improvement.csv and curves.csv into a folder."""
     tables = {"runs": run_rows, "aggregates": aggregate_rows, "improvement": pair_rows, "curves": curve_rows}
     for name, make_rows in tables.items():
         rows = list(make_rows(comparison))
@@ -32,7 +32,7 @@ def write_tables(comparison: Comparison, out: Path) -> None:
 
 
 def as_cell(value: Any) -> Any:
-    """Return a text such that a spreadsheet shows it and does not evaluate it; a number as it is."""
+    """Return text that a spreadsheet shows as text, not as a formula; a number is returned unchanged."""
     if not isinstance(value, str | Path):
         return value
     text = one_line(value)
@@ -40,7 +40,7 @@ def as_cell(value: Any) -> Any:
 
 
 def run_rows(comparison: Comparison) -> Iterator[Row]:
-    """Yield every run's scores; empty if it has none, inf if it never reached the threshold."""
+    """Yield the scores of every run; steps to threshold are inf if it was never reached."""
     for task, entry in entries(comparison):
         for k, record in enumerate(entry.group.records):
             yield {
@@ -81,7 +81,7 @@ def pair_rows(comparison: Comparison) -> Iterator[Row]:
 
 
 def curve_rows(comparison: Comparison) -> Iterator[Row]:
-    """Yield the points of all curves: over steps, over seconds, of the geometry, and performance profiles."""
+    """Yield the points of all curves: learning curves, metrics of `GEOMETRY`, and performance profiles."""
     found = [
         (task.environment, entry.algorithm, name, curve)
         for task, entry in entries(comparison)

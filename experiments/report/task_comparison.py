@@ -22,12 +22,13 @@ class Entry:
     """One algorithm on one task.
 
     Attributes:
-        group: its runs.
-        scores: one number per run, (runs,) each: "training", "evaluation" (empty without one), "area",
-            "steps_to_threshold" (inf: never; not there without a threshold) and "seconds".
-        aggregates: of all but steps to threshold, by score and then by the names of `STATISTICS`.
-        curves: "steps" and "seconds", over which the learning curves run, and the names of `GEOMETRY`;
-            those that no run has are not there.
+        group: the algorithm's runs.
+        scores: scores by name, (runs,) each: "training" and "evaluation" returns (the latter are empty unless
+            all runs have an evaluation), "area", "steps_to_threshold" (inf if never reached; missing without
+            a threshold) and "seconds".
+        aggregates: aggregates by score and then by name in `STATISTICS`; none of "steps_to_threshold".
+        curves: learning curves over "steps" and over "seconds", and those of `GEOMETRY`, by these names; a
+            curve without data is missing.
     """
 
     group: Group
@@ -37,24 +38,24 @@ class Entry:
 
     @property
     def algorithm(self) -> str:
-        """Its name."""
+        """The algorithm's name."""
         return self.group.algorithm
 
     @property
     def reached(self) -> int:
-        """How many runs reach the threshold."""
+        """The number of runs that reach the threshold."""
         return int(np.isfinite(self.scores["steps_to_threshold"]).sum())
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """The probability that a run of one algorithm is better than one of another, ties counting half.
+    """The probability that a run of one algorithm is better than a run of another; ties count one half.
 
     Attributes:
-        first: the one with the higher IQM of the training return.
-        second: the other.
-        probabilities: by score; "steps_to_threshold" is the probability of needing fewer. A score that
-            cannot be compared is not there.
+        first: name of the algorithm with the higher IQM of the training return.
+        second: name of the other algorithm.
+        probabilities: probabilities by score; fewer "steps_to_threshold" are better. Scores that cannot be
+            compared are missing.
     """
 
     first: str
@@ -67,11 +68,11 @@ class Task:
     """All algorithms on one task.
 
     Attributes:
-        environment: Gymnasium's id.
-        budget: the steps at which returns are compared, the smallest of all runs.
+        environment: Gymnasium id.
+        budget: environment steps after which returns are compared, the smallest budget of all runs.
         threshold: the return that counts as solved, or None.
-        entries: by falling IQM of the training return.
-        pairs: all of them, in the entries' order.
+        entries: the algorithms, with the highest IQM of the training return first.
+        pairs: all pairs of algorithms, in the order of `entries`.
     """
 
     environment: str
@@ -82,7 +83,7 @@ class Task:
 
     @property
     def by_name(self) -> list[Entry]:
-        """The entries by their algorithms' names: plots have one order everywhere."""
+        """The entries in the order of their algorithms' names, which all plots use."""
         return sorted(self.entries, key=lambda entry: entry.algorithm)
 
 
@@ -90,7 +91,7 @@ def make_entry(group: Group, budget: int, threshold: float | None, generator: np
     """Compute the scores of one algorithm on one task."""
     rows = [row_scores(record, budget, threshold) for record in group.records]
     scores = {name: np.array([row[name] for row in rows if name in row]) for name in (*rows[0], "evaluation")}
-    if len(scores["evaluation"]) < len(rows):  # an average over only some of the runs would mislead
+    if len(scores["evaluation"]) < len(rows):  # an average over some of the runs would be misleading
         scores["evaluation"] = np.empty(0)
     aggregates = {
         score: {
@@ -109,7 +110,7 @@ def make_entry(group: Group, budget: int, threshold: float | None, generator: np
 
 
 def row_scores(record: RunRecord, budget: int, threshold: float | None) -> dict[str, float]:
-    """Return one run's scores at the budget: the row at which training for so many steps would have ended."""
+    """Return a run's scores in the row of its log at which training with this budget would have ended."""
     steps, returns = record.series(RETURN)
     at = min(int(np.searchsorted(steps, budget)), len(steps) - 1)
     seconds = record.series(record.clock)
@@ -136,11 +137,11 @@ def make_pair(first: Entry, second: Entry, budget: int) -> Pair:
     """Compare two algorithms on one task."""
     x, y = first.scores, second.scores
     found = {"training": improvement_interval([x["training"]], [y["training"]])}
-    # An evaluation is made at the end of a run, and says nothing about an earlier one.
+    # An evaluation is made at the end of a run, so those after different budgets are not comparable.
     if x["evaluation"].size and y["evaluation"].size and first.group.budget == second.group.budget:
         found["evaluation"] = improvement_interval([x["evaluation"]], [y["evaluation"]])
     if "steps_to_threshold" in x:
-        ours, theirs = (np.minimum(s["steps_to_threshold"], 2.0 * budget) for s in (x, y))  # never: the most
+        ours, theirs = (np.minimum(s["steps_to_threshold"], 2.0 * budget) for s in (x, y))  # finite if never
         if min(ours.min(), theirs.min()) < 2.0 * budget:
             found["steps_to_threshold"] = improvement_interval([-ours], [-theirs])
     return Pair(first.algorithm, second.algorithm, found)

@@ -1,4 +1,4 @@
-"""The report's templates: the page, and the sentences of its summary."""
+"""Load the report's templates, which are the page and the sentences of its summary."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ with needs('-e ".[report]"'):
 
 
 def make_environment(*, autoescape: bool) -> jinja2.Environment:
-    """Return an environment that finds the templates in this folder.
+    """Return a Jinja environment with the templates in this folder.
 
     Args:
-        autoescape: whether the result is HTML.
+        autoescape: whether to escape values for HTML.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

@@ -1,4 +1,4 @@
-"""The state that an agent's next update depends on, as plain data."""
+"""Save and restore everything that an agent's next update depends on, as plain data."""
 
 import ast
 import inspect
@@ -13,8 +13,8 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents import PolicyGradientAgent
 
-# SB3's attributes that change as an algorithm learns; an agent of ours names its own in `resumable`. Tensors
-# are in `get_parameters`.
+# SB3's attributes that change during training; our agents list their own in `resumable`. Tensors are returned
+# by `get_parameters`.
 MOVING = (
     "num_timesteps",
     "_n_updates",
@@ -24,22 +24,22 @@ MOVING = (
     "_last_original_obs",
     "_last_episode_starts",
 )
-# Names in checkpoints of version 0.1.
+# Names in checkpoints of version 0.1, and the present ones.
 RENAMED = {"stop_reasons": "outcomes", "critic_refused": "critic_rejected", "refusals": "rejections"}
-# gSDE's, drawn before a rollout begins.
+# Exploration noise of gSDE, which is drawn before a rollout starts.
 NOISE = ("exploration_mat", "exploration_matrices")
 
 
 def take_agent(agent: OnPolicyAlgorithm) -> dict[str, Any]:
-    """Return parameters, optimizers, Kronecker averages, counters, accumulators and the row to be logged.
+    """Return parameters, optimizers, Kronecker averages, counters, accumulators and the log's pending row.
 
-    Taken between two updates: the rollout buffer is not part of it.
+    Call it between two updates: the rollout buffer is not included.
     """
     logger = agent.logger
     moving = {name: getattr(agent, name) for name in MOVING if hasattr(agent, name)}
     if isinstance(agent, PolicyGradientAgent):
         moving |= agent.resumable_state()
-    # Only scalars are kept, e.g. no figures.
+    # Scalars only; e.g. figures are left out.
     row = {
         name: value
         for name, value in ((name, plain(value)) for name, value in logger.name_to_value.items())
@@ -52,7 +52,7 @@ def take_agent(agent: OnPolicyAlgorithm) -> dict[str, Any]:
             {key: plain(value) for key, value in info.items()} for info in agent.ep_info_buffer or ()
         ],
         "successes": [float(success) for success in agent.ep_success_buffer or ()],
-        # As text, since a logged number may be NaN, which a checkpoint's own numbers must not be.
+        # As text, since a logged number may be NaN, and a checkpoint holds finite numbers only.
         "logged": {name: repr(value) for name, value in row.items()},
         "noise": {name: getattr(agent.policy.action_dist, name) for name in NOISE} if agent.use_sde else {},
         "averaged": dict(logger.name_to_count),
@@ -61,7 +61,11 @@ def take_agent(agent: OnPolicyAlgorithm) -> dict[str, Any]:
 
 
 def restore_agent(agent: OnPolicyAlgorithm, state: dict[str, Any]) -> None:
-    """Restore what `take_agent` returned, but the logged row, in an agent with the same settings.
+    """Restore what `take_agent` returned, except the log's pending row and gSDE's noise.
+
+    Args:
+        agent: an agent with the same settings.
+        state: what `take_agent` returned.
 
     Raises:
         ValueError, RuntimeError: the agent has other settings.
@@ -78,14 +82,18 @@ def restore_agent(agent: OnPolicyAlgorithm, state: dict[str, Any]) -> None:
 
 
 def restore_logged(logger: Logger, state: dict[str, Any]) -> None:
-    """Restore the row to be logged, of what `take_agent` returned."""
+    """Restore the log's pending row from what `take_agent` returned.
+
+    Raises:
+        ValueError: a logged value is invalid.
+    """
     logger.name_to_value = defaultdict(float, {name: number(text) for name, text in state["logged"].items()})
     logger.name_to_count = defaultdict(int, state["averaged"])
     logger.name_to_excluded = defaultdict(tuple, {name: tuple(e) for name, e in state["excluded"].items()})
 
 
 def restore_noise(agent: OnPolicyAlgorithm, state: dict[str, Any]) -> None:
-    """Restore gSDE's exploration, which a rollout draws before its first callback."""
+    """Restore gSDE's exploration noise, which a rollout draws before its first callback."""
     for name, value in state["noise"].items():
         setattr(agent.policy.action_dist, name, value.to(agent.device))
 
@@ -103,7 +111,11 @@ def take_callbacks(callbacks: Sequence[BaseCallback]) -> list[dict[str, int]]:
 
 
 def restore_callbacks(callbacks: Sequence[BaseCallback], states: list[dict[str, int]]) -> None:
-    """Restore what `take_callbacks` returned; callbacks that were not saved start from the beginning."""
+    """Restore what `take_callbacks` returned; if the number of callbacks has changed, restore nothing.
+
+    Raises:
+        ValueError: a callback lacks a counter that was saved.
+    """
     if len(callbacks) == len(states):
         for callback, state in zip(callbacks, states, strict=True):
             if unknown := [name for name in state if type(vars(callback).get(name)) is not int]:
@@ -115,7 +127,7 @@ def number(text: str) -> Any:
     """Parse the `repr` of a number.
 
     Raises:
-        ValueError: the text is not one.
+        ValueError: the text is not a literal.
     """
     try:
         return float(text) if text.strip("-") in ("nan", "inf") else ast.literal_eval(text)
@@ -124,5 +136,5 @@ def number(text: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Return a scalar of numpy as Python's; anything else as it is."""
+    """Return a NumPy scalar as a Python number; anything else unchanged."""
     return value.item() if isinstance(value, np.generic) else value

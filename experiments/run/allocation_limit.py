@@ -1,4 +1,4 @@
-"""Bound what building a network takes, by what a file holds of it."""
+"""Limit the memory and time for building a network by the size of its stored parameters."""
 
 from collections.abc import Collection
 from typing import Any
@@ -6,18 +6,19 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-# Initialising a parameter makes some temporary tensors of its size; further ones are small.
+# Initialising a parameter makes several temporary tensors of its size; all other tensors are small.
 TIMES, NUMBERS, CALLS = 50, 2_000_000, 10_000
 
 
 class AllocationLimit(TorchFunctionMode):
-    """While entered, raise ValueError if tensors are made that are more or larger than those of a file.
+    """While entered, raise ValueError if torch makes far more or larger tensors than the stored ones.
 
     A network that an untrusted config.yaml describes may take all memory, or hours, before its parameters
-    can be compared with the stored ones. Memory is taken as it is written, and so only after the check.
+    can be compared with the stored ones. The check follows the allocation, but memory is not used before it
+    is written to.
 
     Args:
-        tensors: of the file.
+        tensors: the stored tensors.
     """
 
     def __init__(self, tensors: Collection[Tensor]):
@@ -26,7 +27,11 @@ class AllocationLimit(TorchFunctionMode):
         self._calls = TIMES * len(tensors) + CALLS
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call a function, and count the tensor that it returns."""
+        """Call a function, and count the tensor that it returns.
+
+        Raises:
+            ValueError: the limit is exceeded.
+        """
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor):
             self._numbers -= result.numel()

@@ -8,10 +8,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-PARTIAL = ".npg-partial-"  # begins the names of half-written files, which a crash leaves
-MOST = 4 * 2**30  # bytes of a file that is read
-MOST_TEXT = 64 * 2**20
-MOST_SPARSE = 256 * 2**20  # bytes of a file with holes, which take memory and no room on a disk
+PARTIAL = ".npg-partial-"  # prefix of temporary files, which a crash may leave behind
+MOST = 4 * 2**30  # largest file that is read, in bytes
+MOST_TEXT = 64 * 2**20  # bytes
+MOST_SPARSE = 256 * 2**20  # largest sparse file, in bytes: a hole takes no disk space, but memory when read
 # Neither follow a link nor wait for the other end of a pipe; Windows has no such flags.
 CAUTIOUS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -24,23 +24,23 @@ class UnsafeFileError(OSError):
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Write atomically: after a crash, `path` holds either the previous file or the new one.
 
-    Yields a file of a fresh, random name, which ends like that of `path` and is the file's `name`. A link at
+    Yields a temporary file with a random name, the file's `name`, which has the suffix of `path`. A link at
     `path` is replaced, not followed.
 
     Raises:
-        OSError: it could not be done; `path` is unchanged.
+        OSError: the file cannot be written; `path` is unchanged.
     """
     temporary = path.with_name(f"{PARTIAL}{secrets.token_hex(8)}-{path.name}")
     try:
         with temporary.open("x+b") as file:  # exclusively: an existing file or link is an error
             yield file
             file.flush()
-            os.fsync(file.fileno())  # or after a power cut the new name could exist without its content
+            os.fsync(file.fileno())  # otherwise, after a power cut, `path` could exist without its content
         temporary.replace(path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-    if os.name == "posix":  # a rename is durable once its folder is on disk too
+    if os.name == "posix":  # a rename is durable only when the folder is on disk, too
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -52,12 +52,12 @@ def reading(path: Path, most: int = MOST) -> BinaryIO:
     """Open a regular file for reading.
 
     Args:
-        path: of the file.
-        most: its maximum size in bytes.
+        path: path of the file.
+        most: maximum size in bytes.
 
     Raises:
-        UnsafeFileError: it is a link, no regular file, or larger.
-        OSError: it cannot be opened.
+        UnsafeFileError: the file is a link, not a regular file, too large, or large and sparse.
+        OSError: the file cannot be opened.
     """
     reject_link(path)
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | CAUTIOUS))  # noqa: SIM115
@@ -82,30 +82,30 @@ def reject_link(path: Path) -> None:
 
 
 def has_holes(descriptor: int, size: int) -> bool:
-    """Whether a file of so many bytes has parts that are not stored."""
+    """Return whether a file of `size` bytes is sparse."""
     if not hasattr(os, "SEEK_HOLE"):
         return False
     try:
         return os.lseek(descriptor, 0, os.SEEK_HOLE) < size
-    except OSError:  # this file system does not tell
+    except OSError:  # the file system does not support it
         return False
     finally:
         os.lseek(descriptor, 0, os.SEEK_SET)
 
 
 def read_text(path: Path, most: int = MOST_TEXT) -> str:
-    """Return the text of a small file, in UTF-8.
+    """Return the text of a small UTF-8 file.
 
     Raises:
         OSError: see `reading`.
-        ValueError: it is not text.
+        ValueError: the content is not UTF-8.
     """
     with reading(path, most) as file:
         return file.read().decode()
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of crashed `replacing` calls; call it only while the folder is claimed."""
+    """Remove the temporary files of crashed `replacing` calls; call it only while the folder is locked."""
     for left in folder.glob(f"{PARTIAL}*"):
-        with suppress(OSError):  # e.g. a folder of that name
+        with suppress(OSError):  # e.g. it is a folder
             left.unlink()

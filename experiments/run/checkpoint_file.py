@@ -1,4 +1,4 @@
-"""A file of tensors and plain data, read completely or rejected; no code in it is run."""
+"""Write and read a file of tensors and plain data, without running any code in it."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ from experiments.run.plain_data import from_bytes, to_bytes
 
 MAGIC = b"NPG-CKPT"
 VERSION = 1
-HEADER = struct.Struct("<8sIQ32s")  # magic, version, bytes of the payload, their SHA-256
+HEADER = struct.Struct("<8sIQ32s")  # magic, version, size of the payload in bytes, SHA-256 of the payload
 
 
 class CheckpointWriteError(OSError):
@@ -24,8 +24,8 @@ class CorruptCheckpointError(ValueError):
     """A file is incomplete, changed, or not a checkpoint.
 
     Attributes:
-        path: of the file.
-        reason: what is wrong with it.
+        path: path of the file.
+        reason: what is wrong with the file.
     """
 
     def __init__(self, path: Path, reason: str):
@@ -37,16 +37,16 @@ class CorruptCheckpointError(ValueError):
 def write(path: Path, content: Any) -> None:
     """Write atomically: after a crash, `path` holds either the previous checkpoint or the new one.
 
-    Equal content gives equal bytes. Only one process may write into a folder at a time: temporary files of
-    crashed ones are removed.
+    Equal content gives equal bytes. Only one process at a time may write into a folder, since temporary files
+    of crashed processes are removed.
 
     Args:
-        path: of the file; its folder is created if missing.
-        content: tensors, arrays and plain data; `experiments.run.plain_data.to_bytes` says which.
+        path: path of the file; its folder is created if missing.
+        content: tensors, arrays and plain data; see `experiments.run.plain_data.to_bytes`.
 
     Raises:
-        NonFiniteError: a number is NaN or infinite; says where in the content.
-        TypeError: a value has another type; says where in the content.
+        NonFiniteError: a number is NaN or infinite; the message says where in the content.
+        TypeError: a value has another type; the message says where in the content.
         CheckpointWriteError: e.g. the disk is full; the previous file is unchanged.
     """
     payload = to_bytes(content)
@@ -69,10 +69,10 @@ def write(path: Path, content: Any) -> None:
 def read(path: Path) -> Any:
     """Load a checkpoint; raise rather than return partial data.
 
-    It is read by safetensors and as JSON, so that no code in it is run.
+    Nothing in the file is run: it is decoded by safetensors and as JSON.
 
     Raises:
-        CorruptCheckpointError: the file is missing, incomplete, changed, or made by something else.
+        CorruptCheckpointError: the file is missing, incomplete, changed, or not a checkpoint.
     """
     payload = read_payload(path)
     try:
@@ -82,10 +82,10 @@ def read(path: Path) -> Any:
 
 
 def read_payload(path: Path) -> bytes:
-    """Return the bytes after the header, if they agree with it.
+    """Return the bytes after the header, after checking their size and checksum.
 
     Raises:
-        CorruptCheckpointError: they do not, or the file cannot be read.
+        CorruptCheckpointError: the check fails, or the file cannot be read.
     """
     try:
         if not path.is_file():
@@ -102,7 +102,7 @@ def read_payload(path: Path) -> bytes:
             _, version, length, digest = HEADER.unpack(header)
             if version != VERSION:
                 raise CorruptCheckpointError(path, f"it has format {version}; this version reads {VERSION}")
-            # Checked before memory of that length is allocated.
+            # Checked before memory for the payload is allocated.
             if size != HEADER.size + length:
                 raise CorruptCheckpointError(
                     path, f"it has {size} bytes; {HEADER.size + length} were written"

@@ -1,4 +1,4 @@
-"""What a checkpoint of a run must hold; one that is valid as a file may come from anybody."""
+"""Check the content of a run's checkpoint, which may be untrusted even if the file is intact."""
 
 import math
 import random
@@ -15,10 +15,10 @@ from torch.optim import Optimizer
 
 from experiments.run.plain_yaml import check_plain
 
-LARGEST = 2**53  # of a counter
+LARGEST = 2**53  # largest counter, and largest time in seconds
 LONGEST = 1_000  # characters of a logged number
 
-# What types stand for in an example, see `check_like`.
+# The meaning of a type in an example; see `check_like`.
 KINDS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
     object: ("anything", lambda value: True),
     int: ("a count", lambda value: type(value) is int and 0 <= value <= LARGEST),
@@ -52,10 +52,10 @@ CONTENT = {
 
 
 def check_content(content: Any) -> None:
-    """Check what does not depend on the agent.
+    """Check everything that does not depend on the agent.
 
     Raises:
-        ValueError: something is missing, or of another type.
+        ValueError: something is missing or has another type.
     """
     check_like(content, CONTENT, "a checkpoint")
     check_plain(content["run"])
@@ -68,21 +68,25 @@ def check_content(content: Any) -> None:
         random.Random().setstate(generators["python"])
         np.random.RandomState().set_state(generators["numpy"])
         torch.Generator().set_state(generators["torch"])
-    except Exception as error:  # each library has its own
+    except Exception as error:  # each library raises its own exceptions
         raise ValueError(f"generators are no states of generators ({error})") from None
 
 
 def check_fits(content: Mapping[str, Any], agent: OnPolicyAlgorithm) -> None:
-    """Check that a checkpoint which `check_content` accepts is of an agent like this one; nothing is changed.
+    """Check that a checkpoint fits an agent, which is not changed.
+
+    Args:
+        content: a checkpoint's content that `check_content` has accepted.
+        agent: an agent with its environments.
 
     Raises:
-        ValueError: it is of another.
+        ValueError: the checkpoint does not fit.
     """
     state = content["agent"]
     check_like(state["parameters"], agent.get_parameters(), "agent.parameters")
     moving, count = state["moving"], agent.n_envs
     check_like(moving["_last_episode_starts"], np.zeros(count, dtype=bool), "_last_episode_starts")
-    inner = agent.get_vec_normalize_env() or agent  # whose images may have their channels last
+    inner = agent.get_vec_normalize_env() or agent  # its images may have their channels last
     for name, owner in (("_last_obs", agent), ("_last_original_obs", inner)):
         if name == "_last_obs" or moving.get(name) is not None:
             check_like(moving[name], create_empty_array(owner.observation_space, count), name)
@@ -95,10 +99,10 @@ def check_fits(content: Mapping[str, Any], agent: OnPolicyAlgorithm) -> None:
 
 
 def check_optimizers(agent: OnPolicyAlgorithm) -> None:
-    """Check the optimizers that an agent has restored, which PyTorch does not.
+    """Check the shapes in an agent's restored optimizers, which PyTorch does not check.
 
     Raises:
-        ValueError: the state of a parameter has another shape.
+        ValueError: the optimizer's state of a parameter has another shape than the parameter.
     """
     for name in agent._get_torch_save_params()[0]:
         owner: Any = attrgetter(name)(agent)
@@ -112,13 +116,18 @@ def check_optimizers(agent: OnPolicyAlgorithm) -> None:
 
 
 def check_like(found: Any, example: Any, place: str) -> None:
-    """Check a value's structure, types and shapes by an example.
+    """Check that a value has the structure, types and shapes of an example.
 
-    Anything fits an empty part. Items of a list must be like the example's first. A type stands for what
-    `KINDS` says, and `...` for the names that a mapping may have besides.
+    In an example, an empty dict or list accepts any contents; all items of a list must be like the example's
+    first one; a type stands for what `KINDS` says; the key `...` stands for any further keys.
+
+    Args:
+        found: the value.
+        example: the example.
+        place: name of the value in the error message.
 
     Raises:
-        ValueError: something does not fit; says where.
+        ValueError: something does not fit; the message says where.
     """
     if isinstance(example, type):
         expected, matches = KINDS[example]
@@ -153,16 +162,16 @@ def check_like(found: Any, example: Any, place: str) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number of Python's."""
+    """Return whether a value is a finite Python int or float; a bool is not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def kind_of(value: Any) -> str:
-    """Return what a tensor holds, or what is in its place."""
+    """Return dtype and shape of a tensor as text, or the type's name of anything else."""
     return f"{value.dtype} of shape {(*value.shape,)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def require(fits: bool, place: str, expected: str) -> None:
-    """Raise ValueError if something does not fit."""
+    """Raise ValueError, which says what was expected in `place`, unless `fits`."""
     if not fits:
         raise ValueError(f"{place} must be {expected}")

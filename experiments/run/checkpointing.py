@@ -18,16 +18,16 @@ from experiments.run.stop_signals import StopSignals
 
 
 class Checkpointing(BaseCallback):
-    """Save a checkpoint at every k-th update, at the end, and when a signal asks the run to stop.
+    """Save a checkpoint every k updates, at the end, and when a signal requests a stop.
 
-    It is saved when the next rollout begins: the update is over, policy, critic and all averages belong
-    together, and the rollout buffer holds nothing that is needed again.
+    A checkpoint is saved at the start of a rollout: then policy, critic and all averages are those of the
+    same update, and nothing in the rollout buffer is needed any more.
 
     Args:
-        checkpoints: the folder.
-        take_rest: returns what a checkpoint holds of everything but agent, environments and generators.
+        checkpoints: the folder of the checkpoints.
+        take_rest: returns the content of a checkpoint except agent, environments and generators.
         every: k.
-        signals: that ask the run to stop.
+        signals: the signals that request a stop.
     """
 
     model: OnPolicyAlgorithm
@@ -57,12 +57,12 @@ class Checkpointing(BaseCallback):
         self.updates += 1
 
     def _on_step(self) -> bool:
-        if self._signals.overdue:  # the last checkpoint has everything but this rollout
+        if self._signals.overdue:  # stop within the rollout; resuming repeats it
             self._signals.check()
         return True
 
     def _on_training_end(self) -> None:
-        self._restore_drawn()  # if there was nothing left to learn
+        self._restore_drawn()  # if there were no steps left, so that no rollout has started
         self.save()
 
     def save(self) -> None:
@@ -84,10 +84,15 @@ class Checkpointing(BaseCallback):
         self._checkpoints.save(content, step=self.num_timesteps, score=score)
 
     def resume(self, content: Mapping[str, Any], logger: Logger, episodes_cut: int) -> None:
-        """Restore the counter and the row to be logged, after `restore`.
+        """Restore the update counter and the log's pending row; call it after `restore`.
 
-        The generators are restored when the first rollout or the end of learning comes, since everything
-        until then may draw from them.
+        The random number generators are restored later, at the start of the first rollout or at the end of
+        training, since setting up training may draw from them.
+
+        Args:
+            content: the checkpoint's content.
+            logger: the logger of the run.
+            episodes_cut: the number that `restore` returned, which is logged.
         """
         agent_state.restore_logged(logger, content["agent"])
         if episodes_cut:
@@ -103,13 +108,14 @@ class Checkpointing(BaseCallback):
 
 
 def restore(agent: OnPolicyAlgorithm, callbacks: Sequence[BaseCallback], content: Mapping[str, Any]) -> int:
-    """Restore agent, environments and callbacks from a checkpoint; no file is touched.
+    """Restore agent, environments and callbacks from a checkpoint; no file is changed.
 
     Returns:
-        How many episodes were cut, if environments had no state to save and began new ones.
+        The number of episodes that were cut short, because their environments have no state that can be
+        saved and have started new episodes.
 
     Raises:
-        ValueError: the checkpoint is of another agent or of other environments.
+        ValueError: the checkpoint does not fit the agent or the environments.
     """
     assert agent.env is not None
     try:
@@ -118,8 +124,8 @@ def restore(agent: OnPolicyAlgorithm, callbacks: Sequence[BaseCallback], content
         agent_state.restore_agent(agent, content["agent"])
         check_optimizers(agent)
         agent_state.restore_callbacks(callbacks, content["callbacks"])
-        agent_state.restore_logged(Logger(None, []), content["agent"])  # fails before a file is touched
-    except Exception as error:  # an environment's own methods may raise any
+        agent_state.restore_logged(Logger(None, []), content["agent"])  # a test, before a file is changed
+    except Exception as error:  # an environment's own methods may raise any exception
         raise ValueError(
             "the checkpoint does not fit the agent and the environments that config.yaml describes, and no "
             f"option can change that; restore its settings: {error!s:.1000}"

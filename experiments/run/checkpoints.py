@@ -1,4 +1,4 @@
-"""The folder of a run's checkpoints: the last few, and the best."""
+"""The folder with a run's last few checkpoints and the best one."""
 
 import re
 from contextlib import suppress
@@ -17,7 +17,7 @@ class NoValidCheckpointError(ValueError):
     """A folder holds no checkpoint that can be loaded.
 
     Attributes:
-        rejected: the files and the reasons.
+        rejected: one error per rejected file.
     """
 
     def __init__(self, folder: Path, rejected: list[CorruptCheckpointError]):
@@ -29,15 +29,16 @@ class NoValidCheckpointError(ValueError):
 class Checkpoints:
     """Checkpoints of one run: `checkpoint-000012288.ckpt` after 12288 steps, and `best.ckpt`.
 
-    A process that is killed at any point leaves the last checkpoint or the one before it as the newest.
+    If the process is killed while saving, the newest valid checkpoint is the one being saved or the one
+    before it.
 
     Args:
-        folder: of the files; made by the first save.
-        keep: how many of the last ones stay, at least 1.
+        folder: the folder of the files; the first `save` creates it.
+        keep: number of latest checkpoints to keep, at least 1.
 
     Attributes:
-        best: the path of the one with the highest score, a file of its own.
-        rejected: the files that the last `newest_valid` rejected, and why.
+        best: path of a separate copy of the checkpoint with the highest score.
+        rejected: one error per file that the last call of `newest_valid` rejected.
     """
 
     def __init__(self, folder: Path, keep: int = 3):
@@ -51,24 +52,25 @@ class Checkpoints:
     def save(self, content: Any, *, step: int, score: float | None = None) -> Path:
         """Write a checkpoint, then delete the oldest ones.
 
-        Checkpoints of later steps, from before a run resumed at an earlier one, are deleted, too.
+        Checkpoints of later steps are deleted, too: a run that resumed from an earlier one has left them.
 
         Args:
-            content: as `experiments.run.checkpoint_file.write` takes it.
-            step: environment steps until here, all environments together.
-            score: a higher one than that of `best.ckpt` makes this the best as well; None is no score.
+            content: tensors and plain data; see `experiments.run.plain_data.to_bytes`.
+            step: environment steps so far, counted over all environments.
+            score: if it is higher than that of `best.ckpt`, this checkpoint also becomes the best; None for
+                no score.
 
         Raises:
-            NonFiniteError: a number in content, or the score, is NaN or infinite.
-            TypeError: something in content is neither a tensor nor plain data.
+            NonFiniteError: a number in the content, or the score, is NaN or infinite.
+            TypeError: the content is not tensors and plain data.
             CheckpointWriteError: e.g. the disk is full; earlier checkpoints are intact.
         """
         document = {"score": None if score is None else float(score), "content": content}
         path = self.folder / f"checkpoint-{step:09d}.ckpt"
         if self._saved and not self.folder.exists():
             show(f"{self.folder} was deleted by another program; it is made again", error=True)
-        # The best first: a run that is killed between the two resumes from the previous checkpoint and
-        # repeats both. In the other order it would resume from this one, and never write the best.
+        # The best is written first: a run that is killed between the two writes resumes from the previous
+        # checkpoint and repeats both. In the other order it would resume from this one and lose the best.
         if score is not None and self._is_best(score):
             write(self.best, document)
             self._best_score = float(score)
@@ -86,11 +88,11 @@ class Checkpoints:
         """Return path and content of the newest valid checkpoint, or of the best if no other is valid.
 
         Args:
-            name: of the only one to try, e.g. best.
+            name: if given, try only this checkpoint, e.g. best.
 
         Raises:
-            NoValidCheckpointError: nothing here can be loaded.
-            UnsafeFileError: the folder is a link, which could lead anywhere.
+            NoValidCheckpointError: no checkpoint can be loaded.
+            UnsafeFileError: the folder is a link, which could point anywhere.
         """
         reject_link(self.folder)
         self.rejected = []
@@ -111,12 +113,12 @@ class Checkpoints:
         return document
 
     def _is_best(self, score: float) -> bool:
-        if self._best_score is None or not self.best.exists():  # somebody may have deleted it
+        if self._best_score is None or not self.best.exists():  # another program may have deleted it
             try:
                 self._best_score = self._read(self.best)["score"]
-            except CorruptCheckpointError:  # or there is none yet
+            except CorruptCheckpointError:  # also if there is none yet
                 return True
-        # NaN compares false, and `write` rejects it.
+        # If the score is NaN, this is True, and `write` raises NonFiniteError.
         return not (isinstance(self._best_score, float) and score <= self._best_score)
 
     def _delete_old(self, step: int) -> None:

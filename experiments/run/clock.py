@@ -1,4 +1,4 @@
-"""Training time as a column of the log."""
+"""Log the training time."""
 
 import time
 
@@ -6,10 +6,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 
 class Clock(BaseCallback):
-    """Log `time/seconds` since training began, which SB3's `time/time_elapsed` truncates to whole seconds.
+    """Log the training time as `time/seconds`; SB3's `time/time_elapsed` has whole seconds only.
 
     Args:
-        elapsed: seconds before a run was resumed.
+        elapsed: seconds of training before the run was resumed.
     """
 
     def __init__(self, elapsed: float = 0.0):
@@ -19,7 +19,7 @@ class Clock(BaseCallback):
 
     @property
     def seconds(self) -> float:
-        """Training seconds up to now."""
+        """Seconds of training so far."""
         return self._elapsed + time.perf_counter() - self._start
 
     def _on_training_start(self) -> None:

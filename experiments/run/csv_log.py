@@ -1,4 +1,4 @@
-"""progress.csv: one row per update, in a file that survives a crash and can be rewound."""
+"""Write progress.csv: one row per update, in a file that survives a crash and can be rewound."""
 
 import csv
 import io
@@ -13,22 +13,26 @@ from experiments.run.atomic_file import MOST_TEXT, reading, replacing
 from experiments.terminal import show
 
 MOST_CELLS = 5_000_000
-FORMAT = "csv"  # SB3's name of this format; what it cannot hold, e.g. figures, is excluded by it
+FORMAT = "csv"  # SB3's name of this format; SB3 excludes by it what the format cannot hold, e.g. figures
 
 
 class CsvLog(KVWriter):
-    """Write rows of numbers under SB3's names, in place of SB3's own writer.
+    """Write rows of numbers, as SB3's CSV writer does, but keep an existing file and survive a crash.
 
-    SB3's rewrites the file in place at every new name, and truncates an existing file.
+    SB3's writer truncates an existing file, and rewrites the file in place for every new column.
 
     Args:
-        path: of the file; one that exists is continued.
+        path: path of the file; rows are appended to an existing one.
+
+    Raises:
+        OSError: the file cannot be read or written.
+        ValueError: an existing file is not CSV, or too large.
     """
 
     def __init__(self, path: Path):
         self.path = path
         table = read_table(path) if path.exists() else []
-        write_table(path, table)  # without an incomplete last line, and no link
+        write_table(path, table)  # drops an incomplete last line, and replaces a link by a file
         self.columns, self.rows = (table[0] if table else []), max(len(table) - 1, 0)
         self._file = self._open()
 
@@ -40,7 +44,7 @@ class CsvLog(KVWriter):
     def write(
         self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
     ) -> None:
-        """Append a row, with a new column per new name.
+        """Append a row, and add a column for each new name.
 
         Raises:
             OSError: e.g. the disk is full.
@@ -60,10 +64,10 @@ class CsvLog(KVWriter):
         self.rows += 1
 
     def _keep(self) -> None:
-        """Write the file again if somebody has deleted or replaced it; this process still has its content.
+        """Write the file again if another program has deleted or replaced it; the open one has its content.
 
         Raises:
-            OSError: its folder is gone too.
+            OSError: the folder was deleted, too.
         """
         with suppress(FileNotFoundError):
             if os.path.samestat(os.stat(self.path), self._opened):
@@ -84,7 +88,7 @@ class CsvLog(KVWriter):
         self._file = self._open()
 
     def position(self) -> dict[str, int]:
-        """Return the position of the log after writing it to disk."""
+        """Flush the log to disk and return its position."""
         self._keep()
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -99,7 +103,7 @@ def rewind(path: Path, position: dict[str, int]) -> None:
     """Rewind a log to a position: remove later rows and columns.
 
     Raises:
-        ValueError: the file has fewer rows or columns than that.
+        ValueError: the file has fewer rows or columns than the position says.
     """
     table = read_table(path) if path.exists() else []
     found = {"rows": max(len(table) - 1, 0), "columns": len(table[0]) if table else 0}
@@ -113,11 +117,11 @@ def rewind(path: Path, position: dict[str, int]) -> None:
 
 
 def read_table(path: Path) -> list[list[str]]:
-    """Return all complete lines, the header first.
+    """Return the header and all complete rows.
 
     Raises:
         OSError: see `reading`.
-        ValueError: it is no CSV file, or too large.
+        ValueError: the file is not CSV, or too large.
     """
     table, cells = [], 0
     with reading(path, MOST_TEXT) as file:
@@ -137,7 +141,7 @@ def read_table(path: Path) -> list[list[str]]:
 
 
 def write_table(path: Path, table: list[list[str]]) -> None:
-    """Replace the file; a crash meanwhile leaves the previous one."""
+    """Write a table atomically: after a crash, `path` holds either the previous file or the new one."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(table)
     with replacing(path) as file:
@@ -145,7 +149,7 @@ def write_table(path: Path, table: list[list[str]]) -> None:
 
 
 def last_row(path: Path) -> dict[str, str]:
-    """Return the last row of a log that is being written; empty if there is none yet."""
+    """Return the last row of a log that another process may be writing; empty if there is none yet."""
     try:
         header, *_, last = read_table(path)
     except (OSError, ValueError, csv.Error):

@@ -1,4 +1,4 @@
-"""Let one command at a time write into a folder."""
+"""Lock a folder, so that only one command at a time writes into it."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-# What file systems without locks answer, or, with EBADF, those that lock only what is open for writing.
+# Errors of file systems without locks; EBADF is that of file systems that lock only files open for writing.
 UNSUPPORTED = {
     getattr(errno, name, 0) for name in ("EBADF", "ENOLCK", "EOPNOTSUPP", "ENOTSUP", "ENOSYS", "EINVAL")
 }
@@ -22,16 +22,17 @@ _warned: set[Path] = set()
 
 
 def lock_folder(folder: Path) -> int | None:
-    """Lock a folder until the returned descriptor is closed or this process ends, however it ends.
+    """Lock a folder until the returned descriptor is closed or this process ends, even by a crash.
 
-    Network file systems lock only what is open for writing, as a folder cannot be: there, a file beside it is
-    locked, `.<name>.lock`, which stays.
+    Network file systems lock only files that are open for writing, which a folder cannot be. There, the file
+    `.<name>.lock` next to the folder is locked; it is not deleted afterwards.
 
     Returns:
         The descriptor; None, after a warning, if the file system has no locks.
 
     Raises:
-        BlockingIOError: another process has locked it.
+        BlockingIOError: another process has locked the folder.
+        OSError: the folder cannot be opened.
     """
     problem: object = "this platform has no fcntl"
     if fcntl is not None:
@@ -57,7 +58,7 @@ def lock_folder(folder: Path) -> int | None:
 
 
 def lock(path: Path, flags: int) -> int:
-    """Open a path and lock it."""
+    """Open a path with these flags, lock it without waiting, and return the descriptor."""
     descriptor = os.open(path, flags, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""States of the global random number generators, as plain data that continues bit for bit."""
+"""Save and restore the global random number generators bit for bit."""
 
 import random
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 
 
 def take_generators() -> dict[str, Any]:
-    """Return the states of the global generators: Python's, numpy's, torch's on the CPU and on every GPU."""
+    """Return the states of Python's, NumPy's and torch's global generators, on the CPU and all GPUs."""
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(legacy=False),  # noqa: NPY002 - libraries draw from it
@@ -18,12 +18,12 @@ def take_generators() -> dict[str, Any]:
 
 
 def restore_generators(state: dict[str, Any]) -> None:
-    """Set the global generators to what `take_generators` returned.
+    """Set the global generators to the states that `take_generators` returned.
 
-    With an empty list of GPU states, `{**state, "cuda": []}`, GPU generators are not changed.
+    With an empty list of GPU states, `{**state, "cuda": []}`, the generators of GPUs are not changed.
 
     Raises:
-        ValueError: the states are of another number of GPUs than there are; nothing is set.
+        ValueError: the states are those of a different number of GPUs; no generator is changed.
     """
     here = torch.cuda.device_count()
     if state["cuda"] and len(state["cuda"]) != here:

@@ -19,7 +19,7 @@ from experiments.run.stop_signals import Stopped, StopSignals
 from experiments.settings.run_settings import RunSettings
 from experiments.terminal import show
 
-ROW = 256  # steps of all environments per row of SB3's log, if its rollouts are shorter
+ROW = 256  # steps per row of the log of an SB3 agent with shorter rollouts, over all environments
 
 
 def learn(
@@ -33,19 +33,20 @@ def learn(
     """Train, and save the model even if training fails.
 
     Args:
-        agent: untrained, on fresh environments.
-        settings: of the run.
-        document: what config.yaml and checkpoints hold of them.
-        folder: of the run.
-        signals: that request a stop.
-        content: of the checkpoint from which the run resumes.
+        agent: an untrained agent with new environments.
+        settings: the run's settings.
+        document: the settings as config.yaml and checkpoints store them.
+        folder: the run folder.
+        signals: the signals that request a stop.
+        content: content of the checkpoint to resume from; None for a new run.
 
     Returns:
-        The command's exit code, 0 if all steps were made, and the seconds spent learning, over all parts of a
-        resumed run.
+        The command's exit code, which is 0 if all steps were made, and the seconds of training, including
+        those before the run was resumed.
 
     Raises:
-        ValueError: the content does not fit; the folder is as it was.
+        OSError: a log or config.yaml cannot be written.
+        ValueError: the content does not fit; the folder is unchanged.
     """
     callbacks = [GeometryCallback(settings.geometry)] if settings.geometry else []
     episodes_cut = restore(agent, callbacks, content) if content is not None else 0
@@ -80,14 +81,14 @@ def learn(
     except Stopped as stopped:
         code = stopped.code
         show(f"\n{stopped}; the run can be resumed")
-    except (Exception, SystemExit) as error:  # of the environment, a user's own class or the system
+    except (Exception, SystemExit) as error:  # raised by an environment, a user's own class or the system
         show(describe_failure(error, f"at step {agent.num_timesteps}"), error=True)
         paths = Checkpoints(folder.checkpoints).paths()
         show(f"The last good checkpoint is {paths[0] if paths else 'none'}.", error=True)
     finally:
         seconds = clock.seconds
         progress.close()
-        # A full disk fails at these again.
+        # If the disk is full, these fail again.
         saves = (folder.progress, log.logger.close), (folder.model, lambda: folder.save(agent))
         for path, save in saves:
             try:
@@ -99,7 +100,7 @@ def learn(
 
 
 def log_interval(agent: OnPolicyAlgorithm) -> int:
-    """Return the updates per row of the log: one for ours, as many as make `ROW` steps for SB3's A2C."""
+    """Return the number of updates per row of the log: 1 for our agents, about `ROW` steps for SB3's A2C."""
     if isinstance(agent, PolicyGradientAgent):
         return 1
     return max(ROW // (agent.n_steps * agent.n_envs), 1)

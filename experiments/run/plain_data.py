@@ -1,4 +1,4 @@
-"""Tensors and plain data as bytes, and back without running any code."""
+"""Encode tensors and plain data as bytes, and decode them without running any code."""
 
 import json
 import math
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from agents.rollout.finite import NonFiniteError
 
-STRUCTURE = "structure"  # the one tensor that is not part of the content: JSON, as bytes
-LEAST_TAGGED = 2**63  # JSON readers, e.g. Python's, may reject very long integers
+STRUCTURE = "structure"  # the name of an additional tensor, which holds the structure as JSON in bytes
+LEAST_TAGGED = 2**63  # longer integers are stored as hexadecimal text, since JSON readers may reject them
 
 DTYPES = (
     *(torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64),
@@ -23,14 +23,15 @@ DTYPES = (
 
 
 def to_bytes(content: Any) -> bytes:
-    """Encode content as safetensors: its tensors by number, and its structure as JSON.
+    """Encode content as safetensors: numbered tensors, and the structure as JSON.
 
     Equal content gives equal bytes.
 
     Args:
         content: tensors, arrays, NumPy scalars, str, int, float, bool and None, in any nesting of lists,
-            tuples and dicts with keys of str or int. Subclasses are decoded as the plain type, tensors on
-            the CPU, contiguous and without a gradient; a view is stored without the rest of its storage.
+            tuples and dicts with keys of str or int. Instances of subclasses are decoded as the plain type.
+            Tensors are decoded on the CPU, contiguous and without gradient. Of a view, only its own elements
+            are stored.
 
     Raises:
         NonFiniteError: a number is NaN or infinite; the message says where in the content.
@@ -46,7 +47,7 @@ def from_bytes(payload: bytes) -> Any:
     """Decode what `to_bytes` returned.
 
     Raises:
-        ValueError: the bytes are not such an encoding.
+        ValueError: the bytes are not what `to_bytes` returns.
     """
     try:
         tensors = safetensors.torch.load(payload)
@@ -60,14 +61,17 @@ def from_bytes(payload: bytes) -> Any:
 
 
 def encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
-    """Encode a value for JSON; a type that JSON does not have becomes a dict of one item, kind and data.
+    """Encode a value for JSON; types that JSON lacks become a dict with one item, {kind: data}.
 
     Args:
         value: any content.
-        place: of the value in the content, its keys joined by dots; for messages.
-        tensors: receives the value's tensors.
+        place: keys of the value in the content, joined by dots; for error messages.
+        tensors: a dict that the value's tensors are added to.
+
+    Raises:
+        NonFiniteError, TypeError: see `to_bytes`.
     """
-    if isinstance(value, Tensor | np.ndarray | np.generic):  # first: np.float64 is a float besides
+    if isinstance(value, Tensor | np.ndarray | np.generic):  # first, since np.float64 is also a float
         name = str(len(tensors))
         tensors[name] = copy_tensor(value, place or "the content")
         kinds = {Tensor: "tensor", np.ndarray: "array", np.generic: "scalar"}
@@ -102,7 +106,12 @@ def join(place: str, key: str | int) -> str:
 
 
 def copy_tensor(value: Tensor | np.ndarray | np.generic, place: str) -> Tensor:
-    """Copy a value to a storage of its own, on the CPU and contiguous."""
+    """Copy a value into a contiguous tensor on the CPU that shares no memory with it.
+
+    Raises:
+        NonFiniteError: a number is NaN or infinite.
+        TypeError: the value's dtype or layout cannot be stored.
+    """
     dtype = value.dtype
     try:
         tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value, order="C"))
@@ -113,7 +122,7 @@ def copy_tensor(value: Tensor | np.ndarray | np.generic, place: str) -> Tensor:
             f"{place} is a {type(value).__qualname__} of {dtype}; a checkpoint holds dense booleans, "
             "integers and real numbers of at most 64 bits"
         )
-    # Not clone(), which would keep strides and lazily negated views.
+    # Not clone(), which keeps strides and lazy negation.
     copy = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
     bad = int((~torch.isfinite(copy)).sum()) if copy.is_floating_point() else 0
     if bad:
@@ -125,7 +134,11 @@ def copy_tensor(value: Tensor | np.ndarray | np.generic, place: str) -> Tensor:
 
 
 def decode(node: Any, tensors: dict[str, Tensor]) -> Any:
-    """Decode a node that `encode` made, and remove its tensors from `tensors`."""
+    """Decode a node that `encode` returned, and remove its tensors from `tensors`.
+
+    Raises:
+        ValueError: the node is invalid; an untrusted one may also raise LookupError or TypeError.
+    """
     if isinstance(node, list):
         return [decode(item, tensors) for item in node]
     if not isinstance(node, dict):
@@ -142,7 +155,7 @@ def decode(node: Any, tensors: dict[str, Tensor]) -> Any:
     if kind == "integer":
         return int(data, 16)
     if kind in ("tensor", "array", "scalar"):
-        # A copy is aligned as torch aligns its own tensors: the last bits of sums depend on the alignment.
+        # A copy has torch's own memory alignment, on which the last bits of sums depend.
         tensor = copy_tensor(tensors.pop(data), f"tensor {data}")
         return tensor if kind == "tensor" else tensor.numpy() if kind == "array" else tensor.numpy()[()]
     raise ValueError(f"there is no {kind!r} in a checkpoint")

@@ -7,11 +7,11 @@ import yaml
 
 from experiments.run.atomic_file import reading
 
-MOST = 128 * 2**10  # bytes: settings have a few thousand, and YAML is slow to read
-MOST_ALIASES = 20  # a few are YAML's way to write a list twice; many nested ones unfold without end
+MOST = 128 * 2**10  # bytes; settings take a few thousand, and YAML is slow to parse
+MOST_ALIASES = 20  # YAML uses a few for repeated lists; nested ones expand exponentially
 MOST_VALUES = 100_000
-MOST_BRACKETS = 500  # reading nested ones takes the square of their number
-LARGEST = 2**64  # of an integer; printing very long ones is an error
+MOST_BRACKETS = 500  # the time to parse nested brackets grows with the square of their number
+LARGEST = 2**64  # largest absolute integer; Python raises an error when it prints very long ones
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -19,21 +19,21 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it holds anything else; names the file.
+        ValueError: the file holds anything else; the message names the file.
     """
     with reading(path, MOST) as file:
         return parse(file.read(), path)
 
 
 def parse(content: str | bytes, source: object) -> dict[str, Any]:
-    """Return the mapping that YAML holds, in UTF-8 if in bytes.
+    """Parse a YAML mapping.
 
     Args:
-        content: of a file.
-        source: what an error calls it.
+        content: the YAML; bytes are decoded as UTF-8.
+        source: the name of the content in error messages.
 
     Raises:
-        ValueError: it is not YAML, has tags that call for code, or holds no mapping.
+        ValueError: the content is not YAML, is no mapping, or has tags that would execute code.
     """
     try:
         text = content if isinstance(content, str) else content.decode()
@@ -53,7 +53,7 @@ def parse(content: str | bytes, source: object) -> dict[str, Any]:
 
 
 def check_plain(document: Any) -> None:
-    """Raise ValueError unless a document holds texts, numbers, lists and mappings with texts as keys."""
+    """Raise ValueError unless a document holds only strings, numbers, None, lists and dicts with str keys."""
     left, count = [document], 0
     while left:
         value = left.pop()
@@ -67,7 +67,7 @@ def check_plain(document: Any) -> None:
         elif isinstance(value, list):
             left += value
         elif isinstance(value, str):
-            value.encode()  # a lone half of a character is no text
+            value.encode()  # raises a ValueError at a lone surrogate
         elif isinstance(value, int):
             if abs(value) > LARGEST:
                 raise ValueError("an integer is too large")

@@ -29,10 +29,10 @@ class RunInUseError(FileExistsError):
 
 
 class RunFolder:
-    """`<out>/<env>/<algo>/seed-<n>/`, the folder of one run.
+    """The folder of one run, `<out>/<env>/<algo>/seed-<n>/`.
 
-    config.yaml, progress.csv and TensorBoard events, checkpoints/, model.zip, vecnormalize.pkl where
-    observations are normalised, and last evaluation.json, which says that the run is finished.
+    It contains config.yaml, progress.csv, TensorBoard events, checkpoints/, model.zip, vecnormalize.pkl if
+    the run uses `VecNormalize`, and evaluation.json, which is written last and marks the run as finished.
     """
 
     def __init__(self, path: Path):
@@ -56,10 +56,10 @@ class RunFolder:
         return self.evaluation.exists()
 
     def check_free(self) -> None:
-        """Check that no finished run is here.
+        """Check that a run can be written here.
 
         Raises:
-            FileExistsError: a finished run, or something that is no run, is at the path.
+            FileExistsError: a finished run is here, or a file is in the place of a folder.
         """
         if self.finished:
             raise FileExistsError(
@@ -70,17 +70,18 @@ class RunFolder:
                 raise FileExistsError(f"{place} is a file; choose another --out")
 
     def create(self) -> Path | None:
-        """Make the folder, and lock it until this process ends.
+        """Create the folder, and lock it until `close` or the end of this process.
 
         Returns:
             The new path of an unfinished run that was moved out of the way, or None.
 
         Raises:
-            FileExistsError: a finished run is there.
-            RunInUseError: another command is writing into it.
+            FileExistsError: a finished run is here.
+            RunInUseError: another command is writing into the folder.
+            UnsafeFileError: see `claim`.
         """
         self.claim()
-        self.check_free()  # again, since another command may have finished meanwhile
+        self.check_free()  # again, since another command may have finished a run here before the lock
         aside = None
         if any(self.path.iterdir()):
             names = (self.path.with_name(f"{self.path.name}.unfinished-{n}") for n in itertools.count(1))
@@ -90,11 +91,12 @@ class RunFolder:
         return aside
 
     def claim(self) -> None:
-        """Lock the folder against other commands until this process ends.
+        """Create the folder if missing, and lock it against other commands until `close` or exit.
 
         Raises:
-            RunInUseError: another command is writing into it.
-            UnsafeFileError: checkpoints/ is a link, which could lead anywhere, or a file's name is taken.
+            RunInUseError: another command is writing into the folder.
+            UnsafeFileError: checkpoints/ is a link, which could point anywhere, or a file of the run is not a
+                regular file.
         """
         self.close()
         self.path.mkdir(parents=True, exist_ok=True)
@@ -117,21 +119,22 @@ class RunFolder:
             self._lock = None
 
     def save(self, agent: OnPolicyAlgorithm) -> None:
-        """Write model.zip, and the statistics of `VecNormalize` if the agent has one."""
+        """Write model.zip, and vecnormalize.pkl if the agent has a `VecNormalize`."""
         with replacing(self.model) as file:
-            agent.save(file)  # type: ignore[arg-type]  # it is a BufferedRandom
+            agent.save(file)  # type: ignore[arg-type]  # the file is a BufferedRandom
         if (normaliser := agent.get_vec_normalize_env()) is not None:
             with replacing(self.normaliser) as file:
                 pickle.dump(normaliser, file)
 
     def read_checkpoint(self, name: str | None = None) -> tuple[Path, dict[str, Any]]:
-        """Return path and content of the newest valid checkpoint; newer ones are named on stderr.
+        """Return path and content of the newest valid checkpoint; print the rejected ones to stderr.
 
         Args:
-            name: of another checkpoint, e.g. best.
+            name: the name of the checkpoint to read instead, e.g. best.
 
         Raises:
-            ValueError: there is none, or it holds something else.
+            OSError: checkpoints/ is a link.
+            ValueError: there is no valid checkpoint, or its content is not a run's.
         """
         checkpoints = Checkpoints(self.checkpoints)
         try:
@@ -151,7 +154,7 @@ class RunFolder:
         return path, content
 
     def write_config(self, document: Mapping[str, Any]) -> None:
-        """Write config.yaml: every setting, and the versions that the run is made with."""
+        """Write config.yaml, e.g. what `RunSettings.document` returns."""
         with replacing(self.config) as file:
             file.write(yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True).encode())
 
@@ -159,6 +162,7 @@ class RunFolder:
         """Return the settings in config.yaml.
 
         Raises:
+            OSError: config.yaml cannot be read.
             ValueError: this is no run folder, or config.yaml is damaged.
         """
         if not self.config.exists():
@@ -173,14 +177,15 @@ class RunFolder:
             raise ValueError(f"{self.config} is damaged: {error}; restore it, or train again") from None
 
     def write_evaluation(self, result: Mapping[str, Any]) -> None:
-        """Write evaluation.json, the mark of a finished run; nothing is written after it."""
+        """Write evaluation.json, which marks the run as finished; it is the last file of a run."""
         write_json(self.evaluation, result)
 
     def read_evaluation(self) -> dict[str, Any]:
         """Return the mapping in evaluation.json; empty if there is none.
 
         Raises:
-            OSError, ValueError: it cannot be read, or is no JSON.
+            OSError: the file cannot be read.
+            ValueError: the file is not JSON.
         """
         if not self.finished:
             return {}
@@ -192,9 +197,9 @@ class RunFolder:
 
 
 def folder_of_task(out: Path, env_id: str, algo: str) -> Path:
-    """Return `<out>/<env>/<algo>/`, without colons, which Windows, PATH and rsync read as something else.
+    """Return `<out>/<env>/<algo>/`, without colons, which have a meaning to Windows, PATH and rsync.
 
-    A folder with the colon of "module:Name-v0", as version 0.1 made it, stays in use.
+    If there is a folder named with a colon, as version 0.1 made it for "module:Name-v0", it is used.
     """
     older = out / env_id
     return (older if older.is_dir() else out / folder_name(env_id)) / folder_name(algo)

@@ -1,4 +1,4 @@
-"""The two logs of a run, progress.csv and TensorBoard's events, which a resumed run continues."""
+"""Write the two logs of a run, progress.csv and TensorBoard's events; a resumed run appends to them."""
 
 import os
 from fnmatch import fnmatch
@@ -16,15 +16,16 @@ CHUNK = 2**20  # bytes
 
 
 class RunLog:
-    """Write both logs, and return their position.
+    """The logger of a run, with a position that a checkpoint stores.
 
     Args:
-        folder: of the run.
-        position: returned by `position`, at which both logs are continued; what came later is removed, since
-            the run repeats it.
+        folder: the run folder.
+        position: returned by `position`; both logs are truncated to it, since the run repeats what came
+            later. None for new logs.
 
     Raises:
-        ValueError: the files have less than the position says.
+        OSError: a file cannot be read or written.
+        ValueError: a file is shorter than the position says, or the position is invalid.
     """
 
     def __init__(self, folder: RunFolder, position: dict[str, Any] | None = None):
@@ -45,7 +46,7 @@ class RunLog:
         self.logger.output_formats[1:] = [self._events]
 
     def position(self) -> dict[str, Any]:
-        """Return the position of both logs after writing them to disk."""
+        """Flush both logs to disk and return their position."""
         self._events.writer.flush()
         if not self._events_path.exists():
             show(f"{self._events_path} was deleted by another program; a new one begins", error=True)
@@ -58,7 +59,7 @@ class RunLog:
         return {"csv": self._csv.position(), "events": sizes}
 
     def _check_events(self, sizes: dict[str, int]) -> None:
-        """Check the files before any is changed; an untrusted checkpoint may name any."""
+        """Check the files before any is changed; an untrusted checkpoint may name any file."""
         for path in self._folder.glob(EVENTS):
             if path.is_dir() and not path.is_symlink():
                 raise UnsafeFileError(f"{path} is a folder; delete it")
@@ -82,7 +83,7 @@ class RunLog:
             if path.name not in sizes:
                 path.unlink()
         for path in (self._folder / name for name in sizes):
-            with reading(path) as file, replacing(path) as shortened:  # a copy, since it may have other names
+            with reading(path) as file, replacing(path) as shortened:  # a copy, since it may be a hard link
                 left = sizes[path.name]
                 while left > 0 and (chunk := file.read(min(left, CHUNK))):
                     shortened.write(chunk)

@@ -6,16 +6,16 @@ import time
 from types import FrameType
 from typing import Any, Self
 
-GRACE = 5.0  # seconds in which a rollout may end
-INTERRUPTED = 128 + signal.SIGINT  # what a shell reports of a command that Ctrl-C ended
+GRACE = 5.0  # seconds after a signal in which the rollout may end by itself
+INTERRUPTED = 128 + signal.SIGINT  # the exit code of a command that Ctrl-C ended, by a shell's convention
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):  # noqa: N818 - nothing went wrong
-    """A signal requested that a run or a grid ends.
+    """A signal has stopped a run or a grid.
 
     Attributes:
-        code: the command's exit code, 128 plus the signal's number, as shells have it.
+        code: the command's exit code: 128 plus the signal's number, as in a shell.
     """
 
     def __init__(self, code: int):
@@ -26,7 +26,7 @@ class Stopped(Exception):  # noqa: N818 - nothing went wrong
 class StopSignals:
     """While entered, record the first SIGINT or SIGTERM; a second one ends the process at once.
 
-    Outside the main thread, where Python handles no signals, nothing is recorded.
+    Outside the main thread, where Python handles no signals, it does nothing.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class StopSignals:
 
     @property
     def requested(self) -> bool:
-        """Whether there was a signal."""
+        """Whether a stop was requested."""
         return self._signal is not None
 
     @property
@@ -59,10 +59,10 @@ class StopSignals:
         return self.requested and time.monotonic() - self._since > GRACE
 
     def check(self) -> None:
-        """End the run if there was a signal.
+        """Raise `Stopped` if a stop was requested.
 
         Raises:
-            Stopped: there was one.
+            Stopped: a signal was received.
         """
         if self._signal is not None:
             raise Stopped(128 + self._signal)

@@ -1,4 +1,4 @@
-"""The policy that a run has trained, restored from a checkpoint without the rest of the agent.
+"""Restore a run's policy from a checkpoint, without the rest of the agent.
 
 A checkpoint may be untrusted: its tensors and statistics are checked before use. Names of algorithms and
 policies are looked up in tables, never imported.
@@ -25,18 +25,18 @@ Checkpoint = tuple[Path, dict[str, Any]]  # as `RunFolder.read_checkpoint` retur
 def restore_policy(
     checkpoint: Checkpoint, settings: RunSettings, env: VecEnv
 ) -> tuple[ActorCriticPolicy, VecEnv]:
-    """Return the policy on the CPU, and environments under the run's `VecNormalize`, if it has one.
+    """Return the policy on the CPU, and `env`, wrapped in the run's `VecNormalize` if it has one.
 
-    The policy predicts as SB3's own `load` does. The statistics of the `VecNormalize` stay constant.
+    The policy predicts as one that SB3's `load` returns. The statistics of the `VecNormalize` are fixed.
 
     Args:
-        checkpoint: of the run.
-        settings: of the run.
+        checkpoint: a checkpoint of the run.
+        settings: the run's settings.
         env: any number of the run's environments.
 
     Raises:
-        ImportError: the algorithm is sb3-contrib's, which is not installed.
-        ValueError: the checkpoint is not of these settings or of this environment.
+        ImportError: the algorithm needs sb3-contrib, which is not installed.
+        ValueError: the checkpoint does not fit these settings or this environment.
     """
     path, content = checkpoint
     algorithm, options = agent_class(settings.algo), settings.hyperparameters
@@ -44,9 +44,9 @@ def restore_policy(
         env = normaliser = normalised(env)
         normaliser.training = normaliser.norm_reward = False
     state = content["agent"]["parameters"]["policy"]
-    seen = algorithm._wrap_env(env)  # images channel first, as the algorithm takes them
+    seen = algorithm._wrap_env(env)  # e.g. puts the channels of images first
     try:
-        # Initial parameters, which are replaced.
+        # The initial parameters are random; those of the checkpoint replace them.
         with torch.random.fork_rng(devices=[]), AllocationLimit(state.values()):
             policy: ActorCriticPolicy = policy_class(algorithm, settings.policy)(
                 seen.observation_space,
@@ -65,7 +65,7 @@ def restore_policy(
             restore_observation_moments(normaliser, content["envs"])
         check_like(state, policy.state_dict(), "policy")
         policy.load_state_dict(state)
-    except Exception as error:  # what is not plain data of the expected form can raise any exception
+    except Exception as error:  # an untrusted checkpoint can raise any exception
         raise ValueError(
             f"{path} does not fit the policy that config.yaml describes on {settings.env}: "
             f"{type(error).__name__}: {' '.join(str(error).split()):.500}. Use the version of the environment"

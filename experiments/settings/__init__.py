@@ -1,1 +1,1 @@
-"""The settings of a run, from the command line to config.yaml and back."""
+"""The settings of a run: read from the command line, stored in config.yaml, and restored."""

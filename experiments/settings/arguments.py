@@ -13,7 +13,7 @@ from experiments.settings.tuning_seeds import check_reported
 
 
 def shown(metavar: str, default: str | None = None, *, hint: str | None = None) -> Any:
-    """Name an option's value in --help, and describe its default if that is not a value, or show a hint."""
+    """Return how --help shows an option: its value's name, and a description of its default or a hint."""
     hint = f"default: {default}" if default else hint
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"({hint})" if hint else None)
 
@@ -110,19 +110,19 @@ class Arguments(Resume, Records, Execution, Hyperparameters, Task):
     def parse(
         cls, words: list[str] | None = None, *, prog: str = "npg train", description: str = ""
     ) -> "Arguments":
-        """Read a command line; exit with code 2 and a message if it is invalid."""
+        """Parse a command line; exit with code 2 and a message if it is invalid."""
         plain = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
         groups = tyro.cli(Grouped, args=words, prog=prog, description=description, config=plain)
         return cls(**{name: value for group in vars(groups).values() for name, value in vars(group).items()})
 
     def single(self, algo: str, env: str, seed: int) -> "Arguments":
-        """Return the arguments of one run, without settings of others."""
+        """Return the arguments of one run of a grid, without settings for other algorithms."""
         own = tuple(tuple(text for text in group if owner_of(text) in (None, algo)) for group in self.set)
         own = tuple(group for group in own if group)
         return replace(self, algo=(algo,), env=(env,), seed=seed, seeds=1, jobs=None, set=own)
 
     def check(self) -> None:
-        """Check what concerns the command alone; `RunSettings` checks what concerns a run.
+        """Check the arguments that concern the whole command; `RunSettings` checks those of a run.
 
         Raises:
             ValueError: an argument is invalid.
@@ -143,7 +143,7 @@ class Arguments(Resume, Records, Execution, Hyperparameters, Task):
                 )
 
     def words(self) -> list[str]:
-        """Return the command-line options that give these arguments."""
+        """Return the command-line options that are parsed as these arguments."""
         words = []
         for field in fields(self):
             value = getattr(self, field.name)
@@ -161,17 +161,17 @@ class Arguments(Resume, Records, Execution, Hyperparameters, Task):
         return words
 
     def command(self) -> list[str]:
-        """Return the command of a process with these arguments, and this one's Python and packages."""
-        # -P, or folders of the current directory would shadow our packages.
+        """Return the command that runs these arguments in a new process, with this Python."""
+        # With -P, folders in the current directory cannot shadow our packages.
         return [sys.executable, "-P", "-m", "experiments.command", "train", *self.words()]
 
     def __str__(self) -> str:
-        """Return the command line for a user to type, in the form in which this process was started."""
+        """Return the command line for a user to type, with npg or train.py, as this process was started."""
         program = ["npg", "train"] if Path(sys.argv[0]).stem == "npg" else ["python", "train.py"]
         return shlex.join([*program, *self.words()])
 
 
 def owner_of(text: str) -> str | None:
-    """Return the algorithm that algo.name=value is for; None for name=value, which is for all."""
+    """Return algo of "algo.name=value"; None for "name=value", which is for all algorithms."""
     owner, dot, _ = text.partition("=")[0].rpartition(".")
     return owner if dot else None

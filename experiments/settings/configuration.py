@@ -1,4 +1,4 @@
-"""From a command line and a file of configs/ to the settings of one run, and from them to its agent."""
+"""Resolve a command line and a file of configs/ to the settings of one run, and build its agent."""
 
 import copy
 import itertools
@@ -26,20 +26,20 @@ from experiments.settings.arguments import Arguments, owner_of
 from experiments.settings.config_file import config_file
 from experiments.settings.run_settings import RunSettings
 
-# Keys of a section that are the run's and not the agent's, by RL Zoo's names.
+# Keys of a section that are not arguments of the agent; the names are RL Zoo's.
 RUN_KEYS = ("n_timesteps", "policy", "n_envs", "normalize")
-COMMAND_LINE = {"seed", "device"}  # options of the command, not settings of the agent
+COMMAND_LINE = {"seed", "device"}  # arguments of the agent that are options of the command instead
 
 
 def resolve(arguments: Arguments) -> RunSettings:
     """Return the settings of the one run that a command line describes.
 
-    The environment's section, or `default`, of configs/<algo>.yaml or --config overrides the defaults of the
-    agent's constructor; --set overrides both; --steps and --n-envs override all.
+    In increasing precedence, they come from: the defaults of the agent's constructor; the environment's
+    section, or else `default`, of configs/<algo>.yaml or --config; --set; --steps and --n-envs.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ImportError: the algorithm's package is missing.
+        FileNotFoundError: the configuration file does not exist.
+        ImportError: the algorithm's package is not installed.
         ValueError: the file, a name or a value is invalid.
     """
     (algo,), (env_id,) = arguments.algo, arguments.env
@@ -54,7 +54,7 @@ def resolve(arguments: Arguments) -> RunSettings:
     check_names(changes, known, chosen.__name__)
     values = {"normalize": False, "n_envs": 1, "policy": "MlpPolicy"} | defaults | section | changes
     if isinstance(section.get("policy_kwargs"), dict) and isinstance(changes.get("policy_kwargs"), dict):
-        # One option of the policy is changed; the section's others, its normalisers, stay.
+        # --set changes single options of the policy; the section's others, e.g. its normalisers, are kept.
         values["policy_kwargs"] = section["policy_kwargs"] | changes["policy_kwargs"]
     given = {"n_timesteps": arguments.steps, "n_envs": arguments.n_envs}
     values |= {name: value for name, value in given.items() if value is not None}
@@ -63,7 +63,7 @@ def resolve(arguments: Arguments) -> RunSettings:
     for module in own_modules(str(values["policy"])):
         import_user_module(module)
     policy_class(chosen, str(values["policy"]))
-    if algo not in PEERS:  # before a grid starts, and not once per run
+    if algo not in PEERS:  # so that a grid fails before its first run
         check_ranges(**{name: with_schedule(value) for name, value in values.items()})
     run: dict[str, Any] = {name: whole(values.pop(name)) for name in RUN_KEYS}
     return RunSettings(
@@ -82,8 +82,13 @@ def resolve(arguments: Arguments) -> RunSettings:
 
 
 def build(settings: RunSettings, env: VecEnv) -> OnPolicyAlgorithm:
-    """Return the untrained agent that settings describe; its constructor checks the hyper-parameters."""
-    given = copy.deepcopy(dict(settings.hyperparameters))  # A2C writes into its policy_kwargs
+    """Return the untrained agent that the settings describe.
+
+    Raises:
+        ImportError: the algorithm's package is not installed.
+        ValueError: a name or a hyper-parameter is invalid. Classes of SB3 or users may raise others.
+    """
+    given = copy.deepcopy(dict(settings.hyperparameters))  # A2C changes its policy_kwargs
     options = {key: with_schedule(value) for key, value in given.items()}
     chosen = agent_class(settings.algo)
     policy = (
@@ -93,7 +98,7 @@ def build(settings: RunSettings, env: VecEnv) -> OnPolicyAlgorithm:
 
 
 def default_config(name: str) -> Path:
-    """Return the path of an algorithm's file of settings, unless --config names another."""
+    """Return the path of an algorithm's settings file, which is used unless --config names another."""
     name = configured_as(name)
     given = REGISTRY[name].config if name in REGISTRY else None
     if isinstance(given, Path) or (given and given.endswith((".yaml", ".yml"))):
@@ -102,7 +107,12 @@ def default_config(name: str) -> Path:
 
 
 def read_section(path: Path, env_id: str) -> dict[str, Any]:
-    """Return the environment's section of a configuration file, else the one called `default`."""
+    """Return the environment's section of a configuration file, or else the section `default`.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is invalid, or has neither section.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"there is no configuration file {path}")
     try:
@@ -121,7 +131,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     """Return name and value of "name=value" or "algo.name=value".
 
     Raises:
-        ValueError: there is no name, no value, or the value is not YAML.
+        ValueError: the name or the value is missing, or the value is not YAML.
     """
     name, equals, value = text.removeprefix(f"{owner_of(text)}.").partition("=")
     if not (name and equals and value):
@@ -132,10 +142,10 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ValueError(f"cannot read the value in --set {text!r}") from None
     if isinstance(parsed, str):
         with suppress(ValueError):
-            parsed = whole(float(parsed))  # YAML 1.1 reads 1e-3 as text
+            parsed = whole(float(parsed))  # YAML 1.1 parses 1e-3 as a string
     return name, parsed
 
 
 def whole(value: Any) -> Any:
-    """Return a float such as 1e6 that is a whole number as an int; anything else as it is."""
+    """Return a float that is a whole number, e.g. 1e6, as an int; anything else unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,4 +1,4 @@
-"""What numbers come from: the machine, and the versions of everything that computes them."""
+"""Describe the machine and the versions that a run's results were computed with."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ PACKAGES = ("npg-toolkit", "torch", "gymnasium", "stable-baselines3", "sb3-contr
 
 
 def hardware() -> dict[str, str | int | None]:
-    """Return the processor's name, the cores this process may use, and the GPU's name or None."""
+    """Return the processor's name, the number of cores this process may use, and the GPU's name or None."""
     return {
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -33,12 +33,12 @@ def cpu_model() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of packages, and the commit of this checkout if it is one."""
+    """Return the versions of Python and packages, and the commit if this is a Git checkout."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     git = ["git", "-C", str(files("experiments")), "describe", "--always", "--dirty", "--abbrev=12"]
-    with suppress(OSError, subprocess.CalledProcessError):  # installed without its repository
+    with suppress(OSError, subprocess.CalledProcessError):  # not a checkout, or no git
         found["commit"] = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     return found

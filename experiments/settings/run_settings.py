@@ -1,4 +1,4 @@
-"""The settings of one run, as config.yaml keeps them."""
+"""The settings of one run, as config.yaml stores them."""
 
 import math
 from collections.abc import Mapping
@@ -9,35 +9,36 @@ from agents.hyperparameters import check_ranges
 from experiments.settings.provenance import hardware, versions
 
 NOT_COMPARED = ("hardware", "worker_timeout")
-LARGEST = 2**53  # of an integer setting
+LARGEST = 2**53  # largest integer setting
 TYPES = {bool: "true or false", str: "a name"}
-MOST = {"n_envs": 2**16, "evaluation_episodes": 10**6}  # beyond, a mistake that takes hours or all memory
+MOST = {"n_envs": 2**16, "evaluation_episodes": 10**6}  # larger ones are mistakes: hours, or all memory
 LEAST = {"seed": 0, "evaluation_episodes": 0, "geometry": 0}
 LEAST |= {"checkpoint_every": 1, "n_timesteps": 1, "n_envs": 1}
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """One run, fully resolved; checked when it is made, whether from a command line or from a file.
+    """All settings of one run, checked on construction, whether they come from a command line or a file.
 
     Attributes:
-        algo: a name of `experiments.algorithms`.
-        env: a Gymnasium id.
-        seed: of policy, environments and sampling.
-        device: cpu or cuda, or auto before the agent is built.
-        vec_env: a kind of `envs.make_vec_env`, or auto before the environments are built.
-        evaluation_episodes: at the end.
-        geometry: updates between two analyses of the Fisher matrix; 0 for none.
-        checkpoint_every: updates between two checkpoints.
-        n_timesteps: steps of all environments together.
-        policy: SB3's name of the policy.
-        n_envs: environments that run side by side.
+        algo: name of the algorithm; see `experiments.algorithms`.
+        env: Gymnasium id of the environment.
+        seed: seed of policy, environments and sampling.
+        device: "cpu" or "cuda"; "auto" until the agent is built.
+        vec_env: a kind of `envs.make_vec_env`; "auto" until the environments are built.
+        evaluation_episodes: number of episodes of the final evaluation; 0 for none.
+        geometry: updates per analysis of the Fisher matrix; 0 for none.
+        checkpoint_every: updates per checkpoint.
+        n_timesteps: training steps, counted over all environments.
+        policy: SB3's name of the policy, or "module:Class".
+        n_envs: number of parallel environments.
         normalize: whether `VecNormalize` normalises observations and rewards.
-        hyperparameters: every argument of the agent's constructor that is not plumbing.
-        worker_timeout: see `envs.make_vec_env`; 0 for none. It has no effect on results.
+        hyperparameters: arguments of the agent's constructor.
+        worker_timeout: seconds, see `envs.make_vec_env`; 0 for no limit. It does not affect results.
 
     Raises:
-        ValueError: a value has another type, or is out of range. Ranges of hyper-parameters are the agent's.
+        ValueError: a value has the wrong type or is out of range. The agent itself checks most
+            hyper-parameters.
     """
 
     algo: str
@@ -81,12 +82,12 @@ class RunSettings:
             )
 
     def document(self, **besides: Any) -> dict[str, Any]:
-        """Return config.yaml's content: the settings, what else is given, the machine and the versions."""
+        """Return the content of config.yaml: the settings, `besides`, the machine and the versions."""
         return asdict(self) | besides | {"hardware": hardware(), "versions": versions()}
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "RunSettings":
-        """Return the settings that `document` returned.
+        """Return the settings in a mapping that `document` returned.
 
         Raises:
             ValueError: a name is missing, or a value is invalid.
@@ -99,7 +100,13 @@ class RunSettings:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], place: str = "") -> list[str]:
-    """Return what differs between two documents, "name: before -> now" each; the machine is not compared."""
+    """Return each difference between two documents as "name: before -> now", except `NOT_COMPARED` ones.
+
+    Args:
+        before: the old document.
+        now: the new document.
+        place: prefix of the names.
+    """
     found = []
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name), now.get(name)

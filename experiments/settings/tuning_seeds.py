@@ -1,17 +1,17 @@
-"""Seeds that settings are tuned on, and no reported run has."""
+"""Keep the seeds for tuning apart from those of reported runs."""
 
 from collections.abc import Iterable
 
-RESERVED = 900_000  # seeds from here on, since an evaluation adds to a run's
-# Apart, since a vectorised environment seeds its copies s, s + 1, …
+RESERVED = 900_000  # the first reserved seed; below the tuning seeds, since evaluation adds to a run's seed
+# Far apart, since a vectorised environment seeds its copies with s, s + 1, …
 TUNING_SEEDS = (1_000_000, 1_001_000)
 
 
 def check_reported(seeds: Iterable[int]) -> None:
-    """Check that seeds of runs to be reported are none that settings are tuned on.
+    """Check that no seed of a run to be reported is reserved for tuning.
 
     Raises:
-        ValueError: one may be.
+        ValueError: a seed is reserved.
     """
     for seed in seeds:
         if seed >= RESERVED:

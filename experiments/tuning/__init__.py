@@ -1,1 +1,1 @@
-"""Search for settings, by Optuna."""
+"""Search for hyper-parameters with Optuna."""

@@ -26,12 +26,12 @@ FAILED, INTERRUPTED = "failed", "interrupted"
 
 @dataclass(frozen=True)
 class TuningResult:
-    """The trials of a study.
+    """The trials of a study, and what they show.
 
     Attributes:
-        search: that ran them.
-        trials: of the study.
-        importances: of the axes, as shares; empty if unknown.
+        search: the search that ran them.
+        trials: all trials of the study.
+        importances: each axis's share of the variance in returns; empty if unknown.
     """
 
     search: Search
@@ -40,12 +40,12 @@ class TuningResult:
 
     @property
     def complete(self) -> list[FrozenTrial]:
-        """The trials that were trained to the end."""
+        """The trials that were trained to the end on all seeds."""
         return [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
 
     @property
     def best(self) -> FrozenTrial | None:
-        """The complete trial with the highest return; the default, and then the earliest, among equals."""
+        """The complete trial with the highest return; of equal ones, the default or else the earliest."""
         return max(
             self.complete,
             key=lambda trial: (trial.value, trial.user_attrs.get(DEFAULT, False), -trial.number),
@@ -54,30 +54,30 @@ class TuningResult:
 
     @property
     def default(self) -> FrozenTrial | None:
-        """The trial with the settings that the search began with, if it is complete."""
+        """The trial with the initial settings, if it is complete."""
         return next((trial for trial in self.complete if trial.user_attrs.get(DEFAULT)), None)
 
     @property
     def configuration(self) -> RunSettings:
-        """The best trial's settings; without one, those that the search began with."""
+        """The settings of the best trial, or the initial ones if there is none."""
         search = self.search
         return search.configuration if self.best is None else search.space.configuration(self.best.params)
 
     @property
     def failures(self) -> Counter[str]:
-        """Why trials failed, and how often."""
+        """The number of failed trials per reason."""
         return Counter(trial.user_attrs[FAILURE] for trial in self.trials if outcome(trial) == FAILED)
 
     @property
     def counts(self) -> str:
-        """How many trials had each outcome, as text."""
+        """The number of trials per outcome, as text."""
         outcomes = Counter(map(outcome, self.trials))
         order = ("complete", "pruned", FAILED, INTERRUPTED)
         return ", ".join(f"{outcomes[name]} {name}" for name in order if outcomes[name])
 
     @property
     def objective(self) -> str:
-        """What was maximised, as text."""
+        """A description of what was maximised."""
         steps = self.search.configuration.n_timesteps
         return (
             f"mean return of the last {EPISODES} training episodes at {steps} steps, "
@@ -92,7 +92,7 @@ class TuningResult:
             self._draw(self.search.folder / "history.png")
 
     def section(self) -> str:
-        """Return the best settings as a file of configs/, which `train.py --config` reads."""
+        """Return the best settings as YAML in the format of configs/, for `npg train --config`."""
         assert self.best is not None
         search, configuration = self.search, self.configuration
         lines = [
@@ -130,7 +130,7 @@ class TuningResult:
                 writer.writerow({DEFAULT: False} | trial.params | trial.user_attrs | about)
 
     def _draw(self, path: Path) -> None:
-        """Draw return over trials."""
+        """Draw the return of each complete trial, and the best so far."""
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
         numbers, values = zip(*((trial.number, return_of(trial)) for trial in self.complete), strict=True)
@@ -178,7 +178,7 @@ class TuningResult:
 
 
 def outcome(trial: FrozenTrial) -> str:
-    """Return how a trial ended, or its state if it has not."""
+    """Return how a trial ended, or its state if it has not ended."""
     if trial.state == TrialState.FAIL:
         return FAILED if FAILURE in trial.user_attrs else INTERRUPTED
     return str(trial.state.name.lower())

@@ -1,14 +1,15 @@
-"""A search for an algorithm's settings on a task, with Optuna.
+"""Search for an algorithm's hyper-parameters on a task, with Optuna.
 
-The objective is the training return at the end: the mean of the last 100 training episodes when exactly
-`n_timesteps` steps are done (of all, if fewer ended), raw, not normalised, averaged over the tuning seeds.
-No reported run may use these seeds. Trial 0 is the configuration that the search begins with, trained to
-the end, so that the best one found is never worse on these seeds. The best of many noisy numbers is
-optimistic all the same, so train again with other seeds before reporting.
+The objective is the final training return: the mean unnormalised return of the last 100 training episodes (or
+of all, if there are fewer) after exactly `n_timesteps` steps, averaged over the tuning seeds. No reported run
+may use these seeds. Trial 0 has the initial settings and is never pruned, so the best settings found are
+never worse than these on the tuning seeds. The best of many noisy numbers is optimistic all the same, so
+train again with other seeds before reporting.
 
-The sampler is a tree-structured Parzen estimator (Bergstra et al. 2011); a trial is pruned if its best
-return so far is below the median of the others at the same step. A study is on disk and may be interrupted
-at any time. With one job, an interrupted search samples after resuming what it would have sampled otherwise.
+The sampler is a tree-structured Parzen estimator (Bergstra et al. 2011). A trial is pruned if its best return
+so far is below the median of the other trials at the same step. The study is stored on disk, and a search may
+be interrupted at any time. With one job, a resumed search samples what it would have sampled without the
+interruption.
 """
 
 import multiprocessing
@@ -43,22 +44,22 @@ from experiments.tuning.training_return import training_return
 
 
 def tune(search: Search, trials: int, jobs: int = 1) -> TuningResult:
-    """Search until the study has so many trials, and write the result.
+    """Search until the study has `trials` trials, and write the result.
 
-    Complete, pruned and failed trials count; an interrupted one is repeated.
+    Complete, pruned and failed trials count; interrupted ones are repeated.
 
     Args:
         search: the search space, and the folder of the study.
-        trials: of the study in total, those of earlier calls included.
-        jobs: processes, each with one trial at a time.
+        trials: total number of trials, including those of earlier calls.
+        jobs: number of processes, which run one trial at a time each.
 
     Returns:
-        The result, on disk already; `str` of it is a summary.
+        The result, which has been written to disk; `str` of it is a summary.
 
     Raises:
-        ValueError: an argument is invalid, the study is of another search, or no trial has a value.
+        ValueError: an argument is invalid, the study belongs to another search, or no trial has a value.
         RunInUseError: another command is searching in this folder.
-        ChildProcessError: a worker died; repeat the call to resume.
+        ChildProcessError: a worker process died; repeat the call to resume.
         KeyboardInterrupt: the results so far are on disk; repeat the call to resume.
     """
     if min(trials, jobs) < 1:
@@ -66,7 +67,7 @@ def tune(search: Search, trials: int, jobs: int = 1) -> TuningResult:
     with closing(RunFolder(search.folder)) as folder:
         folder.claim()
         study = open_study(search)
-        requeue_stale(study)  # after a command that was killed
+        requeue_stale(study)  # if an earlier command was killed
         try:
             run_trials(search, study, trials, jobs)
         finally:
@@ -80,10 +81,14 @@ def tune(search: Search, trials: int, jobs: int = 1) -> TuningResult:
 
 
 def run_trials(search: Search, study: optuna.Study, trials: int, jobs: int) -> None:
-    """Run the missing trials, and show the progress."""
+    """Run the missing trials, and show the progress.
+
+    Raises:
+        ChildProcessError: a worker process died.
+    """
     missing = trials - len(finished_trials(study))
     with closing(progress_bar(trials, f"tuning {search.algo} on {search.env_id}", "trial")) as bar:
-        bar.unit_scale = False  # 7 trials are not 7.00
+        bar.unit_scale = False  # show 7 trials as 7, not as 7.00
         update_bar(bar, study)
         if min(jobs, missing) > 1:
             run_in_workers(search, missing, min(jobs, missing), lambda: update_bar(bar, study))
@@ -94,7 +99,7 @@ def run_trials(search: Search, study: optuna.Study, trials: int, jobs: int) -> N
 
 
 def update_bar(bar: tqdm, study: optuna.Study) -> None:
-    """Show how many trials are finished, and the best return."""
+    """Show the number of finished trials and the best return."""
     trials = finished_trials(study)
     values = [return_of(trial) for trial in trials if trial.state == TrialState.COMPLETE]
     if values:
@@ -107,10 +112,10 @@ def run_trial(search: Search, study: optuna.Study, number: int = 0) -> None:
 
     Args:
         search: the search.
-        study: of the search.
-        number: of the trial, different for trials that run at the same time.
+        study: the study of the search.
+        number: a number that differs between trials that run at the same time; part of the sampler's seed.
     """
-    # One seed per trial: a resumed search must not repeat its first samples.
+    # Each trial has its own seed, so that a resumed search does not repeat its first samples.
     (seed,) = np.random.SeedSequence((len(finished_trials(study)), number)).generate_state(1)
     study.sampler = optuna.samplers.TPESampler(seed=int(seed), n_startup_trials=STARTUP)
     trial = study.ask()
@@ -124,12 +129,18 @@ def run_trial(search: Search, study: optuna.Study, number: int = 0) -> None:
 
 
 def run_in_workers(search: Search, missing: int, jobs: int, after_trial: Callable[[], None]) -> None:
-    """Run trials in processes of their own.
+    """Run trials in worker processes.
+
+    Args:
+        search: the search.
+        missing: number of trials to run.
+        jobs: number of processes.
+        after_trial: called after each trial.
 
     Raises:
-        ChildProcessError: a process died.
+        ChildProcessError: a worker process died.
     """
-    # A spawned process has no thread, lock or CUDA context of this one.
+    # A spawned process inherits no thread, lock or CUDA context.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, initializer=start_worker) as pool:
         try:
@@ -145,14 +156,14 @@ def run_in_workers(search: Search, missing: int, jobs: int, after_trial: Callabl
 
 
 def start_worker() -> None:
-    """Prepare a worker process: it ends with the command, which alone handles Ctrl-C."""
+    """Prepare a worker process: ignore Ctrl-C, which the command handles, and exit with the command."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
 def exit_with_parent() -> None:
-    """End this process when the one that started it is gone, however that ended."""
+    """End this process when its parent process ends for any reason."""
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         os._exit(1)

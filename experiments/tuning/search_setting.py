@@ -1,4 +1,4 @@
-"""One setting that a search varies: its range and its scale. Plain data, without Optuna."""
+"""One setting that a search varies: its range and scale. Nothing here imports Optuna."""
 
 import math
 from dataclasses import dataclass, replace
@@ -9,17 +9,17 @@ from agents.registry import Interval
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
-SIGNIFICANT = 4  # digits of a sampled number, so that YAML holds exactly what was tried
-LINEAR = "lin_"  # RL Zoo's mark of a schedule that falls to 0; the search varies its first value
+SIGNIFICANT = 4  # significant digits of a sampled number, so that YAML stores exactly what was tried
+LINEAR = "lin_"  # RL Zoo's prefix of a schedule that falls to 0; the search varies its initial value
 
 
 @dataclass(frozen=True)
 class Range:
-    """A setting that is a number of an interval.
+    """A numerical setting with an interval of values.
 
     Args:
-        name: of the setting; `policy_kwargs.x` is option x of the policy.
-        interval: its values and their scale.
+        name: name of the setting; `policy_kwargs.x` is option x of the policy.
+        interval: range and scale of its values.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Range:
         return f"1 - {self.name}" if self.interval.complement else self.name
 
     def coordinate(self, value: Any) -> float | None:
-        """Return the coordinate of a setting's value; None if the scale has no place for it."""
+        """Return the coordinate of a value; None if it has none, e.g. 0 on a logarithmic scale."""
         if isinstance(value, str) and value.startswith(LINEAR):
             value = float(value.removeprefix(LINEAR))
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -40,7 +40,7 @@ class Range:
         return place if math.isfinite(place) and (place > 0 or not self.interval.log) else None
 
     def including(self, value: Any) -> Self:
-        """Return the range, extended to a value that has a coordinate."""
+        """Return the range, extended to include a value that has a coordinate."""
         place = self.coordinate(value)
         assert place is not None
         low, high = min(self.interval.low, place), max(self.interval.high, place)
@@ -54,7 +54,7 @@ class Range:
         return trial.suggest_float(self.axis, low, high, log=log)
 
     def value(self, coordinate: float, base: Any) -> Any:
-        """Return the setting at a coordinate; a schedule if the base value is one."""
+        """Return the value at a coordinate; a schedule if the base value is one."""
         if self.interval.integer:
             return int(coordinate)
         value = float(f"{coordinate:.{SIGNIFICANT}g}")
@@ -67,11 +67,11 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """A few values without an order.
+    """A setting with a few unordered values.
 
     Args:
-        name: of the setting, as in `Range`.
-        values: to choose from.
+        name: name of the setting, as in `Range`.
+        values: the values.
     """
 
     name: str
@@ -83,11 +83,11 @@ class Choice:
         return self.name
 
     def coordinate(self, value: Any) -> Any:
-        """Return the value, which is its own coordinate."""
+        """Return the value itself, which is its coordinate."""
         return value
 
     def including(self, value: Any) -> Self:
-        """Return the choice, extended to a value."""
+        """Return the choice, extended to include a value."""
         return self if value in self.values else replace(self, values=(*self.values, value))
 
     def suggest(self, trial: "BaseTrial") -> Any:
@@ -95,7 +95,7 @@ class Choice:
         return trial.suggest_categorical(self.name, self.values)
 
     def value(self, coordinate: Any, base: Any) -> Any:
-        """Return the coordinate, which is the value."""
+        """Return the coordinate, which is the value itself."""
         return coordinate
 
     def __str__(self) -> str:

@@ -15,20 +15,20 @@ from experiments.tuning.spaces import searched_settings
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
-UPDATES = 10  # that a budget must allow: longer rollouts are not worth a trial
+UPDATES = 10  # least number of updates in a trial's budget; longer rollouts are not tried
 
 
 @dataclass(frozen=True)
 class SearchSpace:
     """A base configuration, and the settings that vary.
 
-    The base is part of the space: a range that does not contain its value is extended to it. A setting whose
-    value has no coordinate, e.g. None, or 0 on a logarithmic scale, keeps that value.
+    The base is part of the space: a range that does not contain the base's value is extended to it. A setting
+    whose base value has no coordinate, e.g. None, or 0 on a logarithmic scale, does not vary.
 
     Attributes:
-        base: the configuration that a search begins with.
-        settings: those that vary.
-        kept: names of the algorithm's settings that keep the base's value.
+        base: the configuration that a search starts from.
+        settings: the settings that vary.
+        kept: names of searchable settings that do not vary, since their base value has no coordinate.
     """
 
     base: RunSettings
@@ -40,7 +40,7 @@ class SearchSpace:
         """Return the space of an algorithm around a configuration.
 
         Raises:
-            ValueError: the algorithm has no space, or a setting of it has no effect in the base.
+            ValueError: the algorithm has no search space, or a searched setting has no effect in the base.
         """
         searched = searched_settings(algo)
         if not searched:
@@ -69,7 +69,7 @@ class SearchSpace:
         return self.configuration({s.axis: s.suggest(trial) for s in self.settings})
 
     def configuration(self, coordinates: Mapping[str, Any]) -> RunSettings:
-        """Return the configuration at coordinates: exactly the base at the base's."""
+        """Return the configuration at coordinates; at those of the base, exactly the base."""
         if coordinates == self.base_coordinates:
             return self.base
         values = {s.name: s.value(coordinates[s.axis], read(self.base, s.name)) for s in self.settings}
@@ -81,15 +81,15 @@ class SearchSpace:
 
 
 def normalisation(algo: str, base: RunSettings) -> Iterable[Setting]:
-    """Return the switch of the observation normaliser: the policy's own, or `VecNormalize`."""
-    if base.policy != "MlpPolicy":  # images have none, and of dictionaries VecNormalize takes boxes only
+    """Return the setting that switches the observation normaliser, the policy's own or `VecNormalize`."""
+    if base.policy != "MlpPolicy":  # images are not normalised, and dictionaries only in part
         return ()
     name = "normalize" if base.normalize or algo in PEERS else "policy_kwargs.normalize_observations"
     return (Choice(name, (False, True)),)
 
 
 def trimmed(setting: Setting, base: RunSettings) -> Setting:
-    """Return the setting without rollouts so long that the budget allows few updates."""
+    """Return the setting without rollouts that leave fewer than `UPDATES` updates in the budget."""
     if setting.name != "n_steps" or isinstance(setting, Range):
         return setting
     longest = base.n_timesteps / (UPDATES * base.n_envs)
@@ -97,7 +97,7 @@ def trimmed(setting: Setting, base: RunSettings) -> Setting:
 
 
 def read(configuration: RunSettings, name: str) -> Any:
-    """Return a setting by its name."""
+    """Return the value of a setting."""
     if name in RUN_KEYS:
         return getattr(configuration, name)
     group, _, option = name.rpartition(".")
@@ -120,10 +120,10 @@ def with_values(configuration: RunSettings, values: Mapping[str, Any]) -> RunSet
 
 
 def with_whole_minibatches(configuration: RunSettings) -> RunSettings:
-    """Return a copy whose batch_size divides the states of a rollout, by the divisor nearest in ratio."""
+    """Return a copy with batch_size replaced by the nearest divisor, in ratio, of a rollout's states."""
     options = configuration.hyperparameters
     batch_size = options.get("batch_size")
-    if batch_size is None or options.get("critic_fit") == "lbfgs":  # which reads no batch_size
+    if batch_size is None or options.get("critic_fit") == "lbfgs":  # L-BFGS ignores batch_size
         return configuration
     states = options["n_steps"] * configuration.n_envs
     divisors = [n for n in range(1, states + 1) if states % n == 0]

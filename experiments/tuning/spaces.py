@@ -1,8 +1,8 @@
 """The settings that a search varies, for each algorithm.
 
-`--tune` and RL Zoo use the same spaces. Those of our agents are declared in `agents.registry`. n_envs is
-fixed: at a given number of states per update it hardly changes learning, and the machine decides its cost.
-critic_fit and the network are fixed, since they decide what is compared.
+`npg tune` and RL Zoo use the same spaces. Those of our agents are declared in `agents.registry`. n_envs does
+not vary: with a given number of states per update it hardly changes learning, and its cost depends on the
+machine. critic_fit and the network do not vary, so that results remain comparable.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ PEER_SPACES: Mapping[str, SearchSpace] = {
 
 
 def searched_settings(algo: str) -> tuple[Setting, ...]:
-    """Return the settings that a search over an algorithm varies; none if it has no space."""
+    """Return the settings that a search varies for an algorithm; empty if it has no search space."""
     space = REGISTRY[algo].search_space if algo in REGISTRY else PEER_SPACES.get(algo, {})
     return tuple(
         Range(name, values) if isinstance(values, Interval) else Choice(name, values)

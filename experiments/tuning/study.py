@@ -1,9 +1,9 @@
 """An Optuna study on disk.
 
-The storage is Optuna's SQLite backend, the only one with heartbeats. Optuna's own retry callback queues an
-interrupted trial again. The heartbeat itself is off: one command at a time holds the folder's lock, and its
-workers end with it, so that a trial that is running when a command starts belongs to a dead process. A
-heartbeat would report it only after a grace period, in which the search samples the same trial again.
+The storage is Optuna's SQLite backend, whose retry callback queues interrupted trials again. Optuna detects
+these by heartbeats, which are off: only one command at a time holds the folder's lock, and its workers end
+with it, so any trial that is running when a command starts was interrupted. A heartbeat would detect that
+only after a grace period, during which the search would sample the same trial again.
 """
 
 import json
@@ -27,28 +27,28 @@ with needs('-e ".[tune]"'):
     from sqlalchemy.exc import DatabaseError
     from sqlalchemy.pool import NullPool
 
-RETRIES = 3  # of an interrupted trial
+RETRIES = 3  # largest number of repetitions of an interrupted trial
 FEWEST_FOR_IMPORTANCES = 10  # complete trials; with fewer, importances are noise
 LOCK_TIMEOUT = 60  # seconds to wait while another worker writes
-STARTUP = 10  # random trials before TPE has a model; half as many complete ones before any is pruned
+STARTUP = 10  # random trials before TPE fits a model; pruning starts after half as many complete ones
 UNPRUNED = 3  # intermediate values before a trial may be pruned
-DEFAULT, FAILURE = "default", "failure"  # attributes of a trial
+DEFAULT, FAILURE = "default", "failure"  # names of a trial's attributes
 
 
 @dataclass(frozen=True)
 class Search:
-    """What all trials of a study have in common; pickled for worker processes.
+    """What all trials of a study have in common; it is pickled for worker processes.
 
     Args:
-        algo: a name of `experiments.algorithms`.
-        env_id: of the task.
-        configuration: the settings to begin with, the training budget, and all that does not vary.
-        make_env: (configuration, seed) -> training environments with Monitor's episode statistics, in a
-            `VecNormalize` if `configuration.normalize`.
-        folder: of study.db, trials.csv, best.yaml and history.png.
-        seeds: of the runs of each trial.
-        device: of the agents.
-        full_timesteps: written into best.yaml if trials are shorter than the runs to come.
+        algo: name of the algorithm; see `experiments.algorithms`.
+        env_id: Gymnasium id of the task.
+        configuration: the initial settings, including the training budget and all that does not vary.
+        make_env: (configuration, seed) -> training environments with Monitor's episode statistics, wrapped in
+            a `VecNormalize` if `configuration.normalize`.
+        folder: folder of study.db, trials.csv, best.yaml and history.png.
+        seeds: seeds of the runs of each trial.
+        device: device of the agents.
+        full_timesteps: n_timesteps in best.yaml, if trials are shorter than the runs to come.
 
     Raises:
         ValueError: a seed could be that of a reported run, or the configuration has no search space.
@@ -78,7 +78,7 @@ class Search:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must stay the same for trials to be comparable."""
+        """All settings that must be equal for trials to be comparable."""
         settings = {name: getattr(self.configuration, name) for name in RUN_KEYS}
         ranges = {f"range of {axis}": extent for axis, extent in self.space.described().items()}
         run = {"algo": self.algo, "env": self.env_id, "seeds": self.seeds}
@@ -89,7 +89,7 @@ def open_study(search: Search) -> optuna.Study:
     """Open or create the study of a search.
 
     Raises:
-        ValueError: the file holds another search, or no study.
+        ValueError: study.db belongs to another search, or is not a study.
     """
     path = search.folder / "study.db"
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -113,7 +113,7 @@ def open_study(search: Search) -> optuna.Study:
 
 
 def check_identity(path: Path, study: optuna.Study, identity: Mapping[str, Any]) -> None:
-    """Raise ValueError if a study belongs to another search; mark a new study as this search's."""
+    """Raise ValueError if a study belongs to another search; store the identity in a new study."""
     now = json.loads(json.dumps(identity))
     was = study.user_attrs.get("identity")
     if was is None:
@@ -133,7 +133,7 @@ def return_of(trial: FrozenTrial) -> float:
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials that count: complete, pruned, or failed by their settings, but not interrupted."""
+    """Return the trials that are complete, pruned, or failed because of their settings; none interrupted."""
     return [
         trial
         for trial in study.get_trials(deepcopy=False)
@@ -142,7 +142,7 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def requeue_stale(study: optuna.Study) -> None:
-    """Fail running trials, whose process is gone, and queue them again, each at most `RETRIES` times."""
+    """Fail running trials, whose processes have ended, and queue each again at most `RETRIES` times."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         retry = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=RETRIES)

@@ -1,4 +1,4 @@
-"""The objective of a search: the mean return of the last training episodes."""
+"""Compute the objective of a search: the mean return of the last training episodes."""
 
 from collections import deque
 from collections.abc import Callable
@@ -11,19 +11,22 @@ from stable_baselines3.common.callbacks import BaseCallback
 from experiments.settings.configuration import build
 from experiments.tuning.study import DEFAULT, Search, optuna
 
-EPISODES = 100  # of the mean
+EPISODES = 100  # number of last episodes in the mean
 REPORTS = 10  # intermediate values per run
 
 
 def report_or_prune(trial: optuna.Trial, first: int, last: int, value: float, step: int) -> None:
-    """Report an intermediate value of one run to the pruner; raise TrialPruned if other trials are ahead.
+    """Report an intermediate value of one run to the pruner.
 
     Args:
-        trial: of the study.
-        first: step of the trial at which the run begins.
-        last: step at which the trial ends, so that pruning saves nothing.
-        value: of the run.
-        step: of the run.
+        trial: the trial.
+        first: step of the trial at which the run starts.
+        last: last step of the trial, at which pruning would save nothing.
+        value: the intermediate value.
+        step: step of the run.
+
+    Raises:
+        optuna.TrialPruned: other trials are better.
     """
     trial.report(value, first + step)
     spared = first + step >= last or trial.user_attrs.get(DEFAULT)
@@ -32,13 +35,13 @@ def report_or_prune(trial: optuna.Trial, first: int, last: int, value: float, st
 
 
 class TrainingReturn(BaseCallback):
-    """Track the mean raw return of the last training episodes, and end training at exactly the budget.
+    """Track the mean unnormalised return of the last training episodes, and stop when the budget is used.
 
-    SB3 trains to the end of a rollout, so that longer rollouts would get more steps.
+    SB3 itself trains to the end of a rollout, so settings with longer rollouts would get more steps.
 
     Args:
-        n_timesteps: the budget.
-        report: takes the mean and how many `REPORTS`-ths of the budget are used.
+        n_timesteps: the budget, in steps of all environments.
+        report: called with the mean and the used part of the budget, in units of 1 / `REPORTS`.
     """
 
     def __init__(self, n_timesteps: int, report: Callable[[float, int], None]):
@@ -50,7 +53,7 @@ class TrainingReturn(BaseCallback):
 
     @property
     def mean(self) -> float:
-        """The mean; NaN if no episode has ended."""
+        """The mean return; NaN if no episode has ended."""
         return float(np.mean(self._returns)) if self._returns else float("nan")
 
     def _on_step(self) -> bool:
@@ -66,15 +69,14 @@ def training_return(search: Search, trial: optuna.Trial) -> float:
     """Train with a trial's settings on every seed, and return the mean training return.
 
     Raises:
-        ValueError: training fails.
-        optuna.TrialPruned: other trials are ahead.
+        ValueError: the settings are invalid, or there is no finite training return.
+        optuna.TrialPruned: other trials are better.
     """
     configuration = search.space.suggest(trial)
     returns: list[float] = []
     for seed in search.seeds:
         env = search.make_env(configuration, seed)
         try:
-            # SB3's A2C writes into the policy_kwargs that it is given.
             agent = build(replace(configuration, seed=seed, device=search.device), env)
             first, last = len(returns) * REPORTS, len(search.seeds) * REPORTS
             callback = TrainingReturn(configuration.n_timesteps, partial(report_or_prune, trial, first, last))
