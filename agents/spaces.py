@@ -93,7 +93,9 @@ def _problem_of_part(name: str, space: spaces.Space) -> str | None:
             problem += f"{kind.lower()}s must count from 0; shift them, e.g. by {wrapper}"
         case spaces.MultiDiscrete() | spaces.MultiBinary() if len(space.shape) != 1:
             reshape = f"declare it flat, and reshape actions by {wrapper}" if is_action else FLATTEN
-            problem += f"it must have one dimension; {reshape}"
+            # SB3's words, which its users may look for.
+            unsupported = f"Multi-dimensional {space} {kind.lower()} space is not supported"
+            problem = f"{name}: {unsupported}, it must have one dimension; {reshape}"
         case spaces.MultiBinary() if is_action and not isinstance(space.n, int):
             problem += f"the number must not be in a list; declare MultiBinary({space.shape[0]})"
         case spaces.Box() | spaces.Discrete() | spaces.MultiDiscrete() | spaces.MultiBinary():

@@ -194,12 +194,7 @@ def execute(
 
 
 def evaluate(settings: RunSettings, folder: RunFolder, steps: int, signals: StopSignals) -> dict[str, Any]:
-    """Evaluate, write evaluation.json, which marks the run as finished, and return the result, or {} without.
-
-    Raises:
-        EvaluationError: see `play`.
-        Stopped: a signal was received.
-    """
+    """Evaluate, write evaluation.json, which marks the run as finished; return the result or {}."""
     episodes, result = settings.evaluation_episodes, {}
     if episodes:
         spec = environment_spec(settings.env)

@@ -100,9 +100,9 @@ def test_operators_compose() -> None:
     a = oracles.Dense(oracles.symmetric(torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)))
     composed = Sum(Scaled(2.0, Damped(a, 3.0)), Multiple(1.0))
     torch.testing.assert_close(composed.to_dense(), 2 * a.matrix + 7 * torch.eye(3, dtype=torch.float64))
-    with pytest.raises(ValueError, match="one size"):
+    with pytest.raises(ValueError, match="same size"):
         Sum(a, Multiple(1.0, size=4))
-    with pytest.raises(ValueError, match="one size"):
+    with pytest.raises(ValueError, match="same size"):
         Sum()
     with pytest.raises(ValueError, match="factor"):
         Scaled(-1.0, a)

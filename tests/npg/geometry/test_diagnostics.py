@@ -189,7 +189,7 @@ def test_gaps_at_the_ends() -> None:
         assert gap(zero, a).value == 1
         assert gap(a, zero).value == math.inf
         assert gap(zero, zero).value == 0
-    with pytest.raises(ValueError, match="one size"):
+    with pytest.raises(ValueError, match="same size"):
         relative_gap(a, Dense(torch.eye(3)))
 
 
