@@ -19,7 +19,9 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
+from multiprocessing.synchronize import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +43,9 @@ from experiments.tuning.study import (
     return_of,
 )
 from experiments.tuning.training_return import training_return
+
+# In worker processes a lock, since with SQLite two of them could take the same trial from Optuna's queue.
+ASKING: AbstractContextManager[Any] = nullcontext()
 
 
 def tune(search: Search, trials: int, jobs: int = 1) -> TuningResult:
@@ -118,7 +123,8 @@ def run_trial(search: Search, study: optuna.Study, number: int = 0) -> None:
     # Each trial has its own seed, so that a resumed search does not repeat its first samples.
     (seed,) = np.random.SeedSequence((len(finished_trials(study)), number)).generate_state(1)
     study.sampler = optuna.samplers.TPESampler(seed=int(seed), n_startup_trials=STARTUP)
-    trial = study.ask()
+    with ASKING:
+        trial = study.ask()
     try:
         study.tell(trial, training_return(search, trial))
     except optuna.TrialPruned:
@@ -142,7 +148,7 @@ def run_in_workers(search: Search, missing: int, jobs: int, after_trial: Callabl
     """
     # A spawned process inherits no thread, lock or CUDA context.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, initializer=start_worker) as pool:
+    with ProcessPoolExecutor(jobs, context, start_worker, (context.Lock(),)) as pool:
         try:
             for done in as_completed([pool.submit(work, search, n) for n in range(missing)]):
                 done.result()
@@ -155,8 +161,10 @@ def run_in_workers(search: Search, missing: int, jobs: int, after_trial: Callabl
             raise
 
 
-def start_worker() -> None:
+def start_worker(asking: Lock) -> None:
     """Prepare a worker process: ignore Ctrl-C, which the command handles, and exit with the command."""
+    global ASKING
+    ASKING = asking
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     threading.Thread(target=exit_with_parent, daemon=True).start()

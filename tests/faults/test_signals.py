@@ -105,7 +105,7 @@ def test_a_second_signal_ends_it_at_once(
     folder = run_folder(out, "trpo", ENV)
     started = in_a_slow_rollout(server, out, vec_env, slow, mark)
     if vec_env == "workers":
-        assert len(processes(mark)) >= 3  # the run, the workers' template, and workers
+        assert len(processes(mark)) >= 2  # the run, and on several cores the workers' template and workers
     begun = time.monotonic()
     started.signal(signal.SIGTERM)
     time.sleep(0.2)

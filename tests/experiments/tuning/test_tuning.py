@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import multiprocessing
 import os
 import signal
 import sqlite3
@@ -458,6 +459,23 @@ def test_workers_share_the_trials(search: Search, closed_form: list[float]) -> N
     assert result.counts == "3 complete"
     other = tune(replace(search, folder=search.folder / "other"), 3)
     assert drawn(result)[1:] != drawn(other)[1:]
+
+
+def test_one_worker_at_a_time_takes_a_trial(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With SQLite, two could take the same one from Optuna's queue."""
+    lock = multiprocessing.get_context("spawn").Lock()
+    monkeypatch.setattr(tuning, "ASKING", lock)
+    search.folder.mkdir()
+    study = open_study(search)
+
+    def ask() -> None:
+        assert not lock.acquire(block=False)
+        raise KeyError("asked")
+
+    monkeypatch.setattr(study, "ask", ask)
+    with pytest.raises(KeyError, match="asked"):
+        tuning.run_trial(search, study)
+    assert lock.acquire(block=False)
 
 
 @pytest.mark.slow
