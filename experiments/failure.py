@@ -1,4 +1,4 @@
-"""Describe errors that end a program: those of the setup, and those raised while a run goes on."""
+"""Describe the errors that end a program, whether they occur during its setup or later."""
 
 import errno
 import sysconfig

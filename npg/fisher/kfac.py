@@ -6,10 +6,8 @@ E[āāᵀ ⊗ ggᵀ], which K-FAC replaces by
 
     A ⊗ G,   A = E[āāᵀ],   G = E[ggᵀ],
 
-as if inputs and gradients were independent. A convolution sums over T positions: A = E[Σ_t ā_t ā_tᵀ] and
-G = E[Σ_t g_t g_tᵀ] / T. Martens & Grosse 2015, "Optimizing neural networks with Kronecker-factored
-approximate curvature"; Grosse & Martens 2016, "A Kronecker-factored approximate Fisher matrix for convolution
-layers".
+as if inputs and gradients were independent (Martens & Grosse 2015, arXiv:1503.05671). A convolution sums over
+T positions: A = E[Σ_t ā_t ā_tᵀ], G = E[Σ_t g_t g_tᵀ] / T (Grosse & Martens 2016, arXiv:1602.01407).
 """
 
 import math

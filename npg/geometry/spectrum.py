@@ -1,9 +1,8 @@
 """The spectrum of a curvature matrix, from its products alone.
 
 Random numbers come only from a `torch.Generator`; without one, every call starts the same sequence, so that
-two matrices get the same probes. Estimates from random probes have a standard error, from the jackknife over
-probes (Efron & Stein 1981, "The jackknife estimate of variance"): infinite for a single probe, 0 if no random
-probe was needed.
+two matrices get the same probes. Estimates from random probes have a standard error, by the jackknife over
+probes (Efron & Stein 1981): infinite for a single probe, 0 if no random probe was needed.
 """
 
 import math
