@@ -22,7 +22,7 @@ from agents.arguments import SB3_PARAMETERS, compose_constructor
 from agents.critic import CRITICS, Critic, CriticFit
 from agents.device import faster_device
 from agents.divergence import count_rejections
-from agents.hyperparameters import check_minibatches, check_ranges, check_spread, present_value
+from agents.hyperparameters import check_minibatches, check_ranges, check_spread, check_unread, present_value
 from agents.policy.actions import to_space
 from agents.policy.actor import PolicyActor, warn_of_unreached
 from agents.policy.policies import POLICIES, observe, warn_of_two_normalisers
@@ -69,8 +69,9 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         seed: seed of all random numbers; None for an arbitrary seed.
         device: "auto" uses a GPU only if there is one and a timing test finds it faster; see `faster_device`.
         _init_setup_model: whether to build the networks; `load` builds them later.
-        critic_fit: "minibatch" uses the policy's optimizer, as SB3 does; "lbfgs" uses the whole batch, and
-            ignores `batch_size` and `learning_rate`; other names are those given to `register_critic`.
+        critic_fit: "lbfgs" uses the whole batch, and ignores `batch_size` and the critic's learning rate;
+            "minibatch" uses the policy's optimizer, as SB3 does; other names are those given to
+            `register_critic`.
         critic_lambda: λ of the returns that the critic is fitted to; None for `gae_lambda`.
 
     Raises:
@@ -89,7 +90,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
     use_sde: bool = False
     sde_sample_freq: int = -1
     normalize_advantage: bool = True
-    critic_fit: str = "minibatch"
+    critic_fit: str = "lbfgs"
     critic_lambda: float | None = None
 
     actor: PolicyActor
@@ -123,6 +124,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             check_spread(self.n_steps, self.n_envs, self.normalize_advantage)
             if self.critic_fit != "lbfgs":
                 check_minibatches(self.n_steps, self.n_envs, self.batch_size)
+            check_unread(type(self), self.critic_fit, arguments | sb3)
         if init_setup_model:
             self._setup_model()
 

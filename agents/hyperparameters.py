@@ -129,6 +129,20 @@ def check_minibatches(n_steps: int, n_envs: int, batch_size: int | None) -> None
         )
 
 
+def check_unread(agent_class: type, critic_fit: str, values: Mapping[str, Any]) -> None:
+    """Warn if arguments of the critic's minibatches are set, but the critic is fitted by L-BFGS."""
+    defaults = defaults_of(agent_class)
+    own = "critic_learning_rate" if "critic_learning_rate" in defaults else "learning_rate"
+    unread = [name for name in ("batch_size", own) if name in defaults and values[name] != defaults[name]]
+    if critic_fit == "lbfgs" and unread:
+        warnings.warn(
+            f"{' and '.join(unread)} will not be used: the critic is fitted by L-BFGS on the whole batch; "
+            'critic_fit="minibatch" fits it as SB3 does',
+            UserWarning,
+            stacklevel=4,  # the caller of the constructor
+        )
+
+
 def check_resolution(policy: nn.Module, **target_kls: Any) -> None:
     """Warn of a target KL so small that rounding decides the step.
 

@@ -11,7 +11,7 @@ import torch
 from generated_envs import AnyEnv
 from gymnasium import spaces
 
-from agents import ACKTR, ALGORITHMS, NPG, TRPO, PolicyGradientAgent
+from agents import ACKTR, ALGORITHMS, NPG, TRPO, VPG, PolicyGradientAgent
 from agents.arguments import documented_arguments
 from agents.hyperparameters import ABSENT, PLUMBING, RANGES, check_ranges
 from npg.fisher import memory
@@ -133,6 +133,33 @@ def test_a_target_below_the_rounding_of_the_policy_warns(
     found = [str(warning.message) for warning in caught if "resolves" in str(warning.message)]
     assert len(found) == (not resolved)
     assert resolved or (name in found[0] and "1e-10" in found[0])
+
+
+@pytest.mark.parametrize(
+    ("agent_class", "arguments", "unread"),
+    [
+        (TRPO, {}, None),
+        (TRPO, {"batch_size": 128, "learning_rate": 1e-3}, None),
+        (TRPO, {"batch_size": 64}, "batch_size will"),
+        (NPG, {"batch_size": 64, "learning_rate": 2e-3}, "batch_size and learning_rate will"),
+        (TRPO, {"batch_size": 64, "critic_fit": "minibatch"}, None),
+        (VPG, {"learning_rate": 2e-3}, None),
+        (VPG, {"critic_learning_rate": 2e-3}, "critic_learning_rate will"),
+        (ACKTR, {"batch_size": 64}, None),
+    ],
+)
+def test_settings_of_minibatches_warn_with_lbfgs(
+    agent_class: type[PolicyGradientAgent], arguments: dict[str, object], unread: str | None
+) -> None:
+    """One warning names those that differ from the default, and the fit that would use them."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        agent_class("MlpPolicy", "CartPole-v1", n_steps=128, device="cpu", **arguments)
+    found = [warning for warning in caught if "not be used" in str(warning.message)]
+    assert len(found) == (unread is not None)
+    if unread is not None:
+        assert str(found[0].message).startswith(unread)
+        assert found[0].filename == __file__
 
 
 def test_a_bool_is_no_number(agent_class: type[PolicyGradientAgent]) -> None:
