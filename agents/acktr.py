@@ -82,7 +82,7 @@ class ACKTR(PolicyGradientAgent):
 
     def _stepper(self, module: nn.Module) -> KroneckerStepper:
         return KroneckerStepper(
-            KroneckerFisher(module, samples=self.fisher_samples),
+            KroneckerFisher(module, samples=self.fisher_samples, reduce=self.ranks.mean),
             damping=self.damping,
             decay=self.fisher_decay,
             momentum=self.momentum,
@@ -132,4 +132,5 @@ class ACKTR(PolicyGradientAgent):
             batch_size=self.batch_size,
             step_size=self.critic_learning_rate,
             target_kl=self.critic_target_kl,
+            ranks=self.ranks,
         )

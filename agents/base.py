@@ -3,37 +3,35 @@
 The file is longer than others because every argument is documented here.
 """
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, ClassVar, Self
 
-import torch
+import numpy as np
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.arguments import SB3_PARAMETERS, compose_constructor
-from agents.critic import CRITICS, Critic, CriticFit
+from agents.critic import CRITICS, Critic
+from agents.data_parallel import Share, join, share_rollout
 from agents.device import faster_device
-from agents.divergence import count_rejections
 from agents.hyperparameters import check_minibatches, check_ranges, check_spread, check_unread, present_value
 from agents.policy.actions import to_space
 from agents.policy.actor import PolicyActor, warn_of_unreached
-from agents.policy.policies import POLICIES, observe, warn_of_two_normalisers
-from agents.policy.snapshot import Snapshot
-from agents.rollout.batch import Batch, standardise
+from agents.policy.policies import POLICIES, warn_of_two_normalisers
+from agents.ranks import Ranks, check_same_numbers
+from agents.rollout.batch import Batch
 from agents.rollout.collect import collect
 from agents.rollout.finite import check_finite, kept_statistics
-from agents.rollout.threads import threads
 from agents.spaces import check_policy, made_with_checks
-from agents.update_log import measure, record_update
-from npg import PolicyStep, Rejection, SurrogateObjective, host
+from agents.update import update
+from npg import PolicyStep, Rejection, SurrogateObjective
 
 # If a schedule ended at 0, the last update could not take a step.
 LEAST_SCHEDULED = 1e-8
@@ -114,7 +112,9 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             _init_setup_model=False,
         )
         vars(self).update(arguments)
-        self._measures_devices = sb3["device"] == "auto"
+        self.ranks = Ranks.current()
+        self.own_episodes: list[tuple[int, list[dict[str, Any]], np.ndarray | None]] = []  # not shared yet
+        self._measures_devices = sb3["device"] == "auto" and not self.ranks.several
         self.iterations = 0
         self.outcomes: dict[str, int] = dict.fromkeys(("accepted", *map(str, Rejection)), 0)  # policy steps
         self.kl_exceeded = self.critic_rejected = 0  # accepted steps with KL > 2δ; critic fits with NaN
@@ -122,11 +122,11 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         if self.env is not None:
             check_policy(str(policy), self.policy_class, self.policy_kwargs, self.observation_space)
             check_spread(self.n_steps, self.n_envs, self.normalize_advantage)
-            if self.critic_fit != "lbfgs":
-                check_minibatches(self.n_steps, self.n_envs, self.batch_size)
             check_unread(type(self), self.critic_fit, arguments | sb3)
         if init_setup_model:
             self._setup_model()
+            if self.env is not None and self.critic_fit != "lbfgs":
+                check_minibatches(self.n_steps, self.share.total, self.batch_size)
 
     @abstractmethod
     def policy_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:
@@ -154,7 +154,8 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         assert self.env is not None
         iteration = 0
         while self.num_timesteps < total_timesteps:
-            if not self.collect_rollouts(self.env, callback, self.rollout_buffer, self.n_steps):
+            complete = self.collect_rollouts(self.env, callback, self.rollout_buffer, self.n_steps)
+            if not share_rollout(self, complete):
                 break
             iteration += 1
             self.iterations += 1
@@ -162,6 +163,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             if log_interval is not None and iteration % log_interval == 0:
                 self.dump_logs(self.iterations)
             self.train()
+        check_same_numbers(self.ranks, self.policy.state_dict().values(), "the last update")
         callback.on_training_end()
         if log_interval is not None:
             # As in SB3, the log is written before each update, so the last update has not been logged yet.
@@ -182,54 +184,22 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
 
     def train(self) -> None:
         """Update policy and critic from the rollout buffer."""
-        # With dropout, the policy's KL to itself would not be 0; batch norm would change the policy.
-        self.policy.set_training_mode(False)
-        if self.actor.policy is not self.policy:  # the user replaced it
-            self.actor = PolicyActor(self.policy)
-        self._update_learning_rates()
-        batch = Batch.from_buffer(self.rollout_buffer, self.action_space)
-        advantages = standardise(batch.advantages) if self.normalize_advantage else batch.advantages
-        actions, old_log_prob = self.actor.unsquash(batch.actions, batch.old_log_prob)
-        objective = SurrogateObjective(
-            self.actor, batch.observations, actions, advantages, old_log_prob=old_log_prob
-        )
-        before = Snapshot([*self.policy.parameters(), *self.policy.buffers()], self.policy.optimizer)
-        step, fit = self._step_and_fit(batch, objective)
-        observe(self.policy, batch.observations, batch.actions)
-        numbers = host.read(policy=before.still_finite(), **measure(self.policy, batch))
-        if not numbers.pop("policy"):  # a step or fit of the user's own may write anything
-            before.restore()
-            step = PolicyStep.without_candidate(objective, Rejection.NON_FINITE_SURROGATE)
-            fit = CriticFit(math.nan, True)
-        self._n_updates += 1
-        record_update(self, step, fit, numbers)
-        count_rejections(self, step, fit, batch, objective)
-
-    def _step_and_fit(self, batch: Batch, objective: SurrogateObjective) -> tuple[PolicyStep, CriticFit]:
-        """Take the policy step and fit the critic, in parallel if the result is the same."""
-        critic = self.make_critic()
-        if not self._fits_in_parallel(critic):
-            step = self._take_step(batch, objective)
-            return step, critic.fit(batch)
-        with threads(max(torch.get_num_threads() // 2, 1)), ThreadPoolExecutor(1) as executor:
-            fit = executor.submit(critic.fit, batch)
-            step = self._take_step(batch, objective)
-            return step, fit.result()
+        update(self)
 
     def _fits_in_parallel(self, critic: Critic) -> bool:
-        shares = self.actor.shares_parameters
-        return not critic.draws_random_numbers and not shares and self.device.type == "cpu"
-
-    def _take_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:
-        step = self.policy_step(batch, objective)
-        if step.accepted:
-            objective.parameters.add_(step.displacement, known_finite=True)
-        return step
+        # On several ranks, the collectives of two threads could pair in different orders.
+        alone = not (self.actor.shares_parameters or self.ranks.several)
+        return alone and not critic.draws_random_numbers and self.device.type == "cpu"
 
     def make_critic(self) -> Critic:
         """Return the fit of the value function for this update."""
-        options: dict[str, Any] = {"passes": self.n_critic_updates, "batch_size": self.batch_size}
-        return CRITICS[self.critic_fit](self.policy, self.actor.critic_parameters(), **options)
+        return CRITICS[self.critic_fit](
+            self.policy,
+            self.actor.critic_parameters(),
+            passes=self.n_critic_updates,
+            batch_size=self.batch_size,
+            ranks=self.ranks,
+        )
 
     def scheduled(self, name: str) -> float:
         """Return the current value of an argument; positive even if a schedule ends at 0."""
@@ -247,6 +217,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
                 setattr(self, name, state[name])
 
     def _setup_model(self) -> None:
+        self.share = Share.of(self.ranks, self.n_envs)
         super()._setup_model()
         if self._measures_devices and self.device.type != "cpu":
             self.device = faster_device(self.policy, self.n_envs, self.n_steps)
@@ -255,19 +226,35 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         self.actor = PolicyActor(self.policy)
         warn_of_unreached(self.actor)
         warn_of_two_normalisers(self.policy, self.get_vec_normalize_env())
+        join(self)
 
     def _setup_lr_schedule(self) -> None:
         self.lr_schedule = partial(present_value, "learning_rate", self.learning_rate)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         assert self.env is not None
+        if self.ranks.rank > 0 and not self._custom_logger:
+            self.set_logger(Logger(None, []))
         with kept_statistics(self):  # the first observations update a VecNormalize
             total, callback = super()._setup_learn(*args, **kwargs)
             check_finite(self, self.env, "observation", self._last_obs)
         return total, callback
 
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed all generators; environments get seed + index, counted over all ranks."""
+        super().set_random_seed(seed)
+        if seed is not None and self.env is not None and self.share.first:
+            self.env.seed(seed + self.share.first)
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
+        if self.ranks.several:
+            self.own_episodes.append((self.num_timesteps, infos, dones))
+        else:
+            super()._update_info_buffer(infos, dones)
+
     def _update_learning_rates(self) -> None:
         self._update_learning_rate(self.policy.optimizer)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "actor", "_measures_devices"]
+        own = ("actor", "_measures_devices", "ranks", "share", "own_episodes")
+        return [*super()._excluded_save_params(), *own]

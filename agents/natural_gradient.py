@@ -35,7 +35,8 @@ def register_fisher(name: str, make: MakeFisher) -> None:
     Args:
         name: the name for the argument `fisher`.
         make: called as ``make(actor, observations)`` in every update, with the keyword `micro_batch_size` if
-            the agent's `micro_batch_size` is not None.
+            the agent's `micro_batch_size` is not None, and with `reduce` (see `npg.reduction`) on several
+            ranks.
 
     Raises:
         ValueError: the name is taken.
@@ -85,10 +86,15 @@ class NaturalGradientAgent(PolicyGradientAgent):
         return partial(conjugate_gradient, max_iterations=self.cg_max_steps, tolerance=self.cg_tolerance)
 
     def make_fisher(self, batch: Batch) -> LinearOperator:
-        """Return F at every `sub_sampling_factor`-th state of a batch."""
+        """Return F at every `sub_sampling_factor`-th state of a batch, counted over all ranks."""
         make: MakeFisher = self.fisher if callable(self.fisher) else FISHERS[self.fisher]
-        options = {} if self.micro_batch_size is None else {"micro_batch_size": self.micro_batch_size}
-        return make(self.actor, batch.select(slice(None, None, self.sub_sampling_factor)), **options)
+        options: dict[str, Any] = {}
+        if self.micro_batch_size is not None:
+            options["micro_batch_size"] = self.micro_batch_size
+        if self.ranks.several:
+            options["reduce"] = self.ranks.mean
+        first = -self.share.first * self.n_steps % self.sub_sampling_factor
+        return make(self.actor, batch.select(slice(first, None, self.sub_sampling_factor)), **options)
 
     def adapt_damping(self, step: PolicyStep) -> None:
         """With `adaptive_damping`, adapt λ to the ratio of the step's actual to its predicted gain."""

@@ -9,6 +9,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from agents.critic import CriticFit
+from agents.ranks import ONE, Ranks
 from agents.rollout.batch import Batch
 from npg import PolicyStep
 
@@ -50,15 +51,16 @@ def record_update(
         record(f"npg/{outcome}" if outcome == "accepted" else f"npg/rejected/{outcome}", count)
 
 
-def measure(policy: ActorCriticPolicy, batch: Batch) -> dict[str, Tensor]:
+def measure(policy: ActorCriticPolicy, batch: Batch, ranks: Ranks = ONE) -> dict[str, Tensor]:
     """Return what the log has of the policy and the batch, on the device."""
-    numbers = {"train/explained_variance": explained_variance(batch.old_values, batch.returns)}
+    numbers = {"train/explained_variance": explained_variance(batch.old_values, batch.returns, ranks)}
     if hasattr(policy, "log_std"):
         numbers["train/std"] = policy.log_std.exp().mean()
     return numbers
 
 
-def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
+def explained_variance(values: Tensor, returns: Tensor, ranks: Ranks = ONE) -> Tensor:
     """Return the fraction of the returns' variance that values (N,) explain, 0-d; NaN without variance."""
-    variance = returns.var(correction=0)
-    return torch.where(variance == 0, math.nan, 1 - (returns - values).var(correction=0) / variance)
+    _, _, variance = ranks.moments(returns)
+    _, _, unexplained = ranks.moments(returns - values)
+    return torch.where(variance == 0, math.nan, 1 - unexplained / variance)

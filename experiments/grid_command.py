@@ -35,7 +35,7 @@ def compare(arguments: Arguments) -> int:
         for single, k in itertools.product(singles, range(arguments.seeds)):
             single = replace(single, seed=arguments.seed + k, steps=float(steps))
             label = f"{single.algo[0]} {env_id} seed {single.seed}"
-            cells.append(Cell(label, command_of(single), folder_of(single), steps))
+            cells.append(Cell(label, continued(single).command(), folder_of(single), steps))
     try:
         failures = run_grid(cells, min(jobs, len(cells)))
     except Stopped as stopped:
@@ -51,8 +51,8 @@ def folder_of(single: Arguments) -> RunFolder:
     return RunFolder.of(single.out, single.env[0], single.algo[0], single.seed)
 
 
-def command_of(single: Arguments) -> list[str]:
-    """Return the command that makes one run, or resumes it if it was started with the same settings.
+def continued(single: Arguments) -> Arguments:
+    """Return the arguments of one run, or those that resume it if it was started with the same settings.
 
     Raises:
         ValueError: the folder holds a finished run with other settings.
@@ -62,7 +62,7 @@ def command_of(single: Arguments) -> list[str]:
         try:
             begun = folder.read_settings()
         except ValueError:  # a damaged config.yaml: start again
-            return single.command()
+            return single
         requested = replace(requested, device=begun.device)
         if requested.vec_env == "auto":
             requested = replace(requested, vec_env=begun.vec_env)
@@ -71,8 +71,8 @@ def command_of(single: Arguments) -> list[str]:
         elif requested == begun:
             trusted = single.env if ":" in begun.env else Arguments.env
             modules = (*single.import_, *sorted(own_modules(begun.algo, begun.policy)))
-            return Arguments(resume=folder.path, env=trusted, import_=modules).command()
-    return single.command()
+            return Arguments(resume=folder.path, env=trusted, import_=modules)
+    return single
 
 
 def check_same_task(finished: RunSettings, requested: RunSettings, folder: RunFolder) -> None:

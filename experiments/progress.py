@@ -28,7 +28,7 @@ class Progress(BaseCallback):
     def _on_step(self) -> bool:
         assert self._bar is not None
         # The last rollout may exceed the total, which the bar cannot show.
-        self._bar.update(min(self.training_env.num_envs, self._bar.total - self._bar.n))
+        self._bar.update(min(self.num_timesteps, self._total) - self._bar.n)
         return True
 
     def _on_rollout_end(self) -> None:

@@ -56,7 +56,7 @@ class SurrogateObjective:
         actions: N actions, shaped as the distribution's `log_prob` takes them.
         advantages: (N,).
         old_log_prob: log π_behaviour of the actions (N,), in nats; the actor's own by default.
-        reduce: maps a local mean to the mean over all processes.
+        reduce: maps the mean over this process's states to that over all processes; see `npg.reduction`.
 
     Raises:
         ValueError: the shapes of actions, advantages and log-probabilities do not match.
@@ -93,6 +93,7 @@ class SurrogateObjective:
                 f"{tuple(self._old_log_prob.shape)}"
             )
         self._old_ratio = torch.exp(log_prob - self._old_log_prob)
+        self._states = log_prob.numel()
 
     def gradient(self) -> Tensor:
         """Return g = ∇L(0), shape (P,)."""
@@ -100,12 +101,12 @@ class SurrogateObjective:
             with torch.enable_grad():
                 surrogate = (torch.exp(self._log_prob - self._old_log_prob) * self._advantages).mean()
                 parts = torch.autograd.grad(surrogate, self.parameters.tensors, allow_unused=True)
-            self._gradient = self._reduce(self.parameters.flatten(parts))
+            self._gradient = self._reduce(self.parameters.flatten(parts), self._states)
         return self._gradient
 
     def surrogate_before(self) -> Tensor:
         """Return L(0), 0-d."""
-        return self._reduce((self._old_ratio * self._advantages).mean())
+        return self._reduce((self._old_ratio * self._advantages).mean(), self._states)
 
     def evaluate(self, step: Tensor) -> Evaluation:
         """Return surrogate, gain and KL at θ + step, for a step of shape (P,), with one host read.
@@ -125,7 +126,8 @@ class SurrogateObjective:
         gain = ((ratio - self._old_ratio) * self._advantages).mean()
         surrogate = (ratio * self._advantages).mean()
         before = (self._old_ratio * self._advantages).mean()
-        means = self._reduce(torch.stack([surrogate, gain, self._old.kl(candidate).mean(), before]))
+        local = torch.stack([surrogate, gain, self._old.kl(candidate).mean(), before])
+        means = self._reduce(local, self._states)
         surrogate, gain, kl = torch.where(finite, means[:3], math.nan).unbind()
         gradient = self._gradient
         return {

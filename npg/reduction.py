@@ -1,13 +1,13 @@
-"""Means over processes, for data-parallel training."""
+"""Means over the states of all processes, for data-parallel training."""
 
 from collections.abc import Callable
 
 from torch import Tensor
 
-# Maps a local mean to the mean over all processes, e.g. an all-reduce divided by the world size.
-Reduce = Callable[[Tensor], Tensor]
+# Maps the mean over this process's states, and their number, to the mean over the states of all processes.
+Reduce = Callable[[Tensor, int], Tensor]
 
 
-def identity(tensor: Tensor) -> Tensor:
-    """Return the tensor as it is: the reduction of a single process."""
-    return tensor
+def identity(mean: Tensor, states: int) -> Tensor:
+    """Return the mean as it is: the reduction of a single process."""
+    return mean

@@ -16,7 +16,7 @@ CHECKOUT = "the checkout"  # the folder that contains the packages
 # that are not listed are in the layer of "*"; a package's own name is its __init__.
 LAYERS: dict[str, list[set[str]]] = {
     "npg": [{"*"}, {"npg.fisher"}, {"npg.geometry"}, {"npg"}],
-    "agents": [{"agents.policy"}, {"agents.rollout"}, {"agents.critic"}, {"*"}, {"agents"}],
+    "agents": [{"agents.ranks"}, {"agents.policy"}, {"agents.rollout"}, {"agents.critic"}, {"*"}, {"agents"}],
     "envs": [
         {"*", "envs.tasks"},
         {"envs.state", "envs.vector"},

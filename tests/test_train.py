@@ -25,7 +25,8 @@ from experiments.run.run_folder import RunFolder
 from experiments.settings.arguments import Arguments
 from experiments.settings.config_file import config_file
 from experiments.settings.configuration import build, resolve
-from experiments.train import main, make_env
+from experiments.train import main
+from experiments.training_envs import make_env
 
 NO_NORMALISERS = "policy_kwargs={normalize_observations: false, normalize_returns: false}"
 SHORT = {"steps": 512, "episodes": 2, "set": (("n_steps=32", "n_critic_updates=1", "batch_size=64"),)}
@@ -414,9 +415,9 @@ def test_a_grid_with_one_job_resumes_what_is_unfinished(
     with monkeypatch.context() as patch:
         stop_with(NonFiniteError("bad"), patch)
         assert main(arguments) == 1
-    command = grid_command.command_of(changed(arguments, steps=512.0))
+    command = grid_command.continued(changed(arguments, steps=512.0)).command()
     assert command[-2:] == ["--resume", str(arguments.out / "CartPole-v1" / "trpo" / "seed-0")]
-    assert "--resume" not in grid_command.command_of(changed(arguments, vec_env="subproc"))
+    assert grid_command.continued(changed(arguments, vec_env="subproc")).resume is None
 
 
 @pytest.mark.parametrize("path", [".", "seed-0", "trpo/seed-0"])

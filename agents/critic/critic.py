@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from agents.policy.policies import MlpPolicy
 from agents.policy.snapshot import Snapshot
+from agents.ranks import ONE, Ranks
 from agents.rollout.batch import Batch
 from npg import host
 
@@ -41,6 +42,7 @@ class Critic(ABC):
         parameters: the critic's own parameters, which the action distribution does not depend on.
         passes: passes over the batch per fit.
         batch_size: states per step; None for all states. Not every fit uses it.
+        ranks: the processes that fit the same critic, each with its own states; the fit averages over all.
     """
 
     draws_random_numbers: ClassVar[bool] = True
@@ -52,11 +54,13 @@ class Critic(ABC):
         *,
         passes: int,
         batch_size: int | None = None,
+        ranks: Ranks = ONE,
     ):
         self.policy = policy
         self.parameters = parameters
         self.passes = passes
         self.batch_size = batch_size
+        self.ranks = ranks
 
     def fit(self, batch: Batch) -> CriticFit:
         """Update the return normaliser with the returns, then fit the values to them."""
@@ -66,7 +70,7 @@ class Critic(ABC):
             return CriticFit(math.nan, False)
         before = Snapshot([*self.parameters, *statistics], self.policy.optimizer)
         if normaliser is not None:
-            normaliser.observe_returns(batch.returns)
+            normaliser.observe_returns(batch.returns, self.ranks)
         losses = self._losses(batch) if self.passes and self.parameters else []
         numbers = host.read(
             finite=before.still_finite(), **{f"loss {i}": loss for i, loss in enumerate(losses)}
@@ -82,6 +86,25 @@ class Critic(ABC):
     def _losses(self, batch: Batch) -> list[Tensor]:
         """Change the parameters and return the mean squared error before each step, 0-d."""
 
+    def averaged(
+        self, loss: Tensor, gradients: Sequence[Tensor | None], states: int
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return a mean over states, 0-d, and its gradients by the parameters, over the states of all ranks.
+
+        Args:
+            loss: the mean over this rank's states; not read if there are none.
+            gradients: its gradients; None for one that is zero.
+            states: the number of this rank's states.
+        """
+        filled = [
+            torch.zeros_like(p) if g is None else g for g, p in zip(gradients, self.parameters, strict=True)
+        ]
+        if not self.ranks.several:
+            return loss, filled
+        packed = torch.cat([loss.reshape(1), *(gradient.reshape(-1) for gradient in filled)])
+        loss, *parts = self.ranks.mean(packed, states).split([1, *(p.numel() for p in self.parameters)])
+        return loss.squeeze(), [part.view_as(p) for part, p in zip(parts, self.parameters, strict=True)]
+
 
 def return_unit(policy: ActorCriticPolicy) -> Tensor:
     """Return the unit of the last layer's output, as a multiple of the return's unit, 0-d."""
@@ -95,6 +118,16 @@ def last_layer(policy: ActorCriticPolicy) -> nn.Module:
     return layers[-1] if layers else policy.value_net
 
 
-def shuffled(states: int, batch_size: int | None, device: torch.device) -> tuple[Tensor, ...]:
-    """Return the indices of random minibatches on a device; the order comes from torch's CPU generator."""
-    return torch.randperm(states).to(device).split(batch_size or states)
+def shuffled(states: int, batch_size: int | None, device: torch.device, ranks: Ranks = ONE) -> list[Tensor]:
+    """Return the indices of random minibatches on a device, among this rank's states.
+
+    A minibatch contains `batch_size` states of all ranks' batches together, so the number of this rank's
+    varies and may be 0. The order comes from torch's CPU generator, that of rank 0.
+    """
+    counts = ranks.gather(states, "the number of states")
+    order = ranks.of_first(torch.randperm(sum(counts)).to(device), "the order of minibatches")
+    minibatches = order.split(batch_size or len(order))
+    if not ranks.several:
+        return list(minibatches)
+    first = sum(counts[: ranks.rank])
+    return [part[(first <= part) & (part < first + states)] - first for part in minibatches]

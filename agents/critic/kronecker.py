@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agents.critic.critic import Critic, CriticFit, last_layer, return_unit, shuffled
+from agents.ranks import ONE, Ranks
 from agents.rollout.batch import Batch
 from npg import DiagGaussian, KroneckerStepper, SingularMatrixError, host
 
@@ -70,9 +71,14 @@ class KroneckerCritic(Critic):
         batch_size: int | None,
         step_size: float,
         target_kl: float,
+        ranks: Ranks = ONE,
     ):
         super().__init__(
-            values.policy, stepper.fisher.parameters.tensors, passes=passes, batch_size=batch_size
+            values.policy,
+            stepper.fisher.parameters.tensors,
+            passes=passes,
+            batch_size=batch_size,
+            ranks=ranks,
         )
         self.values = values
         self.stepper = stepper
@@ -91,7 +97,8 @@ class KroneckerCritic(Critic):
         unit = return_unit(self.policy).to(batch.returns)
         returns = batch.returns / unit
         errors = returns - batch.old_values / unit
-        deviation = host.read(deviation=errors.square().mean().sqrt())["deviation"]
+        variance = self.ranks.mean(errors.square().mean(), len(batch))
+        deviation = host.read(deviation=variance.sqrt())["deviation"]
         if deviation <= math.sqrt(torch.finfo(errors.dtype).tiny):  # its square would be 0
             return [errors.new_tensor(0.0)]
         if not math.isfinite(deviation):
@@ -105,9 +112,11 @@ class KroneckerCritic(Critic):
             return [errors.new_tensor(math.nan)]
         self.stepper.velocity = self.stepper.velocity * deviation
         losses: list[Tensor] = []
-        whole = self.batch_size is None or self.batch_size >= len(batch)
+        whole = self.batch_size is None or self.batch_size >= self.ranks.sum(len(batch))
         for _ in range(self.passes):
-            parts = [slice(None)] if whole else shuffled(len(batch), self.batch_size, returns.device)
+            parts: list[Any] = [slice(None)]
+            if not whole:
+                parts = shuffled(len(batch), self.batch_size, returns.device, self.ranks)
             for states in parts:
                 loss = self._step(batch.select(states), returns[states], self.target_kl * deviation**2)
                 losses.append(loss * unit.square())
@@ -120,9 +129,10 @@ class KroneckerCritic(Critic):
         loss = F.mse_loss(self.values(observations).mean.flatten(), returns)
         # The gradient of the mean log-likelihood, which increases as the squared error falls.
         gradient = torch.autograd.grad(-0.5 * loss, parameters.tensors, allow_unused=True)
+        loss, gradients = self.averaged(loss.detach(), gradient, len(returns))
         step = self.stepper.displacement(
-            parameters.flatten(gradient), step_size=self.step_size, target_kl=target_kl
+            parameters.flatten(gradients), step_size=self.step_size, target_kl=target_kl
         )
         parameters.add_(step, known_finite=True)  # checked at the end of the fit
         self.stepper.keep(step)
-        return loss.detach()
+        return loss

@@ -32,12 +32,13 @@ class LbfgsCritic(Critic):
                 for parameter, value, unit in zip(self.parameters, scaled, units, strict=True):
                     parameter.copy_(value * unit)
             error = F.mse_loss(self.policy.predict_values(batch.observations).flatten(), batch.returns)
-            first = error.detach() if first is None else first
+            first = self.ranks.mean(error.detach(), len(batch)) if first is None else first
             relative = error / torch.where(first > 0, first, 1)  # 0: a perfect critic, with gradient 0
-            gradients = torch.autograd.grad(relative, self.parameters)
+            own = torch.autograd.grad(relative, self.parameters)
+            relative, gradients = self.averaged(relative.detach(), own, len(batch))
             for value, gradient, unit in zip(scaled, gradients, units, strict=True):
                 value.grad = gradient * unit
-            return relative.detach()
+            return relative
 
         torch.optim.LBFGS(
             scaled,
@@ -56,7 +57,8 @@ class LbfgsCritic(Critic):
 
     def _units(self, batch: Batch) -> list[Tensor]:
         """Return the unit of each parameter, 0-d."""
-        error = (batch.returns - batch.old_values).square().mean().sqrt()
+        error = (batch.returns - batch.old_values).square().mean()
+        error = self.ranks.mean(error, len(batch)).sqrt()
         one = torch.ones_like(error)
         normalised = isinstance(self.policy, MlpPolicy) and self.policy.return_moments is not None
         own = [] if normalised else list(map(id, last_layer(self.policy).parameters()))

@@ -21,13 +21,14 @@ class MinibatchCritic(Critic):
         losses = []
         optimizer.zero_grad(set_to_none=True)
         for _ in range(self.passes):
-            for states in shuffled(len(batch), self.batch_size, batch.returns.device):
+            for states in shuffled(len(batch), self.batch_size, batch.returns.device, self.ranks):
                 values = self.policy.predict_values(batch.select(states)).flatten()
                 loss = F.mse_loss(values, batch.returns[states])
-                gradients = torch.autograd.grad(loss / unit, self.parameters)
+                own = torch.autograd.grad(loss / unit, self.parameters)
+                loss, gradients = self.averaged(loss.detach(), own, len(states))
                 for parameter, gradient in zip(self.parameters, gradients, strict=True):
                     parameter.grad = gradient
                 optimizer.step()
-                losses.append(loss.detach())
+                losses.append(loss)
         optimizer.zero_grad(set_to_none=True)
         return losses

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from torch import Tensor, nn
 
+from agents.ranks import ONE, Ranks
 from npg.host import scalar_dtype
 
 CLIP = 10.0  # standard deviations, as in VecNormalize
@@ -49,19 +50,18 @@ class RunningMoments(nn.Module):
         return self.variance.clamp(min=LEAST_VARIANCE).sqrt()
 
     @torch.no_grad()
-    def update(self, values: Tensor) -> None:
-        """Update with values (N, *shape); change nothing if a value or its square is not finite.
+    def update(self, values: Tensor, ranks: Ranks = ONE) -> None:
+        """Update with values (N, *shape) of every rank; change nothing if one or its square is not finite.
 
         Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample
         variances".
         """
         values = values.to(self.mean.dtype)
-        n = len(values)
+        n, mean, variance = ranks.moments(values)
         total = self.count + n
-        mean = values.mean(0)
         shift = mean - self.mean
         # Before the first update the count is 0, so the initial variance of 1 has no weight.
-        squares = self.variance * self.count + values.var(0, correction=0) * n
+        squares = self.variance * self.count + variance * n
         squares = squares + shift.square() * self.count * n / total
         finite = squares.isfinite().all()
         self.mean.copy_(torch.where(finite, self.mean + shift * n / total, self.mean))
@@ -90,11 +90,11 @@ class ObservationNormaliser(nn.Module):
         for key, name in self._keys.items():
             self.add_module(name, RunningMoments(parts[key].shape or ()))
 
-    def update(self, observations: Any) -> None:
-        """Update with observations (N, ...)."""
+    def update(self, observations: Any, ranks: Ranks = ONE) -> None:
+        """Update with observations (N, ...) of every rank."""
         for key, name in self._keys.items():
             part = observations[key] if isinstance(observations, dict) else observations
-            self.get_submodule(name).update(part)  # type: ignore[operator]
+            self.get_submodule(name).update(part, ranks)  # type: ignore[operator]
 
     def forward(self, observations: Any) -> Any:
         """Return observations (N, ...) with their measured parts normalised."""

@@ -16,6 +16,7 @@ from agents.policy.actions import to_space
 from agents.policy.distributions import HEADS, HeadDistribution
 from agents.policy.names import check_new, with_classes
 from agents.policy.normalisation import ObservationNormaliser, RunningMoments
+from agents.ranks import ONE, Ranks
 
 
 class MlpPolicy(ActorCriticPolicy):
@@ -120,10 +121,10 @@ class MlpPolicy(ActorCriticPolicy):
         values, log_prob, entropy = super().evaluate_actions(self._normalised(obs), actions)
         return self._in_return_units(values), log_prob, entropy
 
-    def observe(self, observations: PyTorchObs) -> None:
-        """Update the observation normaliser with N raw observations."""
+    def observe(self, observations: PyTorchObs, ranks: Ranks = ONE) -> None:
+        """Update the observation normaliser with N raw observations of every rank."""
         if self.observation_normaliser is not None:
-            self.observation_normaliser.update(observations)
+            self.observation_normaliser.update(observations, ranks)
 
     def written_by_returns(self) -> list[Tensor]:
         """Return the tensors that `observe_returns` writes."""
@@ -132,8 +133,8 @@ class MlpPolicy(ActorCriticPolicy):
         return [*self.return_moments.buffers(), *self.value_net.parameters()]
 
     @torch.no_grad()
-    def observe_returns(self, returns: Tensor) -> None:
-        """Update the return normaliser with returns (N,), without changing any predicted value.
+    def observe_returns(self, returns: Tensor, ranks: Ranks = ONE) -> None:
+        """Update the return normaliser with returns (N,) of every rank, without changing any predicted value.
 
         The last layer is rescaled to compensate for the new statistics (van Hasselt et al. 2016, "Learning
         values across many orders of magnitude", eq. 4).
@@ -142,7 +143,7 @@ class MlpPolicy(ActorCriticPolicy):
         if moments is None:
             return
         mean, deviation = moments.mean.clone(), moments.deviation
-        moments.update(returns)
+        moments.update(returns, ranks)
         if isinstance(self.value_net, nn.Linear):
             ratio = (deviation / moments.deviation).to(self.value_net.weight)
             shift = ((mean - moments.mean) / moments.deviation).to(self.value_net.bias)
@@ -196,12 +197,18 @@ def warn_of_two_normalisers(policy: ActorCriticPolicy, outer: VecNormalize | Non
         )
 
 
-def observe(policy: ActorCriticPolicy, observations: PyTorchObs, actions: Tensor) -> None:
+def has_batch_norm(policy: ActorCriticPolicy) -> bool:
+    """Return whether a policy has layers of batch norm."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in policy.modules())
+
+
+def observe(policy: ActorCriticPolicy, observations: PyTorchObs, actions: Tensor, ranks: Ranks = ONE) -> None:
     """Update the statistics of a policy's normaliser and batch norm with N transitions."""
     if isinstance(policy, MlpPolicy):
-        policy.observe(observations)
-    layers = (isinstance(module, nn.modules.batchnorm._BatchNorm) for module in policy.modules())
-    if len(actions) > 1 and any(layers):  # a single state has no variance, and batch norm would raise
+        policy.observe(observations, ranks)
+    if len(actions) > 1 and has_batch_norm(
+        policy
+    ):  # a single state has no variance, and batch norm would raise
         policy.set_training_mode(True)
         with torch.no_grad():
             policy.evaluate_actions(observations, actions)

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
+from agents.ranks import ONE, Ranks
 from npg.host import scalar_dtype
 from npg.states import each, select
 
@@ -65,13 +66,13 @@ class Batch:
         return select(self.observations, indices)
 
 
-def standardise(advantages: Tensor) -> Tensor:
-    """Return advantages (N,) with mean 0 and standard deviation 1.
+def standardise(advantages: Tensor, ranks: Ranks = ONE) -> Tensor:
+    """Return advantages (N,) with mean 0 and standard deviation 1 over all ranks.
 
     If they are equal up to rounding, the result is exactly 0, not rounding noise scaled up to unit size.
     """
-    rounding = torch.finfo(advantages.dtype).eps * advantages.abs().amax()
+    rounding = torch.finfo(advantages.dtype).eps * ranks.largest(advantages.abs().amax())
     exact = advantages.to(scalar_dtype(advantages.device))  # in which the mean of equal numbers is exact
-    centred = exact - exact.mean()
-    deviation = centred.square().mean().sqrt()
+    centred = exact - ranks.mean(exact.mean(), len(exact))
+    deviation = ranks.mean(centred.square().mean(), len(exact)).sqrt()
     return torch.where(deviation <= rounding, 0, centred / deviation).to(advantages.dtype)

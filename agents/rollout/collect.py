@@ -58,6 +58,8 @@ def collect(
     callback.on_rollout_start()
     # Only now, since the callback may have replaced a layer or changed the discount.
     sampler, behaviour = make_sampler(agent.policy), BehaviourWeights(agent.policy)
+    share = getattr(agent, "share", None)  # of the environments on all ranks
+    stepped = env.num_envs if share is None else share.total
     trajectories = Trajectories(agent.policy, sampler, behaviour, agent.gamma)
     with kept_statistics(agent), threads(acting_threads(agent.policy, env.num_envs)):
         last_obs: Any = agent._last_obs
@@ -72,7 +74,7 @@ def collect(
             clipped_actions = to_environment(agent, actions)
 
             new_obs, rewards, dones, infos = env.step(clipped_actions)
-            agent.num_timesteps += env.num_envs
+            agent.num_timesteps += stepped
             check_finite(agent, env, "reward", rewards)
             check_finite(agent, env, "observation", new_obs)
             last = last_observations(dones, infos, env.observation_space)

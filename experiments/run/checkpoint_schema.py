@@ -51,6 +51,15 @@ CONTENT = {
 }
 
 
+# What `experiments.run.rank_state` takes of every rank but the first.
+PART = {
+    "moving": {"_last_obs": object, "_last_episode_starts": np.ndarray},
+    "noise": {...: Tensor},
+    "envs": {},
+    "generators": CONTENT["generators"],
+}
+
+
 def check_content(content: Any) -> None:
     """Check everything that does not depend on the agent.
 
@@ -60,9 +69,20 @@ def check_content(content: Any) -> None:
     check_like(content, CONTENT, "a checkpoint")
     check_plain(content["run"])
     require(0 <= content["seconds"] <= LARGEST, "seconds", "at least 0")
-    agent, generators = content["agent"], content["generators"]
+    check_like(content.get("ranks", []), [PART], "ranks")
+    agent = content["agent"]
     same = agent["excluded"].keys() == agent["logged"].keys()
     require(same, "agent.excluded", "as many names as agent.logged")
+    for part in (content, *content.get("ranks", [])):
+        check_generators(part["generators"])
+
+
+def check_generators(generators: Mapping[str, Any]) -> None:
+    """Check the states of generators.
+
+    Raises:
+        ValueError: a generator does not take its state.
+    """
     require(all(each.dtype == torch.uint8 for each in generators["cuda"]), "generators.cuda", "bytes")
     try:
         random.Random().setstate(generators["python"])

@@ -9,12 +9,14 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import safe_mean
 
+from agents.ranks import Ranks
 from envs.state.vec_env_checkpointer import VecEnvCheckpointer
 from experiments.run import agent_state
 from experiments.run.checkpoint_schema import check_fits, check_optimizers
 from experiments.run.checkpoints import Checkpoints
 from experiments.run.generators import restore_generators, take_generators
-from experiments.run.stop_signals import StopSignals
+from experiments.run.rank_state import ranks_of, take_part
+from experiments.run.stop_signals import Stopped, StopSignals
 
 
 class Checkpointing(BaseCallback):
@@ -24,7 +26,7 @@ class Checkpointing(BaseCallback):
     same update, and nothing in the rollout buffer is needed any more.
 
     Args:
-        checkpoints: the folder of the checkpoints.
+        checkpoints: the folder of the checkpoints; None if another rank writes them.
         take_rest: returns the content of a checkpoint except agent, environments and generators.
         every: k.
         signals: the signals that request a stop.
@@ -34,7 +36,7 @@ class Checkpointing(BaseCallback):
 
     def __init__(
         self,
-        checkpoints: Checkpoints,
+        checkpoints: Checkpoints | None,
         *,
         take_rest: Callable[[], Mapping[str, Any]],
         every: int,
@@ -44,16 +46,20 @@ class Checkpointing(BaseCallback):
         self._checkpoints, self._take_rest = checkpoints, take_rest
         self._every, self._signals = every, signals
         self._envs = VecEnvCheckpointer()
+        self._ranks = Ranks()
         self._resumed: Mapping[str, Any] | None = None
         self.updates = 0
 
+    def _init_callback(self) -> None:
+        self._ranks = ranks_of(self.model)
+
     def _on_rollout_start(self) -> None:
         self._restore_drawn()
-        requested = self._signals.requested
-        if requested or self.updates % self._every == 0:
+        signal = max(self._ranks.gather(self._signals.number, "the signals"))
+        if signal or self.updates % self._every == 0:
             self.save()
-        if requested:
-            self._signals.check()
+        if signal:
+            raise Stopped(128 + signal)
         self.updates += 1
 
     def _on_step(self) -> bool:
@@ -73,12 +79,17 @@ class Checkpointing(BaseCallback):
             CheckpointWriteError: e.g. the disk is full; earlier checkpoints are intact.
         """
         content = {
-            **self._take_rest(),
             "agent": agent_state.take_agent(self.model),
             "envs": self._envs.take(self.training_env),
             "updates": self.updates,
             "generators": take_generators(),
         }
+        parts = self._ranks.gather(take_part(content), "the checkpoint")
+        if self._checkpoints is None:
+            return
+        content = {**self._take_rest(), **content}
+        if self._ranks.several:
+            content["ranks"] = parts[1:]
         episodes = [info["r"] for info in self.model.ep_info_buffer or ()]
         score = float(safe_mean(episodes)) if episodes else None
         self._checkpoints.save(content, step=self.num_timesteps, score=score)

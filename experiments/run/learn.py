@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents.base import PolicyGradientAgent
@@ -13,6 +14,7 @@ from experiments.run.agent_state import take_callbacks
 from experiments.run.checkpointing import Checkpointing, restore
 from experiments.run.checkpoints import Checkpoints
 from experiments.run.clock import Clock
+from experiments.run.rank_state import content_for, ranks_of
 from experiments.run.run_folder import RunFolder
 from experiments.run.run_log import RunLog
 from experiments.run.stop_signals import Stopped, StopSignals
@@ -48,6 +50,10 @@ def learn(
         OSError: a log or config.yaml cannot be written.
         ValueError: the content does not fit; the folder is unchanged.
     """
+    ranks = ranks_of(agent)
+    content = None if content is None else content_for(agent, content)
+    if ranks.rank > 0:
+        return follow(agent, settings, signals, content), 0.0
     callbacks = [GeometryCallback(settings.geometry)] if settings.geometry else []
     episodes_cut = restore(agent, callbacks, content) if content is not None else 0
     log = RunLog(folder, content["log"] if content else None)
@@ -97,6 +103,33 @@ def learn(
                 code = code or 1
                 show(f"error: {path} could not be written: {error}", error=True)
     return code, seconds
+
+
+def follow(
+    agent: OnPolicyAlgorithm,
+    settings: RunSettings,
+    signals: StopSignals,
+    content: Mapping[str, Any] | None = None,
+) -> int:
+    """Train on a rank that writes nothing, and return its exit code; see `learn`."""
+    checkpointing = Checkpointing(None, take_rest=dict, every=settings.checkpoint_every, signals=signals)
+    agent.set_logger(Logger(None, []))
+    if content is not None:
+        checkpointing.resume(content, agent.logger, restore(agent, [], content))
+    try:
+        agent.learn(
+            max(settings.n_timesteps - agent.num_timesteps, 0),
+            checkpointing,
+            log_interval=log_interval(agent),
+            reset_num_timesteps=content is None,
+        )
+        return 0
+    except Stopped as stopped:
+        return stopped.code
+    except (Exception, SystemExit) as error:
+        rank = ranks_of(agent).rank
+        show(describe_failure(error, f"on rank {rank} at step {agent.num_timesteps}"), error=True)
+        return 1
 
 
 def log_interval(agent: OnPolicyAlgorithm) -> int:

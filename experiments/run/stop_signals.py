@@ -49,6 +49,11 @@ class StopSignals:
             signal.signal(each, signal.SIG_DFL)
 
     @property
+    def number(self) -> int:
+        """The number of the signal that requested a stop; 0 if there was none."""
+        return self._signal or 0
+
+    @property
     def requested(self) -> bool:
         """Whether a stop was requested."""
         return self._signal is not None

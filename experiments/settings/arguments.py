@@ -67,6 +67,8 @@ class Execution:
     With auto, a step is timed to choose dummy or workers; runs that share the cores use dummy."""
     worker_timeout: Annotated[float, shown("SECONDS")] = 60.0
     """With workers, replace a process if a reset or step takes longer than this; 0 for no limit."""
+    rank_timeout: Annotated[float, shown("SECONDS")] = 600.0
+    """With torchrun, stop all ranks if one lets the others wait for longer than this."""
 
 
 @dataclass(frozen=True)

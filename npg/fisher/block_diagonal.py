@@ -39,5 +39,5 @@ class BlockDiagonalFisher(BlockDiagonal):
             for name, part in modules.items():
                 sums[name].addmm_(flat[:, part].T, flat[:, part])
             states += len(rows[0])
-        self.blocks = {name: reduce(total / states) for name, total in sums.items()}
+        self.blocks = {name: reduce(total / states, states) for name, total in sums.items()}
         super().__init__([Dense(matrix) for matrix in self.blocks.values()])

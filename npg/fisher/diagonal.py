@@ -22,7 +22,7 @@ class DiagonalFisher(Diagonal):
         observations: input of `actor`, N states.
         micro_batch_size: number of states whose root scores are in memory at a time; by default as many as
             fit into `NUMBERS_AT_A_TIME`.
-        reduce: maps a local mean to the mean over all processes.
+        reduce: maps the mean over this process's states to that over all processes; see `npg.reduction`.
 
     Attributes:
         diagonal: (P,).
@@ -46,4 +46,4 @@ class DiagonalFisher(Diagonal):
         for rows in root_scores(actor, observations, parameters.named(), micro_batch_size):
             total += parameters.flatten([row.square().sum((0, 1)) for row in rows])
             states += len(rows[0])
-        super().__init__(reduce(total / states))
+        super().__init__(reduce(total / states, states))

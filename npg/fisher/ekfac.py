@@ -79,7 +79,7 @@ def _scales(
             for name, gradient in gradients.items():
                 input_basis, output_basis = bases[name]
                 sums[name] += _sum_of_squares(gradient @ output_basis, through.inputs[name] @ input_basis)
-    scales = {name: reduce(total / states) for name, total in sums.items()}
+    scales = {name: reduce(total / states, states) for name, total in sums.items()}
     finite = finite_by_module({name: (scale,) for name, scale in scales.items()})
     numbers = host.read(**finite, **{f"rows of {name}": ok for name, ok in grouped.items()})
     check_finite({name: numbers[name] for name in finite})

@@ -46,7 +46,7 @@ class KroneckerFisher(InvertibleOperator):
             themselves: unbiased, with one backward pass each. None uses every root score, without noise.
         generator: source of the signs, on the policy's device; torch's global one by default.
         micro_batch_size: states sent through the actor at a time; None for all of them.
-        reduce: maps a local mean to the mean over all processes.
+        reduce: maps the mean over this process's states to that over all processes; see `npg.reduction`.
 
     Attributes:
         parameters: the actor's trainable parameters, in the order of the flat vector.
@@ -135,7 +135,7 @@ class KroneckerFisher(InvertibleOperator):
         if self._samples is None:
             sums |= self._modules.exact_diagonals(observations, self._micro_batch_size)
         return {
-            name: tuple(self._reduce(total / states) for total in sums[name])
+            name: tuple(self._reduce(total / states, states) for total in sums[name])
             for name in self._modules.shapes()
         }
 

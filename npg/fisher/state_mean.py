@@ -41,7 +41,7 @@ class StateMean(LinearOperator):
         further: more data for `linearise`, every tensor with the states along its first dimension.
         micro_batch_size: states linearised at a time, which limits the memory; None keeps one graph of all
             N, which makes products faster.
-        reduce: maps a local mean to the mean over all processes.
+        reduce: maps the mean over this process's states to that over all processes; see `npg.reduction`.
 
     Raises:
         ValueError: there is no state, the distribution depends on no trainable parameter, or
@@ -96,7 +96,7 @@ class StateMean(LinearOperator):
             total = product if total is None else total.add_(product)
             states += part.states
         assert total is not None
-        return self._reduce(total / states)
+        return self._reduce(total / states, states)
 
     def _parts(self) -> Iterator[StateSum]:
         if self._kept is not None:

@@ -153,7 +153,7 @@ def test_reduce_sees_gradient_and_evaluation() -> None:
     """What is averaged over processes is g and the four means of a candidate, in one call each."""
     _, objective, batch = problem("gaussian")
     sent: list[Tensor] = []
-    _, reduced, _ = problem("gaussian", reduce=lambda t: sent.append(t) or 2 * t)
+    _, reduced, _ = problem("gaussian", reduce=lambda t, _: sent.append(t) or 2 * t)
     step = 0.1 * oracles.randn(5, objective.parameters.size)
     assert torch.equal(reduced.gradient(), 2 * objective.gradient())
     plain, doubled = objective.evaluate(step), reduced.evaluate(step)

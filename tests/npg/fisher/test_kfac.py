@@ -325,7 +325,7 @@ def test_a_failed_update_changes_nothing(cause: str) -> None:
     """Non-finite statistics raise FloatingPointError by name, and the averages stay bitwise as they were."""
     actor, observations = RandomActor("gaussian"), oracles.observations(0)
     broken: list[float] = []
-    fisher = kfac(actor, observations, reduce=lambda t: t * broken[0] if broken else t)
+    fisher = kfac(actor, observations, reduce=lambda t, _: t * broken[0] if broken else t)
     before = {key: value.clone() for key, value in fisher.state_dict().items()}
     if cause in ("nan", "inf"):
         observations[2, 1] = float(cause)

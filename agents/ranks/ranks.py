@@ -1,0 +1,124 @@
+"""The collectives of data-parallel training, on the default process group of `torch.distributed`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+class RankError(RuntimeError):
+    """The ranks differ, or one of them does not answer; training cannot go on."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that train one agent together.
+
+    Every rank calls the same methods in the same order; each call blocks until all ranks have made it. With
+    one rank, nothing is communicated and tensors are returned as they are.
+
+    Attributes:
+        rank: the number of this process, from 0.
+        size: the number of processes.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def current(cls) -> Self:
+        """Return the ranks of the default process group, or one rank if it is not initialised."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return cls()
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one rank."""
+        return self.size > 1
+
+    def mean(self, mean: Tensor, states: int) -> Tensor:
+        """Return the mean over the states of all ranks: the `reduce` of `npg`'s operators.
+
+        Args:
+            mean: the mean over this rank's states, of any shape; not read if there are none.
+            states: the number of this rank's states.
+        """
+        if not self.several:
+            return mean
+        count = mean.new_tensor([float(states)])
+        total = mean.detach().reshape(-1) * states if states else mean.new_zeros(mean.numel())
+        packed = torch.cat([total, count])
+        with self._named("the mean over states"):
+            dist.all_reduce(packed)
+        return (packed[:-1] / packed[-1]).view(mean.shape)
+
+    def moments(self, values: Tensor) -> tuple[int, Tensor, Tensor]:
+        """Return number, mean and variance of the values (n, ...) of all ranks, along the first dimension.
+
+        The variance is that within ranks plus that of their means (Chan, Golub & LeVeque 1979).
+        """
+        own, variance, states = values.mean(0), values.var(0, correction=0), len(values)
+        if not self.several:
+            return states, own, variance
+        mean = self.mean(own, states)
+        return self.sum(states), mean, self.mean(variance + (own - mean).square(), states)
+
+    def largest(self, value: Tensor) -> Tensor:
+        """Return the elementwise maximum over ranks."""
+        if self.several:
+            value = value.detach().clone()
+            with self._named("a maximum"):
+                dist.all_reduce(value, dist.ReduceOp.MAX)
+        return value
+
+    def sum(self, count: int) -> int:
+        """Return the sum of a count over ranks."""
+        return sum(self.gather(count, "a count"))
+
+    def any(self, condition: bool, what: str) -> bool:
+        """Return whether a condition holds on some rank; `what` names it in errors."""
+        return any(self.gather(condition, what))
+
+    def gather(self, value: Any, what: str) -> list[Any]:
+        """Return the values (anything that can be pickled) of all ranks, in order; `what` names them."""
+        if not self.several:
+            return [value]
+        values: list[Any] = [None] * self.size
+        with self._named(what):
+            dist.all_gather_object(values, value)
+        return values
+
+    def first(self, value: Any, what: str) -> Any:
+        """Return rank 0's value (anything that can be pickled) on all ranks; `what` names it in errors."""
+        if not self.several:
+            return value
+        values = [value]
+        with self._named(what):
+            dist.broadcast_object_list(values, 0)
+        return values[0]
+
+    def of_first(self, tensor: Tensor, what: str) -> Tensor:
+        """Return rank 0's tensor; those of the others give shape and dtype. `what` names it in errors."""
+        if self.several:
+            tensor = tensor.detach().clone()
+            with self._named(what):
+                dist.broadcast(tensor, 0)
+        return tensor
+
+    @contextmanager
+    def _named(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # of the process group: a rank died, or did not answer in time
+            raise RankError(
+                f"rank {self.rank} of {self.size} was waiting for {what}, and another rank did not answer: "
+                f"it died, failed or hangs. {str(error).strip().splitlines()[0]:.300}"
+            ) from error
+
+
+ONE = Ranks()  # without data parallelism

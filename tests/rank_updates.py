@@ -1,0 +1,147 @@
+"""Make updates from given batches, and store the result: run by torchrun on several ranks, or in one process.
+
+torchrun --nproc-per-node 2 --module rank_updates OUT CASE...
+"""
+
+import itertools
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import distributed as dist
+
+from agents import ALGORITHMS, PolicyGradientAgent
+from agents.rollout.batch import Batch
+
+ENVS, STEPS, UPDATES = 11, 4, 2
+SPACES: dict[str, spaces.Space] = {"gaussian": spaces.Box(-1, 1, (2,)), "categorical": spaces.Discrete(3)}
+
+
+class Case(NamedTuple):
+    """What is updated; its name on the command line is algo-fit-family-normalised."""
+
+    algo: str
+    fit: str
+    family: str
+    normalised: bool
+
+    def __str__(self) -> str:
+        return f"{self.algo}-{self.fit}-{self.family}-{'normalised' if self.normalised else 'raw'}"
+
+    @classmethod
+    def of(cls, name: str) -> "Case":
+        """Return the case with a name."""
+        algo, fit, family, normalised = name.split("-")
+        return cls(algo, fit, family, normalised == "normalised")
+
+
+FITS = [(algo, fit) for algo in ("vpg", "npg", "trpo") for fit in ("lbfgs", "minibatch")]
+CASES = [
+    Case(algo, fit, family, normalised)
+    for (algo, fit), family, normalised in itertools.product(
+        [*FITS, ("acktr", "whole"), ("acktr", "parts")], SPACES, (False, True)
+    )
+]
+
+
+class Still(gym.Env[np.ndarray, Any]):
+    """An environment with the right spaces; it is never stepped."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (3,))
+
+    def __init__(self, family: str):
+        self.action_space = SPACES[family]
+
+    def reset(self, **_: Any) -> tuple[np.ndarray, dict[str, Any]]:  # type: ignore[override]
+        """Return zeros."""
+        return np.zeros(3, np.float32), {}
+
+
+def make(case: Case, n_envs: int) -> PolicyGradientAgent:
+    """Return an agent of float64."""
+    options: dict[str, Any] = {"n_critic_updates": 3}
+    if case.algo == "acktr":  # without sampling, so that the ranks' random numbers do not matter
+        options |= {"fisher_samples": None, "batch_size": 11 if case.fit == "parts" else None}
+        options |= {"factor_interval": 1, "inverse_interval": 1}
+    else:
+        options |= {"critic_fit": case.fit} | ({"batch_size": 11} if case.fit == "minibatch" else {})
+    if case.algo in ("npg", "trpo"):
+        options |= {"sub_sampling_factor": 3, "adaptive_damping": True}
+        options["cg_max_steps"] = 8  # later iterations amplify the rounding of a product
+    torch.set_default_dtype(torch.float64)
+    agent: PolicyGradientAgent = ALGORITHMS[case.algo](
+        "MlpPolicy",
+        DummyVecEnv([lambda: Still(case.family)] * n_envs),
+        n_steps=STEPS,
+        seed=0,
+        device="cpu",
+        policy_kwargs={
+            "net_arch": [5],
+            "normalize_observations": case.normalised,
+            "normalize_returns": case.normalised,
+        },
+        **options,
+    )
+    torch.set_default_dtype(torch.float32)
+    agent._setup_learn(10**6)
+    return agent
+
+
+def joined(policy: Any, family: str, generator: torch.Generator) -> Batch:
+    """Return a batch of all environments' states."""
+    n = ENVS * STEPS
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    observations = 2 * normal(n, 3) + 1
+    actions = torch.randint(3, (n,), generator=generator) if family == "categorical" else normal(n, 2)
+    values, log_prob, _ = policy.evaluate_actions(observations, actions)
+    noise = 0.1 * normal(n)
+    return Batch(
+        observations,
+        actions,
+        log_prob.detach() + noise,
+        values.detach().flatten(),
+        normal(n) + observations[:, 0],
+        3 * normal(n) + 5,
+    )
+
+
+@mock.patch("stable_baselines3.common.policies.preprocess_obs", lambda obs, *_, **__: obs.double())
+def result_of(case: Case) -> dict[str, Any]:
+    """Return everything that `UPDATES` updates leave behind."""
+    rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    shares = [ENVS // size + (r < ENVS % size) for r in range(size)]
+    agent = make(case, shares[rank])
+    first = STEPS * sum(shares[:rank])
+    part = slice(first, first + STEPS * shares[rank])
+    generator = torch.Generator().manual_seed(1)
+    for update in range(UPDATES):
+        whole = joined(agent.policy, case.family, generator)
+        mine = Batch(*(tensor[part] for tensor in vars(whole).values()))
+        torch.manual_seed(update)
+        with mock.patch.object(Batch, "from_buffer", return_value=mine):
+            agent.train()
+    logged = {k: v for k, v in agent.logger.name_to_value.items() if not k.startswith("time/")}
+    return {"tensors": agent.policy.state_dict(), "logged": logged, "resumable": agent.resumable_state()}
+
+
+def main(out: Path, *names: str) -> None:
+    """Store {name of a case: result} of this rank."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    results = {name: result_of(Case.of(name)) for name in names}
+    torch.save(results, out / f"rank-{dist.get_rank()}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])
