@@ -1,17 +1,21 @@
 """Join the process group that torchrun describes, for a run on several ranks."""
 
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from torch import distributed as dist
 
-from agents.ranks import Ranks
+from agents.ranks import RankError, Ranks
 
 T = TypeVar("T")
+ATTEMPT = "npg/attempt"  # key in a store
+CONNECT = 5.0  # seconds to connect to a store
 
 
 class FirstRankError(Exception):
@@ -35,6 +39,9 @@ def process_group(device: str, timeout: float) -> Iterator[Ranks]:
     Args:
         device: the run's device; with "cuda", each rank of a machine uses the GPU of its local rank.
         timeout: seconds after which a collective that a rank does not join raises `RankError` on the others.
+
+    Raises:
+        RankError: a rank did not start.
     """
     if not started_by_torchrun():
         yield Ranks()
@@ -42,11 +49,51 @@ def process_group(device: str, timeout: float) -> Iterator[Ranks]:
     gpu = device.startswith("cuda")
     if gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(seconds=timeout))
+    rank, size, limit = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), timedelta(seconds=timeout)
+    try:
+        dist.init_process_group(
+            "nccl" if gpu else "gloo",
+            store=store_of_attempt(rank, timeout),
+            rank=rank,
+            world_size=size,
+            timeout=limit,
+        )
+    except RuntimeError as error:
+        raise RankError(f"rank {rank} of {size} could not join the others: {error!s:.300}") from error
     try:
         yield Ranks.current()
     finally:
         dist.destroy_process_group()
+
+
+def store_of_attempt(rank: int, timeout: float) -> dist.Store:
+    """Return a store that rank 0 has made for this attempt.
+
+    torchrun keeps one store for all attempts (torch 2.13). There, a rank may read the address of one that
+    died in an earlier attempt, and wait for it until the timeout. Only the new store's port comes from it.
+
+    Raises:
+        RuntimeError: there was no new store before the timeout, in seconds.
+    """
+    host, limit = os.environ["MASTER_ADDR"], timedelta(seconds=timeout)
+    shared = dist.TCPStore(host, int(os.environ["MASTER_PORT"]), is_master=False, timeout=limit)
+    if rank == 0:
+        own = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=limit)
+        attempt = uuid.uuid4().hex
+        own.set(ATTEMPT, attempt)
+        shared.set(ATTEMPT, f"{own.port} {attempt}")
+        return own
+    end = time.monotonic() + timeout
+    while True:
+        port, attempt = shared.get(ATTEMPT).decode().split()
+        with suppress(RuntimeError):  # the port of an earlier attempt
+            own = dist.TCPStore(host, int(port), is_master=False, timeout=timedelta(seconds=CONNECT))
+            if own.get(ATTEMPT).decode() == attempt:
+                own.set_timeout(limit)
+                return own
+        if time.monotonic() > end:
+            raise RuntimeError(f"rank 0 did not start within {timeout:g} s")
+        time.sleep(0.1)
 
 
 def on_first(ranks: Ranks, action: Callable[[], T], what: str) -> T:

@@ -12,7 +12,7 @@ from envs.single_env import environment_spec
 from envs.user_modules import import_user_module
 from experiments.algorithms import own_modules
 from experiments.failure import SETUP_ERRORS, raised_at
-from experiments.grid_command import compare, continued
+from experiments.grid_command import compare, continued, folder_of
 from experiments.process_group import FirstRankError, on_first, process_group, restarted
 from experiments.run.run_folder import folder_of_task
 from experiments.run.stop_signals import INTERRUPTED
@@ -51,7 +51,10 @@ def dispatch(arguments: Arguments, ranks: Ranks) -> int:
     if ranks.several and (several or arguments.tune is not None):
         raise ValueError("torchrun makes one run on several ranks; give it one --algo, --env and seed")
     if ranks.several and restarted() and arguments.resume is None:
-        arguments = on_first(ranks, lambda: continued(arguments), "the command")
+        left = on_first(ranks, lambda: after_restart(arguments), "what is left to do")
+        if left is None:
+            return 0
+        arguments = left
     if arguments.resume is not None:
         return resume(arguments, ranks)
     for env_id in arguments.env:
@@ -61,6 +64,12 @@ def dispatch(arguments: Arguments, ranks: Ranks) -> int:
     if several:
         return compare(arguments)
     return run(arguments, ranks)
+
+
+def after_restart(arguments: Arguments) -> Arguments | None:
+    """Return what is left of a run of which a rank has died: None if rank 0 had finished it."""
+    left = continued(arguments)
+    return None if left.resume is None and folder_of(arguments).finished else left
 
 
 def tune(arguments: Arguments) -> int:
