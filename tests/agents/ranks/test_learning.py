@@ -29,6 +29,7 @@ def test_ranks_learn_together(tmp_path: Path) -> None:
         assert "VecNormalize would have other statistics on each rank" in result["normaliser"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["dies", "hangs"])
 def test_no_rank_waits_forever(scenario: str, tmp_path: Path) -> None:
     """If a rank dies or hangs, the others raise an error that names what they waited for."""

@@ -1,16 +1,25 @@
 """torchrun train.py: one run on several ranks."""
 
+import json
 import os
 import random
 import signal
 import subprocess
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from faults.comparison import differences, table
 from torchrun import ROOT, environment, run, torchrun
+
+from agents.ranks import Ranks
+from experiments.settings.arguments import Arguments
+from experiments.settings.configuration import resolve
+from experiments.train import dispatch
+from experiments.training_envs import check_ranks, environments_of
 
 TRAIN = ROOT / "train.py"
 SHORT = ("--episodes", 3, "--checkpoint-every", 2, "--vec-env", "dummy")
@@ -56,17 +65,29 @@ def seed_0(folder: Path, algo: str, env: str = "CartPole-v1") -> Path:
 
 
 def test_a_run_on_two_ranks_is_one_run(tmp_path: Path) -> None:
-    """Steps and episodes are counted over both ranks, and the same command gives the same bits."""
-    for name in ("first", "second"):
-        options = ("--algo", "npg", "--steps", 6000, "--n-envs", 5, *SHORT, "--out", tmp_path / name)
-        run(2, TRAIN, *options, folder=tmp_path)
-    folder = seed_0(tmp_path / "first", "npg")
-    assert differences(folder, seed_0(tmp_path / "second", "npg")) == []
+    """Steps and episodes are counted over both ranks, of which one writes."""
+    options = ("--algo", "npg", "--steps", 4000, "--n-envs", 5, *SHORT, "--out", tmp_path)
+    run(2, TRAIN, *options, folder=tmp_path)
+    folder = seed_0(tmp_path, "npg")
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert (config["ranks"], config["n_envs"]) == (2, 5)
     names, first, *_ = table(folder / "progress.csv")
     logged = dict(zip(names, first, strict=True))
     assert float(logged["time/total_timesteps"]) == 5 * config["hyperparameters"]["n_steps"]
+    assert json.loads((folder / "evaluation.json").read_text())["episodes"] == 3
+
+
+def test_what_cannot_be_shared_is_rejected() -> None:
+    """Before anything is built; `environments_of` shares the rest, with at most one more on a rank."""
+    settings = resolve(Arguments(algo=("npg",), n_envs=5))
+    assert environments_of(settings, Ranks(0, 3)) == [2, 2, 1]
+    check_ranks(settings, Ranks(0, 5))
+    with pytest.raises(ValueError, match="5 environments cannot be shared by 6 ranks; raise --n-envs"):
+        check_ranks(settings, Ranks(0, 6))
+    with pytest.raises(ValueError, match="sb3:ppo trains in one process; start it without torchrun"):
+        check_ranks(replace(settings, algo="sb3:ppo"), Ranks(0, 2))
+    with pytest.raises(ValueError, match="torchrun makes one run on several ranks"):
+        dispatch(Arguments(seeds=2), Ranks(0, 2))
 
 
 @pytest.mark.slow
@@ -94,3 +115,58 @@ def test_kills_leave_no_trace(algo: str, tmp_path: Path) -> None:
     assert launcher.wait(300) == 0, (tmp_path / "killed" / "output").read_text()
     assert differences(folder, seed_0(tmp_path / "whole", algo)) == []
     assert kills == 5
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_stops_all(tmp_path: Path) -> None:
+    """All save one checkpoint and end; resuming on both ranks gives the run that was left alone."""
+    options = ("--algo", "trpo", "--steps", 20_000, *SHORT)
+    run(2, TRAIN, *options, "--out", tmp_path / "whole", folder=tmp_path)
+    launcher, folder = start(tmp_path / "stopped", 2, *options), seed_0(tmp_path / "stopped", "trpo")
+    wait_for(lambda: newest(folder) > "checkpoint-000000000.ckpt", launcher)
+    os.kill(ranks_below(launcher)[1], signal.SIGTERM)
+    assert launcher.wait(120) != 0
+    output = (tmp_path / "stopped" / "output").read_text()
+    assert "stopped by SIGTERM; the run can be resumed" in output
+    assert "RankError" not in output
+    assert not (folder / "evaluation.json").exists()
+    run(2, TRAIN, "--resume", folder, folder=tmp_path)
+    assert differences(folder, seed_0(tmp_path / "whole", "trpo"), every_checkpoint=False) == []
+
+
+@pytest.mark.slow
+def test_another_number_of_ranks_needs_permission(tmp_path: Path) -> None:
+    """A run of two ranks goes on in one process, with new episodes, only if changes are allowed."""
+    options = ("--algo", "npg", "--steps", 2000, *SHORT, "--n-envs", 4, "--out", tmp_path)
+    run(2, TRAIN, *options, folder=tmp_path)
+    folder = seed_0(tmp_path, "npg")
+    again = [sys.executable, TRAIN, "--resume", folder, "--steps", "4000"]
+
+    def resume(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*map(str, again), *more], env=environment(), capture_output=True, text=True, check=False
+        )
+
+    refused = resume()
+    assert (refused.returncode, "ranks: 2 -> None" in refused.stderr) == (2, True)
+    allowed = resume("--allow-changes")
+    assert allowed.returncode == 0, allowed.stderr
+    assert json.loads((folder / "evaluation.json").read_text())["steps"] >= 4000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--n-envs", "1"), "1 environments cannot be shared by 2 ranks; raise --n-envs"),
+        (("--set", "gamma=2"), "gamma must be"),
+    ],
+)
+def test_errors_of_a_run_on_ranks(options: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    """Every rank exits with code 2, and nothing is written."""
+    launcher = start(tmp_path, 2, *options)
+    assert launcher.wait(120) == 1  # torchrun's own
+    output = (tmp_path / "output").read_text()
+    assert message in output
+    assert output.count("exitcode  : 2") >= 1
+    assert not (tmp_path / "CartPole-v1").exists()
