@@ -6,6 +6,7 @@ import os
 import pickle
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from experiments.run.atomic_file import UnsafeFileError, read_text, reject_link,
 from experiments.run.checkpoint_schema import check_content
 from experiments.run.checkpoints import Checkpoints, NoValidCheckpointError
 from experiments.run.folder_lock import lock_folder
+from experiments.run.folder_owner import FolderOwner
 from experiments.settings.run_settings import RunSettings
 from experiments.terminal import show
 
@@ -44,6 +46,7 @@ class RunFolder:
         self.normaliser = self.path / "vecnormalize.pkl"  # as SB3 reads it
         self.evaluation = self.path / "evaluation.json"
         self._lock: int | None = None
+        self._owner: FolderOwner | None = None
 
     @classmethod
     def of(cls, out: Path, env_id: str, algo: str, seed: int) -> "RunFolder":
@@ -107,13 +110,21 @@ class RunFolder:
                 raise UnsafeFileError(f"{path} is no regular file; delete it")
         try:
             self._lock = lock_folder(self.path)
-        except BlockingIOError:
+            with suppress(PermissionError):  # of the folder above, in which the record would be
+                self._owner = FolderOwner(self.path)
+        except BlockingIOError as error:
+            self.close()
+            detail = "" if error.errno else f" ({error})"  # of the owner on another host
             raise RunInUseError(
-                f"another command is writing into {self.path}; wait for it, or choose another --seed or --out"
+                f"another command is writing into {self.path}{detail}; wait for it, or choose another --seed "
+                "or --out"
             ) from None
 
     def close(self) -> None:
-        """Release the lock."""
+        """Release the lock, and remove the record of the owner."""
+        if self._owner is not None:
+            self._owner.close()
+            self._owner = None
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
