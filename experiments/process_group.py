@@ -27,6 +27,13 @@ def started_by_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
+def launcher() -> str:
+    """Return the part of this program's command line that starts its ranks; empty without torchrun."""
+    if not started_by_torchrun():
+        return ""
+    return f"torchrun --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']} --no-python "
+
+
 def restarted() -> bool:
     """Return whether torchrun has started the ranks again, after one of them died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

@@ -16,7 +16,7 @@ from experiments.algorithms import joint_target_kl, own_modules
 from experiments.evaluation import protocol
 from experiments.evaluation.seeded_episodes import EvaluationError
 from experiments.failure import describe_failure, setup_errors
-from experiments.process_group import on_first
+from experiments.process_group import launcher, on_first
 from experiments.run.allocation_limit import AllocationLimit
 from experiments.run.learn import learn
 from experiments.run.rank_state import number_of_environments, ranks_of
@@ -220,7 +220,8 @@ def execute(
                 show(f"{failure}\n{folder.evaluation} could not be written", error=True)
     print_run(settings, folder, agent.num_timesteps, seconds, result)
     if code > 128:
-        show(f"  resume   {Arguments(resume=folder.path, import_=modules_of(settings, imports))}")
+        again = Arguments(resume=folder.path, import_=modules_of(settings, imports))
+        show(f"  resume   {launcher()}{again}")
     return code
 
 

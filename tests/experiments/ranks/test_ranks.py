@@ -16,6 +16,7 @@ from faults.comparison import differences, table
 from torchrun import ROOT, environment, run, torchrun
 
 from agents.ranks import Ranks
+from experiments.process_group import launcher
 from experiments.settings.arguments import Arguments
 from experiments.settings.configuration import resolve
 from experiments.train import dispatch
@@ -38,18 +39,18 @@ def start(folder: Path, ranks: int, *options: object, restarts: int = 0) -> subp
         )
 
 
-def ranks_below(launcher: subprocess.Popen[str]) -> list[int]:
+def ranks_below(started: subprocess.Popen[str]) -> list[int]:
     """Return the process ids of the ranks, in order."""
-    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+    children = Path(f"/proc/{started.pid}/task/{started.pid}/children")
     return sorted(map(int, children.read_text().split()))
 
 
-def wait_for(condition: object, launcher: subprocess.Popen[str], timeout: float = 120) -> None:
+def wait_for(condition: object, started: subprocess.Popen[str], timeout: float = 120) -> None:
     """Wait until a condition holds."""
     assert callable(condition)
     end = time.monotonic() + timeout
     while not condition():
-        assert launcher.poll() is None
+        assert started.poll() is None
         assert time.monotonic() < end
         time.sleep(0.05)
 
@@ -95,26 +96,36 @@ def test_what_cannot_be_shared_is_rejected() -> None:
 def test_kills_leave_no_trace(algo: str, tmp_path: Path) -> None:
     """After SIGKILLs of random ranks at random moments, the run folder is that of an uninterrupted run."""
     options = ("--algo", algo, "--steps", 30_000, *SHORT)
-    launcher = start(tmp_path / "whole", 2, *options)
-    assert launcher.wait(300) == 0
+    started = start(tmp_path / "whole", 2, *options)
+    assert started.wait(300) == 0
     generator, kills = random.Random(algo), 0
     folder = seed_0(tmp_path / "killed", algo)
-    launcher = start(tmp_path / "killed", 2, *options, restarts=5)
-    while kills < 5 and launcher.poll() is None:
-        ranks, saved = ranks_below(launcher), newest(folder)
+    started = start(tmp_path / "killed", 2, *options, restarts=5)
+    while kills < 5 and started.poll() is None:
+        ranks, saved = ranks_below(started), newest(folder)
         if generator.random() < 0.8:  # in training, else while it starts
-            wait_for(lambda saved=saved: newest(folder) != saved, launcher)
+            wait_for(lambda saved=saved: newest(folder) != saved, started)
         time.sleep(generator.uniform(0, 2))
-        if launcher.poll() is None and ranks_below(launcher) == ranks:
+        if started.poll() is None and ranks_below(started) == ranks:
             os.kill(generator.choice(ranks), signal.SIGKILL)
             kills += 1
             wait_for(
-                lambda ranks=ranks: len(ranks_below(launcher)) == 2 and ranks_below(launcher) != ranks,
+                lambda ranks=ranks: len(ranks_below(started)) == 2 and ranks_below(started) != ranks,
                 launcher,
             )
-    assert launcher.wait(300) == 0, (tmp_path / "killed" / "output").read_text()
+    assert started.wait(300) == 0, (tmp_path / "killed" / "output").read_text()
     assert differences(folder, seed_0(tmp_path / "whole", algo)) == []
     assert kills == 5
+
+
+def test_the_command_that_resumes_starts_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With torchrun, if torchrun has started this process."""
+    assert launcher() == ""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert f"{launcher()}{Arguments(resume=Path('run'))}" == (
+        "torchrun --nproc-per-node 2 --no-python python train.py --resume run"
+    )
 
 
 @pytest.mark.slow
@@ -122,10 +133,10 @@ def test_a_signal_to_one_rank_stops_all(tmp_path: Path) -> None:
     """All save one checkpoint and end; resuming on both ranks gives the run that was left alone."""
     options = ("--algo", "trpo", "--steps", 20_000, *SHORT)
     run(2, TRAIN, *options, "--out", tmp_path / "whole", folder=tmp_path)
-    launcher, folder = start(tmp_path / "stopped", 2, *options), seed_0(tmp_path / "stopped", "trpo")
-    wait_for(lambda: newest(folder) > "checkpoint-000000000.ckpt", launcher)
-    os.kill(ranks_below(launcher)[1], signal.SIGTERM)
-    assert launcher.wait(120) != 0
+    started, folder = start(tmp_path / "stopped", 2, *options), seed_0(tmp_path / "stopped", "trpo")
+    wait_for(lambda: newest(folder) > "checkpoint-000000000.ckpt", started)
+    os.kill(ranks_below(started)[1], signal.SIGTERM)
+    assert started.wait(120) != 0
     output = (tmp_path / "stopped" / "output").read_text()
     assert "stopped by SIGTERM; the run can be resumed" in output
     assert "RankError" not in output
@@ -164,8 +175,8 @@ def test_another_number_of_ranks_needs_permission(tmp_path: Path) -> None:
 )
 def test_errors_of_a_run_on_ranks(options: tuple[str, ...], message: str, tmp_path: Path) -> None:
     """Every rank exits with code 2, and nothing is written."""
-    launcher = start(tmp_path, 2, *options)
-    assert launcher.wait(120) == 1  # torchrun's own
+    started = start(tmp_path, 2, *options)
+    assert started.wait(120) == 1  # torchrun's own
     output = (tmp_path / "output").read_text()
     assert message in output
     assert output.count("exitcode  : 2") >= 1
