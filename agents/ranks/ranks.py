@@ -48,16 +48,17 @@ class Ranks:
             mean: the mean over this rank's states, of any shape; not read if there are none.
             states: the number of this rank's states.
         """
-        if not self.several:
-            return mean
+        return self._mean_and_number(mean, states)[0] if self.several else mean
+
+    def _mean_and_number(self, mean: Tensor, states: int) -> tuple[Tensor, Tensor]:
         count = mean.new_tensor([float(states)])
         total = mean.detach().reshape(-1) * states if states else mean.new_zeros(mean.numel())
         packed = torch.cat([total, count])
         with self._named("the mean over states"):
             dist.all_reduce(packed)
-        return (packed[:-1] / packed[-1]).view(mean.shape)
+        return (packed[:-1] / packed[-1]).view(mean.shape), packed[-1]
 
-    def moments(self, values: Tensor) -> tuple[int, Tensor, Tensor]:
+    def moments(self, values: Tensor) -> tuple[Tensor | int, Tensor, Tensor]:
         """Return number, mean and variance of the values (n, ...) of all ranks, along the first dimension.
 
         The variance is that within ranks plus that of their means (Chan, Golub & LeVeque 1979).
@@ -65,8 +66,8 @@ class Ranks:
         own, variance, states = values.mean(0), values.var(0, correction=0), len(values)
         if not self.several:
             return states, own, variance
-        mean = self.mean(own, states)
-        return self.sum(states), mean, self.mean(variance + (own - mean).square(), states)
+        mean, number = self._mean_and_number(own, states)
+        return number, mean, self.mean(variance + (own - mean).square(), states)
 
     def largest(self, value: Tensor) -> Tensor:
         """Return the elementwise maximum over ranks."""
