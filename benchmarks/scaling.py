@@ -14,74 +14,16 @@ update on W ranks (see scaling_model.py); "delay" checks this model on a link wi
 ranks (see delayed_link.py).
 """
 
-import json
-from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import tyro
-from delayed_link import DelayedLink
 from measurement import Goal, Ratio, progress, report
-from scaling_figure import draw
+from scaling_arguments import Arguments
 from scaling_group import RankGroup
-from scaling_model import Collectives, Link, Update, fit, table
-from scaling_worker import Task
+from scaling_prediction import check, predict
 
 GOAL = 0.85  # two ranks' steps per second, as a fraction of twice one rank's
-STEPS = 32  # of each environment per update
-SMALL = 4096  # bytes; a message of this size takes as long as one of a few bytes
-BYTES = (8, SMALL, 65_536, 1_048_576)
-AGENTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "VPG": ("vpg", {}),
-    "NPG": ("npg", {}),
-    "TRPO": ("trpo", {}),
-    "TRPO, minibatches": ("trpo", {"critic_fit": "minibatch"}),
-    "ACKTR": ("acktr", {}),
-}
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "NPG, sub_sampling_factor=4": ("npg", {"sub_sampling_factor": 4}),
-    "NPG, cg_max_steps=5": ("npg", {"cg_max_steps": 5}),
-    "TRPO, minibatches of 2048": ("trpo", {"critic_fit": "minibatch", "batch_size": 2048}),
-    "ACKTR, intervals of 32": ("acktr", {"factor_interval": 32, "inverse_interval": 32}),
-}
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """Measure and model scaling."""
-
-    parts: tuple[str, ...] = ("measure", "model", "delay")
-    env: str = "Hopper-v5"
-    vec_env: str = "envpool"
-    steps: int = 2048
-    """Steps per rank and update."""
-    rounds: int = 5
-    updates: int = 4
-    """Updates per measurement."""
-    agents: tuple[str, ...] = tuple(AGENTS)
-    widths: tuple[int, ...] = (64, 256, 1024)
-    """Hidden units per layer in the model."""
-    model_steps: tuple[int, int] = (256, 1024)
-    """Steps per update with which computation is timed."""
-    latencies: tuple[float, ...] = (10e-6, 50e-6, 500e-6)
-    """Seconds."""
-    strong: int = 65_536
-    """Steps of all ranks per update in the model of strong scaling."""
-    delays: tuple[float, ...] = (0.0, 1e-3, 5e-3)
-    """Seconds of delay with which the model is checked."""
-    variants: bool = True
-    """Whether to model, at the first width, settings that help."""
-    out: Path | None = None
-    """Write the numbers into this JSON file."""
-    figure: Path | None = None
-    """Write a figure of the model."""
-
-    def task(self, agent: str, steps: int, width: int = 64) -> Task:
-        """Return the measurement of an agent."""
-        algo, settings = (AGENTS | VARIANTS)[agent]
-        envs = max(steps // STEPS, 1)
-        return Task(algo, self.env, self.vec_env, steps, envs, width, self.updates, settings)
 
 
 def measure(arguments: Arguments, groups: dict[int, RankGroup]) -> tuple[dict[str, list[Any]], list[Goal]]:
@@ -91,9 +33,11 @@ def measure(arguments: Arguments, groups: dict[int, RankGroup]) -> tuple[dict[st
     for number in range(-1, arguments.rounds):
         for agent in arguments.agents:
             for case, (ranks, share) in cases.items():
-                result = groups[ranks].updates(arguments.task(agent, arguments.steps // share))
+                task = arguments.task(agent, arguments.steps // share)
+                result = groups[ranks].least_disturbed(task, arguments.attempts, arguments.most_others)
                 progress(
-                    f"round {number + 1}/{arguments.rounds}: {agent}, {case}: {result['steps_per_s']:.0f}"
+                    f"round {number + 1}/{arguments.rounds}: {agent}, {case}: {result['steps_per_s']:.0f} "
+                    f"steps/s; {result['others']:.2f} cores used by others"
                 )
                 if number >= 0:
                     found.setdefault((agent, case), []).append(result)
@@ -107,6 +51,7 @@ def measure(arguments: Arguments, groups: dict[int, RankGroup]) -> tuple[dict[st
             {"agent": agent}
             | {f"{case}, steps/s": median(speed) for case, speed in speeds.items()}
             | {"weak efficiency": str(weak), "strong efficiency": str(strong)}
+            | {"cores used by others": max(r["others"] for case in cases for r in found[agent, case])}
         )
         goals.append(Goal(f"{agent}: 2 ranks over twice 1 rank, weak", weak.of_medians, GOAL))
         for case in cases:
@@ -131,93 +76,6 @@ def count_rows(agent: str, rounds: list[list[Any]]) -> list[dict[str, Any]]:
     return [{name: row.get(name, 0.0) for name in names} for row in rows.values()]
 
 
-def calibrate(arguments: Arguments, groups: dict[int, RankGroup], agent: str, width: int) -> Update:
-    """Return computation, timed on one rank, and collectives, counted on two, of an agent's update."""
-    few, many = arguments.model_steps
-    tasks = {n: replace(arguments.task(agent, n, width), updates=1) for n in (few, many)}
-    settings = tasks[few].settings
-    minibatch = settings.get("critic_fit") == "minibatch"
-    size = settings.get("batch_size", 128)
-
-    def seconds(task: Task) -> float:
-        groups[1].updates(task)
-        return median(groups[1].updates(task)["update"] for _ in range(3 if width < 1024 else 1))
-
-    times = {(n, size): seconds(task) for n, task in tasks.items()}
-    if minibatch:
-        smaller = min(size, many) // 2
-        times[many, smaller] = seconds(replace(tasks[many], settings=settings | {"batch_size": smaller}))
-    passes = 10 if minibatch else 0  # n_critic_updates
-    fixed, per_state, per_minibatch = fit(times, lambda n, batch: passes * -(-n // batch))
-    # ACKTR's factors are refreshed in one update of `factor_interval`.
-    period = settings.get("factor_interval", 8) if tasks[few].algo == "acktr" else 2
-    counted = groups[2].updates(replace(arguments.task(agent, 64, width), updates=period))
-    collectives = [Collectives(*entry) for entry in counted["collectives"]]
-    progress(f"{agent}, {width} wide: " + ", ".join(f"{n}: {t:.3g} s" for n, t in times.items()))
-    return Update(fixed, per_state, per_minibatch, collectives, 128, passes, size)
-
-
-def overhead(times: dict[str, float]) -> float:
-    """Return the seconds per step that the software takes: half of a small all-reduce of two ranks."""
-    return times[f"all_reduce {SMALL}"] / 2
-
-
-def model(arguments: Arguments, groups: dict[int, RankGroup]) -> dict[str, list[Any]]:
-    """Return tables of where each agent stops scaling, and draw the figure."""
-    times = groups[2].collectives(BYTES)
-    taken = overhead(times)
-    links = {
-        f"{1e6 * latency:g} µs": {
-            kind: Link(kind, latency, overhead=taken if kind == "ring" else 0.0) for kind in ("ring", "tree")
-        }
-        for latency in arguments.latencies
-    }
-    flat = {f"{kind}, {text}": link for text, kinds in links.items() for kind, link in kinds.items()}
-    sections = {"Collectives of two ranks": [{"collective": n, "µs": 1e6 * t} for n, t in times.items()]}
-    rows = []
-    for width in arguments.widths:
-        first = width == arguments.widths[0]
-        names = (*arguments.agents, *(VARIANTS if first and arguments.variants else ()))
-        updates = {agent: calibrate(arguments, groups, agent, width) for agent in names}
-        for agent, update in updates.items():
-            seconds = update.seconds(arguments.steps, 1, next(iter(flat.values())))
-            row = {"width": width, "agent": agent, "1 rank, ms": 1e3 * seconds}
-            sizes = {"calls": 0.0, "KB": 0.0}
-            for found in update.collectives:
-                sizes = {"calls": sizes["calls"] + found.calls, "KB": sizes["KB"] + found.size / 1000}
-            rows.append(
-                row | sizes | {"fixed, ms": 1e3 * update.fixed, "per state, µs": 1e6 * update.per_state}
-            )
-        heading = f"Largest W with half the efficiency, and fastest W, {width} wide"
-        sections[heading] = table(updates, flat, arguments.steps, arguments.strong)
-        if arguments.figure is not None and first:
-            shown = {agent: updates[agent] for agent in arguments.agents}
-            draw(shown, links, arguments.steps, arguments.strong, arguments.figure)
-    return sections | {"Computation and collectives": rows}
-
-
-def check_model(arguments: Arguments) -> dict[str, list[Any]]:
-    """Compare the model with updates of two ranks on a link with an added delay."""
-    rows, at_once = [], dict[str, float]()
-    for delay in arguments.delays:
-        with DelayedLink(delay) as link, RankGroup(2, link) as ranks:
-            for agent in arguments.agents:
-                task = replace(arguments.task(agent, arguments.model_steps[0]), updates=2)
-                result, *others = [ranks.updates(task) for _ in range(4)][1:]
-                measured = 1e3 * median(other["update"] for other in (result, *others))
-                without = at_once.setdefault(agent, measured)
-                added = Link("ring", delay, bandwidth=float("inf"))
-                modelled = without + 1e3 * sum(
-                    calls * added.seconds(kind, 0.0, 2) for _, kind, calls, _ in result["collectives"]
-                )
-                rows.append(
-                    {"agent": agent, "delay, ms": 1e3 * delay, "measured, ms": measured}
-                    | {"modelled, ms": modelled, "measured / modelled": measured / modelled}
-                )
-                progress(json.dumps(rows[-1]))
-    return {"Two ranks on a delayed link": rows}
-
-
 def main(arguments: Arguments) -> None:
     """Measure and model what was asked for, and print it."""
     sections: dict[str, list[Any]] = {}
@@ -228,9 +86,9 @@ def main(arguments: Arguments) -> None:
             if "measure" in arguments.parts:
                 sections, goals = measure(arguments, groups)
             if "model" in arguments.parts:
-                sections |= model(arguments, groups)
+                sections |= predict(arguments, groups)
     if "delay" in arguments.parts:
-        sections |= check_model(arguments)
+        sections |= check(arguments)
     report("scaling", arguments, sections, goals)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from delayed_link import DelayedLink
+from other_load import OtherLoad
 from scaling_worker import Task
 
 WORKER = Path(__file__).with_name("scaling_worker.py")
@@ -51,8 +52,19 @@ class RankGroup:
         ]
 
     def updates(self, task: Task) -> dict[str, Any]:
-        """Make updates; see `scaling_worker.time_updates`."""
-        return self._ask(asdict(task))
+        """Make updates; see `scaling_worker.time_updates`, and how many cores others used ("others")."""
+        with OtherLoad([os.getpid()]) as load:
+            result = self._ask(asdict(task))
+        return result | {"others": load.cores}
+
+    def least_disturbed(self, task: Task, attempts: int, most_others: float) -> dict[str, Any]:
+        """Make updates again until others use few cores; return the measurement with the fewest."""
+        results = []
+        for _ in range(attempts):
+            results.append(self.updates(task))
+            if results[-1]["others"] <= most_others:
+                break
+        return min(results, key=lambda result: result["others"])
 
     def collectives(self, sizes: Sequence[int]) -> dict[str, float]:
         """Time collectives; see `scaling_worker.time_collectives`."""
