@@ -111,6 +111,7 @@ def forward(source: int, target: int, delay: float) -> None:
 
 def main(delay: float, *namespaces: str) -> None:
     """Forward packets in both directions until the process is ended."""
+    os.nice(-10)  # packets must not wait for a core, and forwarding them takes little of it
     first, second = (open_device(namespace, end) for end, namespace in enumerate(namespaces))
     threading.Thread(target=forward, args=(second, first, delay), daemon=True).start()
     print("ready", flush=True)

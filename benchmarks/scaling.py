@@ -60,7 +60,9 @@ def measure(arguments: Arguments, groups: dict[int, RankGroup]) -> tuple[dict[st
                 for name in found[agent, case][0]["parts"]
             }
             update = 1e3 * median(result["update"] for result in found[agent, case])
-            parts.append({"agent": agent, "ranks": case, "update, ms": update} | times)
+            cpu = 1e3 * median(result["cpu"] for result in found[agent, case])
+            row = {"agent": agent, "ranks": case, "update, ms": update}
+            parts.append(row | times | {"processor, ms": cpu})
         counts += count_rows(agent, [result["collectives"] for result in found[agent, "2 ranks, weak"]])
     return {"Steps per second": rows, "Time per update": parts, "Collectives per update": counts}, goals
 

@@ -66,7 +66,7 @@ class RankGroup:
                 break
         return min(results, key=lambda result: result["others"])
 
-    def collectives(self, sizes: Sequence[int]) -> dict[str, float]:
+    def collectives(self, sizes: Sequence[int]) -> dict[str, list[float]]:
         """Time collectives; see `scaling_worker.time_collectives`."""
         return self._ask({"sizes": list(sizes)})
 

@@ -138,6 +138,8 @@ def last_efficient(efficiency: Callable[[int], float]) -> int:
 def table(updates: dict[str, Update], links: dict[str, Link], weak: int, strong: int) -> list[dict[str, Any]]:
     """Return a row per agent with where it stops scaling on each link.
 
+    A cell has the largest W with half the weak efficiency, then the W with the largest strong speed-up.
+
     Args:
         updates: {agent: its update}.
         links: {name: link}.
@@ -148,9 +150,9 @@ def table(updates: dict[str, Update], links: dict[str, Link], weak: int, strong:
     for agent, update in updates.items():
         row: dict[str, Any] = {"agent": agent}
         for name, link in links.items():
-            row[f"{name}: weak"] = last_efficient(partial(update.weak, weak, link))
+            last = last_efficient(partial(update.weak, weak, link))
             speedups = {update.strong(strong, link, W): W for W in RANKS}
-            row[f"{name}: strong"] = f"{speedups[max(speedups)]} ({max(speedups):.3g}x)"
+            row[name] = f"{last} / {speedups[max(speedups)]} ({max(speedups):.3g}x)"
         rows.append(row)
     return rows
 

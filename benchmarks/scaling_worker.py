@@ -25,7 +25,7 @@ from envs import make_vec_env
 from experiments.process_group import process_group
 
 TENSOR_COLLECTIVES = ("all_reduce", "all_gather", "broadcast")
-REPETITIONS = 30  # of each collective that is timed alone
+REPETITIONS, CHAIN = 10, 10  # of each collective that is timed alone: measurements, and calls in each
 OTHER = "other"
 
 
@@ -140,11 +140,11 @@ def make(task: Task) -> PolicyGradientAgent:
 
 
 def time_updates(agent: PolicyGradientAgent, task: Task) -> dict[str, Any]:
-    """Return seconds and collectives per update."""
+    """Return seconds, seconds of the processor on this rank, and collectives, all per update."""
     total = agent.ranks.size * agent.n_steps * agent.n_envs
     dist.barrier()
     METER.restart()
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     agent.learn(task.updates * total, reset_num_timesteps=agent.num_timesteps == 0, log_interval=None)
     seconds = time.perf_counter() - start
     parts = {name: METER.seconds[name] for name in ("rollout", "policy step", "critic fit")}
@@ -153,6 +153,7 @@ def time_updates(agent: PolicyGradientAgent, task: Task) -> dict[str, Any]:
     return {
         "steps_per_s": task.updates * total / seconds,
         "update": seconds / task.updates,
+        "cpu": (time.process_time() - used) / task.updates,
         "parts": {name: value / task.updates for name, value in parts.items()},
         "collectives": [
             [part, name, calls / task.updates, METER.bytes[part, name] / task.updates]
@@ -162,8 +163,8 @@ def time_updates(agent: PolicyGradientAgent, task: Task) -> dict[str, Any]:
     }
 
 
-def time_collectives(sizes: list[int]) -> dict[str, Any]:
-    """Return the median seconds of each collective, of tensors by their bytes, and of objects."""
+def time_collectives(sizes: list[int]) -> dict[str, list[float]]:
+    """Return the least and the median seconds of each collective, of tensors by bytes and of objects."""
     ranks = Ranks.current()
     calls: dict[str, Callable[[], Any]] = {
         "gather of objects": lambda: ranks.gather((1, True), "a measurement"),
@@ -181,11 +182,12 @@ def time_collectives(sizes: list[int]) -> dict[str, Any]:
         for _ in range(REPETITIONS):
             dist.barrier()
             start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
-        slowest = torch.tensor(times)  # a broadcast's root does not wait
+            for _ in range(CHAIN):
+                call()
+            times.append((time.perf_counter() - start) / CHAIN)
+        slowest = torch.tensor(times)
         dist.all_reduce(slowest, dist.ReduceOp.MAX)
-        found[name] = float(slowest.median())
+        found[name] = [float(slowest.min()), float(slowest.median())]
     return found
 
 
@@ -199,7 +201,7 @@ def serve(requests: TextIO, replies: TextIO) -> None:
             break
         content = json.loads(request[0])
         if "sizes" in content:
-            reply = time_collectives(content["sizes"])
+            reply: dict[str, Any] = time_collectives(content["sizes"])
         else:
             task = Task(**content)
             key = json.dumps(asdict(dataclasses.replace(task, updates=0)))
