@@ -57,7 +57,7 @@ def predict(arguments: Arguments, groups: dict[int, RankGroup]) -> dict[str, lis
     flat = {f"{kind}, {text}": link for text, kinds in links.items() for kind, link in kinds.items()}
     sections: dict[str, list[Any]] = {
         "Collectives of two ranks": [
-            {"collective": name, "least, µs": 1e6 * least, "median, µs": 1e6 * middle}
+            {"collective": name, "least, µs": 1e6 * least, "in a chain, µs": 1e6 * middle}
             for name, (least, middle) in times.items()
         ]
     }

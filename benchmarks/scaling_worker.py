@@ -25,7 +25,11 @@ from envs import make_vec_env
 from experiments.process_group import process_group
 
 TENSOR_COLLECTIVES = ("all_reduce", "all_gather", "broadcast")
-REPETITIONS, CHAIN = 10, 10  # of each collective that is timed alone: measurements, and calls in each
+SINGLE, CHAINS, CHAIN = (
+    100,
+    10,
+    10,
+)  # of each collective that is timed: single calls, chains, calls in a chain
 OTHER = "other"
 
 
@@ -164,7 +168,10 @@ def time_updates(agent: PolicyGradientAgent, task: Task) -> dict[str, Any]:
 
 
 def time_collectives(sizes: list[int]) -> dict[str, list[float]]:
-    """Return the least and the median seconds of each collective, of tensors by bytes and of objects."""
+    """Return seconds of each collective, of tensors by bytes and of objects: the least, and in a chain.
+
+    The least of single calls is that without other programs. Chains of calls give the median time per call.
+    """
     ranks = Ranks.current()
     calls: dict[str, Callable[[], Any]] = {
         "gather of objects": lambda: ranks.gather((1, True), "a measurement"),
@@ -178,17 +185,23 @@ def time_collectives(sizes: list[int]) -> dict[str, list[float]]:
         calls[f"broadcast {size}"] = lambda tensor=tensor: dist.broadcast(tensor, 0)  # type: ignore[misc]
     found = {}
     for name, call in calls.items():
-        times = []
-        for _ in range(REPETITIONS):
-            dist.barrier()
-            start = time.perf_counter()
-            for _ in range(CHAIN):
-                call()
-            times.append((time.perf_counter() - start) / CHAIN)
-        slowest = torch.tensor(times)
-        dist.all_reduce(slowest, dist.ReduceOp.MAX)
-        found[name] = [float(slowest.min()), float(slowest.median())]
+        single = time_calls(call, SINGLE, 1)
+        found[name] = [float(single.min()), float(time_calls(call, CHAINS, CHAIN).median())]
     return found
+
+
+def time_calls(call: Callable[[], Any], repetitions: int, chain: int) -> Tensor:
+    """Return the seconds per call on the slowest rank, (repetitions,)."""
+    times = []
+    for _ in range(repetitions):
+        dist.barrier()
+        start = time.perf_counter()
+        for _ in range(chain):
+            call()
+        times.append((time.perf_counter() - start) / chain)
+    slowest = torch.tensor(times)
+    dist.all_reduce(slowest, dist.ReduceOp.MAX)
+    return slowest
 
 
 def serve(requests: TextIO, replies: TextIO) -> None:
