@@ -96,8 +96,7 @@ class TuningResult:
         assert self.best is not None
         search, configuration = self.search, self.configuration
         lines = [
-            f"{search.algo} on {search.env_id}: trial {self.best.number} of {search.folder / 'study.db'} "
-            f"({self.counts}).",
+            f"{search.algo} on {search.env_id}: trial {self.best.number} of {search.study} ({self.counts}).",
             f"Return {as_text(self.best)}, and {as_text(self.default)} with the initial settings:",
             f"{self.objective}.",
             "The best of many trials is an optimistic number: report runs with other seeds.",

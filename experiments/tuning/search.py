@@ -17,16 +17,21 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, closing, nullcontext
-from multiprocessing.synchronize import Lock
-from typing import Any
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
+from contextlib import closing
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from envs.user_modules import import_user_module
 from experiments.progress import progress_bar
 from experiments.run.run_folder import RunFolder
 from experiments.tuning.result import TuningResult
@@ -44,11 +49,8 @@ from experiments.tuning.study import (
 )
 from experiments.tuning.training_return import training_return
 
-# In worker processes a lock, since with SQLite two of them could take the same trial from Optuna's queue.
-ASKING: AbstractContextManager[Any] = nullcontext()
 
-
-def tune(search: Search, trials: int, jobs: int = 1) -> TuningResult:
+def tune(search: Search, trials: int, jobs: int = 1, executor: Executor | None = None) -> TuningResult:
     """Search until the study has `trials` trials, and write the result.
 
     Complete, pruned and failed trials count; interrupted ones are repeated.
@@ -56,7 +58,8 @@ def tune(search: Search, trials: int, jobs: int = 1) -> TuningResult:
     Args:
         search: the search space, and the folder of the study.
         trials: total number of trials, including those of earlier calls.
-        jobs: number of processes, which run one trial at a time each.
+        jobs: largest number of trials at a time.
+        executor: runs the trials on other machines; by default, processes of this machine do.
 
     Returns:
         The result, which has been written to disk; `str` of it is a summary.
@@ -71,10 +74,10 @@ def tune(search: Search, trials: int, jobs: int = 1) -> TuningResult:
         raise ValueError(f"expected at least 1 trial and 1 job, got {trials} and {jobs}")
     with closing(RunFolder(search.folder)) as folder:
         folder.claim()
-        study = open_study(search)
+        study = open_study(search, shared=executor is not None)
         requeue_stale(study)  # if an earlier command was killed
         try:
-            run_trials(search, study, trials, jobs)
+            run_trials(search, study, trials, jobs, executor)
         finally:
             requeue_stale(study)
             result = TuningResult(search, study.get_trials(), importances(study))
@@ -85,7 +88,9 @@ def tune(search: Search, trials: int, jobs: int = 1) -> TuningResult:
     return result
 
 
-def run_trials(search: Search, study: optuna.Study, trials: int, jobs: int) -> None:
+def run_trials(
+    search: Search, study: optuna.Study, trials: int, jobs: int, executor: Executor | None = None
+) -> None:
     """Run the missing trials, and show the progress.
 
     Raises:
@@ -95,12 +100,16 @@ def run_trials(search: Search, study: optuna.Study, trials: int, jobs: int) -> N
     with closing(progress_bar(trials, f"tuning {search.algo} on {search.env_id}", "trial")) as bar:
         bar.unit_scale = False  # show 7 trials as 7, not as 7.00
         update_bar(bar, study)
-        if min(jobs, missing) > 1:
-            run_in_workers(search, missing, min(jobs, missing), lambda: update_bar(bar, study))
-        else:
-            for _ in range(missing):
-                run_trial(search, study)
-                update_bar(bar, study)
+        if executor is None and min(jobs, missing) > 1:
+            # A spawned process inherits no thread, lock or CUDA context.
+            context = multiprocessing.get_context("spawn")
+            executor = ProcessPoolExecutor(min(jobs, missing), context, start_worker)
+        if executor is not None:
+            run_in_workers(search, study, missing, jobs, executor, lambda: update_bar(bar, study))
+            return
+        for _ in range(missing):
+            run_trial(search, ask(study))
+            update_bar(bar, study)
 
 
 def update_bar(bar: tqdm, study: optuna.Study) -> None:
@@ -112,19 +121,29 @@ def update_bar(bar: tqdm, study: optuna.Study) -> None:
     bar.update(min(len(trials), bar.total) - bar.n)
 
 
-def run_trial(search: Search, study: optuna.Study, number: int = 0) -> None:
-    """Run one trial, and record its outcome.
+def ask(study: optuna.Study, number: int = 0) -> optuna.Trial:
+    """Return the next trial of a study.
+
+    Only the command calls this: with SQLite, two processes could take the same trial from Optuna's queue.
 
     Args:
-        search: the search.
-        study: the study of the search.
+        study: the study.
         number: a number that differs between trials that run at the same time; part of the sampler's seed.
     """
     # Each trial has its own seed, so that a resumed search does not repeat its first samples.
     (seed,) = np.random.SeedSequence((len(finished_trials(study)), number)).generate_state(1)
     study.sampler = optuna.samplers.TPESampler(seed=int(seed), n_startup_trials=STARTUP)
-    with ASKING:
-        trial = study.ask()
+    return study.ask()
+
+
+def run_trial(search: Search, trial: optuna.Trial) -> None:
+    """Run one trial, and record its outcome; if the trial is finished, do nothing.
+
+    A cluster repeats this if a node died. The trial then keeps the settings that it had there.
+    """
+    study = trial.study
+    if study.get_trials(deepcopy=False)[trial.number].state.is_finished():
+        return
     try:
         study.tell(trial, training_return(search, trial))
     except optuna.TrialPruned:
@@ -134,39 +153,51 @@ def run_trial(search: Search, study: optuna.Study, number: int = 0) -> None:
         study.tell(trial, state=TrialState.FAIL)
 
 
-def run_in_workers(search: Search, missing: int, jobs: int, after_trial: Callable[[], None]) -> None:
-    """Run trials in worker processes.
+def run_in_workers(
+    search: Search,
+    study: optuna.Study,
+    missing: int,
+    jobs: int,
+    executor: Executor,
+    after_trial: Callable[[], None],
+) -> None:
+    """Run trials in other processes.
 
     Args:
         search: the search.
+        study: the study of the search.
         missing: number of trials to run.
-        jobs: number of processes.
+        jobs: largest number of trials at a time.
+        executor: runs the trials; it is shut down at the end.
         after_trial: called after each trial.
 
     Raises:
         ChildProcessError: a worker process died.
     """
-    # A spawned process inherits no thread, lock or CUDA context.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, start_worker, (context.Lock(),)) as pool:
+    running: set[Future] = set()
+    started = 0
+    with executor:
         try:
-            for done in as_completed([pool.submit(work, search, n) for n in range(missing)]):
-                done.result()
-                after_trial()
+            while running or started < missing:
+                while started < missing and len(running) < jobs:
+                    running.add(executor.submit(work, search, ask(study, started)))
+                    started += 1
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for each in done:
+                    each.result()
+                    after_trial()
         except BaseException as error:
             for worker in multiprocessing.active_children():
                 worker.terminate()
-            if isinstance(error, BrokenProcessPool):
+            executor.shutdown(cancel_futures=True)
+            if isinstance(error, BrokenExecutor):
                 raise ChildProcessError(f"{error}; repeat the command to resume") from None
             raise
 
 
-def start_worker(asking: Lock) -> None:
+def start_worker() -> None:
     """Prepare a worker process: ignore Ctrl-C, which the command handles, and exit with the command."""
-    global ASKING
-    ASKING = asking
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
     threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
@@ -177,6 +208,9 @@ def exit_with_parent() -> None:
         os._exit(1)
 
 
-def work(search: Search, number: int) -> None:
+def work(search: Search, trial: optuna.Trial) -> None:
     """Run one trial in a worker process."""
-    run_trial(search, open_study(search), number)
+    torch.set_num_threads(1)
+    for module in search.modules:
+        import_user_module(module)
+    run_trial(search, trial)

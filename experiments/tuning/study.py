@@ -1,12 +1,18 @@
 """An Optuna study on disk.
 
-The storage is Optuna's SQLite backend, whose retry callback queues interrupted trials again. Optuna detects
-these by heartbeats, which are off: only one command at a time holds the folder's lock, and its workers end
-with it, so any trial that is running when a command starts was interrupted. A heartbeat would detect that
-only after a grace period, during which the search would sample the same trial again.
+A search on one machine stores it in study.db, by Optuna's SQLite backend. SQLite needs a file system's locks,
+which many network file systems lack, so a search on a cluster stores it in study.journal, by Optuna's
+JournalStorage: records are only appended, and the lock is a file that is created exclusively, which works on
+NFS since version 3. Whichever file there is, the study stays in it.
+
+Optuna's retry callback queues interrupted trials again. Optuna detects these by heartbeats, which are off:
+only one command at a time holds the folder's lock, and its workers end with it, so any trial that is running
+when a command starts was interrupted. A heartbeat would detect that only after a grace period, during which
+the search would sample the same trial again.
 """
 
 import json
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,13 +29,15 @@ from experiments.tuning.search_space import SearchSpace
 
 with needs('-e ".[tune]"'):
     import optuna
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
     from optuna.trial import FrozenTrial, TrialState
     from sqlalchemy.exc import DatabaseError
     from sqlalchemy.pool import NullPool
 
 RETRIES = 3  # largest number of repetitions of an interrupted trial
 FEWEST_FOR_IMPORTANCES = 10  # complete trials; with fewer, importances are noise
-LOCK_TIMEOUT = 60  # seconds to wait while another worker writes
+LONGEST = 2**20  # bytes of a record of study.journal
+LOCK_TIMEOUT = 60  # seconds to wait while another worker writes to study.db
 STARTUP = 10  # random trials before TPE fits a model; pruning starts after half as many complete ones
 UNPRUNED = 3  # intermediate values before a trial may be pruned
 DEFAULT, FAILURE = "default", "failure"  # names of a trial's attributes
@@ -45,10 +53,11 @@ class Search:
         configuration: the initial settings, including the training budget and all that does not vary.
         make_env: (configuration, seed) -> training environments with Monitor's episode statistics, wrapped in
             a `VecNormalize` if `configuration.normalize`.
-        folder: folder of study.db, trials.csv, best.yaml and history.png.
+        folder: folder of the study, trials.csv, best.yaml and history.png.
         seeds: seeds of the runs of each trial.
         device: device of the agents.
         full_timesteps: n_timesteps in best.yaml, if trials are shorter than the runs to come.
+        modules: modules that a worker process has to import first, e.g. a user's algorithm.
 
     Raises:
         ValueError: a seed could be that of a reported run, or the configuration has no search space.
@@ -62,6 +71,7 @@ class Search:
     seeds: tuple[int, ...] = TUNING_SEEDS
     device: str = "auto"
     full_timesteps: int | None = None
+    modules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.seeds or min(self.seeds) < RESERVED:
@@ -77,6 +87,12 @@ class Search:
         return SearchSpace.of(self.algo, self.configuration)
 
     @property
+    def study(self) -> Path:
+        """The file of the study: the one that exists, or else that of a search on one machine."""
+        journal = self.folder / "study.journal"
+        return journal if journal.exists() else self.folder / "study.db"
+
+    @property
     def identity(self) -> dict[str, Any]:
         """All settings that must be equal for trials to be comparable."""
         settings = {name: getattr(self.configuration, name) for name in RUN_KEYS}
@@ -85,31 +101,74 @@ class Search:
         return {**run, **settings, **self.configuration.hyperparameters, **ranges}
 
 
-def open_study(search: Search) -> optuna.Study:
+def open_study(search: Search, *, shared: bool = False) -> optuna.Study:
     """Open or create the study of a search.
 
+    Args:
+        search: the search.
+        shared: whether several machines write into the study.
+
     Raises:
-        ValueError: study.db belongs to another search, or is not a study.
+        ValueError: the file is of a search on one machine, but is to be shared; it belongs to another search;
+            or it is not a study.
     """
-    path = search.folder / "study.db"
+    path = search.study
+    if shared and path.suffix == ".db":
+        if path.exists():
+            raise ValueError(
+                f"{path} is of a search on one machine, and SQLite files cannot be shared by machines; "
+                "repeat the command without --cluster, or choose another --out"
+            )
+        path = path.with_suffix(".journal")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         study = optuna.create_study(
-            storage=optuna.storages.RDBStorage(
-                f"sqlite:///{path}",
-                engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT}, "poolclass": NullPool},
-            ),
+            storage=storage_of(path),
             study_name="tuning",
             direction="maximize",
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(STARTUP // 2, UNPRUNED),
         )
-    except DatabaseError as error:
-        raise ValueError(f"{path} is not an Optuna study ({error.orig}); delete it") from None
+    except (DatabaseError, ValueError, KeyError) as error:
+        reason = getattr(error, "orig", error)
+        raise ValueError(f"{path} is not an Optuna study ({reason}); delete it") from None
     check_identity(path, study, search.identity)
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(search.space.base_coordinates, user_attrs={DEFAULT: True})
     return study
+
+
+class JournalLock(JournalFileOpenLock):
+    """Also remove an incomplete last record, which a node has left that died while it wrote.
+
+    Optuna would append to it, and could not read the journal any more.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__(str(path))
+        self._journal = path
+
+    def acquire(self) -> bool:
+        """Acquire the lock."""
+        super().acquire()
+        with self._journal.open("r+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(end - LONGEST, 0))
+            tail = file.read()
+            if tail and not tail.endswith(b"\n"):
+                file.truncate(end - len(tail) + tail.rfind(b"\n") + 1)
+        return True
+
+
+def storage_of(path: Path) -> optuna.storages.BaseStorage:
+    """Open or create the file of a study."""
+    if path.suffix == ".journal":
+        path = path.absolute()  # a process of Ray may have another working directory
+        return optuna.storages.JournalStorage(JournalFileBackend(str(path), JournalLock(path)))
+    return optuna.storages.RDBStorage(
+        f"sqlite:///{path}",
+        engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT}, "poolclass": NullPool},
+    )
 
 
 def check_identity(path: Path, study: optuna.Study, identity: Mapping[str, Any]) -> None:

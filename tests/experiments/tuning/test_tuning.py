@@ -2,17 +2,20 @@
 
 import csv
 import importlib
-import multiprocessing
 import os
+import pickle
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -417,12 +420,26 @@ def test_another_search_in_the_study_is_rejected(
     assert len(tune(search, 1).trials) == 1
 
 
-def test_a_file_that_is_no_study_is_rejected(search: Search) -> None:
+@pytest.mark.parametrize("name", ["study.db", "study.journal"])
+@pytest.mark.parametrize("text", ["no database\n" * 100, "{}\n{}\n"])
+def test_a_file_that_is_no_study_is_rejected(search: Search, name: str, text: str) -> None:
     """The error names the file and the fix."""
     search.folder.mkdir()
-    (search.folder / "study.db").write_text("this is no database" * 100)
-    with pytest.raises(ValueError, match=r"study.db is not an Optuna study .*; delete it"):
+    (search.folder / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"{name} is not an Optuna study .*; delete it"):
         tune(search, 1)
+
+
+def test_a_record_that_a_dead_node_cut_is_dropped(search: Search, closed_form: list[float]) -> None:
+    """Whatever part of it was written, the study is as it was before the record."""
+    search.folder.mkdir()
+    whole = tune(search, 3, jobs=1, executor=Pickling(1))
+    path = search.folder / "study.journal"
+    text = path.read_bytes()
+    for cut in (b"{", b'{"op_code":4,"worker_id":"a","study_', text.splitlines()[-1]):
+        path.write_bytes(text + cut)
+        assert drawn(tune(search, 3)) == drawn(whole)
+        assert tune(search, 4).counts == "4 complete"
 
 
 def test_tuning_seeds_are_never_reported(search: Search) -> None:
@@ -453,29 +470,71 @@ def test_one_command_at_a_time(search: Search, closed_form: list[float]) -> None
 def test_workers_share_the_trials(search: Search, closed_form: list[float]) -> None:
     """A worker's trial counts, and samples what another at the same place does not."""
     tune(search, 1)
+    study = open_study(search)
     for number in (1, 2):
-        tuning.work(search, number)
+        tuning.work(search, pickle.loads(pickle.dumps(tuning.ask(study, number))))
     result = tune(search, 3)
     assert result.counts == "3 complete"
     other = tune(replace(search, folder=search.folder / "other"), 3)
     assert drawn(result)[1:] != drawn(other)[1:]
 
 
-def test_one_worker_at_a_time_takes_a_trial(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With SQLite, two could take the same one from Optuna's queue."""
-    lock = multiprocessing.get_context("spawn").Lock()
-    monkeypatch.setattr(tuning, "ASKING", lock)
-    search.folder.mkdir()
+class Pickling(ThreadPoolExecutor):
+    """Workers that receive pickled arguments, as processes do."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future:  # type: ignore[override]
+        """Run a function in a thread."""
+        return super().submit(fn, *pickle.loads(pickle.dumps(args)))
+
+
+def test_the_command_takes_the_trials_of_its_workers(
+    search: Search, closed_form: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With SQLite, two workers could take the same one from Optuna's queue; at most `jobs` are running."""
+    asked, running = [], []
+    ask = tuning.ask
+
+    def counted(study: optuna.Study, number: int = 0) -> optuna.Trial:
+        running.append(len(study.get_trials(states=(optuna.trial.TrialState.RUNNING,))))
+        asked.append(threading.current_thread())
+        return ask(study, number)
+
+    monkeypatch.setattr(tuning, "ask", counted)
+    result = tune(search, 6, jobs=2, executor=Pickling(2))
+    assert result.counts == "6 complete" and [trial.number for trial in result.trials] == list(range(6))
+    assert {*asked} == {threading.main_thread()} and max(running) == 1
+    assert result.default is not None and len({str(trial) for trial in drawn(result)}) == 6
+
+
+def test_a_trial_that_is_repeated_keeps_its_settings(search: Search, closed_form: list[float]) -> None:
+    """A cluster repeats it if a node died; if that was after its end, nothing happens."""
+    tune(search, 1)
     study = open_study(search)
+    sent = pickle.dumps(tuning.ask(study, 1))
+    first = pickle.loads(sent)
+    first.study.sampler = optuna.samplers.RandomSampler(seed=99)
+    search.space.suggest(first)  # and the node dies
+    for _ in range(2):
+        tuning.work(search, pickle.loads(sent))
+        assert len(closed_form) == 2
+    (_, repeated) = study.trials
+    assert repeated.params == first.params and repeated.value == closed_form[-1]
+    assert tune(search, 2).counts == "2 complete"
 
-    def ask() -> None:
-        assert not lock.acquire(block=False)
-        raise KeyError("asked")
 
-    monkeypatch.setattr(study, "ask", ask)
-    with pytest.raises(KeyError, match="asked"):
-        tuning.run_trial(search, study)
-    assert lock.acquire(block=False)
+def test_a_shared_study_is_a_journal(search: Search, closed_form: list[float]) -> None:
+    """It stays one when a search on one machine continues it; a study.db is not continued in a journal."""
+    search.folder.mkdir()
+    result = tune(search, 3, jobs=2, executor=Pickling(2))
+    assert result.counts == "3 complete"
+    assert (search.folder / "study.journal").exists() and not (search.folder / "study.db").exists()
+    assert "study.journal" in (search.folder / "best.yaml").read_text()
+    assert tune(search, 5).counts == "5 complete"
+    local = replace(search, folder=search.folder / "local")
+    tune(local, 1)
+    with pytest.raises(ValueError, match=r"study.db is of a search on one machine.*without --cluster, or"):
+        tune(local, 2, jobs=2, executor=Pickling(2))
+    assert tune(local, 2).counts == "2 complete"
 
 
 @pytest.mark.slow
