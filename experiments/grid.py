@@ -1,12 +1,11 @@
 """Run a grid: many runs, several at a time, each in its own process."""
 
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from experiments.progress import progress_bar
 from experiments.run.csv_log import last_row
 from experiments.run.run_folder import RunFolder
 from experiments.run.stop_signals import Stopped
+from experiments.run_process import RunProcess, start_process
 from experiments.terminal import printable, show
 
 POLL = 0.5  # seconds
@@ -58,7 +58,7 @@ class Cell:
     command: Sequence[str]
     folder: RunFolder
     n_timesteps: int
-    process: subprocess.Popen = field(init=False)
+    process: RunProcess = field(init=False)
     bar: tqdm = field(init=False)
 
     @property
@@ -66,20 +66,10 @@ class Cell:
         """File with the output of the process, next to the run folder; it is kept if the run failed."""
         return self.folder.path.with_name(f"{self.folder.path.name}.log")
 
-    def start(self) -> None:
-        """Start the process in its own session, so that only the grid receives the terminal's Ctrl-C."""
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+    def start(self, start: "Start") -> None:
+        """Start the process, and show a progress bar."""
         self.bar = progress_bar(self.n_timesteps, self.label, "step", disable=not sys.stderr.isatty())
-        path = os.pathsep.join(place or os.getcwd() for place in sys.path)  # the packages of this process
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                self.command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-                start_new_session=True,
-            )
+        self.process = start(self.command, self.log)
 
     def update_bar(self) -> int:
         """Update the bar, and return the number of logged environment steps, at most `n_timesteps`."""
@@ -95,6 +85,7 @@ class Cell:
         """Clean up after the process has ended; return the reason if the run failed, or else None."""
         self.bar.close()
         code = self.process.returncode
+        assert code is not None
         if code == 0:
             self.log.unlink(missing_ok=True)
             return None
@@ -105,12 +96,16 @@ class Cell:
         return f"{reason}: {printed} (all of it in {self.log})"
 
 
-def run_grid(cells: Sequence[Cell], jobs: int) -> dict[str, str]:
+Start = Callable[[Sequence[str], Path], RunProcess]  # (command, log) -> its process
+
+
+def run_grid(cells: Sequence[Cell], jobs: int, start: Start = start_process) -> dict[str, str]:
     """Make all runs that are not finished, with one progress bar per run and one for all.
 
     Args:
         cells: the runs.
         jobs: largest number of processes at a time.
+        start: starts a process, on this machine by default.
 
     Returns:
         {label: reason} of the runs that failed; the others are finished.
@@ -133,7 +128,7 @@ def run_grid(cells: Sequence[Cell], jobs: int) -> dict[str, str]:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
-                    waiting[0].start()
+                    waiting[0].start(start)
                     running.append(waiting.pop(0))
                 for cell in [cell for cell in running if cell.process.poll() is not None]:
                     running.remove(cell)

@@ -3,8 +3,10 @@
 import itertools
 import shlex
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from envs.cores import usable_cores
 from experiments.algorithms import own_modules
@@ -13,18 +15,23 @@ from experiments.options import Report
 from experiments.report import command as report
 from experiments.run.run_folder import RunFolder
 from experiments.run.stop_signals import Stopped
-from experiments.settings.arguments import Arguments
+from experiments.settings.arguments import AUTO, Arguments
 from experiments.settings.configuration import resolve
 from experiments.settings.run_settings import RunSettings, differences
 from experiments.summary import print_grid
 from experiments.terminal import show
+
+if TYPE_CHECKING:
+    from experiments.cluster import Cluster
 
 
 def compare(arguments: Arguments) -> int:
     """Make all runs of a grid, write a report, and return the exit code."""
     # Each run takes one core.
     jobs = arguments.jobs or len(usable_cores())
-    if arguments.vec_env == "auto" and jobs > 1:
+    if arguments.cluster is not None:
+        arguments = on_nodes(arguments)
+    elif arguments.vec_env == "auto" and jobs > 1:
         arguments = replace(arguments, vec_env="dummy")
     cells = []
     for env_id in arguments.env:
@@ -35,15 +42,40 @@ def compare(arguments: Arguments) -> int:
         for single, k in itertools.product(singles, range(arguments.seeds)):
             single = replace(single, seed=arguments.seed + k, steps=float(steps))
             label = f"{single.algo[0]} {env_id} seed {single.seed}"
-            cells.append(Cell(label, continued(single).command(), folder_of(single), steps))
+            continued(single)  # raises if the folder holds a finished run with other settings
+            cells.append(Cell(label, replace(single, resume=AUTO).command(), folder_of(single), steps))
     try:
-        failures = run_grid(cells, min(jobs, len(cells)))
+        if arguments.cluster is None:
+            failures = run_grid(cells, min(jobs, len(cells)))
+        else:
+            with connected(arguments) as cluster:
+                failures = run_grid(cells, arguments.jobs or cluster.cores, cluster.start)
     except Stopped as stopped:
         show("repeat the command to resume: finished runs are kept")
         return stopped.code
     print_grid(cells, failures)
     write_report(cells, arguments.out / "report")
     return 1 if failures else 0
+
+
+def on_nodes(arguments: Arguments) -> Arguments:
+    """Return arguments that mean the same on every node; a run has one core, and a GPU if it asks for one."""
+    return replace(
+        arguments,
+        out=arguments.out.absolute(),
+        config=arguments.config and arguments.config.absolute(),
+        device="cpu" if arguments.device == "auto" else arguments.device,
+        vec_env="dummy" if arguments.vec_env == "auto" else arguments.vec_env,
+    )
+
+
+def connected(arguments: Arguments) -> "AbstractContextManager[Cluster]":
+    """Connect to the cluster of --cluster."""
+    from experiments.cluster import connect  # Ray is an optional dependency
+
+    assert arguments.cluster is not None
+    gpus = arguments.gpu_share if arguments.device.startswith("cuda") else 0.0
+    return connect(arguments.cluster, arguments.out, gpus, arguments.jobs)
 
 
 def folder_of(single: Arguments) -> RunFolder:

@@ -12,11 +12,11 @@ from envs.single_env import environment_spec
 from envs.user_modules import import_user_module
 from experiments.algorithms import own_modules
 from experiments.failure import SETUP_ERRORS, raised_at
-from experiments.grid_command import compare, continued, folder_of
+from experiments.grid_command import compare, connected, continued, folder_of, on_nodes
 from experiments.process_group import FirstRankError, on_first, process_group, restarted
 from experiments.run.run_folder import folder_of_task
 from experiments.run.stop_signals import INTERRUPTED
-from experiments.settings.arguments import Arguments
+from experiments.settings.arguments import AUTO, Arguments
 from experiments.settings.configuration import resolve
 from experiments.settings.run_settings import RunSettings
 from experiments.single_run import resume, run
@@ -47,11 +47,17 @@ def dispatch(arguments: Arguments, ranks: Ranks) -> int:
     arguments.check()
     for module in (*arguments.import_, *sorted(own_modules(*arguments.algo))):
         import_user_module(module)
-    several = len(arguments.algo) * len(arguments.env) * arguments.seeds > 1
+    auto = arguments.resume == AUTO
+    if auto:
+        arguments = replace(arguments, resume=None)
+    several = arguments.cluster is not None or len(arguments.algo) * len(arguments.env) * arguments.seeds > 1
     if ranks.several and (several or arguments.tune is not None):
-        raise ValueError("torchrun makes one run on several ranks; give it one --algo, --env and seed")
-    if ranks.several and restarted() and arguments.resume is None:
-        left = on_first(ranks, lambda: after_restart(arguments), "what is left to do")
+        raise ValueError(
+            "torchrun makes one run on several ranks; give it one --algo, --env and seed, and no --cluster"
+        )
+    one = not several and arguments.tune is None and arguments.resume is None
+    if one and (auto or (ranks.several and restarted())):
+        left = on_first(ranks, lambda: what_is_left(arguments), "what is left to do")
         if left is None:
             return 0
         arguments = left
@@ -66,21 +72,27 @@ def dispatch(arguments: Arguments, ranks: Ranks) -> int:
     return run(arguments, ranks)
 
 
-def after_restart(arguments: Arguments) -> Arguments | None:
-    """Return what is left of a run of which a rank has died: None if rank 0 had finished it."""
-    left = continued(arguments)
-    return None if left.resume is None and folder_of(arguments).finished else left
+def what_is_left(arguments: Arguments) -> Arguments | None:
+    """Return the arguments that start or resume a run; None if it is finished."""
+    left, folder = continued(arguments), folder_of(arguments)
+    if left.resume is not None or not folder.finished:
+        return left
+    show(f"{folder.path} is finished")
+    return None
 
 
 def tune(arguments: Arguments) -> int:
     """Search for hyper-parameters of one algorithm on one task, and return the exit code."""
     if len(arguments.algo) * len(arguments.env) * arguments.seeds > 1:
         raise ValueError("--tune takes one --algo and one --env, and chooses its seeds itself")
+    trials = arguments.tune
+    assert trials is not None
     # Not imported at the top, since Optuna is an optional dependency.
     from experiments.tuning.search import tune as search
     from experiments.tuning.study import Search
 
-    assert arguments.tune is not None
+    if arguments.cluster is not None:
+        arguments = on_nodes(arguments)
     settings = resolve(replace(arguments, vec_env="dummy"))
     full_timesteps = None
     with suppress(ValueError):  # the file lacks n_timesteps
@@ -93,8 +105,13 @@ def tune(arguments: Arguments) -> int:
         folder=folder_of_task(arguments.out, settings.env, settings.algo) / "tuning",
         device=settings.device,
         full_timesteps=full_timesteps,
+        modules=(*arguments.import_, *sorted(own_modules(settings.algo))),
     )
-    show(search(requested, trials=arguments.tune, jobs=arguments.jobs or len(usable_cores())))
+    if arguments.cluster is None:
+        show(search(requested, trials, arguments.jobs or len(usable_cores())))
+        return 0
+    with connected(arguments) as cluster:
+        show(search(requested, trials, arguments.jobs or cluster.cores, cluster.executor()))
     return 0
 
 

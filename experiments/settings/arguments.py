@@ -11,6 +11,8 @@ import tyro
 
 from experiments.settings.tuning_seeds import check_reported
 
+AUTO = Path("auto")  # of --resume
+
 
 def shown(metavar: str, default: str | None = None, *, hint: str | None = None) -> Any:
     """Return how --help shows an option: its value's name, and a description of its default or a hint."""
@@ -60,6 +62,11 @@ class Execution:
     """Write run folders into this folder."""
     jobs: Annotated[int | None, shown("N", "the number of cores")] = None
     """Train this many runs of a grid, or trials of a search, in parallel."""
+    cluster: Annotated[str | None, shown("ADDRESS", "this machine's processes")] = None
+    """Make each run of a grid, or trial of a search, a task of Ray. With ray, start Ray on this machine;
+    otherwise, use the cluster at this address: auto on one of its nodes, HOST:PORT or ray://HOST:PORT."""
+    gpu_share: Annotated[float, shown("SHARE")] = 1.0
+    """With --cluster and --device cuda, reserve this share of a GPU for each run."""
     device: Annotated[str, shown("{auto,cpu,cuda}")] = "auto"
     """Compute on this device. With auto, use a GPU only if there is one and a timing test finds it faster."""
     vec_env: Annotated[str, shown("{auto,dummy,workers,subproc,envpool}")] = "auto"
@@ -85,10 +92,10 @@ class Records:
 
 @dataclass(frozen=True)
 class Resume:
-    """Resume a run from its newest checkpoint, with its settings; only --steps and --import may be added."""
+    """Resume a run from its newest checkpoint. With a folder, only --steps and --import may be added."""
 
     resume: Annotated[Path | None, shown("RUN", "start a new run")] = None
-    """Resume the run in this folder."""
+    """Resume the run in this folder. With auto, resume the run of this command if there is one to resume."""
     allow_changes: bool = False
     """Resume even if settings, versions or the device differ from the checkpoint's."""
 
@@ -121,7 +128,17 @@ class Arguments(Resume, Records, Execution, Hyperparameters, Task):
         """Return the arguments of one run of a grid, without settings for other algorithms."""
         own = tuple(tuple(text for text in group if owner_of(text) in (None, algo)) for group in self.set)
         own = tuple(group for group in own if group)
-        return replace(self, algo=(algo,), env=(env,), seed=seed, seeds=1, jobs=None, set=own)
+        return replace(
+            self,
+            algo=(algo,),
+            env=(env,),
+            seed=seed,
+            seeds=1,
+            jobs=None,
+            cluster=None,
+            gpu_share=1.0,
+            set=own,
+        )
 
     def check(self) -> None:
         """Check the arguments that concern the whole command; `RunSettings` checks those of a run.
@@ -133,6 +150,8 @@ class Arguments(Resume, Records, Execution, Hyperparameters, Task):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"expected --{name} ≥ 1, got {value}")
+        if not 0 < self.gpu_share <= 1:
+            raise ValueError(f"expected 0 < --gpu-share ≤ 1, got {self.gpu_share:g}")
         check_reported([self.seed + self.seeds - 1])
         for name in ("algo", "env"):
             given = getattr(self, name)
