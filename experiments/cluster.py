@@ -120,16 +120,16 @@ def connect(address: str, out: Path, gpus: float, jobs: int | None) -> Iterator[
 
 
 def check_answers(address: str) -> None:
-    """Check that there is a server at host:port or ray://host:port; Ray itself would wait for minutes.
+    """Check that there is a server at host:port; Ray itself would wait for minutes.
 
     Raises:
         ValueError: there is none.
     """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit():
         raise ValueError(
-            f"expected --cluster ray, auto, HOST:PORT or ray://HOST:PORT, got {address}; for a cluster that "
-            "was started with ray start, the ports are 6379, and 10001 with ray://"
+            f"expected --cluster ray, auto or HOST:PORT, got {address}; the port of a cluster that was "
+            "started with ray start is 6379"
         )
     try:
         socket.create_connection((host, int(port)), CONNECT_TIMEOUT).close()

@@ -64,7 +64,7 @@ class Execution:
     """Train this many runs of a grid, or trials of a search, in parallel."""
     cluster: Annotated[str | None, shown("ADDRESS", "this machine's processes")] = None
     """Make each run of a grid, or trial of a search, a task of Ray. With ray, start Ray on this machine;
-    otherwise, use the cluster at this address: auto on one of its nodes, HOST:PORT or ray://HOST:PORT."""
+    otherwise, use the cluster at this address: auto on one of its nodes, or HOST:PORT."""
     gpu_share: Annotated[float, shown("SHARE")] = 1.0
     """With --cluster and --device cuda, reserve this share of a GPU for each run."""
     device: Annotated[str, shown("{auto,cpu,cuda}")] = "auto"

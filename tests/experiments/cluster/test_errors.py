@@ -46,12 +46,12 @@ def test_addresses_that_do_not_answer(tmp_path: Path, capsys: pytest.CaptureFixt
     pytest.importorskip("ray")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+    for address in (f"127.0.0.1:{port}",):
         error = error_of(capsys, tmp_path, cluster=address)
         assert error.startswith(f"error: --cluster {address} does not answer ([Errno ")
         assert error.endswith("start the cluster with: ray start --head")
-    for address in ("slurm", "ray://host", "host:port"):
-        assert f"HOST:PORT or ray://HOST:PORT, got {address};" in error_of(capsys, tmp_path, cluster=address)
+    for address in ("slurm", "ray://host:1", "host:port"):
+        assert f"auto or HOST:PORT, got {address};" in error_of(capsys, tmp_path, cluster=address)
 
 
 def test_resources_that_no_node_has() -> None:
