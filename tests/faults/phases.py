@@ -50,7 +50,7 @@ class Phases:
         """Let the run in this process tell its phases."""
         from agents.base import PolicyGradientAgent
         from envs.workers.worker_pool import WorkerPool
-        from experiments import train
+        from experiments import single_run
         from experiments.run.checkpointing import Checkpointing
         from experiments.run.csv_log import CsvLog
         from experiments.run.run_folder import RunFolder
@@ -63,5 +63,5 @@ class Phases:
         phases.tell(Checkpointing, "save", "checkpoint")
         phases.tell(CsvLog, "write", "log")
         phases.tell(RunFolder, "save", "model")
-        phases.tell(train, "evaluate", "evaluation")
+        phases.tell(single_run, "evaluate", "evaluation")
         return phases
