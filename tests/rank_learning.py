@@ -43,16 +43,23 @@ def make(agent_class: type[PolicyGradientAgent] = TRPO, **options: Any) -> Polic
     return agent_class("MlpPolicy", env, **defaults | options, policy_kwargs=kwargs)
 
 
-def learns() -> Any:
-    """Return policy, optimizers and averages of every agent after 50 updates, and its episodes."""
+MINIBATCHES: dict[str, Any] = {"critic_fit": "minibatch", "batch_size": 24}
+
+
+def learns(updates: int = 12, fits: tuple[dict[str, Any], ...] = ({},)) -> Any:
+    """Return policy, optimizers and averages of every agent, and its episodes."""
     learnt = {}
     for agent_class in (VPG, NPG, TRPO, ACKTR):
-        fits = [{}] if agent_class is ACKTR else [{}, {"critic_fit": "minibatch", "batch_size": 24}]
-        for options in fits:
-            agent = make(agent_class, **options).learn(50 * 96)
+        for options in ({},) if agent_class is ACKTR else fits:
+            agent = make(agent_class, **options).learn(updates * 96)
             episodes = [(info["r"], info["l"]) for info in agent.ep_info_buffer or ()]
             learnt[f"{agent_class.__name__} {options}"] = agent.get_parameters(), episodes
     return learnt
+
+
+def learns_long() -> Any:
+    """Return the same after 50 updates, with both critic fits."""
+    return learns(50, ({}, MINIBATCHES))
 
 
 def stops() -> Any:

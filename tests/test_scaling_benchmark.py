@@ -129,6 +129,7 @@ def test_a_link_is_delayed() -> None:
     assert 0.04 <= shortest < 0.08
 
 
+@pytest.mark.slow
 def test_the_script_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One and two ranks make updates: speeds, parts, collectives, the model and its figure."""
     scaling = script("scaling")

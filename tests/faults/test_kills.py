@@ -100,6 +100,7 @@ def test_gsde_and_a_normaliser_go_on_too(server: Server, tmp_path: Path) -> None
     assert mismatches(server, tmp_path, argv, 3, Tally()) == []
 
 
+@pytest.mark.slow
 def test_in_fresh_interpreters(tmp_path: Path) -> None:
     """As a user has it: python train.py, kill -9, python train.py --resume."""
     argv = [str(word) for word in command("npg", "CartPole-v1", "dummy")]

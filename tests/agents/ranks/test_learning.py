@@ -30,6 +30,15 @@ def test_ranks_learn_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_ranks_stay_bitwise_equal(tmp_path: Path) -> None:
+    """After 50 updates of every agent with every critic fit, in float32."""
+    run(3, "--module", "rank_learning", tmp_path, "learns_long", folder=tmp_path)
+    first, *others = results_of(tmp_path, 3)
+    for other in others:
+        torch.testing.assert_close(other, first, rtol=0, atol=0)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["dies", "hangs"])
 def test_no_rank_waits_forever(scenario: str, tmp_path: Path) -> None:
     """If a rank dies or hangs, the others raise an error that names what they waited for."""

@@ -658,7 +658,9 @@ def test_collected_without_close() -> None:
     assert not any(alive(pid) for pid in pids)
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(
+    "ending", [name if name == "killed" else pytest.param(name, marks=pytest.mark.slow) for name in ENDINGS]
+)
 def test_nothing_outlives_the_parent(ending: str, tmp_path: Path) -> None:
     """However the parent ends, its workers and their fork server end too, and leave no memory."""
     memory = shared_memory()
