@@ -67,9 +67,8 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         seed: seed of all random numbers; None for an arbitrary seed.
         device: "auto" uses a GPU only if there is one and a timing test finds it faster; see `faster_device`.
         _init_setup_model: whether to build the networks; `load` builds them later.
-        critic_fit: "lbfgs" uses the whole batch, and ignores `batch_size` and the critic's learning rate;
-            "minibatch" uses the policy's optimizer, as SB3 does; other names are those given to
-            `register_critic`.
+        critic_fit: "minibatch" uses the policy's optimizer, as SB3 does; "lbfgs" uses the whole batch, and
+            ignores `batch_size` and `learning_rate`; other names are those given to `register_critic`.
         critic_lambda: λ of the returns that the critic is fitted to; None for `gae_lambda`.
 
     Raises:
@@ -88,7 +87,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
     use_sde: bool = False
     sde_sample_freq: int = -1
     normalize_advantage: bool = True
-    critic_fit: str = "lbfgs"
+    critic_fit: str = "minibatch"
     critic_lambda: float | None = None
 
     actor: PolicyActor

@@ -7,16 +7,17 @@ from typing import Any
 from scaling_worker import Task
 
 STEPS = 32  # of each environment per update
+LBFGS: dict[str, Any] = {"critic_fit": "lbfgs"}
 AGENTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "VPG": ("vpg", {}),
-    "NPG": ("npg", {}),
-    "TRPO": ("trpo", {}),
+    "VPG": ("vpg", LBFGS),
+    "NPG": ("npg", LBFGS),
+    "TRPO": ("trpo", LBFGS),
     "TRPO, minibatches": ("trpo", {"critic_fit": "minibatch"}),
     "ACKTR": ("acktr", {}),
 }
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "NPG, sub_sampling_factor=4": ("npg", {"sub_sampling_factor": 4}),
-    "NPG, cg_max_steps=5": ("npg", {"cg_max_steps": 5}),
+    "NPG, sub_sampling_factor=4": ("npg", LBFGS | {"sub_sampling_factor": 4}),
+    "NPG, cg_max_steps=5": ("npg", LBFGS | {"cg_max_steps": 5}),
     "TRPO, minibatches of 2048": ("trpo", {"critic_fit": "minibatch", "batch_size": 2048}),
     "ACKTR, intervals of 32": ("acktr", {"factor_interval": 32, "inverse_interval": 32}),
 }

@@ -53,7 +53,7 @@ class Arguments:
     """Numbers of environments to try with ours."""
     ours_kinds: tuple[str, ...] = ("workers", "envpool")
     """Kinds of vector environments to try with ours."""
-    ours_settings: tuple[str, ...] = ("",)
+    ours_settings: tuple[str, ...] = ("critic_fit=lbfgs",)
     """Variants of ours, each as name=value,name=value; "" has the default settings."""
     tianshou: tuple[int, ...] = (16,)
     """Numbers of environments to try with tianshou's."""

@@ -52,7 +52,7 @@ class Arguments:
     """Steps of the rollout."""
     updates_before: int = 5
     """Number of updates for which sb3-contrib's agent trains first."""
-    ours: tuple[str, ...] = ("critic_fit=minibatch", "n_critic_updates=15")
+    ours: tuple[str, ...] = ("", "critic_fit=lbfgs,n_critic_updates=15")
     """Variants of ours, each as name=value,name=value; "" has the default settings."""
     tianshou: bool = True
     """Measure tianshou's too."""

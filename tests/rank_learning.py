@@ -43,10 +43,11 @@ def make(agent_class: type[PolicyGradientAgent] = TRPO, **options: Any) -> Polic
     return agent_class("MlpPolicy", env, **defaults | options, policy_kwargs=kwargs)
 
 
+LBFGS: dict[str, Any] = {"critic_fit": "lbfgs"}
 MINIBATCHES: dict[str, Any] = {"critic_fit": "minibatch", "batch_size": 24}
 
 
-def learns(updates: int = 12, fits: tuple[dict[str, Any], ...] = ({},)) -> Any:
+def learns(updates: int = 12, fits: tuple[dict[str, Any], ...] = (LBFGS,)) -> Any:
     """Return policy, optimizers and averages of every agent, and its episodes."""
     learnt = {}
     for agent_class in (VPG, NPG, TRPO, ACKTR):
@@ -59,7 +60,7 @@ def learns(updates: int = 12, fits: tuple[dict[str, Any], ...] = ({},)) -> Any:
 
 def learns_long() -> Any:
     """Return the same after 50 updates, with both critic fits."""
-    return learns(50, ({}, MINIBATCHES))
+    return learns(50, (LBFGS, MINIBATCHES))
 
 
 def stops() -> Any:

@@ -296,8 +296,7 @@ def test_small_rewards_are_learnt_in_their_own_unit() -> None:
     for scale in (1.0, 1e-4):
         env = Episodes([scale * r for r in (1.0, -2.0, 3.0, 0.5)], "terminated")
         kwargs = {"normalize_returns": True}
-        options = SMALL | {"n_critic_updates": 20, "critic_fit": "minibatch"}
-        agent = TRPO("MlpPolicy", env, **options, policy_kwargs=kwargs)
+        agent = TRPO("MlpPolicy", env, **SMALL | {"n_critic_updates": 20}, policy_kwargs=kwargs)
         agent.learn(64 * 10, log_interval=None)
         losses.append(agent.logger.name_to_value["train/value_loss"] / scale**2)
     assert losses[1] == pytest.approx(losses[0], rel=0.2)
@@ -317,7 +316,7 @@ def test_replaced_rollout_workers_are_logged(normalize: bool) -> None:
 
 def test_a_loaded_agent_without_environment_says_what_to_do(tmp_path: Path) -> None:
     """Before it learns."""
-    TRPO("MlpPolicy", "CartPole-v1", n_steps=64, device="cpu").save(tmp_path / "model.zip")
+    TRPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64, device="cpu").save(tmp_path / "model.zip")
     with pytest.raises(ValueError, match=r"has no environment; give it one"):
         TRPO.load(tmp_path / "model.zip", device="cpu").learn(64)
 

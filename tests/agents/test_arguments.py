@@ -135,16 +135,18 @@ def test_a_target_below_the_rounding_of_the_policy_warns(
     assert resolved or (name in found[0] and "1e-10" in found[0])
 
 
+LBFGS = {"critic_fit": "lbfgs"}
+
+
 @pytest.mark.parametrize(
     ("agent_class", "arguments", "unread"),
     [
-        (TRPO, {}, None),
-        (TRPO, {"batch_size": 128, "learning_rate": 1e-3}, None),
-        (TRPO, {"batch_size": 64}, "batch_size will"),
-        (NPG, {"batch_size": 64, "learning_rate": 2e-3}, "batch_size and learning_rate will"),
-        (TRPO, {"batch_size": 64, "critic_fit": "minibatch"}, None),
-        (VPG, {"learning_rate": 2e-3}, None),
-        (VPG, {"critic_learning_rate": 2e-3}, "critic_learning_rate will"),
+        (TRPO, {"batch_size": 64, "learning_rate": 2e-3}, None),
+        (TRPO, LBFGS | {"batch_size": 128, "learning_rate": 1e-3}, None),
+        (TRPO, LBFGS | {"batch_size": 64}, "batch_size will"),
+        (NPG, LBFGS | {"batch_size": 64, "learning_rate": 2e-3}, "batch_size and learning_rate will"),
+        (VPG, LBFGS | {"learning_rate": 2e-3}, None),
+        (VPG, LBFGS | {"critic_learning_rate": 2e-3}, "critic_learning_rate will"),
         (ACKTR, {"batch_size": 64}, None),
     ],
 )

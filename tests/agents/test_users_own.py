@@ -213,7 +213,7 @@ class Rows(KVWriter):
 
 def test_iterations_go_on_where_rows_are_rare() -> None:
     """They are counted by rollouts, not by rows of the log."""
-    agent = VPG("MlpPolicy", "CartPole-v1", n_steps=8, device="cpu")
+    agent = VPG("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu")
     rows = Rows()
     agent.set_logger(Logger(None, [rows]))
     agent.learn(8 * 15, log_interval=10)

@@ -142,7 +142,7 @@ def test_an_info_of_the_name_of_monitors_does_not_break_the_log(kind: str, own: 
         kept = {} if own == STATISTICS else {"env_episode": own}
         assert all({k: v for k, v in info.items() if k == "env_episode"} == kept for info in infos)
     assert act(vec_env)[3][0]["episode"]["l"] == 3
-    agent = TRPO("MlpPolicy", vec_env, n_steps=16, seed=0, device="cpu")
+    agent = TRPO("MlpPolicy", vec_env, n_steps=16, batch_size=16, seed=0, device="cpu")
     agent.learn(64)
     assert {episode["l"] for episode in agent.ep_info_buffer} == {3}
     vec_env.close()

@@ -433,7 +433,7 @@ def test_batch_norm_does_not_keep_an_overflow() -> None:
     """Its running variance stays where it was when an observation is too large to be squared."""
     kwargs = {"features_extractor_class": Normed}
     env = DummyVecEnv([lambda: Episodes([1.0, 0.0], observations=[0.0, 1e30, 1.0])])
-    agent = TRPO("MlpPolicy", env, n_steps=8, device="cpu", policy_kwargs=kwargs)
+    agent = TRPO("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu", policy_kwargs=kwargs)
     agent.learn(16)
     buffers = dict(agent.policy.named_buffers())
     assert any("running_var" in name for name in buffers)

@@ -190,7 +190,7 @@ class Trainable(FlattenExtractor):
 
 def test_an_error_in_the_critic_reaches_the_user() -> None:
     """What the other thread raises is raised, and torch has its threads back."""
-    agent = TRPO("MlpPolicy", "CartPole-v1", n_steps=16, device="cpu", critic_fit="lbfgs")
+    agent = TRPO("MlpPolicy", "CartPole-v1", n_steps=16, batch_size=16, device="cpu", critic_fit="lbfgs")
 
     def broken(observations: Any) -> Any:
         raise RuntimeError("no values today")

@@ -91,7 +91,7 @@ def test_double_normalisation_warns_once(
     made = env if outer is None else VecNormalize(env, **outer)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        agent = TRPO("MlpPolicy", made, n_steps=16, policy_kwargs=policy_kwargs, device="cpu")
+        agent = TRPO("MlpPolicy", made, n_steps=16, batch_size=16, policy_kwargs=policy_kwargs, device="cpu")
         agent.learn(32).save(tmp_path / "agent")
         TRPO.load(tmp_path / "agent", env=made)
     found = [each for each in caught if "VecNormalize and the policy" in str(each.message)]

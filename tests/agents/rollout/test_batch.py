@@ -37,7 +37,7 @@ def test_standardise_is_scale_free(scale: float) -> None:
 
 def test_from_buffer_keeps_what_belongs_together() -> None:
     """Rows of the batch are the rows of the buffer in order, and discrete actions are integers (N,)."""
-    agent = TRPO("MlpPolicy", "CartPole-v1", n_steps=16, device="cpu").learn(16)
+    agent = TRPO("MlpPolicy", "CartPole-v1", n_steps=16, batch_size=16, device="cpu").learn(16)
     batch = Batch.from_buffer(agent.rollout_buffer, spaces.Discrete(2))
     assert batch.actions.dtype == torch.int64 and batch.actions.shape == (16,)
     buffer = agent.rollout_buffer
@@ -57,7 +57,7 @@ def numpy_state() -> np.ndarray:
 def test_from_buffer_draws_nothing(observations: str) -> None:
     """NumPy's global generator is left alone, and a second reading is the same (case M10)."""
     env = make_vec_env(lambda: SpacesEnv(OBSERVATIONS[observations], ACTIONS["box"]), 2, seed=0)
-    agent = TRPO(policy_for(OBSERVATIONS[observations]), env, n_steps=8, device="cpu")
+    agent = TRPO(policy_for(OBSERVATIONS[observations]), env, n_steps=8, batch_size=8, device="cpu")
     _, callback = agent._setup_learn(16)
     agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, 8)
     returns = agent.rollout_buffer.returns.copy()
@@ -70,7 +70,7 @@ def test_from_buffer_draws_nothing(observations: str) -> None:
 
 def test_an_update_draws_no_random_numbers() -> None:
     """With a critic fit that draws none: neither NumPy's global generator nor torch's is used."""
-    agent = TRPO("MlpPolicy", "CartPole-v1", n_steps=16, critic_fit="lbfgs", device="cpu")
+    agent = TRPO("MlpPolicy", "CartPole-v1", n_steps=16, batch_size=16, critic_fit="lbfgs", device="cpu")
     _, callback = agent._setup_learn(16)
     agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, 16)
     before = numpy_state(), torch.get_rng_state()

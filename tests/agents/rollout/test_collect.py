@@ -54,7 +54,7 @@ def constant_critic(agent: TRPO, value: float) -> None:
 def test_advantages_by_hand(ends: str, expected: list[float]) -> None:
     """Truncation is bootstrapped with the terminal observation's value, termination is not."""
     env = DummyVecEnv([lambda: Episodes([1.0, 2.0], ends)])
-    agent = TRPO("MlpPolicy", env, n_steps=4, gamma=0.5, gae_lambda=0.5, device="cpu")
+    agent = TRPO("MlpPolicy", env, n_steps=4, batch_size=4, gamma=0.5, gae_lambda=0.5, device="cpu")
     if ends == "truncated":
         env.envs[0] = gym.wrappers.TimeLimit(Episodes([1.0, 2.0, 9.0]), 2)
     callback = ready(agent)
@@ -68,7 +68,7 @@ def test_advantages_by_hand(ends: str, expected: list[float]) -> None:
 def test_bootstrap_reads_the_terminal_observation_not_the_reset_one() -> None:
     """V(s) = s: the episode 0 -> 1 -> 2, cut there, is worth γ · 2 more, not γ · 0."""
     env = DummyVecEnv([lambda: gym.wrappers.TimeLimit(Episodes([0.0, 0.0, 0.0]), 2)])
-    agent = TRPO("MlpPolicy", env, n_steps=2, gamma=0.5, device="cpu")
+    agent = TRPO("MlpPolicy", env, n_steps=2, batch_size=2, gamma=0.5, device="cpu")
     callback = ready(agent)
     agent.policy.predict_values = lambda observation: observation[:, :1]
     agent.collect_rollouts(env, callback, agent.rollout_buffer, 2)
@@ -222,7 +222,7 @@ def dropped(policy: MlpPolicy) -> None:
 @pytest.mark.parametrize("change", [hooked, weight_normed, dropped])
 def test_what_is_no_plain_mlp_is_asked_itself(change: Callable[[MlpPolicy], None]) -> None:
     """A hook is called, a parametrisation computed, an unknown layer run."""
-    policy = TRPO("MlpPolicy", "CartPole-v1", n_steps=8, device="cpu").policy
+    policy = TRPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu").policy
     assert isinstance(make_sampler(policy), MlpSampler)
     change(policy)
     assert isinstance(make_sampler(policy), PolicySampler)
@@ -236,7 +236,7 @@ def test_a_forward_of_its_own_is_called() -> None:
             n = len(obs)
             return torch.ones(n, dtype=torch.int64), torch.full((n, 1), 5.0), torch.full((n,), -6.0)
 
-    agent = TRPO(Own, "CartPole-v1", n_steps=8, device="cpu")
+    agent = TRPO(Own, "CartPole-v1", n_steps=8, batch_size=8, device="cpu")
     agent.collect_rollouts(agent.env, ready(agent), agent.rollout_buffer, 8)
     buffer = agent.rollout_buffer
     assert (buffer.actions == 1).all() and (buffer.values == 5).all() and (buffer.log_probs == -6).all()
@@ -255,7 +255,7 @@ def test_an_environment_may_reuse_its_arrays() -> None:
 
     buffers = []
     for kind in (Reusing, DummyVecEnv):
-        agent = TRPO("MlpPolicy", kind([lambda: Episodes([1.0] * 5)]), n_steps=8, seed=0)
+        agent = TRPO("MlpPolicy", kind([lambda: Episodes([1.0] * 5)]), n_steps=8, batch_size=8, seed=0)
         agent.collect_rollouts(agent.env, ready(agent), agent.rollout_buffer, 8)
         buffers.append(agent.rollout_buffer.observations)
     assert np.array_equal(*buffers)
@@ -277,7 +277,7 @@ def infinite_reward() -> gym.Env:
 def test_bad_number_stops_by_name(broken: Callable[[], gym.Env], what: str, step: int) -> None:
     """A NaN or infinity names the environment, its index and the step; no parameter has changed."""
     env = DummyVecEnv([lambda: Episodes([0.0] * 5), broken])
-    agent = TRPO("MlpPolicy", env, n_steps=8, device="cpu")
+    agent = TRPO("MlpPolicy", env, n_steps=8, batch_size=16, device="cpu")
     before = copy.deepcopy(agent.policy.state_dict())
     with pytest.raises(NonFiniteError, match=rf"\(environment 1 of 2\).*{what} at step {step}"):
         agent.learn(100)
@@ -290,7 +290,7 @@ def test_bad_terminal_observation_stops_by_name(ends: str) -> None:
     """The last observation of an episode, which the reset one replaces, is looked at too."""
     broken = Episodes([0.0, 0.0], ends, observations=[0, 1, float("nan")])
     env = DummyVecEnv([lambda: Episodes([0.0] * 5), lambda: broken])
-    agent = TRPO("MlpPolicy", env, n_steps=8, device="cpu")
+    agent = TRPO("MlpPolicy", env, n_steps=8, batch_size=16, device="cpu")
     with pytest.raises(NonFiniteError, match=r"\(environment 1 of 2\).*observation at step 4"):
         agent.learn(100)
 
@@ -299,7 +299,7 @@ def test_bad_terminal_observation_stops_by_name(ends: str) -> None:
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
 def test_bad_policy_stops_by_name(env_id: str, value: float) -> None:
     """A policy that puts out no distribution, or an action that clipping would hide, is named."""
-    agent = TRPO("MlpPolicy", env_id, n_steps=8, device="cpu")
+    agent = TRPO("MlpPolicy", env_id, n_steps=8, batch_size=8, device="cpu")
     with torch.no_grad():
         agent.policy.action_net.bias.fill_(value)
     with pytest.raises(NonFiniteError, match=r"step 0.*(policy|parameters)"):
@@ -310,7 +310,7 @@ def test_bad_policy_stops_by_name(env_id: str, value: float) -> None:
 def test_bad_number_does_not_poison_vec_normalize(norm_obs: bool) -> None:
     """The running statistics are restored to those of the start of the rollout."""
     env = VecNormalize(DummyVecEnv([nan_observation if norm_obs else infinite_reward]), norm_obs=norm_obs)
-    agent = TRPO("MlpPolicy", env, n_steps=8, device="cpu")
+    agent = TRPO("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu")
     with pytest.raises(NonFiniteError):
         agent.learn(100)
     assert not norm_obs or np.isfinite(env.obs_rms.mean).all()
@@ -320,7 +320,7 @@ def test_bad_number_does_not_poison_vec_normalize(norm_obs: bool) -> None:
 def test_bad_action_stops_before_the_environment_sees_it() -> None:
     """An action that is not finite is never sent."""
     env = DummyVecEnv([lambda: Episodes([0.0] * 5, action_space=gym.spaces.Box(-1, 1, (1,), np.float32))])
-    agent = TRPO("MlpPolicy", env, n_steps=8, device="cpu")
+    agent = TRPO("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu")
     callback = ready(agent)
     act = agent.policy.forward
     agent.policy.forward = lambda obs: (act(obs)[0] * float("nan"), *act(obs)[1:])
@@ -338,7 +338,7 @@ def test_callback_sees_sb3s_local_names() -> None:
             seen.update(self.locals)
             return True
 
-    TRPO("MlpPolicy", "CartPole-v1", n_steps=8, device="cpu").learn(8, Spy())
+    TRPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu").learn(8, Spy())
     expected = "new_obs rewards dones infos actions clipped_actions values log_probs n_steps callback env"
     assert set(expected.split()) <= seen
 
@@ -350,6 +350,6 @@ def test_callback_ends_training() -> None:
         def _on_step(self) -> bool:
             return self.num_timesteps < 5
 
-    agent = TRPO("MlpPolicy", "CartPole-v1", n_steps=8, device="cpu").learn(100, Stop())
+    agent = TRPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu").learn(100, Stop())
     assert agent.num_timesteps == 5
     assert agent._n_updates == 0

@@ -30,7 +30,7 @@ INFOS = [
 
 def agent_on(env: Any) -> TRPO:
     """Return a small agent."""
-    return TRPO("MlpPolicy", env, n_steps=16, n_critic_updates=1, seed=0, device="cpu")
+    return TRPO("MlpPolicy", env, n_steps=16, batch_size=16, n_critic_updates=1, seed=0, device="cpu")
 
 
 @pytest.mark.parametrize("info", INFOS, ids=str)
@@ -119,7 +119,7 @@ def test_observations_of_a_dict_are_recognised() -> None:
     """By keys and shapes, without a warning."""
     space = spaces.Dict({"a": spaces.Discrete(3), "b": spaces.Box(-1, 1, (2,))})
     env = DummyVecEnv([lambda: AnyEnv(observation_space=space, length=5, truncates=True)])
-    agent = TRPO("MultiInputPolicy", env, n_steps=16, seed=0, device="cpu")
+    agent = TRPO("MultiInputPolicy", env, n_steps=16, batch_size=16, seed=0, device="cpu")
     with torch.no_grad():
         agent.policy.value_net.bias.fill_(100.0)
     with warnings.catch_warnings():

@@ -200,7 +200,7 @@ def test_agent_learns_and_evaluates(recwarn):
     weights = []
     for _ in range(2):
         env = EnvPoolVecEnv("CartPole-v1", 4)
-        agent = TRPO("MlpPolicy", env, n_steps=64, seed=1, device="cpu").learn(256)
+        agent = TRPO("MlpPolicy", env, n_steps=64, batch_size=256, seed=1, device="cpu").learn(256)
         weights.append([parameter.detach().numpy() for parameter in agent.policy.parameters()])
     assert all(np.array_equal(one, other) for one, other in zip(*weights, strict=True))
     assert 128 < sum(episode["l"] for episode in agent.ep_info_buffer) <= 256
@@ -213,7 +213,7 @@ def test_agent_learns_and_evaluates(recwarn):
 def test_bad_number_names_the_environment(monkeypatch):
     """The error of a rollout finds the id."""
     env = EnvPoolVecEnv("CartPole-v1", 2, seed=0)
-    agent = TRPO("MlpPolicy", env, n_steps=8, device="cpu")
+    agent = TRPO("MlpPolicy", env, n_steps=8, batch_size=16, device="cpu")
     receive = env.step_wait
     monkeypatch.setattr(env, "step_wait", lambda: (receive()[0] * np.nan, *receive_rest))
     receive_rest = (np.zeros(2, np.float32), np.zeros(2, bool), [{}, {}])

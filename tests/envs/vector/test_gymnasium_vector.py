@@ -129,7 +129,7 @@ class Silent(BaseCallback):
 
 def rollout(env: VecEnv) -> dict[str, np.ndarray]:
     """The buffer after one rollout of a seeded agent."""
-    agent = TRPO("MlpPolicy", env, n_steps=32 * N_ENVS, seed=3, device="cpu")
+    agent = TRPO("MlpPolicy", env, n_steps=32, batch_size=32 * N_ENVS, seed=3, device="cpu")
     _, callback = agent._setup_learn(1000, Silent())
     assert agent.collect_rollouts(env, callback, agent.rollout_buffer, 32)
     assert [dict(episode, t=0) for episode in agent.ep_info_buffer]
@@ -282,7 +282,7 @@ def test_reset_options_reach_the_environments():
 def test_evaluation_counts_episodes_without_a_warning(recwarn):
     """SB3's evaluate_policy finds its Monitor, and the episodes' true lengths."""
     env = sync(AutoresetMode.NEXT_STEP)
-    agent = TRPO("MlpPolicy", env, n_steps=8, device="cpu")
+    agent = TRPO("MlpPolicy", env, n_steps=8, batch_size=24, device="cpu")
     _, lengths = evaluate_policy(agent, env, 12, return_episode_rewards=True)
     assert set(lengths) <= {1, 2, 3, 4, 5} and len(set(lengths)) > 1
     assert not [warning for warning in recwarn if "Monitor" in str(warning.message)]

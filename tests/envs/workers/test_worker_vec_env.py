@@ -591,7 +591,7 @@ def test_a_worker_killed_fifty_times_in_one_run() -> None:
         "CartPole-v1", n_envs, seed=0, vec_env_cls=WorkerVecEnv, vec_env_kwargs={"n_workers": 2}
     )
     killer = Killer(50, n_steps * updates)
-    model = TRPO("MlpPolicy", vec_env, n_steps=n_steps, n_critic_updates=1, seed=0)
+    model = TRPO("MlpPolicy", vec_env, n_steps=n_steps, batch_size=64, n_critic_updates=1, seed=0)
     model.learn(n_envs * n_steps * updates, callback=killer)
     assert model.num_timesteps == killer.transitions == n_envs * n_steps * updates
     assert killer.buffers == [n_steps * n_envs] * updates

@@ -38,7 +38,7 @@ def test_an_agent_names_its_state() -> None:
 
 def test_checkpoints_of_version_0_1_are_restored() -> None:
     """They have other names for three attributes."""
-    agent = TRPO("MlpPolicy", "CartPole-v1", **SMALL).learn(32)
+    agent = TRPO("MlpPolicy", "CartPole-v1", batch_size=32, **SMALL).learn(32)
     state = take_agent(agent)
     moving = state["moving"]
     moving["stop_reasons"] = {**moving.pop("outcomes"), "accepted": 7}

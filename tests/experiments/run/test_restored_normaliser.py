@@ -29,7 +29,7 @@ def make(space: str, n_envs: int = 2) -> VecEnv:
 def stored(env: VecNormalize, tmp_path: Path) -> tuple[Checkpoint, RunSettings]:
     """Return the parts of a checkpoint that are read, and the run's settings."""
     policy = policy_for(env.observation_space)
-    agent = VPG(policy, env, n_steps=32, device="cpu")
+    agent = VPG(policy, env, n_steps=32, batch_size=32, device="cpu")
     content = {
         "agent": {"parameters": {"policy": agent.policy.state_dict()}},
         "envs": VecEnvCheckpointer().take(env),
