@@ -54,7 +54,7 @@ def test_an_edited_config_is_refused_by_name(server: Server, stopped: Path) -> N
     before = contents(stopped)
     started = server.run(logs_of(stopped), "--resume", stopped)
     assert started.code == 2 and contents(stopped) == before
-    assert "hyperparameters.target_kl: 0.03 -> 0.5" in started.output and "--allow-changes" in started.output
+    assert "hyperparameters.target_kl: 0.01 -> 0.5" in started.output and "--allow-changes" in started.output
     started = server.run(logs_of(stopped), "--resume", stopped, "--allow-changes")
     assert started.code == 0
     assert "changed: hyperparameters.target_kl: 0.03 -> 0.5" in started.output
