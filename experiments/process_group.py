@@ -1,6 +1,7 @@
 """Join the process group that torchrun describes, for a run on several ranks."""
 
 import os
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -93,7 +94,8 @@ def store_of_attempt(rank: int, timeout: float) -> dist.Store:
     end = time.monotonic() + timeout
     while True:
         port, attempt = shared.get(ATTEMPT).decode().split()
-        with suppress(RuntimeError):  # the port of an earlier attempt
+        with suppress(RuntimeError, OSError):  # the port of an earlier attempt
+            socket.create_connection((host, int(port)), CONNECT).close()  # TCPStore would wait, and log
             own = dist.TCPStore(host, int(port), is_master=False, timeout=timedelta(seconds=CONNECT))
             if own.get(ATTEMPT).decode() == attempt:
                 own.set_timeout(limit)
