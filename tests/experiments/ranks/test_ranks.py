@@ -111,7 +111,7 @@ def test_kills_leave_no_trace(algo: str, tmp_path: Path) -> None:
             kills += 1
             wait_for(
                 lambda ranks=ranks: len(ranks_below(started)) == 2 and ranks_below(started) != ranks,
-                launcher,
+                started,
             )
     assert started.wait(300) == 0, (tmp_path / "killed" / "output").read_text()
     assert differences(folder, seed_0(tmp_path / "whole", algo)) == []
