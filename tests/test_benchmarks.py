@@ -165,6 +165,7 @@ def test_a_script_runs(
     assert "| ---" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_product() -> None:
     """Micro-batches take less memory than one graph, which takes at least its activations."""
     pytest.importorskip("sb3_contrib")

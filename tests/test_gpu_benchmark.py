@@ -41,6 +41,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_dry_run(tmp_path: Path) -> None:
     """All parts succeed in a fresh process, and each one writes its tables and the environment."""
     out = tmp_path / "deep" / "gpu.jsonl"
