@@ -95,7 +95,7 @@ def test_what_cannot_be_shared_is_rejected() -> None:
 @pytest.mark.parametrize("algo", ["vpg", "npg", "trpo", "acktr"])
 def test_kills_leave_no_trace(algo: str, tmp_path: Path) -> None:
     """After SIGKILLs of random ranks at random moments, the run folder is that of an uninterrupted run."""
-    options = ("--algo", algo, "--steps", 30_000, *SHORT)
+    options = ("--algo", algo, "--steps", 90_000, *SHORT)
     started = start(tmp_path / "whole", 2, *options)
     assert started.wait(300) == 0
     generator, kills = random.Random(algo), 0
