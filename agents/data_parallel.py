@@ -90,9 +90,9 @@ def share_rollout(agent: "PolicyGradientAgent", complete: bool) -> bool:
     if not agent.ranks.several:
         return complete
     own, agent.own_episodes = agent.own_episodes, []
-    told = agent.ranks.gather((complete, agent.num_timesteps, own), "the end of the rollout")
-    agent.num_timesteps = max(steps for _, steps, _ in told)
-    ended = itertools.chain.from_iterable(episodes for _, _, episodes in told)
+    ends = agent.ranks.gather((complete, agent.num_timesteps, own), "the end of the rollout")
+    agent.num_timesteps = max(steps for _, steps, _ in ends)
+    ended = itertools.chain.from_iterable(episodes for _, _, episodes in ends)
     for _, infos, dones in sorted(ended, key=lambda episode: episode[0]):
         OnPolicyAlgorithm._update_info_buffer(agent, infos, dones)
-    return all(completed for completed, _, _ in told)
+    return all(completed for completed, _, _ in ends)

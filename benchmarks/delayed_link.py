@@ -1,8 +1,8 @@
 """A network link with a delay, between two network namespaces of this machine that act as two machines.
 
 Each namespace has a TUN device. A process forwards every packet from one to the other after the delay, so
-that all connections are delayed alike: torchrun's, the store's and gloo's. (A TCP relay would have to be told
-the ports that gloo chooses; `tc netem` would do the same as this process, where the kernel has it.)
+that all connections have the same delay: torchrun's, the store's and gloo's. A TCP relay would need the ports
+that gloo chooses. `tc netem` does the same as this process, but not every kernel has it.
 """
 
 import fcntl

@@ -10,6 +10,7 @@ from pathlib import Path
 import agents
 import envs
 import npg
+from agents.ranks import RankError
 from agents.rollout.finite import NonFiniteError
 from envs.errors import InvalidResultError
 from envs.workers.worker_error import WorkerError
@@ -66,14 +67,14 @@ def raised_at(error: BaseException | None) -> str:
 def describe_failure(error: BaseException, when: str) -> str:
     """Return the message for an exception: its traceback, and a last line that says what, where and when.
 
-    NaN and infinity, lost workers and system errors such as a full disk have no traceback, unless a user's
-    own code raised them.
+    NaN and infinity, lost workers and ranks, and system errors such as a full disk have no traceback, unless
+    a user's own code raised them.
 
     Args:
         error: the exception.
         when: when it was raised, e.g. "in the evaluation".
     """
-    if isinstance(error, NonFiniteError | OSError | WorkerError) and not raised_at(error):
+    if isinstance(error, NonFiniteError | OSError | RankError | WorkerError) and not raised_at(error):
         return f"error: {error}"
     where = "; ".join(["", *notes_of(error)])
     lines = "".join(traceback.format_exception(error))

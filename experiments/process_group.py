@@ -126,9 +126,9 @@ def on_first(ranks: Ranks, action: Callable[[], T], what: str) -> T:
             result = action()
         except Exception as raised:
             error = raised
-    told, failed = ranks.first((result, error is not None), what)
+    shared, failed = ranks.first((result, error is not None), what)
     if error is not None:
         raise error
     if failed:
         raise FirstRankError
-    return told
+    return shared

@@ -98,10 +98,10 @@ def resume(arguments: Arguments, ranks: Ranks = ONE) -> int:
             "--resume takes its settings from the run; give it only --steps, --import and --allow-changes"
         )
     with closing(RunFolder(arguments.resume)) as folder:
-        told = on_first(ranks, lambda: reopen(arguments, folder, ranks), "the checkpoint")
-        if told is None:
+        reopened = on_first(ranks, lambda: reopen(arguments, folder, ranks), "the checkpoint")
+        if reopened is None:
             return 0
-        settings, path, content = told
+        settings, path, content = reopened
         with setup_errors(folder.config):
             made = make_env(settings, content["agent"]["moving"]["num_timesteps"], ranks)
         with closing(made) as env:

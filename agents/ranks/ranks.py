@@ -81,10 +81,6 @@ class Ranks:
         """Return the sum of a count over ranks."""
         return sum(self.gather(count, "a count"))
 
-    def any(self, condition: bool, what: str) -> bool:
-        """Return whether a condition holds on some rank; `what` names it in errors."""
-        return any(self.gather(condition, what))
-
     def gather(self, value: Any, what: str) -> list[Any]:
         """Return the values (anything that can be pickled) of all ranks, in order; `what` names them."""
         if not self.several:

@@ -63,7 +63,8 @@ class Checkpointing(BaseCallback):
         self.updates += 1
 
     def _on_step(self) -> bool:
-        if self._signals.overdue:  # stop within the rollout; resuming repeats it
+        # Stop within the rollout, which resuming repeats; several ranks stop together at its end.
+        if self._signals.overdue and not self._ranks.several:
             self._signals.check()
         return True
 
