@@ -73,7 +73,7 @@ def make(case: Case, n_envs: int) -> PolicyGradientAgent:
     else:
         options |= {"critic_fit": case.fit} | ({"batch_size": 11} if case.fit == "minibatch" else {})
     if case.algo in ("npg", "trpo"):
-        options |= {"sub_sampling_factor": 3, "adaptive_damping": True}
+        options |= {"sub_sampling_factor": 5, "adaptive_damping": True}
         options["cg_max_steps"] = 8  # later iterations amplify the rounding of a product
     torch.set_default_dtype(torch.float64)
     agent: PolicyGradientAgent = ALGORITHMS[case.algo](
