@@ -61,6 +61,5 @@ def measure(policy: ActorCriticPolicy, batch: Batch, ranks: Ranks = ONE) -> dict
 
 def explained_variance(values: Tensor, returns: Tensor, ranks: Ranks = ONE) -> Tensor:
     """Return the fraction of the returns' variance that values (N,) explain, 0-d; NaN without variance."""
-    _, _, variance = ranks.moments(returns)
-    _, _, unexplained = ranks.moments(returns - values)
+    _, _, (variance, unexplained) = ranks.moments(torch.stack([returns, returns - values], dim=1))
     return torch.where(variance == 0, math.nan, 1 - unexplained / variance)

@@ -48,15 +48,14 @@ class Ranks:
             mean: the mean over this rank's states, of any shape; not read if there are none.
             states: the number of this rank's states.
         """
-        return self._mean_and_number(mean, states)[0] if self.several else mean
-
-    def _mean_and_number(self, mean: Tensor, states: int) -> tuple[Tensor, Tensor]:
+        if not self.several:
+            return mean
         count = mean.new_tensor([float(states)])
         total = mean.detach().reshape(-1) * states if states else mean.new_zeros(mean.numel())
         packed = torch.cat([total, count])
         with self._named("the mean over states"):
             dist.all_reduce(packed)
-        return (packed[:-1] / packed[-1]).view(mean.shape), packed[-1]
+        return (packed[:-1] / packed[-1]).view(mean.shape)
 
     def moments(self, values: Tensor) -> tuple[Tensor | int, Tensor, Tensor]:
         """Return number, mean and variance of the values (n, ...) of all ranks, along the first dimension.
@@ -66,16 +65,15 @@ class Ranks:
         own, variance, states = values.mean(0), values.var(0, correction=0), len(values)
         if not self.several:
             return states, own, variance
-        mean, number = self._mean_and_number(own, states)
-        return number, mean, self.mean(variance + (own - mean).square(), states)
-
-    def largest(self, value: Tensor) -> Tensor:
-        """Return the elementwise maximum over ranks."""
-        if self.several:
-            value = value.detach().clone()
-            with self._named("a maximum"):
-                dist.all_reduce(value, dist.ReduceOp.MAX)
-        return value
+        packed = torch.cat([own.new_tensor([float(states)]), own.reshape(-1), variance.reshape(-1)])
+        parts = [torch.empty_like(packed) for _ in range(self.size)]
+        with self._named("the moments over states"):
+            dist.all_gather(parts, packed)
+        counts, means, variances = torch.stack(parts).split([1, own.numel(), own.numel()], dim=1)
+        number = counts.sum()
+        mean = (counts * means).sum(0) / number
+        variance = (counts * (variances + (means - mean).square())).sum(0) / number
+        return number, mean.view(own.shape), variance.view(own.shape)
 
     def sum(self, count: int) -> int:
         """Return the sum of a count over ranks."""

@@ -71,8 +71,8 @@ def standardise(advantages: Tensor, ranks: Ranks = ONE) -> Tensor:
 
     If they are equal up to rounding, the result is exactly 0, not rounding noise scaled up to unit size.
     """
-    rounding = torch.finfo(advantages.dtype).eps * ranks.largest(advantages.abs().amax())
     exact = advantages.to(scalar_dtype(advantages.device))  # in which the mean of equal numbers is exact
-    centred = exact - ranks.mean(exact.mean(), len(exact))
-    deviation = ranks.mean(centred.square().mean(), len(exact)).sqrt()
-    return torch.where(deviation <= rounding, 0, centred / deviation).to(advantages.dtype)
+    _, mean, variance = ranks.moments(exact)
+    deviation = variance.sqrt()
+    rounding = torch.finfo(advantages.dtype).eps * mean.abs()
+    return torch.where(deviation <= rounding, 0, (exact - mean) / deviation).to(advantages.dtype)
