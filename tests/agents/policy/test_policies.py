@@ -119,3 +119,14 @@ def test_features_are_separate_by_default_and_the_flag_is_saved(tmp_path: Path) 
         observations = torch.randint(0, 255, (4, 3, 36, 36), dtype=torch.uint8)
         assert torch.equal(loaded.predict_values(observations), policy.predict_values(observations))
         assert loaded.share_features_extractor is bool(shared)
+
+
+def test_adam_is_fused_unless_the_user_says_otherwise() -> None:
+    """Only Adam knows the option, and an own choice is kept."""
+
+    def optimizer(**kwargs: object) -> torch.optim.Optimizer:
+        return TRPO("MlpPolicy", "CartPole-v1", policy_kwargs=kwargs, **SMALL).policy.optimizer
+
+    assert optimizer().defaults["fused"]
+    assert not optimizer(optimizer_kwargs={"fused": False}).defaults["fused"]
+    assert "fused" not in optimizer(optimizer_class=torch.optim.RMSprop).defaults
