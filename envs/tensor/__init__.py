@@ -1,0 +1,1 @@
+"""Environments whose states are tensors: all environments take one step in a few operations on one device."""

@@ -1,0 +1,100 @@
+"""What the tensor environments share: time limits, resets and checkpoints."""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from envs.tensor.tensor_env import TensorEnv, TensorStep
+
+_NO_LIMIT = torch.iinfo(torch.int32).max
+
+
+class TensorTask(TensorEnv):
+    """A task that is one tensor of states and three functions of it.
+
+    The last axis of `state` is that of the environments, so that a mask (N,) selects among states of any
+    shape. A subclass gives the first states, the transition and the observation; this class counts steps,
+    applies the time limit, and resets where an episode has ended.
+
+    Attributes:
+        state: (..., N), updated in place.
+        elapsed: (N,) int32, the number of steps of each current episode.
+    """
+
+    def __init__(
+        self, num_envs: int, *args: Any, max_episode_steps: int | None = None, **kwargs: Any
+    ) -> None:
+        """Start the first episodes.
+
+        A subclass that needs more attributes in its functions sets them before it calls this.
+
+        Args:
+            num_envs: The number of environments, N.
+            args: The spaces, see `TensorEnv`.
+            max_episode_steps: Truncate episodes of this length; None for no limit.
+            kwargs: See `TensorEnv`.
+        """
+        super().__init__(num_envs, *args, **kwargs)
+        self.max_episode_steps = max_episode_steps
+        self.elapsed = torch.zeros(num_envs, dtype=torch.int32, device=self.device)
+        self.state = self.initial_states()
+
+    @abstractmethod
+    def initial_states(self) -> Tensor:
+        """Draw new states (..., N), all of them first states of an episode."""
+
+    @abstractmethod
+    def advance(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the actions make of `state`, which stays as it is.
+
+        Returns:
+            The next states (..., N), the rewards (N,) and whether the task ends the episode (N,), as bool.
+        """
+
+    @abstractmethod
+    def observe(self, states: Tensor) -> Tensor:
+        """Return the observations (N, ...) of states (..., N), in new memory."""
+
+    def reset(self) -> Tensor:
+        """Start a new episode in every environment, and return the first observations (N, ...)."""
+        self.state.copy_(self.initial_states())
+        self.elapsed.zero_()
+        return self.observe(self.state)
+
+    def step(self, actions: Tensor) -> TensorStep:
+        """Make one step in every environment; see `TensorEnv.step`."""
+        states, rewards, terminated = self.advance(actions)
+        self.elapsed += 1
+        truncated = self.elapsed >= (self.max_episode_steps or _NO_LIMIT)
+        done = terminated | truncated
+        self.elapsed.masked_fill_(done, 0)
+        # First states are drawn for all environments: how many episodes have ended is known only to the device.
+        torch.where(done, self.initial_states(), states, out=self.state)
+        return TensorStep(self.observe(self.state), rewards, terminated, truncated, self.observe(states))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return copies of the states, the numbers of steps and the generator's state."""
+        return {
+            "state": self.state.clone(),
+            "elapsed": self.elapsed.clone(),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore a state of `state_dict`, in place.
+
+        Raises:
+            ValueError: If the state is of another task, or of another number of environments.
+        """
+        for name in ("state", "elapsed"):
+            given, own = state[name], getattr(self, name)
+            if (given.shape, given.dtype) != (own.shape, own.dtype):
+                raise ValueError(
+                    f"expected {name} {tuple(own.shape)} of {own.dtype}, got {tuple(given.shape)} of "
+                    f"{given.dtype}; make the environments with the arguments that they were saved with"
+                )
+        self.state.copy_(state["state"])
+        self.elapsed.copy_(state["elapsed"])
+        self.generator.set_state(state["generator"].cpu())
