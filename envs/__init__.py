@@ -1,4 +1,4 @@
-"""Vector environments for SB3, and four small tasks with known solutions.
+"""Vector environments for SB3, also with states as tensors, and four small tasks with known solutions.
 
 Importing this package registers the tasks with Gymnasium, so that their ids work wherever
 an id is expected, e.g. in ``gymnasium.make`` and SB3.
@@ -12,6 +12,10 @@ from envs.tasks.catch import Catch
 from envs.tasks.gaussian_bandit import GaussianBandit
 from envs.tasks.linear_quadratic import LinearQuadratic
 from envs.tasks.two_state_chain import TwoStateChain
+from envs.tensor.registry import make_tensor_env, register_tensor_env
+from envs.tensor.tensor_env import TensorEnv, TensorStep
+from envs.tensor.tensor_task import TensorTask
+from envs.tensor.tensor_vec_env import TensorVecEnv
 from envs.vec_env_choice import VecEnvChoice, choose_vec_env
 from envs.vector.env_pool import EnvPoolVecEnv
 from envs.vector.gymnasium_vector import GymnasiumVecEnv
@@ -24,11 +28,17 @@ __all__ = [
     "InvalidResultError",
     "LinearQuadratic",
     "MissingExtraError",
+    "TensorEnv",
+    "TensorStep",
+    "TensorTask",
+    "TensorVecEnv",
     "TwoStateChain",
     "UnknownEnvironmentError",
     "VecEnvChoice",
     "choose_vec_env",
+    "make_tensor_env",
     "make_vec_env",
+    "register_tensor_env",
     "register_vec_env",
 ]
 

@@ -8,11 +8,15 @@ from functools import partial
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from stable_baselines3.common.env_util import make_vec_env as sb3_make_vec_env
+from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from envs.checked_env import CheckedEnv
-from envs.single_env import EnvId, env_pool_spec, make_function, make_one
+from envs.single_env import EnvId, env_pool_spec, environment_spec, make_function, make_one
+from envs.tensor.registry import make_tensor_env
+from envs.tensor.tensor_vec_env import TensorVecEnv
 from envs.vec_env_choice import choose_vec_env
 from envs.vector.env_pool import EnvPoolVecEnv
 from envs.vector.forwarding import ForwardingDummyVecEnv, ForwardingSubprocVecEnv
@@ -73,6 +77,15 @@ def _build_automatically(env_id: EnvId, n_envs: int, *, env_kwargs: dict[str, An
     return VEC_ENVS[choice.vec_env](env_id, n_envs, env_kwargs=env_kwargs, **options)
 
 
+def _build_tensor(
+    env_id: str, n_envs: int, *, seed: int | None = None, env_kwargs: dict[str, Any] | None = None
+) -> TensorVecEnv:
+    options = {"device": "auto", **(env_kwargs or {})}
+    options["device"] = get_device(options["device"])
+    options["seed"] = int(np.random.randint(2**31)) if seed is None else seed  # noqa: NPY002 - as SB3
+    return TensorVecEnv(make_tensor_env(environment_spec(env_id).id, n_envs, **options))
+
+
 # The vector environments that accept every argument of `make_vec_env`.
 _SINGLE: dict[str, VecEnvBuilder] = {
     "auto": _build_automatically,
@@ -80,7 +93,7 @@ _SINGLE: dict[str, VecEnvBuilder] = {
     "subproc": partial(_build, ForwardingSubprocVecEnv),
     "workers": partial(_build, WorkerVecEnv),
 }
-VEC_ENVS: dict[str, VecEnvBuilder] = {**_SINGLE, "envpool": EnvPoolVecEnv}
+VEC_ENVS: dict[str, VecEnvBuilder] = {**_SINGLE, "envpool": EnvPoolVecEnv, "tensor": _build_tensor}
 
 
 def register_vec_env(name: str, builder: VecEnvBuilder) -> None:
@@ -131,7 +144,8 @@ def make_vec_env(
         wrapper_class: Wraps each environment and its Monitor.
         env_kwargs: Keyword arguments of the environment's constructor, or of
             ``gymnasium.make`` (``max_episode_steps``, ``render_mode``, ...); with EnvPool, of
-            ``envpool.make``.
+            ``envpool.make``; with tensors, also ``device`` (by default "auto", a GPU if there is one)
+            and ``dtype``.
         vec_env_cls: The class of the vector environment, instead of `vec_env`.
         vec_env_kwargs: Keyword arguments of the vector environment's class, which must be given by `vec_env`
             or `vec_env_cls`.
@@ -140,7 +154,8 @@ def make_vec_env(
         vec_env: ``"dummy"`` steps the environments in this process, ``"workers"`` in one process
             per core, ``"subproc"`` in one process each, all three with bitwise equal results; ``"auto"``
             chooses the faster of the first two (see `choose_vec_env`). ``"envpool"`` uses EnvPool's own
-            version of the task (see `EnvPoolVecEnv`). `register_vec_env` adds others.
+            version of the task (see `EnvPoolVecEnv`), ``"tensor"`` a version whose states are tensors on
+            one device (see `TensorVecEnv` and `register_tensor_env`). `register_vec_env` adds others.
         worker_timeout: With workers, the seconds that one reset or step of one environment may take (see
             `WorkerVecEnv`); None for no limit.
 
@@ -148,8 +163,8 @@ def make_vec_env(
         The vector environment, not yet reset.
 
     Raises:
-        UnknownEnvironmentError: If Gymnasium or EnvPool does not know the id; raised before anything is
-            built.
+        UnknownEnvironmentError: If Gymnasium or EnvPool does not know the id, or the task has no tensor
+            version; raised before anything is built.
         MissingExtraError: If the environment's packages are not installed.
         ValueError: If `vec_env` is unknown, `n_envs` is below 1 or an argument does not apply; raised before
             anything is built. Also if the environment's observation space is not supported, or if EnvPool

@@ -114,7 +114,7 @@ def check_same_task(finished: RunSettings, requested: RunSettings, folder: RunFo
         ValueError: the run was trained or evaluated with other settings.
     """
     requested = replace(requested, geometry=finished.geometry, checkpoint_every=finished.checkpoint_every)
-    if "envpool" not in (requested.vec_env, finished.vec_env):  # all others give the same results
+    if not {"envpool", "tensor"} & {requested.vec_env, finished.vec_env}:  # all others give the same results
         requested = replace(requested, vec_env=finished.vec_env)
     if requested != finished and (found := differences(finished.document(), requested.document())):
         raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.utils import get_device
 
 from agents.ranks import ONE, Ranks
 from envs import choose_vec_env
@@ -79,6 +80,8 @@ def prepare(arguments: Arguments, ranks: Ranks) -> RunSettings:
             choice = choose_vec_env(settings.env, environments_of(settings, ranks)[0])
         show(f"vec_env: {choice}")
         settings = replace(settings, vec_env=choice.vec_env)
+    if (settings.vec_env, settings.device) == ("tensor", "auto"):  # the agent's device is the environments'
+        settings = replace(settings, device=str(get_device()))
     return settings
 
 

@@ -44,6 +44,7 @@ def make_env(settings: RunSettings, step: int = 0, ranks: Ranks = ONE) -> VecEnv
         counts[ranks.rank],
         seed=settings.seed + step + sum(counts[: ranks.rank]),
         vec_env=settings.vec_env,
+        env_kwargs={"device": settings.device} if settings.vec_env == "tensor" else None,
         worker_timeout=settings.worker_timeout or None,
     )
     return normalised(env, settings.hyperparameters["gamma"]) if settings.normalize else env

@@ -19,7 +19,7 @@ LAYERS: dict[str, list[set[str]]] = {
     "agents": [{"agents.ranks"}, {"agents.policy"}, {"agents.rollout"}, {"agents.critic"}, {"*"}, {"agents"}],
     "envs": [
         {"*", "envs.tasks"},
-        {"envs.state", "envs.vector"},
+        {"envs.state", "envs.tensor", "envs.vector"},
         {"envs.workers"},
         {"envs.factory"},
         {"envs"},

@@ -3,7 +3,9 @@
 from typing import Any, ClassVar
 
 import gymnasium as gym
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from envs.tensor.tensor_task import TensorTask
 
@@ -37,6 +39,7 @@ class GymnasiumTask(TensorTask):
         """
         env: Any = gym.make(self.SPEC_ID, **kwargs)
         self.model: Any = env.unwrapped
+        self.render_mode = self.model.render_mode
         self.prepare(num_envs, torch.device(device), dtype)
         super().__init__(
             num_envs,
@@ -51,3 +54,15 @@ class GymnasiumTask(TensorTask):
 
     def prepare(self, num_envs: int, device: torch.device, dtype: torch.dtype) -> None:
         """Allocate what `advance` needs besides `state`."""
+
+    def show_in_model(self, state: NDArray[Any]) -> None:
+        """Give `model` a state (...), so that it renders it."""
+        self.model.state = state
+
+    def render(self, index: int) -> NDArray[np.uint8] | None:
+        """Return Gymnasium's frame of one environment; None without a render mode."""
+        if self.render_mode is None:
+            return None
+        self.show_in_model(self.state[..., index].double().cpu().numpy())
+        frame: NDArray[np.uint8] | None = self.model.render()
+        return frame

@@ -1,11 +1,16 @@
 """The tensor environments that are made by id."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+import gymnasium as gym
 
 from envs.errors import UnknownEnvironmentError
 from envs.tensor.cartpole import TensorCartPole
 from envs.tensor.tensor_env import TensorEnv
+from envs.tensor.tensor_vec_env import TensorVecEnv
+from envs.vector.vec_env_task import VecEnvTask
 
 # (num_envs, device=..., seed=..., **env_kwargs) -> environments
 TensorEnvBuilder = Callable[..., TensorEnv]
@@ -16,8 +21,11 @@ TENSOR_ENVS: dict[str, TensorEnvBuilder] = {each.SPEC_ID: each for each in (Tens
 def register_tensor_env(env_id: str, builder: TensorEnvBuilder) -> None:
     """Make a tensor environment available as ``make_vec_env(env_id, n, vec_env="tensor")``.
 
+    If Gymnasium has no task of this id, one tensor environment is registered with it under the id, so that
+    agents can be evaluated.
+
     Args:
-        env_id: The task's id. If it is registered with Gymnasium, too, agents are evaluated there.
+        env_id: The task's id.
         builder: A class or function, called as ``builder(num_envs, device=..., seed=..., **env_kwargs)``.
 
     Raises:
@@ -26,6 +34,12 @@ def register_tensor_env(env_id: str, builder: TensorEnvBuilder) -> None:
     if env_id in TENSOR_ENVS:
         raise ValueError(f"{env_id!r} has a tensor version already; choose another id")
     TENSOR_ENVS[env_id] = builder
+    if env_id not in gym.registry:
+        gym.register(env_id, entry_point=partial(_make_one, env_id), disable_env_checker=True)
+
+
+def _make_one(env_id: str, **kwargs: Any) -> VecEnvTask:
+    return VecEnvTask(TensorVecEnv(make_tensor_env(env_id, 1, **kwargs)))
 
 
 def make_tensor_env(env_id: str, num_envs: int = 1, **kwargs: Any) -> TensorEnv:

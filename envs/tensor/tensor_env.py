@@ -2,9 +2,12 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -40,13 +43,16 @@ class TensorEnv(ABC):
         action_space: of one environment; `step` takes N of its elements as one tensor.
         spec_id: id of the task in Gymnasium's registry; None if it has none.
         generator: source of all random numbers, on the device.
+        render_mode: None or "rgb_array".
     """
+
+    render_mode: str | None = None
 
     def __init__(
         self,
         num_envs: int,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -101,3 +107,10 @@ class TensorEnv(ABC):
             ValueError: If the state is of other environments.
             StateUnavailableError: If the simulator cannot be given a state.
         """
+
+    def render(self, index: int) -> NDArray[np.uint8] | None:
+        """Return a frame (height, width, 3) of one environment; None without a render mode."""
+        return None
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to close
+        """Release what the environments hold."""

@@ -55,13 +55,14 @@ class TensorTask(TensorEnv):
 
     @abstractmethod
     def observe(self, states: Tensor) -> Tensor:
-        """Return the observations (N, ...) of states (..., N), in new memory."""
+        """Return the observations (N, ...) of states (..., N); they may be a view of `states`."""
 
     def reset(self) -> Tensor:
         """Start a new episode in every environment, and return the first observations (N, ...)."""
-        self.state.copy_(self.initial_states())
+        first = self.initial_states()
+        self.state.copy_(first)
         self.elapsed.zero_()
-        return self.observe(self.state)
+        return self.observe(first)
 
     def step(self, actions: Tensor) -> TensorStep:
         """Make one step in every environment; see `TensorEnv.step`."""
@@ -70,9 +71,10 @@ class TensorTask(TensorEnv):
         truncated = self.elapsed >= (self.max_episode_steps or _NO_LIMIT)
         done = terminated | truncated
         self.elapsed.masked_fill_(done, 0)
-        # First states are drawn for all environments: how many episodes have ended is known only to the device.
-        torch.where(done, self.initial_states(), states, out=self.state)
-        return TensorStep(self.observe(self.state), rewards, terminated, truncated, self.observe(states))
+        # Draw first states for all environments, since only the device knows which episodes have ended.
+        following = torch.where(done, self.initial_states(), states)
+        self.state.copy_(following)
+        return TensorStep(self.observe(following), rewards, terminated, truncated, self.observe(states))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return copies of the states, the numbers of steps and the generator's state."""

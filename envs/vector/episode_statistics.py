@@ -34,6 +34,15 @@ class EpisodeStatistics:
         """The number of steps of each current episode so far, (n,)."""
         return self._lengths
 
+    def get_state(self) -> dict[str, NDArray[Any]]:
+        """Return the counts of the current episodes."""
+        return {"returns": self._returns, "lengths": self._lengths}
+
+    def set_state(self, state: dict[str, NDArray[Any]]) -> None:
+        """Restore a state of `get_state`."""
+        self._returns[:] = state["returns"]
+        self._lengths[:] = state["lengths"]
+
     def step(
         self, rewards: NDArray[Any], terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]
     ) -> tuple[NDArray[np.bool_], list[dict[str, Any]]]:

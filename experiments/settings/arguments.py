@@ -69,9 +69,10 @@ class Execution:
     """With --cluster and --device cuda, reserve this share of a GPU for each run."""
     device: Annotated[str, shown("{auto,cpu,cuda}")] = "auto"
     """Compute on this device. With auto, use a GPU only if there is one and a timing test finds it faster."""
-    vec_env: Annotated[str, shown("{auto,dummy,workers,subproc,envpool}")] = "auto"
-    """Step environments in one process (dummy), one per core (workers), one each (subproc), or with EnvPool.
-    With auto, a step is timed to choose dummy or workers; runs that share the cores use dummy."""
+    vec_env: Annotated[str, shown("{auto,dummy,workers,subproc,envpool,tensor}")] = "auto"
+    """Step environments in one process (dummy), one per core (workers), one each (subproc), with EnvPool, or
+    as tensors on --device. With auto, a step is timed to choose dummy or workers; runs that share the cores
+    use dummy."""
     worker_timeout: Annotated[float, shown("SECONDS")] = 60.0
     """With workers, replace a process if a reset or step takes longer than this; 0 for no limit."""
     rank_timeout: Annotated[float, shown("SECONDS")] = 600.0
