@@ -7,15 +7,36 @@ from typing import Any
 import gymnasium as gym
 
 from envs.errors import UnknownEnvironmentError
+from envs.tensor.acrobot import TensorAcrobot
 from envs.tensor.cartpole import TensorCartPole
+from envs.tensor.catch import TensorCatch
+from envs.tensor.gaussian_bandit import TensorGaussianBandit
+from envs.tensor.linear_quadratic import TensorLinearQuadratic
+from envs.tensor.mountain_car import TensorMountainCar
+from envs.tensor.mountain_car_continuous import TensorMountainCarContinuous
+from envs.tensor.pendulum import TensorPendulum
 from envs.tensor.tensor_env import TensorEnv
 from envs.tensor.tensor_vec_env import TensorVecEnv
+from envs.tensor.two_state_chain import TensorTwoStateChain
 from envs.vector.vec_env_task import VecEnvTask
 
 # (num_envs, device=..., seed=..., **env_kwargs) -> environments
 TensorEnvBuilder = Callable[..., TensorEnv]
 
-TENSOR_ENVS: dict[str, TensorEnvBuilder] = {each.SPEC_ID: each for each in (TensorCartPole,)}
+TENSOR_ENVS: dict[str, TensorEnvBuilder] = {
+    task.SPEC_ID: task
+    for task in (
+        TensorAcrobot,
+        TensorCartPole,
+        TensorCatch,
+        TensorGaussianBandit,
+        TensorLinearQuadratic,
+        TensorMountainCar,
+        TensorMountainCarContinuous,
+        TensorPendulum,
+        TensorTwoStateChain,
+    )
+}
 
 
 def register_tensor_env(env_id: str, builder: TensorEnvBuilder) -> None:

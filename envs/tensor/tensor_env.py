@@ -66,7 +66,8 @@ class TensorEnv(ABC):
         self.device = torch.device(device)
         self.dtype = dtype
         self.spec_id = spec_id
-        self.generator = torch.Generator(self.device)
+        # The meta device, on which tests look for reads by the host, has no generators.
+        self.generator = torch.Generator("cpu" if self.device.type == "meta" else self.device)
         self.seed(seed)
 
     @abstractmethod

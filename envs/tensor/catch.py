@@ -1,0 +1,50 @@
+"""Catch-v0 on tensors."""
+
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from envs.tasks.catch import STAY, WHITE
+from envs.tensor.gymnasium_task import GymnasiumTask
+
+
+class TensorCatch(GymnasiumTask):
+    """See `Catch`; the states are (the ball's row, the ball's column, the paddle's column) as (3, N)."""
+
+    SPEC_ID = "Catch-v0"
+
+    def prepare(self, num_envs: int, device: torch.device, dtype: torch.dtype) -> None:
+        """Number the rows and columns of the grid."""
+        self._rows = torch.arange(self.model.rows, device=device).unsqueeze(1)
+        self._columns = torch.arange(self.model.columns, device=device)
+
+    def initial_states(self) -> Tensor:
+        """Draw the balls' columns; the paddles are in the middle."""
+        states = torch.zeros(3, self.num_envs, dtype=torch.int64, device=self.device)
+        states[1].random_(0, self.model.columns, generator=self.generator)
+        states[2].fill_(self.model.columns // 2)
+        return states
+
+    def advance(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Move the paddles, then the balls."""
+        row, column, paddle = self.state.unbind()
+        paddle = (paddle + actions).sub_(STAY).clamp_(0, self.model.columns - 1)
+        row = row + 1
+        landed = row == self.model.rows - 1
+        rewards = (paddle == column).to(self.dtype).mul_(2).sub_(1).mul_(landed)
+        return torch.stack((row, column, paddle)), rewards, landed
+
+    def observe(self, states: Tensor) -> Tensor:
+        """Return the images (N, rows · cell, columns · cell, 1)."""
+        cell, n = self.model.cell, self.num_envs
+        row, column, paddle = states.view(3, n, 1, 1).unbind()
+        ball = (self._rows == row) & (self._columns == column)
+        white = ball | ((self._rows == self.model.rows - 1) & (self._columns == paddle))
+        grid = white.to(torch.uint8).mul_(WHITE)[:, :, None, :, None]
+        return grid.expand(-1, -1, cell, -1, cell).reshape(n, *self.model.observation_space.shape)
+
+    def show_in_model(self, state: NDArray[Any]) -> None:
+        """Give `model` a state (3,)."""
+        self.model._ball_row, self.model._ball_column, self.model._paddle = map(int, state)
