@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import gymnasium as gym
+
 from agents.critic import CRITICS
 from agents.hyperparameters import RANGES
 from agents.natural_gradient import FISHERS
@@ -11,10 +13,11 @@ from agents.policy.distributions import HEADS
 from agents.policy.policies import POLICIES
 from agents.registry import ALGORITHMS, REGISTRY
 from envs.factory import VEC_ENVS
+from envs.tensor.registry import TENSOR_ENVS
 
 REGISTRIES: tuple[dict[str, Any], ...] = (
     *(ALGORITHMS, REGISTRY, CRITICS, FISHERS, HEADS, POLICIES, RANGES),
-    VEC_ENVS,
+    *(VEC_ENVS, TENSOR_ENVS, gym.registry),
 )
 
 

@@ -21,7 +21,7 @@ class TensorGaussianBandit(GymnasiumTask):
 
     def advance(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the rewards -‖action - target‖²; every episode ends."""
-        error = actions - self._target
+        error = actions.to(self.dtype) - self._target
         ended = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
         return self.state.clone(), (error * error).sum(1).neg_(), ended
 

@@ -132,7 +132,7 @@ def test_environment_spec_builds_nothing(env_id, monkeypatch):
     "kwargs, message",
     [
         ({"vec_env": "subprocess"}, r"did you mean 'subproc'\?"),
-        ({"vec_env": "?"}, r"one of \['auto', 'dummy', 'envpool', 'subproc', 'workers'\]"),
+        ({"vec_env": "?"}, r"one of \['auto', 'dummy', 'envpool', 'subproc', 'tensor', 'workers'\]"),
         ({"vec_env": "EnvPool"}, r"did you mean 'envpool'\?"),
         ({"n_envs": 0}, "expected n_envs >= 1, got 0"),
         ({"n_envs": -2}, "expected n_envs >= 1, got -2"),
