@@ -16,9 +16,12 @@ class TensorCatch(GymnasiumTask):
     SPEC_ID = "Catch-v0"
 
     def prepare(self, num_envs: int, device: torch.device, dtype: torch.dtype) -> None:
-        """Number the rows and columns of the grid."""
-        self._rows = torch.arange(self.model.rows, device=device).unsqueeze(1)
-        self._columns = torch.arange(self.model.columns, device=device)
+        """Draw an image for each cell of the grid, in which only that cell is white."""
+        m = self.model
+        cells = m.rows * m.columns
+        images = torch.eye(cells, dtype=torch.uint8, device=device).mul_(WHITE).view(cells, m.rows, m.columns)
+        images = images.repeat_interleave(m.cell, 1).repeat_interleave(m.cell, 2)
+        self._images = images.unsqueeze(-1)
 
     def initial_states(self) -> Tensor:
         """Draw the balls' columns; the paddles are in the middle."""
@@ -38,12 +41,10 @@ class TensorCatch(GymnasiumTask):
 
     def observe(self, states: Tensor) -> Tensor:
         """Return the images (N, rows · cell, columns · cell, 1)."""
-        cell, n = self.model.cell, self.num_envs
-        row, column, paddle = states.view(3, n, 1, 1).unbind()
-        ball = (self._rows == row) & (self._columns == column)
-        white = ball | ((self._rows == self.model.rows - 1) & (self._columns == paddle))
-        grid = white.to(torch.uint8).mul_(WHITE)[:, :, None, :, None]
-        return grid.expand(-1, -1, cell, -1, cell).reshape(n, *self.model.observation_space.shape)
+        row, column, paddle = states.unbind()
+        ball = torch.add(column, row, alpha=self.model.columns)
+        bottom = paddle + (self.model.rows - 1) * self.model.columns
+        return self._images[ball].bitwise_or_(self._images[bottom])
 
     def show_in_model(self, state: NDArray[Any]) -> None:
         """Give `model` a state (3,)."""

@@ -1,0 +1,1 @@
+"""Tensor environments made of simulators that produce tensors themselves."""
