@@ -16,7 +16,7 @@ class TensorAcrobot(GymnasiumTask):
 
     SPEC_ID = "Acrobot-v1"
 
-    def prepare(self, num_envs: int, device: torch.device, dtype: torch.dtype) -> None:
+    def prepare(self) -> None:
         """Collect the constants of the equations of motion."""
         m = self.model
         half1, half2, mass1, mass2 = m.LINK_COM_POS_1, m.LINK_COM_POS_2, m.LINK_MASS_1, m.LINK_MASS_2
@@ -25,7 +25,7 @@ class TensorAcrobot(GymnasiumTask):
         self._inertia1 = mass1 * half1**2 + mass2 * m.LINK_LENGTH_1**2 + m.LINK_MOI + self._inertia2
         self._weight1 = (mass1 * half1 + mass2 * m.LINK_LENGTH_1) * 9.8
         self._weight2 = mass2 * half2 * 9.8
-        self._max_speeds = torch.tensor([[m.MAX_VEL_1], [m.MAX_VEL_2]], dtype=dtype, device=device)
+        self._max_speeds = torch.tensor([[m.MAX_VEL_1], [m.MAX_VEL_2]], dtype=self.dtype, device=self.device)
 
     def initial_states(self) -> Tensor:
         """Draw from U(-0.1, 0.1)."""

@@ -15,11 +15,13 @@ class TensorCatch(GymnasiumTask):
 
     SPEC_ID = "Catch-v0"
 
-    def prepare(self, num_envs: int, device: torch.device, dtype: torch.dtype) -> None:
+    def prepare(self) -> None:
         """Draw an image for each cell of the grid, in which only that cell is white."""
         m = self.model
         cells = m.rows * m.columns
-        images = torch.eye(cells, dtype=torch.uint8, device=device).mul_(WHITE).view(cells, m.rows, m.columns)
+        images = (
+            torch.eye(cells, dtype=torch.uint8, device=self.device).mul_(WHITE).view(cells, m.rows, m.columns)
+        )
         images = images.repeat_interleave(m.cell, 1).repeat_interleave(m.cell, 2)
         self._images = images.unsqueeze(-1)
 
@@ -32,7 +34,7 @@ class TensorCatch(GymnasiumTask):
 
     def advance(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Move the paddles, then the balls."""
-        row, column, paddle = self.state.unbind()
+        row, column, paddle = self.rows
         paddle = (paddle + actions).sub_(STAY).clamp_(0, self.model.columns - 1)
         row = row + 1
         landed = row == self.model.rows - 1
@@ -44,7 +46,7 @@ class TensorCatch(GymnasiumTask):
         row, column, paddle = states.unbind()
         ball = torch.add(column, row, alpha=self.model.columns)
         bottom = paddle + (self.model.rows - 1) * self.model.columns
-        return self._images[ball].bitwise_or_(self._images[bottom])
+        return self._images.index_select(0, ball).bitwise_or_(self._images.index_select(0, bottom))
 
     def show_in_model(self, state: NDArray[Any]) -> None:
         """Give `model` a state (3,)."""

@@ -11,9 +11,9 @@ class TensorGaussianBandit(GymnasiumTask):
 
     SPEC_ID = "GaussianBandit-v0"
 
-    def prepare(self, num_envs: int, device: torch.device, dtype: torch.dtype) -> None:
+    def prepare(self) -> None:
         """Store the target."""
-        self._target = torch.tensor(self.model.target, dtype=dtype, device=device)
+        self._target = torch.tensor(self.model.target, dtype=self.dtype, device=self.device)
 
     def initial_states(self) -> Tensor:
         """Return ones (1, N)."""

@@ -40,7 +40,6 @@ class GymnasiumTask(TensorTask):
         env: Any = gym.make(self.SPEC_ID, **kwargs)
         self.model: Any = env.unwrapped
         self.render_mode = self.model.render_mode
-        self.prepare(num_envs, torch.device(device), dtype)
         super().__init__(
             num_envs,
             env.observation_space,
@@ -51,9 +50,6 @@ class GymnasiumTask(TensorTask):
             spec_id=self.SPEC_ID,
             seed=seed,
         )
-
-    def prepare(self, num_envs: int, device: torch.device, dtype: torch.dtype) -> None:
-        """Allocate what `advance` needs besides `state`."""
 
     def show_in_model(self, state: NDArray[Any]) -> None:
         """Give `model` a state (...), so that it renders it."""

@@ -11,11 +11,11 @@ class TensorLinearQuadratic(GymnasiumTask):
 
     SPEC_ID = "LinearQuadratic-v0"
 
-    def prepare(self, num_envs: int, device: torch.device, dtype: torch.dtype) -> None:
+    def prepare(self) -> None:
         """Store the matrices."""
         m = self.model
         self._a, self._b, self._q, self._r = (
-            torch.tensor(each, dtype=dtype, device=device) for each in (m.A, m.B, m.Q, m.R)
+            torch.tensor(each, dtype=self.dtype, device=self.device) for each in (m.A, m.B, m.Q, m.R)
         )
 
     def _normal(self, scale: float) -> Tensor:

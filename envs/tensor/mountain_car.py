@@ -27,7 +27,7 @@ class TensorMountainCar(GymnasiumTask):
     def roll(self, push: Tensor) -> tuple[Tensor, Tensor]:
         """Return the states after a step under a push (N,), and whether they are at the goal."""
         m = self.model
-        position, velocity = self.state.unbind()
+        position, velocity = self.rows
         velocity = torch.sub(velocity + push, torch.cos(3 * position), alpha=_GRAVITY)
         velocity = velocity.clamp_(-m.max_speed, m.max_speed)
         position = (position + velocity).clamp_(m.min_position, m.max_position)

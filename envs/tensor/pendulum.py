@@ -13,10 +13,10 @@ class TensorPendulum(GymnasiumTask):
 
     SPEC_ID = "Pendulum-v1"
 
-    def prepare(self, num_envs: int, device: torch.device, dtype: torch.dtype) -> None:
+    def prepare(self) -> None:
         """Allocate what is constant; Gymnasium renders the last torque, which is left out here."""
-        self._bounds = torch.tensor([[math.pi], [1.0]], dtype=dtype, device=device)
-        self._never = torch.zeros(num_envs, dtype=torch.bool, device=device)
+        self._bounds = torch.tensor([[math.pi], [1.0]], dtype=self.dtype, device=self.device)
+        self._never = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self.model.last_u = None
 
     def initial_states(self) -> Tensor:
@@ -27,7 +27,7 @@ class TensorPendulum(GymnasiumTask):
     def advance(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Apply the clipped torque; the cost is that of the state before it."""
         m = self.model
-        theta, omega = self.state.unbind()
+        theta, omega = self.rows
         torque = actions[:, 0].to(self.dtype).clamp(-m.max_torque, m.max_torque)
         angle = torch.remainder(theta + math.pi, 2 * math.pi).sub_(math.pi)
         cost = (angle * angle).add_(omega * omega, alpha=0.1).add_(torque * torque, alpha=0.001)

@@ -1,6 +1,7 @@
 """What the tensor environments share: time limits, resets and checkpoints."""
 
 from abc import abstractmethod
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from envs.tensor.tensor_env import TensorEnv, TensorStep
 
-_NO_LIMIT = torch.iinfo(torch.int32).max
+_NO_LIMIT = torch.iinfo(torch.int64).max
 
 
 class TensorTask(TensorEnv):
@@ -20,15 +21,13 @@ class TensorTask(TensorEnv):
 
     Attributes:
         state: (..., N), updated in place.
-        elapsed: (N,) int32, the number of steps of each current episode.
+        elapsed: (N,) int64, the number of steps of each current episode.
     """
 
     def __init__(
         self, num_envs: int, *args: Any, max_episode_steps: int | None = None, **kwargs: Any
     ) -> None:
         """Start the first episodes.
-
-        A subclass that needs more attributes in its functions sets them before it calls this.
 
         Args:
             num_envs: The number of environments, N.
@@ -38,8 +37,17 @@ class TensorTask(TensorEnv):
         """
         super().__init__(num_envs, *args, **kwargs)
         self.max_episode_steps = max_episode_steps
-        self.elapsed = torch.zeros(num_envs, dtype=torch.int32, device=self.device)
+        self.elapsed = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
+        self.prepare()
         self.state = self.initial_states()
+
+    def prepare(self) -> None:
+        """Allocate what the other functions need besides `state`; nothing by default."""
+
+    @cached_property
+    def rows(self) -> tuple[Tensor, ...]:
+        """The rows of `state` along its first axis, as views."""
+        return self.state.unbind()
 
     @abstractmethod
     def initial_states(self) -> Tensor:

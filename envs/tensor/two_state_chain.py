@@ -12,9 +12,9 @@ class TensorTwoStateChain(GymnasiumTask):
 
     SPEC_ID = "TwoStateChain-v0"
 
-    def prepare(self, num_envs: int, device: torch.device, dtype: torch.dtype) -> None:
+    def prepare(self) -> None:
         """Store the rewards."""
-        self._stay_rewards = torch.tensor(STAY_REWARDS, dtype=dtype, device=device)
+        self._stay_rewards = torch.tensor(STAY_REWARDS, dtype=self.dtype, device=self.device)
 
     def initial_states(self) -> Tensor:
         """Return zeros."""
