@@ -8,15 +8,12 @@ from functools import partial
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from stable_baselines3.common.env_util import make_vec_env as sb3_make_vec_env
-from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from envs.checked_env import CheckedEnv
-from envs.single_env import EnvId, env_pool_spec, environment_spec, make_function, make_one
-from envs.tensor.registry import make_tensor_env
-from envs.tensor.tensor_vec_env import TensorVecEnv
+from envs.single_env import EnvId, env_pool_spec, make_function, make_one
+from envs.tensor.registry import make_tensor_vec_env
 from envs.vec_env_choice import choose_vec_env
 from envs.vector.env_pool import EnvPoolVecEnv
 from envs.vector.forwarding import ForwardingDummyVecEnv, ForwardingSubprocVecEnv
@@ -77,15 +74,6 @@ def _build_automatically(env_id: EnvId, n_envs: int, *, env_kwargs: dict[str, An
     return VEC_ENVS[choice.vec_env](env_id, n_envs, env_kwargs=env_kwargs, **options)
 
 
-def _build_tensor(
-    env_id: str, n_envs: int, *, seed: int | None = None, env_kwargs: dict[str, Any] | None = None
-) -> TensorVecEnv:
-    options = {"device": "auto", **(env_kwargs or {})}
-    options["device"] = get_device(options["device"])
-    options["seed"] = int(np.random.randint(2**31)) if seed is None else seed  # noqa: NPY002 - as SB3
-    return TensorVecEnv(make_tensor_env(environment_spec(env_id).id, n_envs, **options))
-
-
 # The vector environments that accept every argument of `make_vec_env`.
 _SINGLE: dict[str, VecEnvBuilder] = {
     "auto": _build_automatically,
@@ -93,7 +81,7 @@ _SINGLE: dict[str, VecEnvBuilder] = {
     "subproc": partial(_build, ForwardingSubprocVecEnv),
     "workers": partial(_build, WorkerVecEnv),
 }
-VEC_ENVS: dict[str, VecEnvBuilder] = {**_SINGLE, "envpool": EnvPoolVecEnv, "tensor": _build_tensor}
+VEC_ENVS: dict[str, VecEnvBuilder] = {**_SINGLE, "envpool": EnvPoolVecEnv, "tensor": make_tensor_vec_env}
 
 
 def register_vec_env(name: str, builder: VecEnvBuilder) -> None:

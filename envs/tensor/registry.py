@@ -5,8 +5,12 @@ from functools import partial
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3.common.utils import get_device
 
 from envs.errors import UnknownEnvironmentError
+from envs.single_env import environment_spec
 from envs.tensor.acrobot import TensorAcrobot
 from envs.tensor.cartpole import TensorCartPole
 from envs.tensor.catch import TensorCatch
@@ -60,16 +64,25 @@ def register_tensor_env(env_id: str, builder: TensorEnvBuilder) -> None:
 
 
 def _make_one(env_id: str, **kwargs: Any) -> VecEnvTask:
-    return VecEnvTask(TensorVecEnv(make_tensor_env(env_id, 1, **kwargs)))
+    return VecEnvTask(make_tensor_vec_env(env_id, 1, env_kwargs=kwargs))
 
 
-def make_tensor_env(env_id: str, num_envs: int = 1, **kwargs: Any) -> TensorEnv:
+def make_tensor_env(
+    env_id: str,
+    num_envs: int = 1,
+    *,
+    device: torch.device | str = "cpu",
+    seed: int | None = None,
+    **kwargs: Any,
+) -> TensorEnv:
     """Make the tensor version of a task.
 
     Args:
         env_id: The task's id.
         num_envs: The number of environments, at least 1.
-        kwargs: ``device``, ``dtype``, ``seed`` and what the task itself takes.
+        device: A device of torch; ``"auto"`` is the GPU if there is one.
+        seed: Of the generator that the environments share; None is random.
+        kwargs: ``dtype``, and what the task itself takes.
 
     Raises:
         UnknownEnvironmentError: If the task has no tensor version.
@@ -80,4 +93,14 @@ def make_tensor_env(env_id: str, num_envs: int = 1, **kwargs: Any) -> TensorEnv:
             "Use vec_env='auto', or write one and register it with register_tensor_env (see "
             "docs/tensor-environments.md)"
         )
-    return TENSOR_ENVS[env_id](num_envs, **kwargs)
+    return TENSOR_ENVS[env_id](num_envs, device=get_device(device), seed=seed, **kwargs)
+
+
+def make_tensor_vec_env(
+    env_id: str, n_envs: int = 1, *, seed: int | None = None, env_kwargs: dict[str, Any] | None = None
+) -> TensorVecEnv:
+    """Make the tensor version of a task as an SB3 vector environment; see `envs.make_vec_env`."""
+    options = {"device": "auto", **(env_kwargs or {})}
+    if seed is None:
+        seed = int(np.random.randint(2**31))  # noqa: NPY002 - as SB3
+    return TensorVecEnv(make_tensor_env(environment_spec(env_id).id, n_envs, seed=seed, **options))

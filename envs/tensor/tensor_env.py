@@ -63,7 +63,7 @@ class TensorEnv(ABC):
         self.num_envs = num_envs
         self.observation_space = observation_space
         self.action_space = action_space
-        self.device = torch.device(device)
+        self.device = torch.empty(0, device=device).device  # "cuda" has an index now, as tensors have
         self.dtype = dtype
         self.spec_id = spec_id
         # The meta device, on which tests look for reads by the host, has no generators.

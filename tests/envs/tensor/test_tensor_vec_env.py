@@ -26,7 +26,7 @@ N_ENVS = 3
 
 def tensor(name: str = "CartPole-v1", **kwargs: Any) -> Any:
     """Return the environments through SB3's interface."""
-    return make_vec_env(name, N_ENVS, seed=0, vec_env="tensor", env_kwargs=kwargs)
+    return make_vec_env(name, N_ENVS, seed=0, vec_env="tensor", env_kwargs={"device": "cpu", **kwargs})
 
 
 class Follower(gym.Wrapper):
@@ -117,7 +117,7 @@ def test_an_agent_learns_and_is_evaluated(recwarn: pytest.WarningsRecorder) -> N
     """Equal seeds give equal agents; episodes reach SB3's statistics, and its Monitor is found."""
     weights = []
     for _ in range(2):
-        env = make_vec_env("CartPole-v1", 4, vec_env="tensor")
+        env = make_vec_env("CartPole-v1", 4, vec_env="tensor", env_kwargs={"device": "cpu"})
         agent = TRPO("MlpPolicy", env, n_steps=64, batch_size=256, seed=1, device="cpu").learn(256)
         weights.append([parameter.detach().numpy() for parameter in agent.policy.parameters()])
     assert all(np.array_equal(one, other) for one, other in zip(*weights, strict=True))
