@@ -93,7 +93,9 @@ def make_tensor_env(
             "Use vec_env='auto', or write one and register it with register_tensor_env (see "
             "docs/tensor-environments.md)"
         )
-    return TENSOR_ENVS[env_id](num_envs, device=get_device(device), seed=seed, **kwargs)
+    env = TENSOR_ENVS[env_id](num_envs, device=get_device(device), seed=seed, **kwargs)
+    env.spec_id = env_id
+    return env
 
 
 def make_tensor_vec_env(

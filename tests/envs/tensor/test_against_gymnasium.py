@@ -14,11 +14,19 @@ from envs import make_vec_env
 from envs.tensor.gymnasium_task import GymnasiumTask
 from envs.tensor.registry import TENSOR_ENVS, make_tensor_env
 
-N_ENVS = 50
+N_ENVS = 30
 TASKS = sorted(task.SPEC_ID for task in TENSOR_ENVS.values())  # type: ignore[attr-defined]
 KWARGS: dict[str, dict[str, Any]] = {"LinearQuadratic-v0": {"noise": 0.0}}  # its noise cannot be equal
 # Limits that make the short version of a test shorter.
-SHORT_LIMITS = {"Acrobot-v1": 150, "CartPole-v1": 150, "MountainCarContinuous-v0": 150, "Pendulum-v1": 50}
+SHORT_LIMITS = {
+    "Acrobot-v1": 120,
+    "CartPole-v1": 100,
+    "LinearQuadratic-v0": 30,
+    "MountainCar-v0": 150,
+    "MountainCarContinuous-v0": 120,
+    "Pendulum-v1": 30,
+    "TwoStateChain-v0": 30,
+}
 # How episodes under `policy` end.
 TERMINATED, TRUNCATED = "terminated", "truncated"
 ENDS = {
@@ -191,7 +199,7 @@ def test_arguments_of_the_task(
     twin = Twin(name)
     expected = kwargs.get(attribute.removeprefix("_"))
     np.testing.assert_array_equal(getattr(twin.ours.model, attribute), expected)
-    for _ in range(40):
+    for _ in range(20):
         twin.step()
 
 
@@ -210,7 +218,7 @@ def test_termination_at_the_time_limit_is_both() -> None:
     assert step.terminated and step.truncated
 
 
-def drift(name: str, n: int = 256, steps: int = 200) -> np.ndarray:
+def drift(name: str, n: int = 64, steps: int = 200) -> np.ndarray:
     """Return the largest differences (n,) of an observation between float32 and float64 within an episode.
 
     The actions are random; they are equal, and so are the first states. Only the first `steps` steps count.

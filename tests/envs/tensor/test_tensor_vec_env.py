@@ -201,7 +201,9 @@ def test_a_task_of_its_own_is_one_of_gymnasiums_too() -> None:
         env.reset()
         flags = [env.step(i % 2)[2:4] for i in range(20)]
         assert flags == [(False, False)] * 19 + [(False, True)]
-        assert isinstance(make_vec_env("Walk-v0", 2, vec_env="tensor").tensor_env, Walk)  # type: ignore[attr-defined]
+        vec_env: Any = make_vec_env("Walk-v0", 2, vec_env="tensor")
+        assert isinstance(vec_env.tensor_env, Walk)
+        assert vec_env.get_attr("spec")[0].id == "Walk-v0"
     assert "Walk-v0" not in gym.registry
 
 
