@@ -1,5 +1,6 @@
 """A tensor environment as an SB3 vector environment, with NumPy arrays in and out."""
 
+import copy
 from typing import Any
 
 import gymnasium as gym
@@ -102,7 +103,9 @@ class TensorVecEnv(VecEnv):
         self._statistics.set_state(state["statistics"])
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return an attribute of the tensor environment once per index; ``spec`` is Gymnasium's.
+        """Return an attribute of the tensor environment once per index.
+
+        ``spec`` is Gymnasium's, with the time limit in use.
 
         Raises:
             AttributeError: If the tensor environment does not have it.
@@ -150,5 +153,6 @@ _INSTEAD = "set env_kwargs, use the attribute tensor_env, or use vec_env='dummy'
 def _find_spec(env: TensorEnv) -> EnvSpec | None:
     if env.spec_id is None:
         return None
-    spec = gym.registry.get(env.spec_id)
-    return EnvSpec(env.spec_id) if spec is None else spec
+    spec = copy.copy(gym.registry.get(env.spec_id)) or EnvSpec(env.spec_id)
+    spec.max_episode_steps = getattr(env, "max_episode_steps", spec.max_episode_steps)
+    return spec

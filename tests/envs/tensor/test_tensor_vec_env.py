@@ -129,9 +129,11 @@ def test_an_agent_learns_and_is_evaluated(recwarn: pytest.WarningsRecorder) -> N
 
 def test_attributes_and_frames() -> None:
     """Those of all environments are readable; what would change single ones says what to use."""
-    env = tensor(render_mode="rgb_array")
+    env = tensor(render_mode="rgb_array", max_episode_steps=9)
     assert isinstance(env, TensorVecEnv)
     assert [spec.id for spec in env.get_attr("spec", [0, 2])] == ["CartPole-v1"] * 2
+    assert env.get_attr("spec", 0)[0].max_episode_steps == 9
+    assert gym.spec("CartPole-v1").max_episode_steps == 500
     assert env.get_attr("num_envs") == [3] * 3
     assert env.has_attr("generator") and not env.has_attr("gravity")
     assert env.env_is_wrapped(Monitor, 1) == [True]
