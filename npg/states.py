@@ -73,7 +73,7 @@ def select(data: Any, states: slice | Tensor) -> Any:
     return each(of, data)
 
 
-def each(function: Callable[[Tensor], Tensor], data: Any) -> Any:
+def each(function: Callable[[Any], Any], data: Any) -> Any:
     """Return `data`, tensors or tuples, lists and dictionaries of them, with a function applied to each."""
     if isinstance(data, dict):
         return {key: each(function, value) for key, value in data.items()}
