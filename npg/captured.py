@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from npg.cuda_graph import CudaGraph
 from npg.host import scalar_dtype
-from npg.states import each
+from npg.states import each, leaves_of
 
 MOST_GRAPHS = 4  # per function; the oldest is dropped
 
@@ -120,7 +120,7 @@ class Captured:
             except Exception as error:
                 self._give_up(error)
                 return None
-        return _Recording(graph, list(_leaves(buffers)), results, places)
+        return _Recording(graph, list(leaves_of(buffers)), results, places)
 
     def _give_up(self, error: BaseException) -> None:
         while error.__context__ is not None:  # the end of the capture raises, too
@@ -182,7 +182,7 @@ class _Recording:
     def load(self, arguments: tuple[Any, ...]) -> None:
         """Copy the arguments into the buffers."""
         targets, sources = [], []
-        for buffer, leaf in zip(self.buffers, _leaves(arguments), strict=True):
+        for buffer, leaf in zip(self.buffers, leaves_of(arguments), strict=True):
             if isinstance(leaf, Tensor):
                 targets.append(buffer)
                 sources.append(leaf.detach())
@@ -194,13 +194,6 @@ class _Recording:
 
 def _is_number(leaf: Any) -> bool:
     return isinstance(leaf, int | float) and not isinstance(leaf, bool)
-
-
-def _leaves(data: Any) -> list[Any]:
-    """Return the values in nested tuples, lists and dictionaries, in order."""
-    leaves: list[Any] = []
-    each(leaves.append, data)
-    return leaves
 
 
 def _each_tensor(function: Callable[[Tensor], Tensor], data: Any) -> Any:

@@ -1,13 +1,15 @@
 """Conjugate gradient for symmetric positive definite systems."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 
 import torch
 from torch import Tensor
 
 from npg import host
+from npg.cg_attempt import Outcome, System, UnreadSolution
 from npg.linear_operator import LinearOperator
 
 
@@ -28,6 +30,14 @@ class Status(StrEnum):
             Status.NEGATIVE_CURVATURE: "raise the damping",
             Status.NON_FINITE: "look for NaN or infinity in observations, parameters and the right-hand side",
         }[self]
+
+
+STATUS_OF = {
+    Outcome.RUNNING: Status.MAX_ITERATIONS,
+    Outcome.SMALL: Status.CONVERGED,
+    Outcome.NEGATIVE_CURVATURE: Status.NEGATIVE_CURVATURE,
+    Outcome.NON_FINITE: Status.NON_FINITE,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,45 +88,55 @@ def conjugate_gradient(
         ValueError: b is not a vector, or an option is out of range.
     """
     _check(b, x0, max_iterations, tolerance)
-    # Solve for b / max|b|, so that no dot product underflows or overflows, whatever the scale of b.
-    scale = b.abs().amax() if b.numel() else b.new_zeros(())
-    if host.peek((scale > 0) & scale.isfinite()) is False:
-        return _without_direction(b, float(scale))
-    divisor = torch.where(scale > 0, scale, 1)
-    unit = b / divisor
-    x = torch.zeros_like(b) if x0 is None else x0 / divisor
-    residual = unit if x0 is None else unit - operator @ x
-    norm_b = torch.linalg.vector_norm(unit)
+    system = System.of(operator, b, preconditioner, tolerance)
+    if host.peek((system.scale > 0) & system.scale.isfinite()) is False:
+        return _without_direction(b, float(system.scale))
+    x = torch.zeros_like(b) if x0 is None else x0 / system.divisor
+    residual = system.unit if x0 is None else system.unit - operator @ x
     iterations = 0
     while True:
-        # Here `residual` was computed as b − A x, not by the recurrence.
-        state = _State.at(x, residual, norm_b, tolerance)
-        for _ in range(max_iterations - iterations):
-            if host.peek(state.outcome != _Outcome.RUNNING):
-                break
-            state = state.next(operator, preconditioner, tolerance * norm_b)
-        unverified = (state.outcome == _Outcome.SMALL) & (state.iterations > 0)
-        true = state.residual if host.peek(unverified) is False else unit - operator @ state.x
-        solution = state.x * divisor
-        numbers = host.read(
-            scale=scale,
-            outcome=state.outcome,
-            iterations=state.iterations,
-            residual=torch.linalg.vector_norm(torch.where(unverified, true, state.residual)) / norm_b,
-            finite=solution.isfinite().all(),
-        )
-        if not (numbers["scale"] > 0 and math.isfinite(numbers["scale"])):
-            return _without_direction(b, numbers["scale"])
-        outcome, made = _Outcome(int(numbers["outcome"])), int(numbers["iterations"])
-        iterations += made
-        if outcome is _Outcome.SMALL and made and numbers["residual"] > tolerance:
-            if iterations < max_iterations:
-                x, residual = state.x, true
-                continue
-            outcome = _Outcome.RUNNING
-        if not numbers["finite"]:
-            return Solution(torch.zeros_like(x), math.nan, iterations, Status.NON_FINITE)
-        return Solution(solution, numbers["residual"], iterations, outcome.status)
+        attempt = system.attempt(x, residual, max_iterations - iterations)
+        numbers = host.read(**attempt.numbers)
+        iterations += int(numbers["iterations"])
+        solution = read_solution(attempt.x, numbers, tolerance, iterations, max_iterations)
+        if solution is not None:
+            return solution
+        x, residual = attempt.restart
+
+
+def solve_unread(
+    operator: LinearOperator | Tensor, b: Tensor, *, max_iterations: int, tolerance: float
+) -> UnreadSolution:
+    """Make one attempt, from zero, to solve A x = b without a host read; see `conjugate_gradient`."""
+    _check(b, None, max_iterations, tolerance)
+    system = System.of(operator, b, None, tolerance)
+    return system.attempt(torch.zeros_like(b), system.unit, max_iterations)
+
+
+def read_solution(
+    x: Tensor, numbers: Mapping[str, float], tolerance: float, iterations: int, max_iterations: int
+) -> Solution | None:
+    """Return the solution of an attempt that has been read; None if it needs another one.
+
+    The residual of the recurrence may be small while b − A x is not.
+
+    Args:
+        x: of the attempt.
+        numbers: of the attempt.
+        tolerance: see `conjugate_gradient`.
+        iterations: the number of iterations of all attempts.
+        max_iterations: see `conjugate_gradient`.
+    """
+    if not (numbers["scale"] > 0 and math.isfinite(numbers["scale"])):
+        return _without_direction(x, numbers["scale"])
+    outcome = Outcome(int(numbers["outcome"]))
+    if outcome is Outcome.SMALL and numbers["iterations"] and numbers["residual"] > tolerance:
+        if iterations < max_iterations:
+            return None
+        outcome = Outcome.RUNNING
+    if not numbers["finite"]:
+        return Solution(torch.zeros_like(x), math.nan, iterations, Status.NON_FINITE)
+    return Solution(x, numbers["residual"], iterations, STATUS_OF[outcome])
 
 
 def _without_direction(b: Tensor, scale: float) -> Solution:
@@ -124,77 +144,6 @@ def _without_direction(b: Tensor, scale: float) -> Solution:
     if scale == 0:
         return Solution(torch.zeros_like(b), 0.0, 0, Status.CONVERGED)
     return Solution(torch.zeros_like(b), math.nan, 0, Status.NON_FINITE)
-
-
-class _Outcome(IntEnum):
-    """The result of an iteration, as a number that can stay on the device."""
-
-    RUNNING = 0
-    SMALL = 1
-    NEGATIVE_CURVATURE = 2
-    NON_FINITE = 3
-
-    @property
-    def status(self) -> Status:
-        """The solver's status if it stops with this outcome."""
-        return (Status.MAX_ITERATIONS, Status.CONVERGED, Status.NEGATIVE_CURVATURE, Status.NON_FINITE)[self]
-
-
-@dataclass(frozen=True, eq=False)
-class _State:
-    """The state between two iterations, as tensors that the host does not read.
-
-    Once the outcome is no longer RUNNING, further iterations change nothing.
-    """
-
-    x: Tensor
-    residual: Tensor
-    direction: Tensor | None  # None: start along the (preconditioned) residual
-    weight: Tensor
-    largest_curvature: Tensor
-    iterations: Tensor
-    outcome: Tensor
-
-    @classmethod
-    def at(cls, x: Tensor, residual: Tensor, norm_b: Tensor, tolerance: float) -> "_State":
-        """Return the state before the first iteration; its outcome is SMALL if x is within the tolerance."""
-        zero, count = x.new_zeros(()), torch.zeros((), dtype=torch.int64, device=x.device)
-        small = torch.linalg.vector_norm(residual) / norm_b <= tolerance
-        return cls(x, residual, None, zero, zero, count, small * _Outcome.SMALL.value)
-
-    def next(
-        self, operator: LinearOperator | Tensor, preconditioner: LinearOperator | Tensor | None, goal: Tensor
-    ) -> "_State":
-        """Return the state after one more product with A; its outcome is SMALL if ‖residual‖ ≤ goal."""
-        z = self.residual if preconditioner is None else preconditioner @ self.residual
-        weight = self.residual @ z
-        direction = z if self.direction is None else z + (weight / self.weight) * self.direction
-        product = operator @ direction
-        curvature, length = direction @ product, direction @ direction
-        relative = curvature / length
-        largest_curvature = torch.maximum(self.largest_curvature, relative)
-        finite = torch.isfinite(curvature + weight + length) & (length > 0)
-        rounding = torch.finfo(weight.dtype).eps
-        positive = (curvature > 0) & (weight > 0) & (relative > rounding * largest_curvature)
-
-        running = self.outcome == _Outcome.RUNNING
-        moves = running & finite & positive
-        step = weight / curvature
-        # torch.where, since a non-finite direction times zero would be NaN.
-        x = torch.where(moves, self.x + step * direction, self.x)
-        residual = torch.where(moves, self.residual - step * product, self.residual)
-        outcome = (torch.linalg.vector_norm(residual) <= goal) * _Outcome.SMALL.value
-        outcome = torch.where(positive, outcome, _Outcome.NEGATIVE_CURVATURE.value)
-        outcome = torch.where(finite, outcome, _Outcome.NON_FINITE.value)
-        return _State(
-            x,
-            residual,
-            direction,
-            weight,
-            largest_curvature,
-            self.iterations + moves,
-            torch.where(running, outcome, self.outcome),
-        )
 
 
 def _check(b: Tensor, x0: Tensor | None, max_iterations: int, tolerance: float) -> None:

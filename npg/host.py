@@ -2,9 +2,11 @@
 
 A read from a GPU waits until all work queued before it is done, so an update reads as rarely as possible:
 once per solve and once per candidate step. In between, everything stays on the device: decisions are made by
-`torch.where`, not by `if`. Tests replace `read` and `peek` to count the reads, or to run an update on the
-meta device, which has no numbers to read.
+`torch.where`, not by `if`. Tests replace `read`, `read_vector` and `peek` to count the reads, or to run an
+update on the meta device, which has no numbers to read.
 """
+
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -17,11 +19,18 @@ def read(**scalars: Tensor) -> dict[str, float]:
         scalars: 0-d tensors on one device. Integers up to 2⁵³ and floats up to float64 arrive exactly; a bool
             arrives as 0 or 1.
     """
-    if not scalars:
-        return {}
+    return read_vector(scalars, stack(scalars)) if scalars else {}
+
+
+def stack(scalars: Mapping[str, Tensor]) -> Tensor:
+    """Return scalar tensors (at least one) as a vector, still on the device, for `read_vector`."""
     dtype = scalar_dtype(next(iter(scalars.values())).device)
-    numbers = torch.stack([scalar.detach().to(dtype) for scalar in scalars.values()]).tolist()
-    return dict(zip(scalars, numbers, strict=True))
+    return torch.stack([scalar.detach().to(dtype) for scalar in scalars.values()])
+
+
+def read_vector(names: Iterable[str], vector: Tensor) -> dict[str, float]:
+    """Return the entries of a vector as Python numbers by name."""
+    return dict(zip(names, vector.tolist(), strict=True))
 
 
 def peek(condition: Tensor) -> bool | None:

@@ -125,14 +125,15 @@ class Damped(LinearOperator):
 
     Args:
         operator: A.
-        damping: λ ≥ 0, in the units of A.
+        damping: λ ≥ 0, in the units of A; a 0-d tensor is not checked.
 
     Raises:
         ValueError: the damping is negative or not finite.
     """
 
-    def __init__(self, operator: LinearOperator, damping: float):
-        check_damping(damping)
+    def __init__(self, operator: LinearOperator, damping: float | Tensor):
+        if not isinstance(damping, Tensor):
+            check_damping(damping)
         super().__init__(operator.size, operator.dtype, operator.device)
         self.operator = operator
         self.damping = damping

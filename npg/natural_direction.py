@@ -64,14 +64,13 @@ def natural_direction(
     if rejection is not None:
         return NaturalDirection(gradient, gradient, 0.0, damping, None, rejection)
     for attempt in dampings(damping):
-        direction = UnreadDirection.solve(fisher, gradient, attempt, solver)
+        solution = solver(Damped(fisher, attempt), gradient)
+        direction = UnreadDirection.of(gradient, solution.x, fisher, attempt)
         numbers = host.read(**direction.numbers())
-        rejection = direction.rejection_of(numbers)
+        rejection = direction.rejection_of(numbers, solution.status)
         if rejection is not Rejection.NEGATIVE_CURVATURE:
             break
-    return NaturalDirection(
-        gradient, direction.x, numbers["curvature"], attempt, direction.solution, rejection
-    )
+    return NaturalDirection(gradient, solution.x, numbers["curvature"], attempt, solution, rejection)
 
 
 def dampings(damping: float) -> tuple[float, float]:
@@ -81,29 +80,25 @@ def dampings(damping: float) -> tuple[float, float]:
 
 @dataclass(frozen=True, eq=False)
 class UnreadDirection:
-    """A solution x = (F + λI)⁻¹ g whose curvature is still on the device.
+    """A direction whose curvature is still on the device.
 
     Attributes:
         gradient: g, (P,).
-        x: (P,).
+        x: an approximate solution of (F + λI) x = g, (P,).
         curvature: xᵀFx, 0-d.
         positive: whether the curvature is positive beyond rounding, 0-d.
-        solution: the solver's result.
     """
 
     gradient: Tensor
     x: Tensor
     curvature: Tensor
     positive: Tensor
-    solution: Solution
 
     @classmethod
-    def solve(
-        cls, fisher: LinearOperator, gradient: Tensor, damping: float, solver: Solver
+    def of(
+        cls, gradient: Tensor, x: Tensor, fisher: LinearOperator, damping: float | Tensor
     ) -> "UnreadDirection":
-        """Solve (F + λI) x = g."""
-        solution = solver(Damped(fisher, damping), gradient)
-        x = solution.x
+        """Measure the curvature of F along a solution x."""
         # Measure along x / max|x|, so that no dot product underflows or overflows, whatever the scale of g.
         scale = x.abs().amax()
         scale = torch.where(scale > 0, scale, 1)
@@ -113,7 +108,7 @@ class UnreadDirection:
         # A curvature below the rounding of λ xᵀx says nothing about the KL along x.
         tiny = torch.finfo(x.dtype).eps * damping * (unit @ unit).to(dtype)
         full_curvature = curvature * scale * scale  # of x itself; this may still overflow or underflow
-        return cls(gradient, x, full_curvature, (curvature > tiny) & (full_curvature > 0), solution)
+        return cls(gradient, x, full_curvature, (curvature > tiny) & (full_curvature > 0))
 
     def numbers(self) -> dict[str, Tensor]:
         """Return what `rejection_of` needs from the device."""
@@ -123,12 +118,18 @@ class UnreadDirection:
             "gradient_size": self.gradient.abs().amax(),
         }
 
-    def rejection_of(self, numbers: Mapping[str, float]) -> Rejection | None:
-        """Return why the direction is unusable, or None if it is usable."""
+    @staticmethod
+    def rejection_of(numbers: Mapping[str, float], status: Status) -> Rejection | None:
+        """Return why a direction is unusable, or None if it is usable.
+
+        Args:
+            numbers: those of `numbers`, read from the device.
+            status: how its solution ended.
+        """
         if (rejection := Rejection.of_gradient_size(numbers["gradient_size"])) is not None:
             return rejection
-        if self.solution.status is Status.NON_FINITE or not math.isfinite(numbers["curvature"]):
+        if status is Status.NON_FINITE or not math.isfinite(numbers["curvature"]):
             return Rejection.NON_FINITE_FISHER
-        if self.solution.status is Status.NEGATIVE_CURVATURE or not numbers["positive"]:
+        if status is Status.NEGATIVE_CURVATURE or not numbers["positive"]:
             return Rejection.NEGATIVE_CURVATURE
         return None

@@ -95,6 +95,16 @@ class SurrogateObjective:
         self._old_ratio = torch.exp(log_prob - self._old_log_prob)
         self._states = log_prob.numel()
 
+    @property
+    def data(self) -> dict[str, Any]:
+        """The arguments besides actor and reduction."""
+        return {
+            "observations": self._observations,
+            "actions": self._actions,
+            "advantages": self._advantages,
+            "old_log_prob": self._old_log_prob,
+        }
+
     def gradient(self) -> Tensor:
         """Return g = ∇L(0), shape (P,)."""
         if self._gradient is None:
@@ -116,8 +126,13 @@ class SurrogateObjective:
         return Evaluation.of(host.read(**self.measure(step)))
 
     @torch.no_grad()
-    def measure(self, step: Tensor) -> dict[str, Tensor]:
-        """Return {attribute of `Evaluation`: 0-d tensor on the device}, without a host read."""
+    def measure(self, step: Tensor, gradient: Tensor | None = None) -> dict[str, Tensor]:
+        """Return {attribute of `Evaluation`: 0-d tensor on the device}, without a host read.
+
+        Args:
+            step: (P,).
+            gradient: g, if it is known already; by default the one of `gradient`, if that was called.
+        """
         theta = self.parameters.displaced(step)
         finite = torch.stack(torch._foreach_norm(list(theta.values()), math.inf)).isfinite().all()
         candidate = evaluate(self._actor, self._observations, theta)
@@ -129,7 +144,7 @@ class SurrogateObjective:
         local = torch.stack([surrogate, gain, self._old.kl(candidate).mean(), before])
         means = self._reduce(local, self._states)
         surrogate, gain, kl = torch.where(finite, means[:3], math.nan).unbind()
-        gradient = self._gradient
+        gradient = self._gradient if gradient is None else gradient
         return {
             "surrogate": surrogate,
             "gain": gain,

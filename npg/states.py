@@ -80,3 +80,10 @@ def each(function: Callable[[Any], Any], data: Any) -> Any:
     if isinstance(data, tuple | list):
         return type(data)(each(function, value) for value in data)
     return function(data)
+
+
+def leaves_of(data: Any) -> list[Any]:
+    """Return what is in `data`, values or tuples, lists and dictionaries of them, in order."""
+    leaves: list[Any] = []
+    each(leaves.append, data)
+    return leaves

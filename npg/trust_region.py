@@ -5,19 +5,18 @@ shortens the step until the KL is at most δ. docs/derivation.md derives every l
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from npg import host
-from npg.conjugate_gradient import conjugate_gradient
+from npg.conjugate_gradient import Status, conjugate_gradient
 from npg.line_search import backtrack
-from npg.linear_operator import LinearOperator
+from npg.linear_operator import Damped, LinearOperator
 from npg.natural_direction import Solver, UnreadDirection, dampings
 from npg.objective import Evaluation, SurrogateObjective
 from npg.policy_step import PolicyStep, Rejection
+from npg.step_rule import StepRule
 
 
 def trust_region_length(curvature: float, target_kl: float) -> float:
@@ -50,12 +49,8 @@ def natural_step(
     Raises:
         ValueError: target_kl, step_size or damping is out of range.
     """
-    _check_positive(target_kl=target_kl, step_size=step_size)
-
-    def length_of(curvature: Tensor) -> Tensor | float:
-        return step_size or torch.sqrt(2 * target_kl / curvature)
-
-    return _step(objective, fisher, damping, solver, length_of, Rejection.of_numbers, max_iterations=1)
+    rule = StepRule.natural(target_kl, step_size)
+    return search_step(objective, fisher, damping, solver, rule)
 
 
 def trust_region_step(
@@ -84,43 +79,31 @@ def trust_region_step(
     Raises:
         ValueError: target_kl, damping or an option of the search is out of range.
     """
-    _check_positive(target_kl=target_kl)
-
-    def length_of(curvature: Tensor) -> Tensor:
-        return torch.sqrt(2 * target_kl / curvature)
-
-    def rejection_of(evaluation: Evaluation) -> Rejection | None:
-        if (rejection := Rejection.of_numbers(evaluation)) is not None:
-            return rejection
-        if evaluation.kl > target_kl:
-            return Rejection.KL_ABOVE_TARGET
-        return None if evaluation.gain > 0 else Rejection.NO_IMPROVEMENT
-
-    return _step(objective, fisher, damping, solver, length_of, rejection_of, shrink, max_iterations)
+    rule = StepRule.trust_region(target_kl, shrink, max_iterations)
+    return search_step(objective, fisher, damping, solver, rule)
 
 
-def _step(
+def search_step(
     objective: SurrogateObjective,
     fisher: LinearOperator,
     damping: float,
     solver: Solver,
-    length_of: Callable[[Tensor], Tensor | float],
-    rejection_of: Callable[[Evaluation], Rejection | None],
-    shrink: float = 0.8,
-    max_iterations: int = 10,
+    rule: StepRule,
 ) -> PolicyStep:
-    """Backtrack along the natural direction until `rejection_of` returns None."""
+    """Backtrack along the natural direction until the rule rejects no more."""
     gradient = objective.gradient()
     if host.peek((gradient.abs().amax() > 0) & gradient.isfinite().all()) is False:
         return PolicyStep.without_candidate(objective)
     for attempt in dampings(damping):
-        direction = UnreadDirection.solve(fisher, gradient, attempt, solver)
-        line = _Line(objective, direction, length_of(direction.curvature) * direction.x, rejection_of)
+        solution = solver(Damped(fisher, attempt), gradient)
+        direction = UnreadDirection.of(gradient, solution.x, fisher, attempt)
+        full_step = rule.length_of(direction.curvature) * solution.x
+        line = _Line(objective, direction, solution.status, full_step, rule)
         search = backtrack(
             line.candidate,
             lambda candidate: candidate.useless is not None or candidate.rejection is None,
-            shrink=shrink,
-            max_iterations=max_iterations,
+            shrink=rule.shrink,
+            max_iterations=rule.max_iterations,
         )
         candidate = search.evaluation
         if candidate.useless is not Rejection.NEGATIVE_CURVATURE:
@@ -128,12 +111,12 @@ def _step(
     if candidate.useless in (Rejection.NON_FINITE_GRADIENT, Rejection.NO_IMPROVEMENT):
         return PolicyStep.without_candidate(objective)
     return PolicyStep.of(
-        search.scale * line.full_step,
+        search.scale * full_step,
         candidate.rejection,
         candidate.evaluation,
         backtracks=search.backtracks,
         damping=attempt,
-        solution=direction.solution,
+        solution=solution,
     )
 
 
@@ -162,19 +145,14 @@ class _Line:
 
     objective: SurrogateObjective
     direction: UnreadDirection
+    status: Status
     full_step: Tensor
-    rejection_of: Callable[[Evaluation], Rejection | None]
+    rule: StepRule
 
     def candidate(self, scale: float) -> _Candidate:
         """Evaluate the full step times a scale."""
         measured = self.objective.measure(scale * self.full_step)
         numbers = host.read(**measured, **self.direction.numbers())
         evaluation = Evaluation.of(numbers)
-        useless = self.direction.rejection_of(numbers)
-        return _Candidate(evaluation, useless, useless or self.rejection_of(evaluation))
-
-
-def _check_positive(**values: float | None) -> None:
-    for name, value in values.items():
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} must be a positive finite number, got {value}")
+        useless = self.direction.rejection_of(numbers, self.status)
+        return _Candidate(evaluation, useless, useless or self.rule.rejection_of(evaluation))
