@@ -1,5 +1,6 @@
 """What NPG and TRPO share: the Fisher operator, the solver and the damping of a natural gradient."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -12,6 +13,8 @@ from agents.hyperparameters import RANGES, check_resolution
 from agents.policy.names import check_new
 from agents.rollout.batch import Batch
 from npg import (
+    Captured,
+    CapturedStep,
     ExactFisher,
     FiniteDifferenceFisher,
     LevenbergMarquardt,
@@ -20,9 +23,11 @@ from npg import (
     conjugate_gradient,
 )
 from npg.natural_direction import Solver
+from npg.states import select
 
 MakeFisher = Callable[..., LinearOperator]
 FISHERS: dict[str, MakeFisher] = {"exact": ExactFisher, "finite_difference": FiniteDifferenceFisher}
+CAPTURABLE = tuple(FISHERS)  # a user's own may read the device, or draw random numbers
 RANGES["fisher"] = (
     'the name of a registered Fisher operator, such as "exact", or a callable',
     lambda v: callable(v) or v in FISHERS,
@@ -63,6 +68,8 @@ class NaturalGradientAgent(PolicyGradientAgent):
             `npg.LinearOperator`.
         micro_batch_size: number of states whose graph F keeps at a time, which limits memory but takes
             longer; None for all states.
+        captured: whether to replay the policy step as CUDA graphs, which take less time for small networks on
+            a GPU; see `npg.CapturedStep`. If this is not possible, a warning says why.
     """
 
     resumable: ClassVar[tuple[str, ...]] = (*PolicyGradientAgent.resumable, "cg_damping")
@@ -75,10 +82,16 @@ class NaturalGradientAgent(PolicyGradientAgent):
     adaptive_damping: bool = False
     fisher: str | Callable[[nn.Module, Any], LinearOperator] = "exact"
     micro_batch_size: int | None = None
+    captured: bool = False
 
     def _setup_model(self) -> None:
         super()._setup_model()
         check_resolution(self.policy, target_kl=self.target_kl)
+        self._captures: tuple[Any, CapturedStep] | None = None  # and the settings that they are for
+        self._obstacle_warned: str | None = None
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_captures", "_obstacle_warned"]
 
     @property
     def solver(self) -> Solver:
@@ -95,6 +108,51 @@ class NaturalGradientAgent(PolicyGradientAgent):
             options["reduce"] = self.ranks.mean
         first = -self.share.first * self.n_steps % self.sub_sampling_factor
         return make(self.actor, batch.select(slice(first, None, self.sub_sampling_factor)), **options)
+
+    def captured_step(self) -> CapturedStep | None:
+        """Return what replays the policy step; None if it is computed without CUDA graphs."""
+        if not self.captured:
+            return None
+        obstacle = self._obstacle_to_capture()
+        if obstacle is not None:
+            if obstacle != self._obstacle_warned:
+                warnings.warn(f"captured=True has no effect: {obstacle}", RuntimeWarning, stacklevel=2)
+                self._obstacle_warned = obstacle
+            return None
+        make, every, options = FISHERS[str(self.fisher)], self.sub_sampling_factor, self._solver_options()
+        settings = (self.actor, make, every, options)
+        if self._captures is None or self._captures[0] != settings:
+
+            def make_fisher(actor: nn.Module, observations: Any) -> LinearOperator:
+                return make(actor, select(observations, slice(None, None, every)))
+
+            self._captures = settings, CapturedStep(self.actor, make_fisher, **(options or {}))
+        return self._captures[1]
+
+    def _obstacle_to_capture(self) -> str | None:
+        """Return why the policy step cannot be captured; None if it may be possible."""
+        own_fisher = type(self).make_fisher is not NaturalGradientAgent.make_fisher
+        obstacles = {
+            f"CUDA graphs need a CUDA device, and the policy is on {self.device}": (
+                not Captured.graph.available(self.device)
+            ),
+            "the means of several ranks are not captured": self.ranks.several,
+            "micro-batches are not captured; leave micro_batch_size at None": (
+                self.micro_batch_size is not None
+            ),
+            f"only the Fisher operators {' and '.join(map(repr, CAPTURABLE))} are captured": (
+                own_fisher or self.fisher not in CAPTURABLE
+            ),
+            "only conjugate gradient without a preconditioner is captured": self._solver_options() is None,
+        }
+        return next((obstacle for obstacle, present in obstacles.items() if present), None)
+
+    def _solver_options(self) -> dict[str, Any] | None:
+        """Return the options of conjugate gradient; None if the solver is another one, or has others."""
+        solver: Any = self.solver
+        if not (isinstance(solver, partial) and solver.func is conjugate_gradient and not solver.args):
+            return None
+        return solver.keywords if solver.keywords.keys() <= {"max_iterations", "tolerance"} else None
 
     def adapt_damping(self, step: PolicyStep) -> None:
         """With `adaptive_damping`, adapt λ to the ratio of the step's actual to its predicted gain."""

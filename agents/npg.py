@@ -1,5 +1,7 @@
 """Natural policy gradient: a step along F⁻¹g, with the length at which its predicted KL is δ."""
 
+from typing import Any
+
 from agents.natural_gradient import NaturalGradientAgent
 from agents.rollout.batch import Batch
 from npg import PolicyStep, SurrogateObjective, natural_step
@@ -16,13 +18,15 @@ class NPG(NaturalGradientAgent):
 
     def policy_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:
         """Return the natural gradient step."""
-        step = natural_step(
-            objective,
-            self.make_fisher(batch),
-            target_kl=self.scheduled("target_kl"),
-            step_size=self.step_size,
-            damping=self.cg_damping,
-            solver=self.solver,
-        )
+        options: dict[str, Any] = {
+            "target_kl": self.scheduled("target_kl"),
+            "step_size": self.step_size,
+            "damping": self.cg_damping,
+        }
+        captured = self.captured_step()
+        if captured is not None:
+            step = captured.natural_step(objective, **options)
+        else:
+            step = natural_step(objective, self.make_fisher(batch), solver=self.solver, **options)
         self.adapt_damping(step)
         return step

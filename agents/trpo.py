@@ -1,5 +1,7 @@
 """Trust region policy optimization: the natural step, shortened until its KL is at most δ."""
 
+from typing import Any
+
 from agents.natural_gradient import NaturalGradientAgent
 from agents.rollout.batch import Batch
 from npg import PolicyStep, SurrogateObjective, trust_region_step
@@ -18,14 +20,16 @@ class TRPO(NaturalGradientAgent):
 
     def policy_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:
         """Return a step with KL ≤ δ and a gain > 0, or a rejected step."""
-        step = trust_region_step(
-            objective,
-            self.make_fisher(batch),
-            target_kl=self.scheduled("target_kl"),
-            damping=self.cg_damping,
-            solver=self.solver,
-            shrink=self.line_search_shrinking_factor,
-            max_iterations=self.line_search_max_iter,
-        )
+        options: dict[str, Any] = {
+            "target_kl": self.scheduled("target_kl"),
+            "damping": self.cg_damping,
+            "shrink": self.line_search_shrinking_factor,
+            "max_iterations": self.line_search_max_iter,
+        }
+        captured = self.captured_step()
+        if captured is not None:
+            step = captured.trust_region_step(objective, **options)
+        else:
+            step = trust_region_step(objective, self.make_fisher(batch), solver=self.solver, **options)
         self.adapt_damping(step)
         return step

@@ -3,6 +3,8 @@
 It depends only on torch, and contains no environments, files or logging.
 """
 
+from npg.captured import Captured
+from npg.captured_step import CapturedStep
 from npg.conjugate_gradient import Solution, Status, conjugate_gradient
 from npg.damping import LevenbergMarquardt
 from npg.distributions import (
@@ -50,6 +52,8 @@ from npg.trust_region import natural_step, trust_region_length, trust_region_ste
 __all__ = [
     "Bernoulli",
     "BlockDiagonalFisher",
+    "Captured",
+    "CapturedStep",
     "Categorical",
     "Coupling",
     "Damped",

@@ -39,9 +39,9 @@ class Captured:
     Args:
         function: returns tensors in tuples, lists and dictionaries; other values in them are constant.
         device: where it runs. Arguments are copied there.
-        state: returns the tensors that the function reads or changes besides its arguments, e.g. parameters.
-            If one of them has moved, the function is captured again. A capture leaves their values as they
-            were.
+        state: returns the tensors that the function changes. A capture leaves their values as they were.
+        reads: returns the tensors that the function only reads, besides its arguments, e.g. parameters. If
+            one of them, or of the state, has moved, the function is captured again.
         generators: the random generators that the function draws from, besides the device's default one. A
             capture leaves them as they were, and a replay continues their sequences.
 
@@ -57,12 +57,14 @@ class Captured:
         device: torch.device | str,
         *,
         state: Callable[[], Iterable[Tensor]] = tuple,
+        reads: Callable[[], Iterable[Tensor]] = tuple,
         generators: Iterable[Generator] = (),
     ):
         self.failure: str | None = None
         self._function = function
         self._device = torch.device(device)
         self._state = state
+        self._reads = reads
         self._generators = tuple(generators)
         self._recordings: dict[Hashable, _Recording] = {}
 
@@ -81,7 +83,7 @@ class Captured:
         """
         if not self.replays:
             return self._function(*self._on_device(arguments))
-        key, places = _signature(arguments), [_place(tensor) for tensor in self._state()]
+        key, places = _signature(arguments), [_place(t) for t in (*self._state(), *self._reads())]
         recording = self._recordings.get(key)
         if recording is None or recording.places != places:
             self._drop(key)
@@ -171,7 +173,7 @@ class _Recording:
         graph: the operations.
         buffers: the tensors from which they read the arguments; constants are there, too.
         results: the function's results, which a replay overwrites.
-        places: where the state was.
+        places: where the tensors were that the function uses besides its arguments.
     """
 
     graph: CudaGraph
@@ -201,7 +203,7 @@ def _each_tensor(function: Callable[[Tensor], Tensor], data: Any) -> Any:
 
 
 def _place(tensor: Tensor) -> Hashable:
-    """Return what identifies a tensor of the state to the operations that use it."""
+    """Return what identifies a tensor to the operations that use it."""
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad
 
 

@@ -62,9 +62,9 @@ class CapturedStep:
 
     def _start(self, device: torch.device) -> None:
         self._device = device
-        self._solve = Captured(self._solve_and_evaluate, device, state=self._tensors)
+        self._solve = Captured(self._solve_and_evaluate, device, reads=self._tensors)
         self._evaluate = Captured(
-            self._evaluate_shortened, device, state=lambda: [*self._tensors(), *_tensors_of(self._solved)]
+            self._evaluate_shortened, device, reads=lambda: [*self._tensors(), *_tensors_of(self._solved)]
         )
 
     def natural_step(
@@ -203,16 +203,17 @@ class CapturedStep:
 
 @contextmanager
 def fresh_parameters(module: nn.Module) -> Iterator[None]:
-    """Replace a module's parameters by others with the same memory, which no graph of autograd contains yet.
+    """Replace the trainable parameters by others with the same memory, which no graph of autograd has yet.
 
-    Autograd synchronises the stream of a capture with the streams on which it has met the parameters before.
-    This makes the capture fail if an older graph is still alive.
+    Autograd synchronises a stream with the streams on which it has met the parameters before. This makes a
+    capture fail while an older graph is alive.
     """
+    fresh = {id(p): nn.Parameter(p.detach()) for p in module.parameters() if p.requires_grad}
     held = [(m._parameters, name, p) for m in module.modules() for name, p in m._parameters.items()]
-    fresh = {id(p): nn.Parameter(p.detach(), p.requires_grad) for _, _, p in held if p is not None}
+    held = [(parameters, name, p) for parameters, name, p in held if id(p) in fresh]
     try:
         for parameters, name, p in held:
-            parameters[name] = None if p is None else fresh[id(p)]
+            parameters[name] = fresh[id(p)]
         yield
     finally:
         for parameters, name, p in held:

@@ -48,7 +48,7 @@ class FakeGraph(CudaGraph):
             FakeGraph.capturing = False
         self.run = run
         for tensor in tensors(self.results):
-            tensor.detach().fill_(-12345)
+            tensor.detach().fill_(-12345 if tensor.is_floating_point() else 1)
         FakeGraph.captures += 1
         return self.results
 

@@ -98,7 +98,7 @@ def test_state_is_read_and_changed_in_place(device: str) -> None:
         holder["count"] += a
         return holder["count"] * holder["weight"]
 
-    captured = Captured(step, device, state=holder.values)
+    captured = Captured(step, device, state=lambda: [holder["count"]], reads=lambda: [holder["weight"]])
     a = torch.ones(3, device=device)
     for expected in (1, 2, 3):
         assert captured(a).tolist() == [expected] * 3
