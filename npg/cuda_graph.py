@@ -3,9 +3,9 @@
 import gc
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Generator
@@ -59,11 +59,11 @@ class CudaGraph:
         # An error during a capture leaves torch in a bad state, so find operations that wait beforehand.
         with self._on_side_stream(), _waiting_is_an_error():
             run()
-        current = torch.cuda.current_stream(self._device)
+        current, pool = torch.cuda.current_stream(self._device), torch.cuda.graph_pool_handle()
         try:
-            self._graph, results = self._captured(run)
+            self._graph, results = self._captured(run, pool)
         except BaseException:
-            self._recover(current)
+            self._recover(current, pool)
             raise
         return results
 
@@ -78,32 +78,36 @@ class CudaGraph:
             torch.cuda.synchronize(self._device)
             self._graph = None
 
-    def _captured(self, run: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
-        graph = torch.cuda.CUDAGraph()
+    def _captured(self, run: Callable[[], T], pool: Any) -> tuple[torch.cuda.CUDAGraph, T]:
+        graph, side = torch.cuda.CUDAGraph(), _side_stream(self._device)
         for generator in self._generators:
             graph.register_generator_state(generator)
         with (
             torch.cuda.device(self._device),
             _no_garbage_collection(),  # it could free another graph
-            torch.cuda.graph(graph, stream=_side_stream(self._device), capture_error_mode=ERROR_MODE),
+            torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode=ERROR_MODE),
         ):
             results = run()
         return graph, results
 
-    def _recover(self, current: torch.cuda.Stream) -> None:
-        """Undo what a failed capture leaves behind."""
-        torch.cuda.set_stream(current)  # torch.cuda.graph does not restore it if the capture cannot be ended
+    def _recover(self, current: torch.cuda.Stream, pool: Any) -> None:
+        """Undo what torch leaves behind if it cannot end a capture."""
+        torch.cuda.set_stream(current)
         torch.cuda.synchronize(self._device)
+        with suppress(Exception):  # if torch has done it
+            torch._C._cuda_endAllocateToPool(current.device_index, pool)
         # The generators still count as being captured, until another capture ends.
-        self._captured(lambda: torch.zeros(1, device=self._device))
+        self._captured(lambda: torch.zeros(1, device=self._device), torch.cuda.graph_pool_handle())
 
     @contextmanager
     def _on_side_stream(self) -> Iterator[None]:
         side, current = _side_stream(self._device), torch.cuda.current_stream(self._device)
         side.wait_stream(current)
-        with torch.cuda.stream(side):
-            yield
-        current.wait_stream(side)
+        try:
+            with torch.cuda.stream(side):
+                yield
+        finally:
+            current.wait_stream(side)
 
 
 @cache
