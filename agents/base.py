@@ -29,6 +29,8 @@ from agents.ranks import Ranks, check_same_numbers
 from agents.rollout.batch import Batch
 from agents.rollout.collect import collect
 from agents.rollout.finite import check_finite, kept_statistics
+from agents.rollout.tensor_buffer import TensorRolloutBuffer, make_buffer
+from agents.rollout.tensor_collect import collect_tensors
 from agents.spaces import check_policy, made_with_checks
 from agents.update import update
 from npg import PolicyStep, Rejection, SurrogateObjective
@@ -65,7 +67,8 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         policy_kwargs: keyword arguments of the policy.
         verbose: 0 prints nothing, 1 the log, 2 debug messages.
         seed: seed of all random numbers; None for an arbitrary seed.
-        device: "auto" uses a GPU only if there is one and a timing test finds it faster; see `faster_device`.
+        device: "auto" uses the device of tensor environments; with others, a GPU only if there is one and a
+            timing test finds it faster, see `faster_device`.
         _init_setup_model: whether to build the networks; `load` builds them later.
         critic_fit: "minibatch" uses the policy's optimizer, as SB3 does; "lbfgs" uses the whole batch, and
             ignores `batch_size` and `learning_rate`; other names are those given to `register_critic`.
@@ -104,9 +107,12 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         init_setup_model = arguments.pop("_init_setup_model")
         sb3: dict[str, Any] = {name: arguments.pop(name) for name in SB3_PARAMETERS if name in arguments}
         sb3 |= {"ent_coef": 0.0, "vf_coef": 0.0, "max_grad_norm": 0.0}  # not used
+        env = made_with_checks(env, sb3["verbose"])
+        if sb3["device"] == "auto" and (tensor_env := getattr(env, "tensor_env", None)) is not None:
+            sb3["device"] = tensor_env.device
         super().__init__(
             policy,
-            made_with_checks(env, sb3["verbose"]),
+            env,
             **sb3,
             _init_setup_model=False,
         )
@@ -174,6 +180,8 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """Fill the rollout buffer, with advantages; see `agents.rollout.collect` and `agents.rollout.gae`."""
+        if isinstance(rollout_buffer, TensorRolloutBuffer):
+            return collect_tensors(self, env, callback, rollout_buffer, n_rollout_steps)
         return collect(self, env, callback, rollout_buffer, n_rollout_steps)
 
     def predict(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
@@ -215,6 +223,11 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             if name in state:
                 setattr(self, name, state[name])
 
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Train in another environment, with equal spaces and the same number of environments."""
+        super().set_env(env, force_reset)
+        self.rollout_buffer = make_buffer(self)
+
     def _setup_model(self) -> None:
         self.share = Share.of(self.ranks, self.n_envs)
         super()._setup_model()
@@ -222,6 +235,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             self.device = faster_device(self.policy, self.n_envs, self.n_steps)
             self.policy.to(self.device)
             self.rollout_buffer.device = self.device
+        self.rollout_buffer = make_buffer(self)
         self.actor = PolicyActor(self.policy)
         warn_of_unreached(self.actor)
         warn_of_two_normalisers(self.policy, self.get_vec_normalize_env())

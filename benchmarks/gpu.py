@@ -13,6 +13,7 @@ r"""Verify and measure everything on a GPU, in under ten minutes.
 | 5    | memory and host synchronisations of an update; comparison of two identical runs   |
 | 6    | the choice of `device="auto"`, and which device is faster                         |
 | 7    | captured and eager steps compared                                                 |
+| 8    | training in tensor environments, which never leaves the device                    |
 
 Each part prints tables and appends one line of JSON to --out as soon as it ends. Every part has a time
 budget: it measures small sizes first and reports what it left out. If a part raises, the error is reported,
@@ -74,6 +75,7 @@ PARTS = {
     5: Measurement("Updates", "updates:measure_updates", 60),
     6: Measurement("device=auto", "auto:measure_choice", 60),
     7: Measurement("Captured steps", "captured:compare_captured", 90),
+    8: Measurement("Tensor environments", "tensor_envs:measure_tensor_envs", 60),
 }
 
 

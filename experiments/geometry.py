@@ -193,7 +193,7 @@ def read(buffer: RolloutBuffer, action_space: spaces.Space, most: int) -> tuple[
         return buffer.to_torch(array[step, env])
 
     observations = each(pick, buffer.observations)  # type: ignore[arg-type]  # arrays
-    actions = pick(buffer.actions.astype(np.float32, copy=False))
+    actions = pick(buffer.actions).float()
     if isinstance(action_space, spaces.Discrete):
         actions = actions.long().flatten()
     return observations, actions, pick(buffer.log_probs)

@@ -33,6 +33,11 @@ def read_vector(names: Iterable[str], vector: Tensor) -> dict[str, float]:
     return dict(zip(names, vector.tolist(), strict=True))
 
 
+def fetch(*tensors: Tensor) -> list[Tensor]:
+    """Return copies of tensors on the CPU, once all of them have been computed."""
+    return [tensor.detach().to("cpu", copy=True) for tensor in tensors]
+
+
 def peek(condition: Tensor) -> bool | None:
     """Return a condition (0-d) if reading it costs nothing, i.e. on the CPU; None on any other device.
 

@@ -78,8 +78,13 @@ def device_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, ...
             reads.append(tuple(scalars))
         return {name: READINGS.get(name, 1.0) for name in scalars}
 
+    def fetch(*tensors: Tensor) -> list[Tensor]:
+        reads.append(("fetch",))
+        return [torch.ones(tensor.shape, dtype=tensor.dtype) for tensor in tensors]
+
     with monkeypatch.context() as patch:
         patch.setattr(host, "read", read)
+        patch.setattr(host, "fetch", fetch)
         patch.setattr(host, "peek", lambda condition: None)
         with DeviceGuard():
             yield reads

@@ -55,7 +55,7 @@ def test_dry_run(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     lines = read_lines(out)
-    assert [(line["part"], line["status"]) for line in lines] == [(number, "ok") for number in range(1, 8)]
+    assert [(line["part"], line["status"]) for line in lines] == [(number, "ok") for number in range(1, 9)]
     assert all(line["environment"]["versions"]["torch"] and line["dry_run"] for line in lines)
     tables = {heading: rows for line in lines for heading, rows in line["tables"].items()}
     assert all(f"{heading}:" in done.stdout for heading in tables)
@@ -74,6 +74,10 @@ def test_dry_run(tmp_path: Path) -> None:
     assert all(row["update ms"] > 0 and row["updates"] == 3 for row in tables["CartPole-v1"])
     assert all(row["bitwise equal"] for row in tables["two identical runs"])
     assert {row["chosen"] for row in tables["device=auto"]} == {"cpu"}
+    speeds = tables["CartPole-v1 in tensor environments, TRPO"]
+    assert [row["mode"] for row in speeds] == ["eager", "captured"] * 2
+    assert all(row["million steps/s"] > 0 for row in speeds)
+    assert {row["agent"] for row in tables["every agent in tensor environments"]} == agents
     assert "no captured steps exist" in tables["captured against eager"][0]["result"]
 
 

@@ -76,21 +76,29 @@ class MlpSampler:
     Args:
         policy: a policy with SB3's diagonal Gaussian or categorical distribution.
         layers: see `plain_layers`.
+
+    Attributes:
+        log_std: logarithm of the standard deviation, (A,); None of a categorical distribution.
     """
 
     def __init__(self, policy: ActorCriticPolicy, layers: list[nn.Module]):
         self._policy = policy
         self._layers = [layer.forward for layer in layers]
         self._normaliser = policy.observation_normaliser if isinstance(policy, MlpPolicy) else None
-        self._log_std = getattr(policy, "log_std", None)
+        self.log_std = getattr(policy, "log_std", None)
 
     def sample(self, observations: Any) -> tuple[Tensor, Tensor | None]:
         """Return actions, and the distribution parameters: means or logits, one row per environment."""
+        parameters = self.parameters(observations)
+        return self._sample(parameters), parameters
+
+    def parameters(self, observations: Any) -> Tensor:
+        """Return the distribution parameters (N, K)."""
         x = observations if self._normaliser is None else self._normaliser(observations)
         x = x.float().flatten(1)
         for layer in self._layers:
             x = layer(x)
-        return self._sample(x), x
+        return x
 
     def evaluate(
         self, observations: Any, actions: Tensor, distribution_parameters: Tensor | None
@@ -99,18 +107,18 @@ class MlpSampler:
         assert distribution_parameters is not None
         distribution = (
             Categorical(distribution_parameters)
-            if self._log_std is None
-            else DiagGaussian(distribution_parameters, self._log_std)
+            if self.log_std is None
+            else DiagGaussian(distribution_parameters, self.log_std)
         )
         return self._policy.predict_values(observations), distribution.log_prob(actions)
 
     def _sample(self, output: Tensor) -> Tensor:
         """Sample as torch.distributions does, so that a seed gives the same actions as through SB3."""
-        if self._log_std is None:
+        if self.log_std is None:
             probabilities = (output - output.logsumexp(-1, keepdim=True)).softmax(-1)
             return torch.multinomial(probabilities, 1, replacement=True).squeeze(1)
         noise = torch.normal(torch.zeros_like(output), torch.ones_like(output))
-        return output + noise * self._log_std.exp()
+        return output + noise * self.log_std.exp()
 
 
 def plain_layers(policy: ActorCriticPolicy) -> list[nn.Module] | None:

@@ -10,6 +10,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
 from agents.ranks import ONE, Ranks
+from agents.rollout.tensor_buffer import TensorRolloutBuffer
 from npg.host import scalar_dtype
 from npg.states import each, select
 
@@ -41,8 +42,12 @@ class Batch:
     def from_buffer(cls, buffer: RolloutBuffer, action_space: spaces.Space) -> "Batch":
         """Read a full rollout buffer in order, environment by environment.
 
-        SB3's `get` is not used, since it draws a permutation from NumPy's global generator.
+        A buffer of tensors is read step by step instead, and not copied: the next rollout overwrites the
+        batch. SB3's `get` is not used, since it draws a permutation from NumPy's global generator.
         """
+        if isinstance(buffer, TensorRolloutBuffer):
+            names = ("observations", "actions", "log_probs", "values", "advantages", "returns")
+            return cls(*map(buffer.flat, names))
         if not buffer.generator_ready:  # SB3's flag for a buffer that is flat already
             for name in ("observations", "actions", "values", "log_probs", "advantages", "returns"):
                 flat = each(buffer.swap_and_flatten, getattr(buffer, name))  # type: ignore[arg-type]  # arrays

@@ -17,14 +17,11 @@ from agents.policy.actions import to_space
 from agents.rollout.action_sampler import ActionSampler, make_sampler
 from agents.rollout.behaviour_weights import BehaviourWeights
 from agents.rollout.deferred import Deferred
-from agents.rollout.finite import NonFiniteError, check_ended, check_finite, kept_statistics
+from agents.rollout.finite import check_ended, check_finite, kept_statistics, named_sampling_errors
 from agents.rollout.gae import write_advantages
 from agents.rollout.infos import is_truncated, last_observations, statistics_of
 from agents.rollout.threads import acting_threads, threads
 from agents.rollout.trajectories import Step, Trajectories
-
-# Parts of torch's error messages for invalid parameters, of distributions, multinomial and normal.
-NO_DISTRIBUTION = ("to satisfy the constraint", "probability tensor", "elements of std")
 
 
 def collect(
@@ -114,17 +111,10 @@ def act(
         NonFiniteError: the policy's output is no valid parameter of a distribution.
     """
     policy = agent.policy
-    try:
+    with named_sampling_errors(agent):
         if sampler is None:
             return *policy(observations), None
         actions, parameters = sampler.sample(observations)
-    except (ValueError, RuntimeError) as error:
-        if not any(sign in str(error) for sign in NO_DISTRIBUTION):
-            raise  # an error of the policy's own code
-        raise NonFiniteError(
-            f"the policy gives no action distribution at step {agent.num_timesteps}; look for NaN among its "
-            f"parameters, or for weights or log_std too large: {error}"
-        ) from error
 
     @cache
     def evaluated() -> tuple[Tensor, Tensor]:

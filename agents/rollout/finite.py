@@ -14,6 +14,8 @@ from agents.rollout.trajectories import joined
 
 # Attributes of VecNormalize; there is no obs_rms if observations are not normalised.
 RUNNING_STATISTICS = ("obs_rms", "ret_rms", "returns")
+# Parts of torch's error messages for invalid parameters, of distributions, multinomial and normal.
+NO_DISTRIBUTION = ("to satisfy the constraint", "probability tensor", "elements of std")
 
 
 class NonFiniteError(FloatingPointError, ValueError):
@@ -95,6 +97,25 @@ def check_finite(
             f"{f' {key!r}' if key else ''} at step {agent.num_timesteps}: {array[row]}. No parameter "
             f"has changed since the last update; check the {'policy' if what == 'action' else 'environment'}."
         )
+
+
+@contextmanager
+def named_sampling_errors(agent: OnPolicyAlgorithm) -> Iterator[None]:
+    """Turn torch's errors about the parameters of a distribution into `NonFiniteError`."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        if not any(sign in str(error) for sign in NO_DISTRIBUTION):
+            raise  # an error of the policy's own code
+        raise no_distribution(agent, str(error)) from error
+
+
+def no_distribution(agent: OnPolicyAlgorithm, reason: str) -> NonFiniteError:
+    """Return the error that the policy's output is no valid parameter of a distribution."""
+    return NonFiniteError(
+        f"the policy gives no action distribution at step {agent.num_timesteps}; look for NaN among its "
+        f"parameters, or for weights or log_std too large: {reason}"
+    )
 
 
 def name_of(env: VecEnv, index: int) -> str:

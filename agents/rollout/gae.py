@@ -1,6 +1,7 @@
 """Generalised advantage estimation (Schulman et al. 2016)."""
 
 import numpy as np
+import torch
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
@@ -68,3 +69,46 @@ def write_advantages(
     if critic_lambda is not None:
         targets = generalised_advantages(*rollout, critic_lambda)
     buffer.returns = targets + buffer.values
+
+
+def scan_advantages(
+    rewards: Tensor, values: Tensor, starts: Tensor, last_values: Tensor, gamma: float, gae_lambda: float
+) -> Tensor:
+    """Return the advantages of `generalised_advantages`, (T, N), on the tensors' device.
+
+    Args:
+        rewards: (T, N), as there.
+        values: V(s_t), (T, N).
+        starts: whether state t is the first of an episode, (T + 1, N), with the states after the last step.
+        last_values: V of the states after the last step, (N,).
+        gamma: γ.
+        gae_lambda: λ.
+    """
+    continues = (~starts[1:]).to(values.dtype)
+    following = torch.cat([values[1:], last_values.unsqueeze(0)])
+    errors = torch.addcmul(rewards, continues, following, value=gamma).sub_(values)
+    weights = continues.mul_(gamma * gae_lambda)
+    return _loop(errors, weights) if errors.device.type == "cpu" else _double(errors, weights)
+
+
+def _loop(errors: Tensor, weights: Tensor) -> Tensor:
+    """Return A_t = δ_t + w_t A_{t+1} in T operations, in place."""
+    rows, decays = errors.unbind(), weights.unbind()
+    for t in reversed(range(len(rows) - 1)):
+        rows[t].addcmul_(decays[t], rows[t + 1])
+    return errors
+
+
+def _double(errors: Tensor, weights: Tensor) -> Tensor:
+    """Return A_t = δ_t + w_t A_{t+1} in O(log T) operations (Hillis & Steele 1986).
+
+    After k rounds, row t holds the sum of the terms t, ..., t + 2ᵏ − 1, and the product of their weights.
+    """
+    reach = 1
+    while reach < len(errors):
+        sums = torch.addcmul(errors[:-reach], weights[:-reach], errors[reach:])
+        products = weights[:-reach] * weights[reach:]
+        errors = torch.cat([sums, errors[-reach:]])
+        weights = torch.cat([products, weights[-reach:]])
+        reach *= 2
+    return errors

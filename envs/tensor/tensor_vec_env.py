@@ -38,6 +38,11 @@ class TensorVecEnv(VecEnv):
         self._statistics = EpisodeStatistics(tensor_env.num_envs)
         super().__init__(tensor_env.num_envs, tensor_env.observation_space, tensor_env.action_space)
 
+    @property
+    def statistics(self) -> EpisodeStatistics:
+        """Returns and lengths of the current episodes; who steps `tensor_env` instead has to update them."""
+        return self._statistics
+
     def reset(self) -> VecEnvObs:
         """Reset all environments; after a call of `seed`, seed their generator first.
 

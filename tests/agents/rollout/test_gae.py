@@ -7,7 +7,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 
 from agents import TRPO
-from agents.rollout.gae import generalised_advantages, write_advantages
+from agents.rollout.gae import _double, _loop, generalised_advantages, scan_advantages, write_advantages
 
 T, N = 7, 3
 
@@ -61,6 +61,22 @@ def test_constant_errors_sum_to_a_geometric_series() -> None:
     advantages = generalised_advantages(zeros + 1, zeros, zeros, last, dones, gamma=0.9, gae_lambda=0.8)
     expected = (1 - 0.72 ** (T - np.arange(T))) / (1 - 0.72)
     np.testing.assert_allclose(advantages, np.tile(expected[:, None], N), rtol=1e-5)
+
+
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.95, 1.0])
+@pytest.mark.parametrize("steps", [1, 2, 5, 8, 33])
+def test_the_scans_on_tensors_are_the_same(steps: int, gae_lambda: float) -> None:
+    """The loop bitwise or nearly so, the doubling to rounding, for any number of steps."""
+    rng = np.random.default_rng(steps)
+    rewards, values = (rng.normal(size=(steps, N)).astype(np.float32) for _ in range(2))
+    starts, last = rng.random((steps + 1, N)) < 0.2, rng.normal(size=N).astype(np.float32)
+    rollout = (rewards, values, starts[:-1].astype(np.float32), last, starts[-1])
+    expected = torch.as_tensor(generalised_advantages(*rollout, 0.99, gae_lambda))
+    found = scan_advantages(*map(torch.as_tensor, (rewards, values, starts, last)), 0.99, gae_lambda)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    errors, weights = torch.randn(steps, N), torch.rand(steps, N)
+    doubled = _double(errors, weights)
+    torch.testing.assert_close(doubled, _loop(errors.clone(), weights), rtol=1e-5, atol=1e-6)
 
 
 def fill(buffer: RolloutBuffer, rollout: dict[str, np.ndarray]) -> RolloutBuffer:
