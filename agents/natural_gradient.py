@@ -69,7 +69,8 @@ class NaturalGradientAgent(PolicyGradientAgent):
         micro_batch_size: number of states whose graph F keeps at a time, which limits memory but takes
             longer; None for all states.
         captured: whether to replay the policy step as CUDA graphs, which take less time for small networks on
-            a GPU; see `npg.CapturedStep`. If this is not possible, a warning says why.
+            a GPU; see `npg.CapturedStep`. In tensor environments, the steps of rollouts are replayed, too. If
+            this is not possible, a warning says why.
     """
 
     resumable: ClassVar[tuple[str, ...]] = (*PolicyGradientAgent.resumable, "cg_damping")

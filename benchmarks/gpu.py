@@ -66,7 +66,7 @@ class Measurement:
 
 INTERRUPTED = 130
 
-# The budgets add up to ten minutes. A part may exceed its own by one measurement.
+# A part may exceed its budget by one measurement. All parts together get `Arguments.seconds`.
 PARTS = {
     1: Measurement("Machine", "machine:measure_machine", 20),
     2: Measurement("GPU tests", "gpu_tests:run_gpu_tests", 100),

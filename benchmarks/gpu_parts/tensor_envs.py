@@ -25,12 +25,13 @@ N_ENVS = (1024, 4096, 16_384, 65_536)
 SOLVED_N_ENVS = 4096
 WARM_UPS, UPDATES, TIMED_UPDATES = 3, 8, 4
 MOST_UPDATES = 150
-DRY: dict[str, Any] = {"steps": 8, "n_envs": (8, 16), "solved": 16, "updates": 2}
+DRY: dict[str, Any] = {"steps": 8, "n_envs": (8,), "solved": 16, "updates": 1, "horizon": 20}
 SETTINGS: dict[str, Any] = {
     "critic_fit": "lbfgs",
     "n_critic_updates": 5,
     "gamma": 0.99,
     "gae_lambda": 0.95,
+    "critic_lambda": 1.0,
     "target_kl": 0.05,
     "cg_max_steps": 10,
     "sub_sampling_factor": 8,
@@ -94,8 +95,8 @@ def measure_speed(part: Part, size: Size, mode: str) -> None:
     """Add the speed of TRPO, end to end and of its parts, and what a rollout reads."""
     agent = make_agent(part, size, MODES[mode])
     with PeakMemory(part.device) as memory:
-        agent.learn(WARM_UPS * size.states, log_interval=None)
-        seconds = time_learning(agent, size, 2 if part.dry_run else UPDATES)
+        agent.learn((1 if part.dry_run else WARM_UPS) * size.states, log_interval=None)
+        seconds = time_learning(agent, size, 1 if part.dry_run else UPDATES)
     stopwatch = Stopwatch(part.device)
     train(agent, 1 + (1 if part.dry_run else TIMED_UPDATES), stopwatch)
     rollout, update = median(stopwatch.rollouts[1:]), median(stopwatch.updates[1:])
@@ -164,6 +165,7 @@ class StopAtReturn(BaseCallback):
         )
         self.mean_return, self.seconds = math.nan, 0.0
         self._part, self._env = part, env.tensor_env
+        self._horizon = DRY["horizon"] if part.dry_run else self._env.max_episode_steps
 
     @torch.no_grad()
     def evaluate(self) -> None:
@@ -173,7 +175,7 @@ class StopAtReturn(BaseCallback):
         alive = torch.ones(len(observations), device=observations.device)
         returns = torch.zeros_like(alive)
         with unvalidated():
-            for _ in range(self._env.max_episode_steps):
+            for _ in range(self._horizon):
                 actions = policy.get_distribution(observations).mode()  # type: ignore[operator, union-attr]
                 step = self._env.step(actions)
                 returns += alive * step.rewards
@@ -220,8 +222,8 @@ def measure_training(part: Part, size: Size, mode: str) -> None:
 def measure_agent(part: Part, size: Size, algo: str) -> None:
     """Add the speed of an agent with the settings of TRPO as far as it has them."""
     agent = make_agent(part, size, False, algo)
-    agent.learn(2 * size.states, log_interval=None)
-    seconds = time_learning(agent, size, 2 if part.dry_run else UPDATES)
+    agent.learn(size.states if part.dry_run else 2 * size.states, log_interval=None)
+    seconds = time_learning(agent, size, 1 if part.dry_run else UPDATES)
     part.add(
         "every agent in tensor environments",
         agent=algo,
