@@ -205,9 +205,7 @@ def state_of_torch(device: torch.device) -> str:
         "random": lambda: torch.rand(3, device=device).tolist(),
         "memory": lambda: (torch.cuda.empty_cache(), torch.empty(1 << 24, device=device)),
         "product": lambda: (torch.ones(64, 64, device=device) @ torch.ones(64, device=device)).tolist(),
-        "capture": lambda: _require(
-            Captured(lambda x: x + torch.rand(2, device=device), device)(torch.ones(2)).min() >= 1
-        ),
+        "capture": lambda: _check_capture(device),
     }
     for name, check in checks.items():
         try:
@@ -215,6 +213,12 @@ def state_of_torch(device: torch.device) -> str:
         except Exception as error:
             problems.append(f"{name}: {first_line(error)}")
     return "; ".join(problems) or "ok"
+
+
+def _check_capture(device: torch.device) -> None:
+    captured = Captured(lambda x: x + torch.rand(2, device=device), device)
+    _require(captured(torch.ones(2)).min() >= 1)
+    _require(captured.failure is None)
 
 
 def _require(condition: Any) -> None:
