@@ -54,7 +54,7 @@ class Rotated(nn.Module):
 
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
 angles = np.linspace(0, math.pi / 2, 5 if SMALL else 19)
-blocks = {"first": slice(1), "second": slice(1, 2)}
+blocks = {"first": slice(0, 1), "second": slice(1, 2)}
 for std in (0.1, 0.25, 0.5):
     fishers = [ExactFisher(Rotated(std, angle), torch.zeros(1, 1)) for angle in angles]
     pairs = [block_coupling(f, f.to_dense().diag(), blocks).matrix[0, 1].item() for f in fishers]
