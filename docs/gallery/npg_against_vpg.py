@@ -4,7 +4,8 @@ NPG against VPG: the README's comparison in Python
 
 Train the natural policy gradient (NPG) and the vanilla one (VPG) on Pendulum-v1, with the settings in
 ``configs/`` and five seeds each, and estimate the probability that a run of NPG beats a run of VPG. The KL of
-their steps shows why: NPG's is the same in every update, VPG's varies by orders of magnitude.
+their steps shows why: NPG's is the same in every update, while VPG's starts a hundred times smaller and
+varies from run to run. Another learning rate shifts VPG's KL, but does not make it constant.
 
 **Source**: S. Kakade, *A natural policy gradient*, NIPS 2001; the probability of improvement, R. Agarwal et
 al., *Deep reinforcement learning at the edge of the statistical precipice*, NeurIPS 2021. ``docs/compare.md``
@@ -33,7 +34,7 @@ with needs('-e ".[gallery]"'):
     import matplotlib.pyplot as plt
 
 SMALL = os.environ.get("GALLERY_SMALL") == "1"
-STEPS, SEEDS = (4_096, 1) if SMALL else (51_200, 5)
+STEPS, SEEDS = (4_096, 1) if SMALL else (40_960, 5)
 
 
 class Log(BaseCallback):
@@ -76,13 +77,13 @@ assert SMALL or chance.estimate > 0.9
 
 # %%
 # The Fisher matrix determines the length of NPG's steps: their KL is what was asked for, 0.02 nats, to within
-# the third order. VPG's learning rate is the same in every update, its KL is not.
+# the third order. VPG's learning rate is the same in every update, but its KL is not.
 
 target = read_section(default_config("npg"), "Pendulum-v1")["target_kl"]
 kl = {algorithm: log[:, 1:, 2] for algorithm, log in logs.items()}
 for algorithm, each in kl.items():
     print(f"{algorithm.__name__}: KL {each.min():.5f} to {each.max():.5f}, median {np.median(each):.5f} nats")
-assert abs(np.median(kl[NPG]) / target - 1) < 0.2 and kl[NPG].max() < 2 * target
+assert abs(np.median(kl[NPG]) / target - 1) < (0.02 if SMALL else 0.15) and kl[NPG].max() < 2 * target
 assert SMALL or kl[VPG].max() > 10 * kl[VPG].min()
 
 # %%
