@@ -82,7 +82,7 @@ def flow(stretched: bool, natural: bool, step_size: float, time: float) -> np.nd
 # logits, finite steps are exact, too; in the other parameters their error is proportional to the step size.
 
 p0 = Policy(False)(states[:1]).logits.detach().softmax(-1).numpy()
-sizes = (0.4, 0.2) if SMALL else (0.4, 0.2, 0.1, 0.05)
+sizes = (0.8, 0.4) if SMALL else (0.4, 0.2, 0.1, 0.05)
 errors, distances = [], []
 for size in sizes:
     exact = p0 * np.exp(np.arange(0, 8 + size / 2, size)[:, None] * returns.numpy())

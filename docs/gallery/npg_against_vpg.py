@@ -9,7 +9,7 @@ varies from run to run. Another learning rate shifts VPG's KL, but does not make
 
 **Source**: S. Kakade, *A natural policy gradient*, NIPS 2001; the probability of improvement, R. Agarwal et
 al., *Deep reinforcement learning at the edge of the statistical precipice*, NeurIPS 2021. ``docs/compare.md``
-has four tasks and more steps.
+has four tasks, more steps and a tuned VPG; on one of the tasks, NPG loses.
 
 **Uses**: ``agents.NPG``, which steps with :class:`npg.ExactFisher` and :func:`npg.natural_step`;
 ``agents.VPG``.
@@ -34,7 +34,7 @@ with needs('-e ".[gallery]"'):
     import matplotlib.pyplot as plt
 
 SMALL = os.environ.get("GALLERY_SMALL") == "1"
-STEPS, SEEDS = (4_096, 1) if SMALL else (40_960, 5)
+STEPS, SEEDS = (1_024, 1) if SMALL else (40_960, 5)
 
 
 class Log(BaseCallback):
@@ -54,6 +54,8 @@ class Log(BaseCallback):
 def train(algorithm: type, seed: int) -> np.ndarray:
     """Return the log of one run, one row per update."""
     settings = read_section(default_config(algorithm.__name__.lower()), "Pendulum-v1")
+    if SMALL:  # two updates, from a σ that is not 1, so that F is not the identity
+        settings |= {"n_envs": 2, "policy_kwargs": {"log_std_init": -0.5}}
     n_envs, policy = settings.pop("n_envs"), settings.pop("policy")
     del settings["n_timesteps"]
     env = make_vec_env("Pendulum-v1", n_envs, seed=seed, vec_env="dummy")
@@ -83,7 +85,7 @@ target = read_section(default_config("npg"), "Pendulum-v1")["target_kl"]
 kl = {algorithm: log[:, 1:, 2] for algorithm, log in logs.items()}
 for algorithm, each in kl.items():
     print(f"{algorithm.__name__}: KL {each.min():.5f} to {each.max():.5f}, median {np.median(each):.5f} nats")
-assert abs(np.median(kl[NPG]) / target - 1) < (0.02 if SMALL else 0.15) and kl[NPG].max() < 2 * target
+assert abs(np.median(kl[NPG]) / target - 1) < 0.15 and kl[NPG].max() < 2 * target
 assert SMALL or kl[VPG].max() > 10 * kl[VPG].min()
 
 # %%
