@@ -72,6 +72,11 @@ def test_a_script_is_short_and_has_the_parts_of_an_entry(script):
     assert len(text.splitlines()) <= MAX_LINES
     assert text.count("\n# %%\n") >= 3
     assert any(isinstance(node, ast.Assert) for node in ast.walk(tree))
+    cells = text.split("\n# %%\n")
+    figures = ["plt.subplots(" in cell or "plt.figure(" in cell for cell in cells]
+    assert figures[-1] and sum(figures) == 1, (
+        "sphinx-gallery and notebooks show a figure after its first cell"
+    )
 
 
 def test_a_missing_package_names_the_extra(pyplot, monkeypatch):

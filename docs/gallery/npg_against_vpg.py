@@ -85,7 +85,7 @@ target = read_section(default_config("npg"), "Pendulum-v1")["target_kl"]
 kl = {algorithm: log[:, 1:, 2] for algorithm, log in logs.items()}
 for algorithm, each in kl.items():
     print(f"{algorithm.__name__}: KL {each.min():.5f} to {each.max():.5f}, median {np.median(each):.5f} nats")
-assert abs(np.median(kl[NPG]) / target - 1) < 0.15 and kl[NPG].max() < 2 * target
+assert abs(np.median(kl[NPG]) / target - 1) < 0.2 and kl[NPG].max() < 2 * target
 assert SMALL or kl[VPG].max() > 10 * kl[VPG].min()
 
 # %%

@@ -9,8 +9,7 @@ despite its name, leaves the layers as coupled as before; but more directions of
 effect.
 
 **Source**: D. R. Cox, N. Reid, *Parameter orthogonality and approximate conditional inference*, JRSS B 49,
-1987; A. M. Saxe et al., *Exact solutions to the nonlinear dynamics of learning in deep linear neural
-networks*, ICLR 2014.
+1987; for the initialisation, A. M. Saxe et al., `arXiv:1312.6120 <https://arxiv.org/abs/1312.6120>`_, 2014.
 
 **Uses**: :class:`npg.ExactFisher`, :class:`npg.DiagonalFisher`, :func:`npg.block_coupling`,
 :func:`npg.parameter_covariance`.
@@ -19,7 +18,6 @@ networks*, ICLR 2014.
 # %%
 # A Gaussian whose mean and log standard deviation are its two parameters, rotated by an angle.
 
-import math
 import os
 
 import numpy as np
@@ -39,9 +37,9 @@ class Rotated(nn.Module):
 
     def __init__(self, std: float, angle: float):
         super().__init__()
-        cos, sin = math.cos(angle), math.sin(angle)
+        cos, sin = np.cos(angle), np.sin(angle)
         self.rotation = torch.tensor([[cos, -sin], [sin, cos]], dtype=torch.float64)
-        self.theta = nn.Parameter(self.rotation.T[:, 1] * math.log(std))
+        self.theta = nn.Parameter(self.rotation.T[:, 1] * np.log(std))
 
     def forward(self, states: Tensor) -> DiagGaussian:
         mean, log_std = self.rotation @ self.theta
@@ -52,22 +50,17 @@ class Rotated(nn.Module):
 # The coupling of the two parameters is their correlation ρ = F₁₂ / √(F₁₁F₂₂). In closed form F = Rᵀ
 # diag(1/σ², 2) R. If the other parameter is unknown, the variance of an estimate is larger by 1 / (1 − ρ²).
 
-figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
-angles = np.linspace(0, math.pi / 2, 5 if SMALL else 19)
+angles, couplings, spectra = np.linspace(0, np.pi / 2, 5 if SMALL else 19), {}, {}
 blocks = {"first": slice(0, 1), "second": slice(1, 2)}
 for std in (0.1, 0.25, 0.5):
     fishers = [ExactFisher(Rotated(std, angle), torch.zeros(1, 1)) for angle in angles]
     pairs = [block_coupling(f, f.to_dense().diag(), blocks).matrix[0, 1].item() for f in fishers]
-    variances = np.array([parameter_covariance(f, n=1)[0, 0].item() for f in fishers])
     a, b, cos, sin = 1 / std**2, 2, np.cos(angles), np.sin(angles)
     first, second = a * cos**2 + b * sin**2, a * sin**2 + b * cos**2  # F₁₁, F₂₂
     expected = abs(a - b) * cos * sin / np.sqrt(first * second)
     assert pairs[0] == 0 and np.allclose(pairs, expected)  # exactly 0
-    assert np.allclose(variances * first, 1 / (1 - expected**2))
-    left.plot(np.degrees(angles), expected, color="grey")
-    left.plot(np.degrees(angles), pairs, "o", label=f"σ = {std:g}")
-left.set(title="Gaussian", xlabel="rotation of the parameters (degrees)", ylabel="coupling ρ")
-left.legend()
+    assert np.allclose([parameter_covariance(f, n=1)[0, 0] for f in fishers], 1 / first / (1 - expected**2))
+    couplings[std] = pairs, expected
 
 # %%
 # A policy network of five layers, with PyTorch's default initialisation and with an orthogonal one. Measure
@@ -84,14 +77,14 @@ class Policy(nn.Module):
         hidden = [part for _ in range(3) for part in (nn.Tanh(), nn.Linear(width, width))]
         self.net = nn.Sequential(nn.Linear(6, width), *hidden, nn.Tanh(), nn.Linear(width, 2)).double()
         for layer in self.net[::2] if orthogonal else ():
-            nn.init.orthogonal_(layer.weight, gain=math.sqrt(2))
+            nn.init.orthogonal_(layer.weight, gain=2**0.5)
 
     def forward(self, states: Tensor) -> DiagGaussian:
         return DiagGaussian(self.net(states), self.log_std)
 
 
 states = torch.randn(32 if SMALL else 256, 6, generator=torch.Generator().manual_seed(0)).double()
-for name, colour in (("default", "tab:blue"), ("orthogonal", "tab:orange")):
+for name in ("default", "orthogonal"):
     for seed in range(1 if SMALL else 3):
         torch.manual_seed(seed)
         policy = Policy(name == "orthogonal", width=8 if SMALL else 24)
@@ -102,19 +95,26 @@ for name, colour in (("default", "tab:blue"), ("orthogonal", "tab:orange")):
         print(f"{name}, seed {seed}: {between:.0%} of ‖F‖² is between layers, {directions:.1f} directions")
         assert (layers.matrix[0, 1:] == 0).all()  # log standard deviations and mean, exactly
         assert 0.6 < between < 0.8 and (directions > 10) == (name == "orthogonal")
-        right.semilogy(e[:200].clamp_min(1e-9), color=colour, label=None if seed else name)
+        spectra[name] = e[:200].clamp_min(1e-9)
 
 # %%
 # Left: lines are the closed form, points what ``block_coupling`` finds. Middle: only the log standard
-# deviations are orthogonal to the rest. Right, three seeds: with the default initialisation five directions
-# dominate, with the orthogonal one twenty; moves in the others hardly change the policy.
+# deviations are orthogonal to the rest. Right: with the default initialisation five directions dominate, with
+# the orthogonal one twenty; moves in the others hardly change the policy.
 
+figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+for std, (pairs, expected) in couplings.items():
+    left.plot(np.degrees(angles), expected, color="grey")
+    left.plot(np.degrees(angles), pairs, "o", label=f"σ = {std:g}")
+left.set(title="Gaussian", xlabel="rotation of the parameters (degrees)", ylabel="coupling ρ")
+left.legend()
 middle.imshow(layers.matrix, cmap="Blues", vmin=0, vmax=1.6)
 for (row, column), value in np.ndenumerate(layers.matrix.numpy()):
     middle.text(column, row, f"{value:.2f}", ha="center", va="center")
-names = ["log σ", "layer 1", "layer 2", "layer 3", "layer 4", "layer 5"]
 middle.set(title="coupling (orthogonal)", xlabel="columns in the same order", xticks=[])
-middle.set_yticks(range(6), names)
+middle.set_yticks(range(6), ["log σ", "layer 1", "layer 2", "layer 3", "layer 4", "layer 5"])
+for name, e in spectra.items():
+    right.semilogy(e, label=name)
 right.set(title="eigenvalues of F", xlabel="rank", ylabel="eigenvalue (nats)", ylim=1e-6)
 right.legend()
 figure.savefig(os.environ.get("GALLERY_OUT", "parameter_orthogonality.png"), dpi=150)
