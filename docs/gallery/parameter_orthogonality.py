@@ -108,7 +108,7 @@ for std, (pairs, expected) in couplings.items():
     left.plot(np.degrees(angles), pairs, "o", label=f"σ = {std:g}")
 left.set(title="Gaussian", xlabel="rotation of the parameters (degrees)", ylabel="coupling ρ")
 left.legend()
-middle.imshow(layers.matrix, cmap="Blues", vmin=0, vmax=1.6)
+middle.imshow(layers.matrix.numpy(), cmap="Blues", vmin=0, vmax=1.6)
 for (row, column), value in np.ndenumerate(layers.matrix.numpy()):
     middle.text(column, row, f"{value:.2f}", ha="center", va="center")
 middle.set(title="coupling (orthogonal)", xlabel="columns in the same order", xticks=[])
