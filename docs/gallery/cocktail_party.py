@@ -2,11 +2,11 @@
 Natural-gradient ICA: the cocktail party
 ========================================
 
-Three microphones record a voice, a guitar and a drum; W is to separate them. How fast the plain gradient
-does so depends on where they stand. Amari's rule, W ← W + η (I − φ(y)yᵀ) W for y = Wx, does not. Nor does a
-step of F⁻¹ times the gradient, F being the Fisher matrix of W, for which no rule has to be derived.
+Three microphones record a voice, a guitar and a drum; W shall separate them. The speed of the plain gradient
+depends on where they stand; that of Amari's rule, W ← W + η (I − φ(y)yᵀ) W for y = Wx, does not. Nor does
+that of F⁻¹ times the gradient, with F the Fisher matrix of W.
 
-**Source**: S. Amari, Neural Computation 10, 1998; J.-F. Cardoso, B. Laheld, IEEE Trans. Signal Process., 1996.
+**Source**: S. Amari, Neural Computation 10, 1998; J.-F. Cardoso, B. Laheld, IEEE Trans. Signal Proc., 1996.
 
 **Uses**: :class:`npg.EmpiricalFisher`.
 """

@@ -46,17 +46,14 @@ class Model(nn.Sequential):
 torch.manual_seed(0)
 x = torch.randn(200, 4).double() @ torch.randn(4, 4).double()
 model = Model(nn.Linear(4, 1, bias=False)).double()
-w, fisher, full = (
-    model[0].weight.detach().clone()[0],
-    npg.ExactFisher(model, x).to_dense(),
-    model(x).snapshot(),
-)
+w, full = model[0].weight.detach().clone()[0], model(x).snapshot()
+diagonal, inverse = npg.DiagonalFisher(model, x).diagonal, npg.ExactFisher(model, x).to_dense().inverse()
 for i in range(4):
     others = [j for j in range(4) if j != i]
     refitted = torch.linalg.lstsq(x[:, others], full.mean).solution
     for mean, saliency in (
-        (x[:, others] @ w[others, None], fisher[i, i] / 2 * w[i] ** 2),
-        (x[:, others] @ refitted, w[i] ** 2 / (2 * torch.linalg.inv(fisher)[i, i])),
+        (x[:, others] @ w[others, None], diagonal[i] / 2 * w[i] ** 2),
+        (x[:, others] @ refitted, w[i] ** 2 / (2 * inverse[i, i])),
     ):
         kl = full.kl(npg.DiagGaussian(mean, torch.zeros_like(mean))).mean()
         assert torch.allclose(kl, saliency, rtol=1e-10)

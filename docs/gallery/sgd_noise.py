@@ -90,7 +90,7 @@ many, few, new = (torch.randn(n, 2).double() for n in (4000, 40, 400))
 many_y = torch.bernoulli(torch.sigmoid(many @ torch.tensor([[1.5], [-1.5]]).double()))
 few_y, new_y = (torch.randint(2, (n, 1)).double() for n in (40, 400))
 network = Classifier(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 1)).double()
-curves, every = {}, 50
+curves, every = {}, 100
 for model, sets in (
     (Classifier(nn.Linear(2, 1)).double(), {"logistic regression": (many, many_y)}),
     (network, {"network, its own 40 labels": (few, few_y), "network, new labels": (new, new_y)}),
