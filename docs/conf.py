@@ -21,6 +21,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "command_help",
     "docstrings",
+    "internal_links",
     "local_mathjax",
     "source_pages",
 ]

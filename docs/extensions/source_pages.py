@@ -9,7 +9,6 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,19 @@ GALLERY, GALLERY_PAGES = DOCS / "gallery", DOCS / "gallery_pages"
 PACKAGES = ("npg", "agents", "envs", "experiments")
 SCHEME = "source:"
 LINK = re.compile(r"\]\((?P<target>[^)\s:#]+)(?:#L(?P<line>\d+))?\)")
+STYLE = """body { font-family: sans-serif; margin: 1em; }
+.highlight { font-size: 0.9em; overflow-x: auto; }
+.linenos { user-select: none; padding-right: 1em; color: #888; }
+a { color: inherit; text-decoration: none; }
+:target, a:target + span { background: #ffffcc; }
+""" + HtmlFormatter().get_style_defs(".highlight")
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{name}</title><style>{style}</style></head>
+<body><p><a href="{start}">npg-toolkit</a></p><h1>{name}</h1>{body}</body>
+</html>
+"""
 
 
 def mark_links(app: Sphinx, docname: str, content: list[str]) -> None:
@@ -84,22 +96,25 @@ def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
     return f"../{page_of(path.relative_to(ROOT).as_posix())}.html#L-{line}"
 
 
-def collect_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Yield a page for every module of the packages, and for every other file or folder that is linked to."""
+def write_pages(app: Sphinx, error: Exception | None) -> None:
+    """Write a page for every module of the packages, and for every other file or folder that is linked to.
+
+    They are not made from the theme's template, whose list of contents would take a minute for all of them.
+    """
+    if error is not None or app.builder.format != "html":
+        return
     modules = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-    names = {path.relative_to(ROOT).as_posix() for path in modules} | pages(app)
-    formatter = HtmlFormatter(
-        linenos="inline", anchorlinenos=True, lineanchors="L", linespans="line", cssclass="highlight"
-    )
-    for name in sorted(names):
-        path = ROOT / name
+    formatter = HtmlFormatter(linenos="inline", anchorlinenos=True, lineanchors="L")
+    for name in sorted({path.relative_to(ROOT).as_posix() for path in modules} | pages(app)):
+        path, target = ROOT / name, app.outdir / f"{page_of(name)}.html"
         if path.is_dir():
-            files = "".join(f"<li>{file.name}</li>" for file in sorted(path.iterdir()) if file.is_file())
-            body = f"<ul>{files}</ul>"
+            files = sorted(file.name for file in path.iterdir() if file.is_file())
+            body = f"<ul>{''.join(f'<li>{file}</li>' for file in files)}</ul>"
         else:
-            text = path.read_text(encoding="utf-8")
-            body = highlight(text, lexer_of(name), formatter)
-        yield page_of(name), {"title": name, "body": f"<h1>{name}</h1>{body}"}, "page.html"
+            body = highlight(path.read_text(encoding="utf-8"), lexer_of(name), formatter)
+        start = f"{'../' * page_of(name).count('/')}index.html"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(PAGE.format(name=name, start=start, style=STYLE, body=body), encoding="utf-8")
 
 
 def lexer_of(name: str) -> Any:
@@ -115,5 +130,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.config.linkcode_resolve = linkcode_resolve
     app.connect("source-read", mark_links)
     app.connect("doctree-resolved", resolve_links)
-    app.connect("html-collect-pages", collect_pages)
+    app.connect("build-finished", write_pages)
     return {"parallel_read_safe": False, "parallel_write_safe": False}
