@@ -27,7 +27,7 @@ DIRECTIVE = re.compile(
 )
 LINK = re.compile(r"\]\((?P<target>[^):]+)\)")
 TOCTREE = re.compile(r"^```\{toctree\}\n(?::.*\n)*(?P<pages>[^`]*)```", re.MULTILINE)
-FILE = re.compile(r"^.*`(?P<name>\w+\.py)`:\n\n```python\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"^[^\n]*`(?P<name>\w+\.py)`:\n\n```python\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^    ((?:npg|python) .*)$", re.MULTILINE)
 
 
