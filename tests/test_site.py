@@ -27,7 +27,10 @@ DIRECTIVE = re.compile(
 )
 LINK = re.compile(r"\]\((?P<target>[^):]+)\)")
 TOCTREE = re.compile(r"^```\{toctree\}\n(?::.*\n)*(?P<pages>[^`]*)```", re.MULTILINE)
-FILE = re.compile(r"^[^\n]*`(?P<name>\w+\.py)`:\n\n```python\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
+FILE = re.compile(
+    r"^(?P<verb>Save this as|Append to) `(?P<name>\w+\.py)`:\n\n```python\n(?P<code>.*?)^```",
+    re.MULTILINE | re.DOTALL,
+)
 COMMAND = re.compile(r"^    ((?:npg|python) .*)$", re.MULTILINE)
 
 
@@ -142,7 +145,8 @@ def test_a_page_of_the_tutorial_works_as_written(page: str, tmp_path: Path) -> N
     text = (DOCS / "tutorial" / f"{page}.md").read_text(encoding="utf-8")
     for step in sorted([*FILE.finditer(text), *COMMAND.finditer(text)], key=lambda step: step.start()):
         if "code" in step.groupdict():
-            (tmp_path / step["name"]).write_text(step["code"], encoding="utf-8")
+            with (tmp_path / step["name"]).open("a" if step["verb"] == "Append to" else "w") as file:
+                file.write(step["code"])
             continue
         program, *words = shlex.split(step[1], comments=True)
         command = [sys.executable, *(["-m", "experiments.command"] if program == "npg" else []), *words]
