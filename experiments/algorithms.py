@@ -108,7 +108,7 @@ def with_schedule(value: Any) -> Any:
     In a dict, i.e. in policy_kwargs, names of classes are replaced by the classes.
 
     Raises:
-        ValueError: the text after lin_ is not a number.
+        ValueError: the text after ``lin_`` is not a number.
     """
     if isinstance(value, dict):
         return with_classes(value)

@@ -64,7 +64,7 @@ class Predictor(nn.Module):
             self.low, self.high = map(tensor, bounds)
 
     def forward(self, parts: dict[str, Tensor]) -> Tensor:
-        """Return deterministic actions (N, *shape) for N raw observations, which are given by input name."""
+        """Return deterministic actions, one row each, for raw observations, which are given by input name."""
         for key, (mean, deviation) in self.moments.items():
             part = (parts[key].double() - mean) / deviation
             parts = parts | {key: part.clamp(-self.clip, self.clip).float()}

@@ -54,7 +54,7 @@ class FlatParameters:
 
     @property
     def space(self) -> tuple[int, torch.dtype, torch.device]:
-        """(P, dtype, device): the arguments of a `LinearOperator` on these vectors."""
+        """Return P, dtype and device, which are arguments of a `LinearOperator` on these vectors."""
         return self.size, self.dtype, self.device
 
     def named(self) -> dict[str, Tensor]:

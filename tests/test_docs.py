@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted(path for path in (ROOT / "README.md", *ROOT.glob("docs/*.md")) if path.exists())
+DOCUMENTS = sorted(path for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md")) if path.exists())
 
 POINTER = re.compile(
     r"\[`(?P<path>[^`:]+):(?P<line>\d+)`\]\((?P<target>[^)#]+)#L(?P<anchor>\d+)\) `(?P<code>[^`]+)`"
@@ -76,14 +76,14 @@ def broken_links(document: Path) -> list[str]:
     return [target for target in local if not (document.parent / target.split("#")[0]).exists()]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_pointers_quote_the_line_they_point_at(document):
     """Every pointer's line holds the code that it quotes."""
     complaints = stale_pointers(document, ROOT)
     assert not complaints, "\n" + "\n".join(complaints)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_relative_links_lead_to_files(document):
     """Every relative link leads to a file or folder of the repository."""
     broken = broken_links(document)
