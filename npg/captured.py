@@ -185,7 +185,9 @@ class _Recording:
         """Copy the arguments into the buffers."""
         targets, sources = [], []
         for buffer, leaf in zip(self.buffers, leaves_of(arguments), strict=True):
-            if isinstance(leaf, Tensor):
+            if isinstance(leaf, Tensor) and leaf.device != buffer.device:
+                buffer.copy_(leaf.detach())
+            elif isinstance(leaf, Tensor):
                 targets.append(buffer)
                 sources.append(leaf.detach())
             elif _is_number(leaf):
