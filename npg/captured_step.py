@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from npg import host
 from npg.captured import Captured
 from npg.conjugate_gradient import conjugate_gradient, read_solution, solve_unread
-from npg.fisher.exact import ExactFisher
 from npg.line_search import backtrack
 from npg.linear_operator import Damped, LinearOperator, check_damping
 from npg.natural_direction import UnreadDirection
@@ -25,7 +24,7 @@ from npg.trust_region import search_step
 class CapturedStep:
     """`natural_step` and `trust_region_step` of one actor, replayed as two CUDA graphs.
 
-        steps = CapturedStep(actor)
+        steps = CapturedStep(actor, ExactFisher)
         step = steps.trust_region_step(SurrogateObjective(actor, observations, actions, advantages))
 
     One graph has the gradient, all iterations of conjugate gradient, the curvature and the full step's
@@ -47,7 +46,7 @@ class CapturedStep:
     def __init__(
         self,
         actor: nn.Module,
-        make_fisher: Callable[[nn.Module, Any], LinearOperator] = ExactFisher,
+        make_fisher: Callable[[nn.Module, Any], LinearOperator],
         *,
         max_iterations: int = 10,
         tolerance: float = 1e-8,

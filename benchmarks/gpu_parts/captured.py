@@ -196,7 +196,7 @@ def compare(
 
 def compare_steps(part: Part, problem: Problem, actor: nn.Module, data: dict[str, Any]) -> None:
     """Add a row with a whole trust-region step, including the objective and host reads; three candidates."""
-    steps = CapturedStep(actor, max_iterations=ITERATIONS, tolerance=0)
+    steps = CapturedStep(actor, ExactFisher, max_iterations=ITERATIONS, tolerance=0)
     solver = partial(conjugate_gradient, max_iterations=ITERATIONS, tolerance=0)
 
     def eager(target_kl: float) -> Any:

@@ -99,7 +99,7 @@ def captures() -> int:
 def test_steps_of_all_distributions(family: str, device: str) -> None:
     """Over several updates, with and without backtracking, and of both kinds."""
     problem = Problem(device, family)
-    steps = CapturedStep(problem.actor)
+    steps = CapturedStep(problem.actor, ExactFisher)
     for target_kl, shrink in ((0.01, 0.8), (0.5, 0.5), (3.0, 0.6)):
         objective = problem.objective()
         ours = steps.trust_region_step(objective, target_kl=target_kl, shrink=shrink)
@@ -120,7 +120,7 @@ def test_steps_of_all_distributions(family: str, device: str) -> None:
 def test_numbers_change_without_a_capture(device: str) -> None:
     """Damping, target KL and data are read in every replay; the steps stay usable afterwards."""
     problem = Problem(device)
-    steps = CapturedStep(problem.actor)
+    steps = CapturedStep(problem.actor, ExactFisher)
     kept: list[tuple[PolicyStep, Tensor]] = []
     for damping, target_kl in ((0.1, 0.01), (0.01, 0.02), (1.0, 0.005)):
         objective = problem.objective()
@@ -137,7 +137,7 @@ def test_numbers_change_without_a_capture(device: str) -> None:
 def test_what_changes_the_capture(device: str) -> None:
     """Another batch size; moved, replaced and frozen parameters; another activation."""
     problem = Problem(device)
-    steps = CapturedStep(problem.actor)
+    steps = CapturedStep(problem.actor, ExactFisher)
 
     def check(what: str, n: int = N) -> None:
         before = captures()
@@ -180,7 +180,7 @@ def test_solver_options(device: str) -> None:
     """Iterations and tolerance are those of the eager solver, which stops early."""
     problem = Problem(device)
     for max_iterations, tolerance in ((3, 1e-8), (40, 1e-3), (25, 0.3)):
-        steps = CapturedStep(problem.actor, max_iterations=max_iterations, tolerance=tolerance)
+        steps = CapturedStep(problem.actor, ExactFisher, max_iterations=max_iterations, tolerance=tolerance)
         objective = problem.objective()
         fisher = ExactFisher(problem.actor, objective.data["observations"])
 
@@ -200,7 +200,7 @@ def test_solver_options(device: str) -> None:
 def test_a_restart_of_the_solver_is_eager(device: str) -> None:
     """If the recurrence claims a residual that x does not have, conjugate gradient goes on."""
     problem = Problem(device, dtype=torch.float32)
-    steps = CapturedStep(problem.actor, max_iterations=60, tolerance=1e-7)
+    steps = CapturedStep(problem.actor, ExactFisher, max_iterations=60, tolerance=1e-7)
     objective = problem.objective()
     fisher = ExactFisher(problem.actor, objective.data["observations"])
     eager = trust_region_step(
@@ -217,7 +217,7 @@ def test_a_restart_of_the_solver_is_eager(device: str) -> None:
 def test_gradients_without_a_direction(advantage: float, device: str) -> None:
     """Zero and non-finite gradients are rejected with the eager reason, and do no harm to the next step."""
     problem = Problem(device)
-    steps = CapturedStep(problem.actor)
+    steps = CapturedStep(problem.actor, ExactFisher)
     for value in (None, advantage, None):
         objective = problem.objective(advantage=value)
         ours, eager = steps.trust_region_step(objective), eager_step(objective)
@@ -302,7 +302,7 @@ def test_dictionaries_and_buffers(device: str) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         actor = DictActor().double().to(device)
-    steps = CapturedStep(actor)
+    steps = CapturedStep(actor, ExactFisher)
     for seed in range(3):
         observations = {"a": oracles.randn(seed, N, 3), "b": oracles.randn(seed + 9, N, 2)}
         actions, advantages = oracles.randn(seed, N, 2).to(device), oracles.randn(seed + 5, N).to(device)
@@ -340,7 +340,7 @@ def test_a_policy_that_cannot_be_captured(device: str) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         problem.actor = ReadingActor().double().to(device)
-    steps = CapturedStep(problem.actor)
+    steps = CapturedStep(problem.actor, ExactFisher)
 
     def objective() -> SurrogateObjective:
         observations, actions = oracles.observations(0, N), oracles.randn(1, N, 2)
@@ -358,7 +358,7 @@ def test_a_policy_that_cannot_be_captured(device: str) -> None:
 def test_older_graphs_of_autograd_may_be_alive(device: str) -> None:
     """The objective has one, and so may a caller; it stays usable."""
     problem = Problem(device)
-    steps = CapturedStep(problem.actor)
+    steps = CapturedStep(problem.actor, ExactFisher)
     objective = problem.objective()
     loss = problem.actor(objective.data["observations"]).log_prob(objective.data["actions"]).sum()
     assert_same(steps.trust_region_step(objective), eager_step(objective))
@@ -394,7 +394,7 @@ def test_nothing_is_read_in_a_graph(family: str, dtype: torch.dtype, monkeypatch
         "old_log_prob": torch.ones(N, device="meta", dtype=dtype),
     }
     actor = actor.to("meta", dtype)
-    steps = CapturedStep(actor, max_iterations=2)
+    steps = CapturedStep(actor, ExactFisher, max_iterations=2)
     number = torch.ones((), device="meta", dtype=torch.float64)
     with device_only(monkeypatch) as reads:
         for options in ({"target_kl": number}, {"step_size": number}):
@@ -411,7 +411,7 @@ def test_nothing_is_read_in_a_graph(family: str, dtype: torch.dtype, monkeypatch
 def test_errors_are_those_of_eager_steps(device: str) -> None:
     """Options out of range."""
     problem = Problem(device)
-    steps, objective = CapturedStep(problem.actor), problem.objective()
+    steps, objective = CapturedStep(problem.actor, ExactFisher), problem.objective()
     with pytest.raises(ValueError, match="damping must be"):
         steps.trust_region_step(objective, damping=-1.0)
     with pytest.raises(ValueError, match="target_kl must be"):
