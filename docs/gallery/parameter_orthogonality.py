@@ -99,8 +99,8 @@ for name, initialise in ({"default": lambda _: None} | kinds).items():
 
 # %%
 # Left: lines are the closed form, points what ``block_coupling`` finds. Middle: only the log standard
-# deviations are orthogonal to the rest. Right: how many directions matter depends on the gain, 5 or more than
-# 20, not on orthogonality.
+# deviations are orthogonal to the rest. Right: the number of directions that matter, about 5 or about 20,
+# depends on the gain, not on orthogonality.
 
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
 for std, (pairs, expected) in couplings.items():
