@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.rollout.collect import NonFiniteError
+from agents.rollout.finite import NonFiniteError
 from experiments.run.atomic_file import PARTIAL
 from experiments.run.checkpoint_file import (
     HEADER,

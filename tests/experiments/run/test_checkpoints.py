@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.rollout.collect import NonFiniteError
+from agents.rollout.finite import NonFiniteError
 from experiments.run.checkpoint_file import CheckpointWriteError, read, write
 from experiments.run.checkpoints import Checkpoints, NoValidCheckpointError
 from experiments.run.plain_data import to_bytes

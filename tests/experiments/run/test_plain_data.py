@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from agents.rollout.collect import NonFiniteError
+from agents.rollout.finite import NonFiniteError
 from experiments.run.plain_data import DTYPES, STRUCTURE, from_bytes, to_bytes
 
 

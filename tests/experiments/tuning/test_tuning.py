@@ -24,7 +24,7 @@ from episodes import Episodes
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from agents.rollout.collect import NonFiniteError
+from agents.rollout.finite import NonFiniteError
 from experiments import train
 from experiments.algorithms import names
 from experiments.run.run_folder import RunFolder, RunInUseError
