@@ -175,11 +175,10 @@ def check_like(found: Any, example: Any, place: str) -> None:
     elif isinstance(example, Tensor):
         expected, got = map(kind_of, (example, found))
         require(got == expected, place, f"{expected}, not {got}")
-    elif isinstance(example, bool):
+    elif isinstance(example, bool | str):
         # Optimizers have None where torch is to choose, e.g. Adam's `fused` in checkpoints of version 0.1.
-        require(found is None or type(found) is bool, place, "bool")
-    elif isinstance(example, str):
-        require(type(found) is str, place, "str")
+        undecided = found is None and example is True
+        require(undecided or type(found) is type(example), place, type(example).__name__)
     elif isinstance(example, int | float):
         require(is_number(found), place, "a number")
 
