@@ -5,14 +5,15 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 from torch import Tensor
 
 from agents.rollout.tensor_buffer import TensorRolloutBuffer
 from npg import host
 
 
-class HostArray:
-    """A tensor that is read as a NumPy array when it is first used.
+class HostArray(NDArrayOperatorsMixin):
+    """A tensor that is read as a NumPy array when it is first used, with the operators of one.
 
     Args:
         tensor: the tensor.
@@ -27,6 +28,16 @@ class HostArray:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self._array, dtype)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        arrays = (each._array if isinstance(each, HostArray) else each for each in inputs)
+        return getattr(ufunc, method)(*arrays, **kwargs)
+
+    def __bool__(self) -> bool:
+        return bool(self._array)
+
+    def __repr__(self) -> str:
+        return repr(self._array)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._array, name)
