@@ -19,15 +19,20 @@ class EpisodeTally:
     Attributes:
         returns: sum of the rewards of each current episode so far, (N,).
         lengths: number of its steps so far, (N,).
+        on_host: both as the host has them, {"returns": (N,), "lengths": (N,)}; None if it does not.
     """
 
     def __init__(self, n_envs: int, device: torch.device):
         dtype = scalar_dtype(device)
         self.returns = torch.zeros(n_envs, dtype=dtype, device=device)
         self.lengths = torch.zeros(n_envs, dtype=torch.int64, device=device)
+        self.on_host: Mapping[str, np.ndarray] | None = None
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
-        """Continue from the returns and lengths of current episodes that the host has."""
+        """Continue from the returns and lengths of current episodes that the host has, if they differ."""
+        known = self.on_host
+        if known is not None and all(np.array_equal(known[name], state[name]) for name in known):
+            return
         self.returns.copy_(torch.as_tensor(state["returns"]))
         self.lengths.copy_(torch.as_tensor(state["lengths"]))
 
@@ -43,6 +48,7 @@ class EpisodeTally:
             (2 · most + 1,): the number k of episodes, at most `most`; their returns; their lengths. The last
             k entries of both parts are used.
         """
+        self.on_host = None
         returns, lengths = self.sums(rewards, dones)
         self.returns = torch.where(dones[-1], 0, returns[-1])
         self.lengths = torch.where(dones[-1], 0, lengths[-1])

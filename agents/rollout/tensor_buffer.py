@@ -87,17 +87,15 @@ class TensorRolloutBuffer(RolloutBuffer):
         self._tensors["actions"] = torch.zeros(*steps, *acted, dtype=kind, **options)
         self.tally = EpisodeTally(self.n_envs, torch.device(self.device))
 
-    def begin(self, observations: Any, starts: Any, totals: Mapping[str, np.ndarray]) -> None:
+    def begin(self, observations: Any, starts: Any) -> None:
         """Start from what the host has, e.g. after a reset, instead of the end of the previous rollout.
 
         Args:
             observations: (N, ...).
             starts: whether each is the first of an episode, (N,).
-            totals: the "returns" and "lengths" of the current episodes, each (N,).
         """
         self.states[0].copy_(torch.as_tensor(observations))
         self.starts[0].copy_(torch.as_tensor(starts))
-        self.tally.load(totals)
 
     def add_step(self, rows: Mapping[str, Tensor]) -> None:
         """Append a step.

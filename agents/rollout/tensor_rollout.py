@@ -52,7 +52,8 @@ class TensorRollout:
         self._settled = 0
         self._last: dict[str, Any] = {}
         if agent._last_obs is not buffer.shown:  # of a reset, or of a checkpoint
-            buffer.begin(agent._last_obs, agent._last_episode_starts, env.statistics.get_state())
+            buffer.begin(agent._last_obs, agent._last_episode_starts)
+        buffer.tally.load(env.statistics.get_state())  # others may have stepped or reset the environments
 
     def step(self) -> None:
         """Make one step of every environment."""
@@ -124,7 +125,8 @@ class TensorRollout:
             buffer.shown = None
             raise_first(agent, self._env, buffer, rows, self._first_step, self._stepped)
         self._record(episodes_read)
-        self._env.statistics.set_state({"returns": returns.numpy(), "lengths": lengths.numpy()})
+        buffer.tally.on_host = {"returns": returns.numpy(), "lengths": lengths.numpy()}
+        self._env.statistics.set_state(buffer.tally.on_host)
         agent._last_obs = buffer.shown = observations.numpy()
         agent._last_episode_starts = starts.numpy()
         with self._behaviour.restored():

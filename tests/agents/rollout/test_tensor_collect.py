@@ -18,6 +18,7 @@ from agents import ACKTR, NPG, TRPO, VPG, NonFiniteError
 from agents.base import PolicyGradientAgent
 from agents.policy.policies import MlpPolicy
 from agents.rollout.batch import Batch
+from agents.rollout.host_views import HostArray
 from agents.rollout.tensor_buffer import TensorRolloutBuffer
 from agents.rollout.tensor_rollout import true_positions
 from envs import make_vec_env
@@ -232,6 +233,29 @@ def test_sb3s_callbacks_work() -> None:
     steps = agent.num_timesteps
     agent.learn(N * T, reset_num_timesteps=False)  # goes on where it was stopped
     assert agent.num_timesteps == steps + N * T
+
+
+def test_episodes_are_counted_from_a_reset_by_others() -> None:
+    """As `Monitor` does: the episodes that a user's reset, or an evaluation, has cut do not count."""
+    env = make_vec_env("Pendulum-v1", N, seed=0, vec_env="tensor", env_kwargs={"device": "cpu"})
+    agent = TRPO("MlpPolicy", env, n_steps=150, batch_size=150 * N, device="cpu").learn(150 * N)
+    env.reset()
+    agent.learn(2 * 150 * N, reset_num_timesteps=False)
+    assert [episode["l"] for episode in agent.ep_info_buffer] == [200] * N
+
+
+def test_dones_have_the_operators_of_an_array() -> None:
+    """What an array of booleans gives, also where Python looks up methods on the class."""
+    for flags in ([True], [False], [True, False, False]):
+        array, dones = np.array(flags), HostArray(torch.tensor(flags))
+        if len(flags) == 1:
+            assert bool(dones) == flags[0]
+        for one, other in ((~dones, ~array), (dones | array, array), (array & ~dones, array & False)):
+            assert np.array_equal(one, other)
+        assert np.array_equal(dones == True, array)  # noqa: E712
+        assert np.array_equal(1 - dones, 1 - array) and repr(dones) == repr(array)
+    with pytest.raises(ValueError, match="ambiguous"):
+        bool(dones)
 
 
 def test_the_host_reads_once_per_rollout(monkeypatch: pytest.MonkeyPatch) -> None:

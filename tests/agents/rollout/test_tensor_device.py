@@ -56,6 +56,7 @@ def move_to_meta(agent: Any, action: str) -> BaseCallback:
         T, agent.observation_space, agent.action_space, device="meta", n_envs=N
     )
     agent.rollout_buffer.shown = agent._last_obs  # as after an earlier rollout
+    agent.rollout_buffer.tally.on_host = agent.env.statistics.get_state()
     agent.env.tensor_env = Idle(ACTIONS[action].shape)
     return callback
 
