@@ -59,7 +59,15 @@ class TensorEnv(ABC):
         spec_id: str | None = None,
         seed: int | None = None,
     ) -> None:
-        """Store the attributes, and seed the generator as `seed` does."""
+        """Store the attributes, and seed the generator as `seed` does.
+
+        Raises:
+            ValueError: If num_envs is less than 1, or dtype is not float16, float32 or float64.
+        """
+        if num_envs < 1:
+            raise ValueError(f"expected num_envs >= 1, got {num_envs}; pass a positive number")
+        if dtype not in (torch.float16, torch.float32, torch.float64):  # those that NumPy has, too
+            raise ValueError(f"expected dtype torch.float32 or torch.float64, got {dtype!r}")
         self.num_envs = num_envs
         self.observation_space = observation_space
         self.action_space = action_space

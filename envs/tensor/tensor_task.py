@@ -38,8 +38,10 @@ class TensorTask(TensorEnv):
         super().__init__(num_envs, *args, **kwargs)
         self.max_episode_steps = max_episode_steps
         self.elapsed = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
+        self._step_checked = False
         self.prepare()
         self.state = self.initial_states()
+        self._check_shape("initial_states", "states", self.state, (*self.state.shape[:-1], num_envs))
 
     def prepare(self) -> None:
         """Allocate what the other functions need besides `state`; nothing by default."""
@@ -66,15 +68,28 @@ class TensorTask(TensorEnv):
         """Return the observations (N, ...) of states (..., N); they may be a view of `states`."""
 
     def reset(self) -> Tensor:
-        """Start a new episode in every environment, and return the first observations (N, ...)."""
+        """Start a new episode in every environment, and return the first observations (N, ...).
+
+        Raises:
+            ValueError: If `observe` returns another shape than that of N observations.
+        """
         first = self.initial_states()
         self.state.copy_(first)
         self.elapsed.zero_()
-        return self.observe(first)
+        observations = self.observe(first)
+        shape = (self.num_envs, *(self.observation_space.shape or ()))
+        self._check_shape("observe", "observations", observations, shape)
+        return observations
 
     def step(self, actions: Tensor) -> TensorStep:
-        """Make one step in every environment; see `TensorEnv.step`."""
+        """Make one step in every environment; see `TensorEnv.step`.
+
+        Raises:
+            ValueError: If `advance` returns a wrong shape or type in the first step.
+        """
         states, rewards, terminated = self.advance(actions)
+        if not self._step_checked:
+            self._check_step(states, rewards, terminated)
         self.elapsed += 1
         truncated = self.elapsed >= (self.max_episode_steps or _NO_LIMIT)
         done = terminated | truncated
@@ -83,6 +98,27 @@ class TensorTask(TensorEnv):
         following = torch.where(done, self.initial_states(), states)
         self.state.copy_(following)
         return TensorStep(self.observe(following), rewards, terminated, truncated, self.observe(states))
+
+    def _check_step(self, states: Tensor, rewards: Tensor, terminated: Tensor) -> None:
+        """Check what `advance` returned; only the first time, since later results are alike."""
+        self._check_shape("advance", "states", states, self.state.shape)
+        self._check_shape("advance", "rewards", rewards, (self.num_envs,))
+        self._check_shape("advance", "terminated", terminated, (self.num_envs,))
+        if terminated.dtype != torch.bool:
+            raise ValueError(
+                f"expected terminated of torch.bool from {type(self).__name__}.advance, got "
+                f"{terminated.dtype}; return a comparison, or .bool()"
+            )
+        self._step_checked = True
+
+    def _check_shape(self, function: str, what: str, given: Any, shape: tuple[int, ...]) -> None:
+        """Raise an error if the shape is wrong, which could broadcast without one."""
+        found = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        if found != tuple(shape):
+            raise ValueError(
+                f"expected {what} {tuple(shape)} from {type(self).__name__}.{function}, got {found}; the "
+                "environments are the last axis of states, and the first of all else"
+            )
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return copies of the states, the numbers of steps and the generator's state."""

@@ -6,6 +6,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
@@ -32,7 +33,16 @@ class TensorVecEnv(VecEnv):
     """
 
     def __init__(self, tensor_env: TensorEnv) -> None:
-        """Wrap the environments, which must not be stepped elsewhere while this object steps them."""
+        """Wrap the environments, which must not be stepped elsewhere while this object steps them.
+
+        Raises:
+            ValueError: If an observation is not one tensor.
+        """
+        if isinstance(tensor_env.observation_space, (spaces.Dict, spaces.Tuple)):
+            raise ValueError(
+                "the observations of tensor environments must be one tensor, got the space "
+                f"{tensor_env.observation_space}; join its parts in one Box"
+            )
         self.tensor_env = tensor_env
         self._actions: Any = None
         self._statistics = EpisodeStatistics(tensor_env.num_envs)

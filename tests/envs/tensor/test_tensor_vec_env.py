@@ -209,6 +209,59 @@ def test_a_task_of_its_own_is_one_of_gymnasiums_too() -> None:
     assert "Walk-v0" not in gym.registry
 
 
+def advanced(states: Any, rewards: Any, ends: Any) -> Any:
+    """Return a method `advance` that gives functions of what Walk's gives."""
+
+    def advance(self: Any, actions: Tensor) -> Any:
+        results = Walk.advance(self, actions)
+        return states(results[0]), rewards(results[1]), ends(results[2])
+
+    return advance
+
+
+def same(tensor: Tensor) -> Tensor:
+    """Return the tensor."""
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"observe": lambda self, states: states}, r"observations \(3, 1\) from Wrong.observe, got \(1, 3\)"),
+        ({"observe": lambda self, states: states[0, :1]}, r"observations \(3, 1\) .* got \(1,\)"),
+        (
+            {"initial_states": lambda self: torch.zeros(3, 1)},
+            r"states \(3, 3\) from Wrong.init.* got \(3, 1\)",
+        ),
+        ({"advance": advanced(lambda x: x[:, :1], same, same)}, r"states \(1, 3\) .* got \(1, 1\)"),
+        ({"advance": advanced(same, lambda x: x[None], same)}, r"rewards \(3,\) .* got \(1, 3\)"),
+        ({"advance": advanced(same, lambda x: -1.0, same)}, r"rewards \(3,\) .* got float"),
+        ({"advance": advanced(same, same, torch.any)}, r"terminated \(3,\) .* got \(\)"),
+        ({"advance": advanced(same, same, Tensor.float)}, r"terminated of torch.bool .* got torch.float32"),
+    ],
+)
+def test_wrong_results_of_a_task_are_rejected(wrong: dict[str, Any], message: str) -> None:
+    """A shape that would broadcast, too; the error names the function."""
+    with pytest.raises(ValueError, match=message):
+        env = TensorVecEnv(type("Wrong", (Walk,), wrong)(3))
+        env.reset()
+        env.step(np.zeros(3, np.int64))
+
+
+def test_wrong_arguments_of_a_task_are_rejected() -> None:
+    """No environments, a type that NumPy does not have or that is none, and observations of parts."""
+    for n_envs in (0, -1):
+        with pytest.raises(ValueError, match=f"expected num_envs >= 1, got {n_envs}"):
+            Walk(n_envs)
+    for dtype in (torch.bfloat16, torch.int32, "float64"):
+        with pytest.raises(ValueError, match=f"expected dtype torch.float32 or torch.float64, got .*{dtype}"):
+            Walk(2, dtype=dtype)
+    walk = Walk(2)
+    walk.observation_space = gym.spaces.Dict({"place": walk.observation_space})
+    with pytest.raises(ValueError, match="must be one tensor, got the space Dict"):
+        TensorVecEnv(walk)
+
+
 def test_a_resumed_run_is_the_whole_one(tmp_path: Path) -> None:
     """Trained on the command line, in two parts: the same log and the same evaluation."""
     settings = ("n_steps=16", "n_critic_updates=1", "batch_size=64")
