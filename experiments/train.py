@@ -93,7 +93,9 @@ def tune(arguments: Arguments) -> int:
 
     if arguments.cluster is not None:
         arguments = on_nodes(arguments)
-    settings = resolve(replace(arguments, vec_env="dummy"))
+    if arguments.vec_env == "auto":
+        arguments = replace(arguments, vec_env="dummy")  # trials share the cores
+    settings = resolve(arguments)
     full_timesteps = None
     with suppress(ValueError):  # the file lacks n_timesteps
         full_timesteps = resolve(replace(arguments, steps=None)).n_timesteps

@@ -144,9 +144,13 @@ class TuningResult:
 
     def __str__(self) -> str:
         search = self.search
-        best = search.folder / "best.yaml"
+        best, vec_env = search.folder / "best.yaml", search.configuration.vec_env
         train = Arguments(
-            algo=(search.algo,), env=(search.env_id,), config=best, out=search.folder.parents[2]
+            algo=(search.algo,),
+            env=(search.env_id,),
+            config=best,
+            out=search.folder.parents[2],
+            vec_env={"dummy": "auto"}.get(vec_env, vec_env),
         )
         kept = [f"  kept       {name}={read(search.configuration, name)}" for name in search.space.kept]
         failed = [f"  failed     {n} times: {reason}" for reason, n in self.failures.most_common()]

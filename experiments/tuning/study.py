@@ -98,6 +98,8 @@ class Search:
         settings = {name: getattr(self.configuration, name) for name in RUN_KEYS}
         ranges = {f"range of {axis}": extent for axis, extent in self.space.described().items()}
         run = {"algo": self.algo, "env": self.env_id, "seeds": self.seeds}
+        if self.configuration.vec_env in ("envpool", "tensor"):  # all others give the same results
+            run["vec_env"] = self.configuration.vec_env
         return {**run, **settings, **self.configuration.hyperparameters, **ranges}
 
 

@@ -25,7 +25,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from agents.rollout.finite import NonFiniteError
-from experiments import train
+from envs import TensorVecEnv
+from experiments import train, training_envs
 from experiments.algorithms import names
 from experiments.run.run_folder import RunFolder, RunInUseError
 from experiments.settings.arguments import Arguments
@@ -254,6 +255,25 @@ def test_best_settings_train_for_the_configured_steps(
     assert f"--config {path}" in capsys.readouterr().out and "at 320 steps" in path.read_text()
     found = resolve(Arguments(algo=("vpg",), config=path)).n_timesteps
     assert found == configuration_of("vpg").n_timesteps > 320
+
+
+def test_trials_step_the_environments_that_were_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """--vec-env holds for trials, and for the next command; such trials compare with no others."""
+    given = Arguments(
+        algo=("vpg",), steps=320, tune=2, jobs=1, out=tmp_path, device="cpu", vec_env="tensor", n_envs=4
+    )
+    made = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            train, "make_env", lambda settings: made.append(training_envs.make_env(settings)) or made[-1]
+        )
+        assert train.main(given) == 0
+    assert made and all(isinstance(env, TensorVecEnv) for env in made)
+    assert "best.yaml" in (out := capsys.readouterr().out) and "--vec-env tensor" in out
+    assert train.main(replace(given, vec_env="auto")) == 2
+    assert "another search, with vec_env='tensor', not None" in capsys.readouterr().err
 
 
 def test_training_ends_at_the_budget() -> None:
