@@ -114,37 +114,28 @@ class _State:
         weight = self.residual @ z
         direction = z if self.direction is None else z + (weight / self.weight) * self.direction
         product = operator @ direction
-        before = (self.x, self.residual, self.largest_curvature, self.iterations, self.outcome)
-        x, residual, largest_curvature, iterations, outcome = move(*before, direction, weight, product, goal)
-        return _State(x, residual, direction, weight, largest_curvature, iterations, outcome)
+        curvature, length = direction @ product, direction @ direction
+        relative = curvature / length
+        largest_curvature = torch.maximum(self.largest_curvature, relative)
+        finite = ((curvature + weight + length).abs() < math.inf) & (length > 0)
+        rounding = torch.finfo(weight.dtype).eps
+        positive = (weight > 0) & (relative > rounding * largest_curvature)
 
-
-def move(
-    x: Tensor,
-    residual: Tensor,
-    largest_curvature: Tensor,
-    iterations: Tensor,
-    outcome: Tensor,
-    direction: Tensor,
-    weight: Tensor,
-    product: Tensor,
-    goal: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the first five arguments after a move along a direction, given its product with A."""
-    curvature, length = direction @ product, direction @ direction
-    relative = curvature / length
-    largest_curvature = torch.maximum(largest_curvature, relative)
-    finite = ((curvature + weight + length).abs() < math.inf) & (length > 0)
-    rounding = torch.finfo(weight.dtype).eps
-    positive = (weight > 0) & (relative > rounding * largest_curvature)
-
-    running = outcome == Outcome.RUNNING.value
-    moves = running & finite & positive
-    step = weight / curvature
-    # torch.where, since a non-finite direction times zero would be NaN.
-    x = torch.where(moves, x + step * direction, x)
-    residual = torch.where(moves, residual - step * product, residual)
-    new = (torch.linalg.vector_norm(residual) <= goal) * Outcome.SMALL.value
-    new = torch.where(positive, new, Outcome.NEGATIVE_CURVATURE.value)
-    new = torch.where(finite, new, Outcome.NON_FINITE.value)
-    return x, residual, largest_curvature, iterations + moves, torch.where(running, new, outcome)
+        running = self.outcome == Outcome.RUNNING.value
+        moves = running & finite & positive
+        step = weight / curvature
+        # torch.where, since a non-finite direction times zero would be NaN.
+        x = torch.where(moves, self.x + step * direction, self.x)
+        residual = torch.where(moves, self.residual - step * product, self.residual)
+        outcome = (torch.linalg.vector_norm(residual) <= goal) * Outcome.SMALL.value
+        outcome = torch.where(positive, outcome, Outcome.NEGATIVE_CURVATURE.value)
+        outcome = torch.where(finite, outcome, Outcome.NON_FINITE.value)
+        return _State(
+            x,
+            residual,
+            direction,
+            weight,
+            largest_curvature,
+            self.iterations + moves,
+            torch.where(running, outcome, self.outcome),
+        )

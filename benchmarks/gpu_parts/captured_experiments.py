@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpu_parts import fused_move
 from gpu_parts.part import Part
 from gpu_parts.problem import Problem
 from gpu_parts.products import relative_error
 from gpu_parts.timing import median_seconds
-from npg import Captured, SurrogateObjective, cg_attempt, cuda_graph
+from npg import Captured, SurrogateObjective, cuda_graph
 
 Function = Callable[..., Tensor]
 MOST_KERNELS = 15  # rows of the profile
@@ -24,7 +23,7 @@ def run_experiments(part: Part, problem: Problem, function: Function, arguments:
     if part.device.type != "cuda":
         part.note("no CUDA device: no experiments")
         return
-    for experiment in (measure_overhead, compare_fused, compare_settings, profile_replay):
+    for experiment in (measure_overhead, compare_settings, profile_replay):
         if part.out_of_time(experiment.__name__):
             return
         with part.attempt(experiment.__name__):
@@ -224,25 +223,6 @@ def _check_capture(device: torch.device) -> None:
 def _require(condition: Any) -> None:
     if not condition:
         raise AssertionError("not as expected")
-
-
-def compare_fused(part: Part, problem: Problem, function: Function, arguments: tuple[Any, ...]) -> None:
-    """Measure a capture whose solver has few kernels between two products; see `fused_move`."""
-    reference = function(*arguments).clone()
-    original, cg_attempt.move = cg_attempt.move, fused_move.move
-    captured = Captured(function, part.device)
-    row: dict[str, Any] = {"replay ms": None, "error": None}
-    try:
-        error = relative_error(captured(*arguments), reference)
-        replay = next(iter(captured._recordings.values())).graph.replay
-        row = {"replay ms": 1e3 * median_seconds(replay, part.device), "error": error}
-        result = "captured"
-    except Exception as error:
-        result = first_line(error)
-    finally:
-        cg_attempt.move = original
-    part.add("solver with few kernels", **row, result=captured.failure or result)
-    captured.forget()
 
 
 def first_line(error: BaseException) -> str:
