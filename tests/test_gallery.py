@@ -53,7 +53,7 @@ def pyplot(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("script", [entry(script) for script in SCRIPTS])
 def test_a_script_keeps_its_assertions_and_writes_one_figure(script, pyplot, tmp_path):
-    """It draws exactly one figure, writes it where it is told, and leaves torch's defaults as they were."""
+    """It draws exactly one figure, writes it to GALLERY_OUT, and does not change torch's defaults."""
     dtype = torch.get_default_dtype()
     runpy.run_path(str(script), run_name="__main__")
     assert len(pyplot.get_fignums()) == 1

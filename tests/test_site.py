@@ -97,13 +97,13 @@ def test_every_setting_is_explained_with_its_default(name: str) -> None:
     """In docs/settings.md, in a row that names the agent."""
     text = (DOCS / "settings.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \| (.*?) \|", text, re.MULTILINE)
-    told = {
+    documented = {
         setting: default
         for setting, owners, default in rows
         if owners == "all" or name.upper() in owners.split(", ")
     }
     defaults = {key: value for key, value in defaults_of(ALGORITHMS[name]).items() if key not in PLUMBING}
-    assert told == {key: repr(value).replace("'", '"') for key, value in defaults.items()}
+    assert documented == {key: repr(value).replace("'", '"') for key, value in defaults.items()}
 
 
 def links_of(page: Path) -> set[Path]:

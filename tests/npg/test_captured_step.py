@@ -198,7 +198,7 @@ def test_solver_options(device: str) -> None:
 
 @on_devices
 def test_a_restart_of_the_solver_is_eager(device: str) -> None:
-    """If the recurrence claims a residual that x does not have, conjugate gradient goes on."""
+    """If b − A x is larger than the residual of the recurrence, conjugate gradient restarts."""
     problem = Problem(device, dtype=torch.float32)
     steps = CapturedStep(problem.actor, ExactFisher, max_iterations=60, tolerance=1e-7)
     objective = problem.objective()

@@ -58,7 +58,7 @@ class RslRlBridge(Simulator):
     def reset(self) -> Tensor:
         """Start new episodes if the simulator has a method ``reset``; return the observations.
 
-        rsl_rl's interface has none: without it, the present episodes go on.
+        rsl_rl's interface has none: without it, the current episodes continue.
         """
         if self._next_seed is not None and hasattr(self.simulator, "seed"):
             self.simulator.seed(self._next_seed)

@@ -231,7 +231,7 @@ def test_sb3s_callbacks_work() -> None:
     )  # twice the number of environments, or a few more
     assert agent.num_timesteps < 100 * N * T and agent._n_updates == agent.num_timesteps // (N * T)
     steps = agent.num_timesteps
-    agent.learn(N * T, reset_num_timesteps=False)  # goes on where it was stopped
+    agent.learn(N * T, reset_num_timesteps=False)  # continues after the stop
     assert agent.num_timesteps == steps + N * T
 
 
