@@ -137,7 +137,7 @@ def check_walk(env: TensorEnv, *, final: str = "exact", both: bool = True, time_
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_rsl_rl(legacy: bool) -> None:
-    """Time limits and terminations are distinguished; the last observations are those before, with a warning."""
+    """Time limits and terminations are distinguished; last observations are those before, with a warning."""
     env = RslRlBridge(OfRslRl(legacy=legacy))
     assert env.observation_space == BOX and env.action_space.shape == (1,)
     with pytest.warns(UserWarning, match="one step earlier") as warnings:
