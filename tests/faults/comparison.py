@@ -69,11 +69,16 @@ def table(path: Path) -> list[list[str]]:
 
 
 def events(folder: Path) -> list[tuple[int, str, bytes]]:
-    """Return TensorBoard's scalars in the order in which its own loader reads them, without times."""
+    """Return TensorBoard's scalars, without times; the files in the order in which they were begun.
+
+    TensorBoard orders files by name: second, host and process ID. A run that is resumed in the second in
+    which it was stopped, which needs a forked process that has imported PyTorch before, can break that order.
+    """
+    files = [list(EventFileLoader(str(path)).Load()) for path in folder.glob("events.out.tfevents.*")]
     return [
         (event.step, value.tag, value.tensor.SerializeToString())
-        for path in sorted(folder.glob("events.out.tfevents.*"))
-        for event in EventFileLoader(str(path)).Load()
+        for file in sorted(filter(None, files), key=lambda file: file[0].wall_time)
+        for event in file
         for value in event.summary.value
         if value.tag not in TIMES
     ]
