@@ -551,7 +551,7 @@ def test_a_bad_value_in_a_grid_is_rejected_before_any_run(
     assert not arguments.out.exists()
 
 
-def test_a_missing_entropy_bonus_is_explained(arguments: Arguments, capsys: pytest.CaptureFixture) -> None:
+def test_a_missing_setting_of_ppo_is_explained(arguments: Arguments, capsys: pytest.CaptureFixture) -> None:
     """Rather than answered by other names."""
-    assert main(changed(arguments, set=(("ent_coef=0.01",),))) == 2
-    assert "has no setting 'ent_coef'; its step has no entropy bonus" in capsys.readouterr().err
+    assert main(changed(arguments, set=(("vf_coef=0.5",),))) == 2
+    assert "has no setting 'vf_coef'; the critic is fitted by itself" in capsys.readouterr().err
