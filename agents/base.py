@@ -237,6 +237,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Train in another environment, with equal spaces and the same number of environments."""
         super().set_env(env, force_reset)
+        warn_of_two_normalisers(self.policy, self.get_vec_normalize_env(), stacklevel=3)
         self.rollout_buffer = make_buffer(self)
 
     def _setup_model(self) -> None:
@@ -250,7 +251,8 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         self.actor = PolicyActor(self.policy)
         check_entropy(self.ent_coef, self.policy)
         warn_of_unreached(self.actor)
-        warn_of_two_normalisers(self.policy, self.get_vec_normalize_env())
+        # From the caller of the constructor.
+        warn_of_two_normalisers(self.policy, self.get_vec_normalize_env(), stacklevel=6)
         join(self)
 
     def _setup_lr_schedule(self) -> None:
