@@ -23,6 +23,7 @@ from agents.data_parallel import Share, join, share_rollout
 from agents.device import faster_device
 from agents.hyperparameters import (
     check_critic_fit,
+    check_entropy,
     check_minibatches,
     check_ranges,
     check_spread,
@@ -68,6 +69,9 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         sde_sample_freq: number of steps after which gSDE samples new noise; -1 for once per rollout.
         rollout_buffer_class: class of the rollout buffer; None for SB3's.
         rollout_buffer_kwargs: keyword arguments of the rollout buffer.
+        ent_coef: c of the entropy bonus: the policy maximises E[ratio · advantage + c · entropy], with the
+            entropy in nats, joint over action dimensions; a number or a schedule. The KL and F do not include
+            it.
         normalize_advantage: whether to scale advantages to mean 0 and standard deviation 1.
         stats_window_size: number of episodes over which logged returns and lengths are averaged.
         tensorboard_log: folder of the TensorBoard log; None for no log.
@@ -96,6 +100,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
     gae_lambda: float = 0.95
     use_sde: bool = False
     sde_sample_freq: int = -1
+    ent_coef: float | Schedule = 0.0
     normalize_advantage: bool = True
     critic_fit: str = "minibatch"
     critic_lambda: float | None = None
@@ -114,7 +119,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         check_critic_fit(type(self), arguments.get("critic_fit", self.critic_fit))
         init_setup_model = arguments.pop("_init_setup_model")
         sb3: dict[str, Any] = {name: arguments.pop(name) for name in SB3_PARAMETERS if name in arguments}
-        sb3 |= {"ent_coef": 0.0, "vf_coef": 0.0, "max_grad_norm": 0.0}  # not used
+        sb3 |= {"vf_coef": 0.0, "max_grad_norm": 0.0}  # not used
         env = made_with_checks(env, sb3["verbose"])
         if sb3["device"] == "auto" and (tensor_env := getattr(env, "tensor_env", None)) is not None:
             sb3["device"] = tensor_env.device
@@ -239,6 +244,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Train in another environment, with equal spaces and the same number of environments."""
         super().set_env(env, force_reset)
+        warn_of_two_normalisers(self.policy, self.get_vec_normalize_env(), stacklevel=3)
         self.rollout_buffer = make_buffer(self)
 
     def _setup_model(self) -> None:
@@ -250,8 +256,10 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             self.rollout_buffer.device = self.device
         self.rollout_buffer = make_buffer(self)
         self.actor = PolicyActor(self.policy)
+        check_entropy(self.ent_coef, self.policy)
         warn_of_unreached(self.actor)
-        warn_of_two_normalisers(self.policy, self.get_vec_normalize_env())
+        # From the caller of the constructor.
+        warn_of_two_normalisers(self.policy, self.get_vec_normalize_env(), stacklevel=6)
         join(self)
 
     def _setup_lr_schedule(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
@@ -35,6 +36,7 @@ GROUPS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "damping critic_learning_rate": ("a number > 0", lambda v: 0 < v < math.inf),
     "step_size": ("None or a number > 0", lambda v: v is None or 0 < v < math.inf),
     "critic_target_kl": ("a number of nats > 0", lambda v: 0 < v < math.inf),
+    "ent_coef": ("a number ≥ 0 or a schedule", lambda v: callable(v) or 0 <= v < math.inf),
     "target_kl": ("a number of nats > 0, or a schedule", lambda v: callable(v) or 0 < v < math.inf),
     "learning_rate": ("a number > 0 or a schedule", lambda v: callable(v) or 0 < v < math.inf),
     "adaptive_damping captured normalize_advantage use_sde": ("true or false", lambda v: isinstance(v, bool)),
@@ -156,6 +158,19 @@ def check_unread(agent_class: type, critic_fit: str, values: Mapping[str, Any]) 
         )
 
 
+def check_entropy(ent_coef: float | Schedule, policy: ActorCriticPolicy) -> None:
+    """Check that the entropy bonus, if there is one, is that of the actions.
+
+    Raises:
+        ValueError: the policy squashes its actions, whose entropy has no closed form.
+    """
+    if ent_coef != 0 and getattr(policy, "squash_output", False):
+        raise ValueError(
+            "ent_coef needs the entropy of the actions, which has no closed form with squash_output=True; "
+            "set ent_coef to 0, or leave squash_output out of policy_kwargs"
+        )
+
+
 def check_resolution(policy: nn.Module, **target_kls: Any) -> None:
     """Warn of a target KL so small that rounding decides the step.
 
@@ -176,7 +191,6 @@ def check_resolution(policy: nn.Module, **target_kls: Any) -> None:
 
 # Settings of SB3's algorithms that users look for, and why these agents do not have them.
 ABSENT = {
-    "ent_coef": "its step has no entropy bonus; leave the argument out",
     "vf_coef": "the critic is fitted by itself, not as a term of the policy's loss",
     "max_grad_norm": "target_kl or Adam sets the length of the step, not the gradient's norm",
     "clip_range": "target_kl or Adam sets the length of the step; PPO is the one that clips",

@@ -88,7 +88,7 @@ def main(words: Sequence[str] | None = None) -> int:
         )
         return int(import_module(module).main(parsed))
     if name == "tune":
-        rest = ["--tune", *(rest if rest and rest[0].isdigit() else [str(TRIALS), *rest])]
+        rest = ["--tune", *(rest if rest and not rest[0].startswith("-") else [str(TRIALS), *rest])]
     description = TUNE if name == "tune" else TRAIN
     arguments = Arguments.parse(rest, prog=f"npg {name}", description=description)
     return int(import_module("experiments.train").main(arguments))  # not before --help: it imports torch

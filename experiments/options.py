@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.settings.arguments import shown
+from experiments.settings.arguments import Whole, shown
 
 Modules = Annotated[
     tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="import", metavar="MODULE")
@@ -37,11 +37,11 @@ class Evaluate:
     """Evaluate the agent in this run folder."""
     checkpoint: Annotated[str | None, shown("NAME", "the newest one")] = None
     """Evaluate this checkpoint of the run, e.g. best or checkpoint-000012288."""
-    episodes: Annotated[int | None, shown("N", "as at the end of training, or 100 if that was 0")] = None
+    episodes: Annotated[Whole | None, shown("N", "as at the end of training, or 100 if that was 0")] = None
     """Play this many episodes."""
     stochastic: bool = False
     """Sample actions as in training, instead of taking the most likely ones."""
-    seed: Annotated[int | None, shown("N", "10000 plus the run's seed, as at the end of training")] = None
+    seed: Annotated[Whole | None, shown("N", "10000 plus the run's seed, as at the end of training")] = None
     """Start episode k from this seed + k."""
     video: bool = False
     """Record the first three episodes as video.mp4, next to the JSON file."""
@@ -73,7 +73,7 @@ class Report:
         shown("RETURN|ENV=RETURN [ENV=RETURN ...]", "Gymnasium's, if it has one"),
     ] = ()
     """Count an environment as solved at this return. ENV=RETURN is for one environment of several."""
-    seed: Annotated[int, shown("N")] = 0
+    seed: Annotated[Whole, shown("N")] = 0
     """Seed the bootstrap with this number."""
 
 

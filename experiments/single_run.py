@@ -24,8 +24,9 @@ from experiments.run.rank_state import number_of_environments, ranks_of
 from experiments.run.run_folder import RunFolder
 from experiments.run.stop_signals import Stopped, StopSignals
 from experiments.settings.arguments import Arguments
-from experiments.settings.configuration import build, resolve, whole
+from experiments.settings.configuration import build, resolve
 from experiments.settings.run_settings import RunSettings, differences
+from experiments.settings.yaml_numbers import whole
 from experiments.summary import modules_of, print_next, print_run
 from experiments.terminal import show
 from experiments.training_envs import check_ranks, environments_of, make_env

@@ -73,6 +73,8 @@ def make(case: Case, n_envs: int) -> PolicyGradientAgent:
         options |= {"critic_fit": "lbfgs", "batch_size": None} if case.fit == "lbfgs" else {}
     else:
         options |= {"critic_fit": case.fit} | ({"batch_size": 11} if case.fit == "minibatch" else {})
+    if case.normalised:
+        options["ent_coef"] = 0.3
     if case.algo in ("npg", "trpo"):
         options |= {"sub_sampling_factor": 5, "adaptive_damping": True}
         options["cg_max_steps"] = 8  # later iterations amplify the rounding of a product

@@ -188,7 +188,7 @@ def register_policy(name: str, policy_class: type[ActorCriticPolicy]) -> None:
     POLICIES[name] = policy_class
 
 
-def warn_of_two_normalisers(policy: ActorCriticPolicy, outer: VecNormalize | None) -> None:
+def warn_of_two_normalisers(policy: ActorCriticPolicy, outer: VecNormalize | None, stacklevel: int) -> None:
     """Warn if a policy normalises what a `VecNormalize` has normalised already."""
     if outer is None or not isinstance(policy, MlpPolicy):
         return
@@ -198,7 +198,7 @@ def warn_of_two_normalisers(policy: ActorCriticPolicy, outer: VecNormalize | Non
             "VecNormalize and the policy normalise the same numbers; leave normalize_observations and "
             "normalize_returns out of policy_kwargs, or VecNormalize out of the environments",
             UserWarning,
-            stacklevel=6,  # the caller of the constructor
+            stacklevel=stacklevel,
         )
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,11 @@ from experiments.algorithms import (
     policy_class,
     with_schedule,
 )
+from experiments.settings import yaml_numbers
 from experiments.settings.arguments import Arguments, owner_of
 from experiments.settings.config_file import config_file
 from experiments.settings.run_settings import RunSettings
+from experiments.settings.yaml_numbers import whole
 
 # Keys of a section that are not arguments of the agent; the names are RL Zoo's.
 RUN_KEYS = ("n_timesteps", "policy", "n_envs", "normalize")
@@ -118,7 +119,7 @@ def read_section(path: Path, env_id: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no configuration file {path}")
     try:
-        sections = yaml.safe_load(path.read_text(encoding="utf-8"))
+        sections = yaml_numbers.load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(sections, dict) or not all(isinstance(s, dict) for s in sections.values()):
@@ -139,15 +140,6 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not (name and equals and value):
         raise ValueError(f"expected name=value after --set, got {text!r}")
     try:
-        parsed = yaml.safe_load(value)
+        return name, yaml_numbers.load(value)
     except yaml.YAMLError:
         raise ValueError(f"cannot read the value in --set {text!r}") from None
-    if isinstance(parsed, str):
-        with suppress(ValueError):
-            parsed = whole(float(parsed))  # YAML 1.1 parses 1e-3 as a string
-    return name, parsed
-
-
-def whole(value: Any) -> Any:
-    """Return a float that is a whole number, e.g. 1e6, as an int; anything else unchanged."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
