@@ -71,7 +71,19 @@ def arguments_of(group: Group) -> list[Arguments]:
     Raises:
         ValueError: no arguments give these settings, or that cannot be checked without importing a module.
     """
-    recorded = RunSettings.from_document(yaml.safe_load(group.records[0].config))
+    plain = arguments_for(RunSettings.from_document(yaml.safe_load(group.records[0].config)))
+    seeds = [record.seed for record in group.records]
+    starts = [k for k, seed in enumerate(seeds) if seed - 1 not in seeds]
+    ends = [*starts[1:], len(seeds)]
+    return [replace(plain, seed=seeds[a], seeds=b - a) for a, b in zip(starts, ends, strict=True)]
+
+
+def arguments_for(recorded: RunSettings) -> Arguments:
+    """Return the arguments of one run with these settings; those of --set name its algorithm.
+
+    Raises:
+        ValueError: no arguments give these settings, or that cannot be checked without importing a module.
+    """
     for name in (recorded.algo, recorded.policy):
         if ":" in name and name not in PEERS:
             raise ValueError(f"{name} is a class of its user; repeat the settings of config.yaml")
@@ -80,6 +92,7 @@ def arguments_of(group: Group) -> list[Arguments]:
     plain = Arguments(
         algo=(recorded.algo,),
         env=(recorded.env,),
+        seed=recorded.seed,
         steps=float(recorded.n_timesteps),
         episodes=recorded.evaluation_episodes,
         geometry=recorded.geometry,
@@ -93,10 +106,7 @@ def arguments_of(group: Group) -> list[Arguments]:
         if left := changed(resolve(own), recorded):
             raise ValueError(f"--set cannot express its {', '.join(left)}; see its config.yaml")
         plain = replace(plain, set=(tuple(f"{recorded.algo}.{text}" for text in changes),))
-    seeds = [record.seed for record in group.records]
-    starts = [k for k, seed in enumerate(seeds) if seed - 1 not in seeds]
-    ends = [*starts[1:], len(seeds)]
-    return [replace(plain, seed=seeds[a], seeds=b - a) for a, b in zip(starts, ends, strict=True)]
+    return plain
 
 
 def as_yaml(value: Any) -> str:
