@@ -10,6 +10,7 @@ import torch
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import get_device
 
+from agents.policy.allocation_limit import AllocationLimit
 from agents.ranks import ONE, Ranks
 from envs import choose_vec_env
 from envs.single_env import environment_spec
@@ -18,7 +19,6 @@ from experiments.evaluation import protocol
 from experiments.evaluation.seeded_episodes import EvaluationError
 from experiments.failure import describe_failure, setup_errors
 from experiments.process_group import launcher, on_first
-from experiments.run.allocation_limit import AllocationLimit
 from experiments.run.learn import learn
 from experiments.run.rank_state import number_of_environments, ranks_of
 from experiments.run.run_folder import RunFolder
