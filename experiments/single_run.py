@@ -23,6 +23,7 @@ from experiments.run.learn import learn
 from experiments.run.rank_state import number_of_environments, ranks_of
 from experiments.run.run_folder import RunFolder
 from experiments.run.stop_signals import Stopped, StopSignals
+from experiments.run.tensorboard_log import write_final
 from experiments.settings.arguments import Arguments
 from experiments.settings.configuration import build, resolve, whole
 from experiments.settings.run_settings import RunSettings, differences
@@ -235,5 +236,6 @@ def evaluate(settings: RunSettings, folder: RunFolder, steps: int, signals: Stop
         spec = environment_spec(settings.env)
         checkpoint = folder.read_checkpoint()
         result = protocol.evaluate(checkpoint, settings, spec, episodes=episodes, after_step=signals.check)
+    write_final(folder.path, result)
     folder.write_evaluation(result or {"steps": steps, "returns": []})
     return result

@@ -8,6 +8,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 class Clock(BaseCallback):
     """Log the training time as `time/seconds`; SB3's `time/time_elapsed` has whole seconds only.
 
+    TensorBoard has an axis of its own for time, and gets none of both.
+
     Args:
         elapsed: seconds of training before the run was resumed.
     """
@@ -29,6 +31,6 @@ class Clock(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        self.logger.record("time/seconds", round(self.seconds, 3))
+        self.logger.record("time/seconds", round(self.seconds, 3), exclude="tensorboard")
 
     _on_training_end = _on_rollout_end

@@ -56,7 +56,11 @@ def learn(
         return follow(agent, settings, signals, content), 0.0
     callbacks = [GeometryCallback(settings.geometry)] if settings.geometry else []
     episodes_cut = restore(agent, callbacks, content) if content is not None else 0
-    log = RunLog(folder, content["log"] if content else None)
+    log = RunLog(
+        folder,
+        content["log"] if content else None,
+        settings=None if content and content["run"] == document else document,
+    )
     agent.set_logger(log.logger)
     clock = Clock(content["seconds"] if content else 0.0)
     progress = Progress(settings.n_timesteps, f"{settings.algo} on {settings.env}")

@@ -1,14 +1,16 @@
 """Write the two logs of a run, progress.csv and TensorBoard's events; a resumed run appends to them."""
 
 import os
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from typing import Any
 
-from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import Logger
 
 from experiments.run.atomic_file import UnsafeFileError, reading, remove_leftovers, replacing
 from experiments.run.csv_log import CsvLog, rewind
 from experiments.run.run_folder import RunFolder
+from experiments.run.tensorboard_log import TensorBoardLog
 from experiments.terminal import show
 
 EVENTS = "events.out.tfevents.*"
@@ -28,7 +30,12 @@ class RunLog:
         ValueError: a file is shorter than the position says, or the position is invalid.
     """
 
-    def __init__(self, folder: RunFolder, position: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        folder: RunFolder,
+        position: dict[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ):
         self._folder = folder.path
         if position is not None:
             self._check_events(position["events"])
@@ -38,10 +45,12 @@ class RunLog:
         self._csv = CsvLog(folder.progress)
         self.logger = Logger(str(self._folder), [self._csv])
         self._open_events()
+        if settings is not None:
+            self._events.write_settings(settings)
 
     def _open_events(self) -> None:
         before = set(self._folder.glob(EVENTS))
-        self._events = TensorBoardOutputFormat(str(self._folder))
+        self._events = TensorBoardLog(str(self._folder))
         (self._events_path,) = set(self._folder.glob(EVENTS)) - before
         self.logger.output_formats[1:] = [self._events]
 

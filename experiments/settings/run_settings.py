@@ -1,7 +1,7 @@
 """The settings of one run, as config.yaml stores them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, get_type_hints
 
@@ -117,3 +117,13 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], place: str = 
         else:
             found.append(f"{place}{name}: {old} -> {new}")
     return found
+
+
+def flattened(value: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield names and values of settings; key b of mapping a is named a.b, without `hyperparameters.`."""
+    for key, entry in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(entry, dict) and entry:
+            yield from flattened(entry, "" if name == "hyperparameters" else f"{name}.")
+        else:
+            yield name, entry

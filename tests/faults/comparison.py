@@ -80,7 +80,7 @@ def events(folder: Path) -> list[tuple[int, str, bytes]]:
         for file in sorted(filter(None, files), key=lambda file: file[0].wall_time)
         for event in file
         for value in event.summary.value
-        if value.tag not in TIMES
+        if value.tag.partition("/")[2] not in TIMES  # the tag without its group
     ]
 
 
