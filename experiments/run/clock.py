@@ -24,6 +24,10 @@ class Clock(BaseCallback):
         """Seconds of training so far."""
         return self._elapsed + time.perf_counter() - self._start
 
+    def leave_out(self, seconds: float) -> None:
+        """Do not count the last seconds as training."""
+        self._start += seconds
+
     def _on_training_start(self) -> None:
         self._start = time.perf_counter()
 

@@ -8,6 +8,7 @@ import yaml
 from stable_baselines3.common.logger import TensorBoardOutputFormat
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+from torch.utils.tensorboard import SummaryWriter
 
 from experiments.settings.run_settings import flattened
 
@@ -24,6 +25,7 @@ GROUPS = {
     "train/": "3-step",
     "time/": "5-time",
 }
+SETTINGS = ".settings"  # end of the name of the event file with the settings
 FINAL = "final/mean_return"
 # Not in the HParams tab: that does not describe the agent, or may be changed when a run is resumed.
 NO_HPARAMS = (
@@ -54,41 +56,6 @@ class TensorBoardLog(TensorBoardOutputFormat):
             step,
         )
 
-    def write_settings(self, document: Mapping[str, Any]) -> None:
-        """Write the content of config.yaml, as text and for the HParams tab."""
-        text = yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True)
-        self.writer.add_text("config.yaml", f"```yaml\n{text}```")
-        chosen = {name: value for name, value in document.items() if name not in NO_HPARAMS}
-        # Without an `Experiment`, TensorBoard finds the settings that differ; of several it would read one.
-        start = plugin_data_pb2.SessionStartInfo()
-        for name, value in flattened(chosen):
-            if isinstance(value, bool):
-                start.hparams[name].bool_value = value
-            elif isinstance(value, int | float):
-                start.hparams[name].number_value = value
-            else:
-                start.hparams[name].string_value = str(value)
-        self._write_plugin(
-            metadata.SESSION_START_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_start_info=start)
-        )
-        self.writer.flush()
-
-    def write_final(self, result: Mapping[str, Any]) -> None:
-        """Write the final evaluation; empty if there was none."""
-        if result:
-            self.writer.add_scalar(tag_of(FINAL), result["mean_return"], result["steps"])
-        end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS)
-        self._write_plugin(
-            metadata.SESSION_END_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_end_info=end)
-        )
-        self.writer.flush()
-
-    def _write_plugin(self, tag: str, data: plugin_data_pb2.HParamsPluginData) -> None:
-        assert self.writer.file_writer is not None
-        found = metadata.create_summary_metadata(data)
-        value = Summary.Value(tag=tag, metadata=found, tensor=metadata.NULL_TENSOR)
-        self.writer.file_writer.add_summary(Summary(value=[value]))
-
 
 def tag_of(name: str) -> str:
     """Return the tag of a logged name: the name below its group; a user's own names have no group."""
@@ -96,8 +63,36 @@ def tag_of(name: str) -> str:
     return name if group is None else f"{group}/{name}"
 
 
+def write_settings(folder: Path, document: Mapping[str, Any]) -> None:
+    """Write the content of config.yaml, as text and for the HParams tab, into an event file of its own."""
+    text = yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True)
+    chosen = {name: value for name, value in document.items() if name not in NO_HPARAMS}
+    # Without an `Experiment`, TensorBoard finds the settings that differ; of several it would read one.
+    start = plugin_data_pb2.SessionStartInfo()
+    for name, value in flattened(chosen):
+        if isinstance(value, bool):
+            start.hparams[name].bool_value = value
+        elif isinstance(value, int | float):
+            start.hparams[name].number_value = value
+        else:
+            start.hparams[name].string_value = str(value)
+    with SummaryWriter(str(folder), filename_suffix=SETTINGS) as writer:
+        writer.add_text("config.yaml", f"```yaml\n{text}```")
+        write_plugin(writer, metadata.SESSION_START_INFO_TAG, session_start_info=start)
+
+
 def write_final(folder: Path, result: Mapping[str, Any]) -> None:
-    """Add the final evaluation of a finished run to its events; empty if there was none."""
-    log = TensorBoardLog(str(folder))
-    log.write_final(result)
-    log.close()
+    """Write the final evaluation of a finished run into an event file of its own; empty if there was none."""
+    end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS)
+    with SummaryWriter(str(folder)) as writer:
+        if result:
+            writer.add_scalar(tag_of(FINAL), result["mean_return"], result["steps"])
+        write_plugin(writer, metadata.SESSION_END_INFO_TAG, session_end_info=end)
+
+
+def write_plugin(writer: SummaryWriter, tag: str, **data: Any) -> None:
+    """Write what the HParams tab reads."""
+    assert writer.file_writer is not None
+    found = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(**data))
+    value = Summary.Value(tag=tag, metadata=found, tensor=metadata.NULL_TENSOR)
+    writer.file_writer.add_summary(Summary(value=[value]))
