@@ -16,11 +16,15 @@ from npg import PolicyStep
 if TYPE_CHECKING:
     from agents.base import PolicyGradientAgent
 
+READ_BY_PEOPLE = ("stdout", "log", "tensorboard")  # SB3's names of formats
+
 
 def record_update(
     agent: "PolicyGradientAgent", step: PolicyStep, fit: CriticFit, numbers: Mapping[str, float]
 ) -> None:
     """Count and record an update: numbers that SB3 has too under SB3's names, the others under ``npg/``.
+
+    TensorBoard and the console leave out a count while it is 0, and what another number says already.
 
     Args:
         agent: the agent after the update.
@@ -35,20 +39,39 @@ def record_update(
     record("train/kl_divergence_loss", step.kl)
     record("train/is_line_search_success", float(step.accepted))
     record("train/value_loss", fit.loss)
-    record("train/critic_rejected", agent.critic_rejected)
+    count(agent, "train/critic_rejected", agent.critic_rejected)
     for name, value in numbers.items():
         record(name, value)
     record("train/n_updates", agent._n_updates, exclude="tensorboard")
     replacements = getattr(agent.env, "replacements", None)
     if replacements is not None:  # of workers that died or timed out
-        record("rollout/worker_replacements", replacements)
+        count(agent, "rollout/worker_replacements", replacements)
+    twice = said_elsewhere(agent, step)
     for name, value in step.scalars().items():
-        record(f"npg/{name}", value)
+        record(f"npg/{name}", value, exclude=READ_BY_PEOPLE if name in twice else None)
     if getattr(agent, "target_kl", None) is not None:
         agent.kl_exceeded += step.accepted and step.kl > 2 * agent.scheduled("target_kl")
-        record("npg/kl_exceeded", agent.kl_exceeded)
-    for outcome, count in agent.outcomes.items():
-        record(f"npg/{outcome}" if outcome == "accepted" else f"npg/rejected/{outcome}", count)
+        count(agent, "npg/kl_exceeded", agent.kl_exceeded)
+    for outcome, number in agent.outcomes.items():
+        if outcome == "accepted":  # all updates that were not rejected
+            record("npg/accepted", number, exclude=READ_BY_PEOPLE)
+        else:
+            count(agent, f"npg/rejected/{outcome}", number)
+
+
+def said_elsewhere(agent: "PolicyGradientAgent", step: PolicyStep) -> set[str]:
+    """Return the names of a step's scalars that another logged number, or a setting, says already."""
+    twice = {"kl"}  # train/kl_divergence_loss
+    if agent.normalize_advantage:
+        twice.add("gain")  # train/policy_objective, since the mean advantage is 0
+    if not getattr(agent, "adaptive_damping", False) and step.damping == getattr(agent, "cg_damping", None):
+        twice.add("damping")
+    return twice
+
+
+def count(agent: "PolicyGradientAgent", name: str, number: int) -> None:
+    """Record a count of events; as long as there was none, only in the files that programs read."""
+    agent.logger.record(name, number, exclude=None if number else READ_BY_PEOPLE)
 
 
 def measure(policy: ActorCriticPolicy, batch: Batch, ranks: Ranks = ONE) -> dict[str, Tensor]:

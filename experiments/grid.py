@@ -77,6 +77,8 @@ class Cell:
         steps = min(int(latest.get("time/total_timesteps") or 0), self.n_timesteps)
         if episode_return := latest.get("rollout/ep_rew_mean"):
             self.bar.set_postfix({"return": f"{float(episode_return):.1f}"}, refresh=False)
+        if steps == self.n_timesteps:
+            self.bar.set_description_str(f"{self.label}: evaluating", refresh=False)
         self.bar.n = steps
         self.bar.refresh()
         return steps
@@ -137,7 +139,9 @@ def run_grid(cells: Sequence[Cell], jobs: int, start: Start = start_process) -> 
                         failures[cell.label] = failure
                         total.write(printable(f"failed: {cell.label}: {failure}"), file=sys.stderr)
                 steps = sum(cell.n_timesteps for cell in ended) + sum(cell.update_bar() for cell in running)
-                total.set_postfix({"ended": f"{len(ended)}/{count}", "failed": len(failures)}, refresh=False)
+                evaluating = sum(cell.bar.n == cell.n_timesteps for cell in running)
+                counts = {"ended": f"{len(ended)}/{count}", "failed": len(failures), "evaluating": evaluating}
+                total.set_postfix(counts, refresh=False)
                 total.update(steps - total.n)
                 time.sleep(POLL)
         except Stopped:

@@ -110,7 +110,7 @@ def continued(single: Arguments) -> Arguments:
             check_same_task(begun, requested, folder)
         elif requested == begun:
             trusted = single.env if ":" in begun.env else Arguments.env
-            modules = (*single.import_, *sorted(own_modules(begun.algo, begun.policy)))
+            modules = (*single.import_, *sorted(own_modules(begun.algo, begun.policy, begun.track)))
             return Arguments(resume=folder.path, env=trusted, import_=modules)
     return single
 
@@ -121,7 +121,8 @@ def check_same_task(finished: RunSettings, requested: RunSettings, folder: RunFo
     Raises:
         ValueError: the run was trained or evaluated with other settings.
     """
-    requested = replace(requested, geometry=finished.geometry, checkpoint_every=finished.checkpoint_every)
+    recording = ("geometry", "checkpoint_every", "eval_every")
+    requested = replace(requested, **{name: getattr(finished, name) for name in recording})
     if not {"envpool", "tensor"} & {requested.vec_env, finished.vec_env}:  # all others give the same results
         requested = replace(requested, vec_env=finished.vec_env)
     if requested != finished and (found := differences(finished.document(), requested.document())):

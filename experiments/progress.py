@@ -60,7 +60,7 @@ def progress_bar(total: int, description: str, unit: str, *, disable: bool = Fal
         total=total,
         desc=description,
         unit=unit,
-        unit_scale=True,
+        unit_scale=total >= 1000,  # else tqdm shows 80.0 of 100
         mininterval=0.2 if sys.stderr.isatty() else 10.0,
         dynamic_ncols=True,
         leave=None,  # of several bars, only the first stays on the screen

@@ -1,8 +1,9 @@
 """One run, on one or several ranks: train and evaluate, from the start or from a checkpoint."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ from experiments.run.learn import learn
 from experiments.run.rank_state import number_of_environments, ranks_of
 from experiments.run.run_folder import RunFolder
 from experiments.run.stop_signals import Stopped, StopSignals
+from experiments.run.tensorboard_log import write_final
 from experiments.settings.arguments import Arguments
 from experiments.settings.configuration import build, resolve
 from experiments.settings.run_settings import RunSettings, differences
 from experiments.settings.yaml_numbers import whole
 from experiments.summary import modules_of, print_next, print_run
 from experiments.terminal import show
+from experiments.tracking.tracker import Tracker, check_tracker
 from experiments.training_envs import check_ranks, environments_of, make_env
 
 
@@ -70,6 +73,7 @@ def prepare(arguments: Arguments, ranks: Ranks) -> RunSettings:
         ValueError: a setting is invalid, or there is no CUDA device.
     """
     settings = resolve(arguments)
+    check_tracker(settings.track)
     RunFolder.of(arguments.out, settings.env, settings.algo, settings.seed).check_free()
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(
@@ -139,6 +143,12 @@ def reopen(
             f"{folder.config} names a module that would be imported, {settings.env}; if you trust it, "
             f"add --import {' '.join(unnamed)}, or --env {settings.env}"
         )
+    if unnamed := own_modules(settings.track) - {*arguments.import_}:
+        raise ValueError(
+            f"{folder.config} names a module that would be imported, {settings.track} (track); if you trust "
+            f"it, add --import {' '.join(unnamed)}"
+        )
+    check_tracker(settings.track)
     if folder.finished and (arguments.steps is None or arguments.steps <= settings.n_timesteps):
         show(f"{folder.path} is finished, with {settings.n_timesteps} steps; add --steps to train for more")
         return None
@@ -205,13 +215,16 @@ def execute(
 ) -> int:
     """Train and evaluate, from the start or from a checkpoint's content; return the exit code."""
     result: dict[str, Any] = {}
-    with StopSignals() as signals:
-        code, seconds = learn(agent, settings, document, folder, signals, content)
+    tracked = bool(settings.track) and ranks_of(agent).rank == 0
+    tracker = Tracker(settings, document, folder) if tracked else None
+    with StopSignals() as signals, tracker or nullcontext():
+        play = partial(protocol.evaluate_in_training, settings)
+        code, seconds = learn(agent, settings, document, folder, signals, play, content, tracker)
         if ranks_of(agent).rank > 0:  # rank 0 evaluates, and prints the result
             return code
         if code == 0:
             try:
-                result = evaluate(settings, folder, agent.num_timesteps, signals)
+                result = evaluate(settings, folder, agent.num_timesteps, signals, tracker)
             except Stopped as stopped:
                 code = stopped.code
                 show(f"\n{stopped}; the run lacks its evaluation, and can be resumed")
@@ -229,12 +242,17 @@ def execute(
     return code
 
 
-def evaluate(settings: RunSettings, folder: RunFolder, steps: int, signals: StopSignals) -> dict[str, Any]:
+def evaluate(
+    settings: RunSettings, folder: RunFolder, steps: int, signals: StopSignals, tracker: Tracker | None = None
+) -> dict[str, Any]:
     """Evaluate, write evaluation.json, which marks the run as finished; return the result or {}."""
     episodes, result = settings.evaluation_episodes, {}
     if episodes:
         spec = environment_spec(settings.env)
         checkpoint = folder.read_checkpoint()
         result = protocol.evaluate(checkpoint, settings, spec, episodes=episodes, after_step=signals.check)
+    write_final(folder.path, result)
+    if tracker is not None:
+        tracker.write_final(result)
     folder.write_evaluation(result or {"steps": steps, "returns": []})
     return result

@@ -61,7 +61,9 @@ def print_next(arguments: Arguments, settings: RunSettings, folder: RunFolder) -
 
 def modules_of(settings: RunSettings, imports: Sequence[str]) -> tuple[str, ...]:
     """Return the modules that a later command about a run has to import: the user's own, and `imports`."""
-    return tuple(sorted({*imports, *own_modules(settings.env, settings.algo, settings.policy)}))
+    return tuple(
+        sorted({*imports, *own_modules(settings.env, settings.algo, settings.policy, settings.track)})
+    )
 
 
 def print_grid(cells: Sequence[Cell], failures: Mapping[str, str]) -> None:

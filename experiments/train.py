@@ -45,7 +45,7 @@ def main(arguments: Arguments) -> int:
 def dispatch(arguments: Arguments, ranks: Ranks) -> int:
     """Do what the arguments ask for, and return the exit code."""
     arguments.check()
-    for module in (*arguments.import_, *sorted(own_modules(*arguments.algo))):
+    for module in (*arguments.import_, *sorted(own_modules(*arguments.algo, arguments.track))):
         import_user_module(module)
     auto = arguments.resume == AUTO
     if auto:

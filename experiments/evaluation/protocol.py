@@ -1,6 +1,6 @@
 """Evaluate a trained run; the end of training and `npg evaluate` share this code."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,24 @@ from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import VecEnv
 
-from experiments.evaluation.seeded_episodes import Explorer, make_env, play
+from envs.single_env import environment_spec
+from experiments.evaluation.seeded_episodes import EvaluationError, Explorer, make_env, play
 from experiments.evaluation.video import Recorded, open_video, stride
 from experiments.report.statistics import bootstrap_interval, iqm
 from experiments.run.atomic_file import replacing
+from experiments.run.generators import restore_generators, take_generators
 from experiments.run.stored_policy import Checkpoint, restore_policy
 from experiments.settings.provenance import versions
 from experiments.settings.run_settings import RunSettings
+from experiments.terminal import show
 
 MOST_ENVS = 16
 LEVEL = 0.95
 EPISODES_RECORDED = 3
 FIRST_SEED = 10_000  # added to the run's seed, so that evaluation episodes differ from training episodes
+
+EPISODES_IN_TRAINING, FIRST_SEED_IN_TRAINING = 10, 20_000
+IN_TRAINING = Path("checkpoints/in-training.ckpt")  # names a checkpoint that is not a file, in messages
 
 
 def evaluate(
@@ -51,14 +57,15 @@ def evaluate(
         ImportError, ValueError: see `restore_policy`.
     """
     seed = FIRST_SEED + settings.seed if seed is None else seed
-    env = make_env(spec, seed, min(episodes, MOST_ENVS))
-    try:
-        predictor, env = load(checkpoint, settings, env, deterministic)
-        returns, lengths = play(
-            predictor, env, episodes, deterministic=deterministic, seed=seed, after_step=after_step
-        )
-    finally:
-        env.close()
+    returns, lengths = play_checkpoint(
+        checkpoint,
+        settings,
+        spec,
+        episodes=episodes,
+        seed=seed,
+        deterministic=deterministic,
+        after_step=after_step,
+    )
     return {
         "steps": checkpoint[1]["agent"]["moving"]["num_timesteps"],
         "algo": settings.algo,
@@ -72,6 +79,62 @@ def evaluate(
         "lengths": lengths.tolist(),
         "versions": versions(),
     }
+
+
+def play_checkpoint(
+    checkpoint: Checkpoint,
+    settings: RunSettings,
+    spec: EnvSpec,
+    *,
+    episodes: int,
+    seed: int,
+    deterministic: bool = True,
+    after_step: Callable[[], None] = lambda: None,
+    show_bar: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the returns and lengths of episodes with the policy of a checkpoint; see `evaluate`.
+
+    The random number generators of the caller are not changed.
+    """
+    generators = take_generators()
+    env = make_env(spec, seed, min(episodes, MOST_ENVS))
+    try:
+        predictor, env = load(checkpoint, settings, env, deterministic)
+        return play(
+            predictor,
+            env,
+            episodes,
+            deterministic=deterministic,
+            seed=seed,
+            after_step=after_step,
+            show_bar=show_bar,
+        )
+    finally:
+        env.close()
+        restore_generators(generators)
+
+
+def evaluate_in_training(
+    settings: RunSettings, content: Mapping[str, Any], after_step: Callable[[], None]
+) -> tuple[float, float] | None:
+    """Return the mean return and length of the policy in a checkpoint's content; None if an episode fails.
+
+    All evaluations of a run play the same episodes, which are not those of the final evaluation.
+    """
+    try:
+        returns, lengths = play_checkpoint(
+            (IN_TRAINING, dict(content)),
+            settings,
+            environment_spec(settings.env),
+            episodes=EPISODES_IN_TRAINING,
+            seed=FIRST_SEED_IN_TRAINING + settings.seed,
+            after_step=after_step,
+            show_bar=False,
+        )
+    except EvaluationError as error:
+        show(f"an evaluation during the training failed: {error}", error=True)
+        return None
+    return float(np.mean(returns)), float(np.mean(lengths))
 
 
 def load(

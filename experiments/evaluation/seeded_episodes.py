@@ -126,6 +126,7 @@ def play(
     deterministic: bool,
     seed: int,
     after_step: Callable[[], None] = lambda: None,
+    show_bar: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the returns and lengths of episodes, (episodes,) each, in the order of their seeds.
 
@@ -139,6 +140,7 @@ def play(
         deterministic: whether to take the most likely actions instead of sampling.
         seed: seed of the first episode, and of the sampled actions.
         after_step: called after every step; may raise to end the evaluation.
+        show_bar: whether to show a progress bar.
 
     Raises:
         EvaluationError: a return is not finite, or an episode has lasted `LONGEST` steps.
@@ -153,7 +155,8 @@ def play(
             )
         after_step()
 
-    with torch.random.fork_rng(devices=[]), progress_bar(episodes, "evaluation", "episode") as bar:
+    bar = progress_bar(episodes, "evaluation", "episode", disable=not show_bar)
+    with torch.random.fork_rng(devices=[]), bar:
         torch.manual_seed(seed)
         evaluate_policy(predictor, env, episodes, deterministic, callback=check_step)
         bar.update(episodes - bar.n)

@@ -35,6 +35,12 @@ class Metric:
 
 
 GEOMETRY = {
+    "evaluation": Metric(
+        "evaluation return",
+        ("eval/mean_reward",),
+        False,
+        "Mean return of the deterministic episodes of each evaluation during training (`--eval-every`).",
+    ),
     "kl": Metric(
         "KL(old ‖ new) [nats]",
         ("npg/kl", "train/kl_divergence_loss", "train/approx_kl"),

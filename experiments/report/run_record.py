@@ -15,6 +15,7 @@ import yaml
 
 from experiments.report.run_files import RETURN, STEPS, clock_of, read_document, read_log, read_returns
 from experiments.run.run_folder import RunFolder
+from experiments.settings.run_settings import flattened
 
 FILES = ("config.yaml", "progress.csv", "evaluation.json")
 RUN_NAME = re.compile(r"seed-\d+")
@@ -176,16 +177,6 @@ def read_run(path: Path) -> RunRecord:
         log=log,
         evaluation=read_returns(folder),
     )
-
-
-def flattened(value: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield names and values of settings; key b of mapping a is named a.b, without `hyperparameters.`."""
-    for key, entry in value.items():
-        name = f"{prefix}{key}"
-        if isinstance(entry, dict) and entry:
-            yield from flattened(entry, "" if name == "hyperparameters" else f"{name}.")
-        else:
-            yield name, entry
 
 
 def as_texts(value: Any) -> dict[str, str]:

@@ -30,6 +30,8 @@ class Checkpointing(BaseCallback):
         take_rest: returns the content of a checkpoint except agent, environments and generators.
         every: k.
         signals: the signals that request a stop.
+        evaluated: whether evaluations choose the best checkpoint, by `save_best`; otherwise, it is the one
+            with the highest mean training return.
     """
 
     model: OnPolicyAlgorithm
@@ -41,8 +43,10 @@ class Checkpointing(BaseCallback):
         take_rest: Callable[[], Mapping[str, Any]],
         every: int,
         signals: StopSignals,
+        evaluated: bool = False,
     ):
         super().__init__()
+        self._evaluated = evaluated
         self._checkpoints, self._take_rest = checkpoints, take_rest
         self._every, self._signals = every, signals
         self._envs = VecEnvCheckpointer()
@@ -60,13 +64,22 @@ class Checkpointing(BaseCallback):
             self.save()
         if signal:
             raise Stopped(128 + signal)
-        self.updates += 1
 
     def _on_step(self) -> bool:
-        # Stop within the rollout, which resuming repeats; several ranks stop together at its end.
+        self.stop_if_overdue()
+        return True
+
+    def stop_if_overdue(self) -> None:
+        """Stop within a rollout, which resuming repeats; several ranks stop together at its end.
+
+        Raises:
+            Stopped: a stop was requested, a while ago.
+        """
         if self._signals.overdue and not self._ranks.several:
             self._signals.check()
-        return True
+
+    def _on_rollout_end(self) -> None:
+        self.updates += 1
 
     def _on_training_end(self) -> None:
         self._restore_drawn()  # if there were no steps left, so that no rollout has started
@@ -79,6 +92,23 @@ class Checkpointing(BaseCallback):
             NonFiniteError: the state holds NaN or infinity; nothing was saved.
             CheckpointWriteError: e.g. the disk is full; earlier checkpoints are intact.
         """
+        content = self.take()
+        if content is None or self._checkpoints is None:
+            return
+        episodes = [info["r"] for info in self.model.ep_info_buffer or ()]
+        score = float(safe_mean(episodes)) if episodes and not self._evaluated else None
+        self._checkpoints.save(content, step=self.num_timesteps, score=score)
+
+    def save_best(self, content: dict[str, Any], score: float) -> None:
+        """Save what `take` returned as the best checkpoint, if its score is the highest; errors as `save`."""
+        assert self._checkpoints is not None
+        self._checkpoints.save_best(content, score)
+
+    def take(self) -> dict[str, Any] | None:
+        """Return the content of a checkpoint; None on a rank that writes nothing.
+
+        All ranks take together.
+        """
         content = {
             "agent": agent_state.take_agent(self.model),
             "envs": self._envs.take(self.training_env),
@@ -87,13 +117,11 @@ class Checkpointing(BaseCallback):
         }
         parts = self._ranks.gather(take_part(content), "the checkpoint")
         if self._checkpoints is None:
-            return
+            return None
         content = {**self._take_rest(), **content}
         if self._ranks.several:
             content["ranks"] = parts[1:]
-        episodes = [info["r"] for info in self.model.ep_info_buffer or ()]
-        score = float(safe_mean(episodes)) if episodes else None
-        self._checkpoints.save(content, step=self.num_timesteps, score=score)
+        return content
 
     def resume(self, content: Mapping[str, Any], logger: Logger, episodes_cut: int) -> None:
         """Restore the update counter and the log's pending row; call it after `restore`.

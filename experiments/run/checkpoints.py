@@ -65,19 +65,24 @@ class Checkpoints:
             TypeError: the content is not tensors and plain data.
             CheckpointWriteError: e.g. the disk is full; earlier checkpoints are intact.
         """
-        document = {"score": None if score is None else float(score), "content": content}
+        document = document_of(content, score)
         path = self.folder / f"checkpoint-{step:09d}.ckpt"
         if self._saved and not self.folder.exists():
             show(f"{self.folder} was deleted by another program; it is made again", error=True)
         # The best is written first: a run that is killed between the two writes resumes from the previous
         # checkpoint and repeats both. In the other order it would resume from this one and lose the best.
-        if score is not None and self._is_best(score):
-            write(self.best, document)
-            self._best_score = float(score)
+        if score is not None:
+            self.save_best(content, score)
         write(path, document)
         self._saved = True
         self._delete_old(step)
         return path
+
+    def save_best(self, content: Any, score: float) -> None:
+        """Write `best.ckpt` if the score is higher than its own; errors as `save`."""
+        if self._is_best(score):
+            write(self.best, document_of(content, score))
+            self._best_score = float(score)
 
     def paths(self) -> list[Path]:
         """Return the numbered checkpoints, newest first, without `best`."""
@@ -133,3 +138,8 @@ class Checkpoints:
 def step_of(path: Path) -> int:
     """Return the step in the name of a checkpoint."""
     return int(path.stem.removeprefix("checkpoint-"))
+
+
+def document_of(content: Any, score: float | None) -> dict[str, Any]:
+    """Return what the file of a checkpoint holds."""
+    return {"score": None if score is None else float(score), "content": content}

@@ -8,6 +8,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 class Clock(BaseCallback):
     """Log the training time as `time/seconds`; SB3's `time/time_elapsed` has whole seconds only.
 
+    TensorBoard has an axis of its own for time, and gets none of both.
+
     Args:
         elapsed: seconds of training before the run was resumed.
     """
@@ -22,6 +24,10 @@ class Clock(BaseCallback):
         """Seconds of training so far."""
         return self._elapsed + time.perf_counter() - self._start
 
+    def leave_out(self, seconds: float) -> None:
+        """Do not count the last seconds as training."""
+        self._start += seconds
+
     def _on_training_start(self) -> None:
         self._start = time.perf_counter()
 
@@ -29,6 +35,6 @@ class Clock(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        self.logger.record("time/seconds", round(self.seconds, 3))
+        self.logger.record("time/seconds", round(self.seconds, 3), exclude="tensorboard")
 
     _on_training_end = _on_rollout_end

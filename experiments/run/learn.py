@@ -14,9 +14,10 @@ from experiments.run.agent_state import take_callbacks
 from experiments.run.checkpointing import Checkpointing, restore
 from experiments.run.checkpoints import Checkpoints
 from experiments.run.clock import Clock
+from experiments.run.periodic_evaluation import PeriodicEvaluation, Play
 from experiments.run.rank_state import content_for, ranks_of
 from experiments.run.run_folder import RunFolder
-from experiments.run.run_log import RunLog
+from experiments.run.run_log import RowWriter, RunLog
 from experiments.run.stop_signals import Stopped, StopSignals
 from experiments.settings.run_settings import RunSettings
 from experiments.terminal import show
@@ -30,7 +31,9 @@ def learn(
     document: Mapping[str, Any],
     folder: RunFolder,
     signals: StopSignals,
+    play: Play,
     content: Mapping[str, Any] | None = None,
+    tracker: RowWriter | None = None,
 ) -> tuple[int, float]:
     """Train, and save the model even if training fails.
 
@@ -40,7 +43,9 @@ def learn(
         document: the settings as config.yaml and checkpoints store them.
         folder: the run folder.
         signals: the signals that request a stop.
+        play: plays the episodes of an evaluation during training.
         content: content of the checkpoint to resume from; None for a new run.
+        tracker: also receives the rows of the log.
 
     Returns:
         The command's exit code, which is 0 if all steps were made, and the seconds of training, including
@@ -53,10 +58,12 @@ def learn(
     ranks = ranks_of(agent)
     content = None if content is None else content_for(agent, content)
     if ranks.rank > 0:
-        return follow(agent, settings, signals, content), 0.0
+        return follow(agent, settings, signals, play, content), 0.0
     callbacks = [GeometryCallback(settings.geometry)] if settings.geometry else []
     episodes_cut = restore(agent, callbacks, content) if content is not None else 0
-    log = RunLog(folder, content["log"] if content else None)
+    log = RunLog(folder, content["log"] if content else None, document)
+    if tracker is not None:
+        log.add(tracker)
     agent.set_logger(log.logger)
     clock = Clock(content["seconds"] if content else 0.0)
     progress = Progress(settings.n_timesteps, f"{settings.algo} on {settings.env}")
@@ -70,7 +77,10 @@ def learn(
         },
         every=settings.checkpoint_every,
         signals=signals,
+        evaluated=settings.eval_every > 0,
     )
+    every = settings.eval_every
+    evaluating = [PeriodicEvaluation(every, play, checkpointing, clock)] if every else []
     if content is not None:
         folder.evaluation.unlink(missing_ok=True)
         folder.write_config(document)
@@ -79,7 +89,7 @@ def learn(
     try:
         agent.learn(
             max(settings.n_timesteps - agent.num_timesteps, 0),
-            [checkpointing, progress, clock, *callbacks],
+            [checkpointing, *evaluating, progress, clock, *callbacks],
             log_interval=log_interval(agent),
             reset_num_timesteps=content is None,
         )
@@ -109,17 +119,20 @@ def follow(
     agent: OnPolicyAlgorithm,
     settings: RunSettings,
     signals: StopSignals,
+    play: Play,
     content: Mapping[str, Any] | None = None,
 ) -> int:
     """Train on a rank that writes nothing, and return its exit code; see `learn`."""
     checkpointing = Checkpointing(None, take_rest=dict, every=settings.checkpoint_every, signals=signals)
+    every = settings.eval_every
+    evaluating = [PeriodicEvaluation(every, play, checkpointing, None)] if every else []
     agent.set_logger(Logger(None, []))
     if content is not None:
         checkpointing.resume(content, agent.logger, restore(agent, [], content))
     try:
         agent.learn(
             max(settings.n_timesteps - agent.num_timesteps, 0),
-            checkpointing,
+            [checkpointing, *evaluating],
             log_interval=log_interval(agent),
             reset_num_timesteps=content is None,
         )

@@ -45,6 +45,7 @@ class RunFolder:
         self.model = self.path / "model.zip"
         self.normaliser = self.path / "vecnormalize.pkl"  # as SB3 reads it
         self.evaluation = self.path / "evaluation.json"
+        self.tracking = self.path / "tracking.json"  # see `experiments.tracking`
         self._lock: int | None = None
         self._owner: FolderOwner | None = None
 
@@ -104,7 +105,7 @@ class RunFolder:
         self.close()
         self.path.mkdir(parents=True, exist_ok=True)
         reject_link(self.checkpoints)
-        files = (self.config, self.progress, self.model, self.normaliser, self.evaluation)
+        files = (self.config, self.progress, self.model, self.normaliser, self.evaluation, self.tracking)
         for path in (*files, *self.checkpoints.glob("*.ckpt")):
             if path.exists() and not path.is_file():
                 raise UnsafeFileError(f"{path} is no regular file; delete it")

@@ -113,6 +113,11 @@ class Records:
 
     episodes: Annotated[Whole, shown("N")] = 100
     """Evaluate the trained agent on this many deterministic episodes; 0 for none."""
+    eval_every: Annotated[Whole, shown("N")] = 0
+    """Also evaluate every N updates, on 10 episodes, and keep the best policy (`--checkpoint best`); 0 for
+    never."""
+    track: Annotated[str, shown("{wandb,mlflow,trackio,module:make}", "no tracking")] = ""
+    """Also send the log to this tracker, or to the `KVWriter` of SB3 that module.make(run) returns."""
     geometry: Annotated[Whole, shown("N")] = 0
     """Log the spectrum and condition number of the Fisher matrix every N updates; 0 for never."""
     checkpoint_every: Annotated[Whole, shown("N")] = 10

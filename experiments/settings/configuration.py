@@ -78,6 +78,8 @@ def resolve(arguments: Arguments) -> RunSettings:
         evaluation_episodes=arguments.episodes,
         geometry=arguments.geometry,
         checkpoint_every=arguments.checkpoint_every,
+        eval_every=arguments.eval_every,
+        track=arguments.track,
         worker_timeout=arguments.worker_timeout,
         **run,
         hyperparameters=values,

@@ -1,18 +1,18 @@
 """The settings of one run, as config.yaml stores them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, get_type_hints
 
 from agents.hyperparameters import check_ranges
 from experiments.settings.provenance import hardware, versions
 
-NOT_COMPARED = ("hardware", "worker_timeout")
+NOT_COMPARED = ("hardware", "worker_timeout", "eval_every", "track")  # which do not affect training
 LARGEST = 2**53  # largest integer setting
 TYPES = {bool: "true or false", str: "a name"}
 MOST = {"n_envs": 2**16, "evaluation_episodes": 10**6}  # larger ones are mistakes: hours, or all memory
-LEAST = {"seed": 0, "evaluation_episodes": 0, "geometry": 0}
+LEAST = {"seed": 0, "evaluation_episodes": 0, "geometry": 0, "eval_every": 0}
 LEAST |= {"checkpoint_every": 1, "n_timesteps": 1, "n_envs": 1}
 
 
@@ -34,6 +34,8 @@ class RunSettings:
         n_envs: number of parallel environments.
         normalize: whether `VecNormalize` normalises observations and rewards.
         hyperparameters: arguments of the agent's constructor.
+        eval_every: updates per evaluation during training; 0 for none.
+        track: a tracker of `experiments.tracking`, or "module:make"; empty for none.
         worker_timeout: seconds, see `envs.make_vec_env`; 0 for no limit. It does not affect results.
 
     Raises:
@@ -54,6 +56,8 @@ class RunSettings:
     n_envs: int
     normalize: bool
     hyperparameters: Mapping[str, Any]
+    eval_every: int = 0
+    track: str = field(default="", compare=False)
     worker_timeout: float = field(default=60.0, compare=False)
 
     def __post_init__(self) -> None:
@@ -117,3 +121,13 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], place: str = 
         else:
             found.append(f"{place}{name}: {old} -> {new}")
     return found
+
+
+def flattened(value: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield names and values of settings; key b of mapping a is named a.b, without `hyperparameters.`."""
+    for key, entry in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(entry, dict) and entry:
+            yield from flattened(entry, "" if name == "hyperparameters" else f"{name}.")
+        else:
+            yield name, entry

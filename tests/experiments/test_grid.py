@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments.grid import Cell, run_grid
+from experiments.progress import progress_bar
 from experiments.run.csv_log import last_row
 from experiments.run.run_folder import RunFolder, RunInUseError
 
@@ -103,6 +104,26 @@ def test_progress_is_read_while_it_is_written(tmp_path: Path) -> None:
     assert last_row(path) == {}
     path.write_text("a,b\n1,2\n3,\n")
     assert last_row(path) == {"a": "3", "b": ""}
+
+
+def test_a_run_at_its_last_step_is_shown_as_evaluating(tmp_path: Path) -> None:
+    """A full bar does not mean that it has ended."""
+    run = cell(tmp_path, 0, "pass")
+    run.folder.path.mkdir(parents=True)
+    run.bar = progress_bar(run.n_timesteps, run.label, "step")
+    for steps, text in ((60, "npg seed 0"), (128, "npg seed 0: evaluating")):
+        run.folder.progress.write_text(f"time/total_timesteps\n{steps}\n")
+        run.update_bar()
+        assert run.bar.desc.rstrip(": ") == text
+    run.bar.close()
+
+
+def test_a_bar_counts_whole_things() -> None:
+    """80/100, and not 80.0/100; large numbers are still short."""
+    for total, text in ((100, "80/100"), (100_000, "80.0k/100k")):
+        with progress_bar(total, "bar", "episode") as bar:
+            bar.n = total * 4 // 5
+            assert f" {text} " in str(bar)
 
 
 def test_one_folder_has_one_writer(tmp_path: Path) -> None:

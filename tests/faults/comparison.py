@@ -11,6 +11,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from experiments.run.checkpoint_file import read
+from experiments.run.tensorboard_log import SETTINGS
 
 TIMES = ("time/fps", "time/time_elapsed", "time/seconds")
 # In a checkpoint: seconds, an episode's, the sizes of the event files (which hold times), and logged times.
@@ -74,13 +75,15 @@ def events(folder: Path) -> list[tuple[int, str, bytes]]:
     TensorBoard orders files by name: second, host and process ID. A run that is resumed in the second in
     which it was stopped, which needs a forked process that has imported PyTorch before, can break that order.
     """
-    files = [list(EventFileLoader(str(path)).Load()) for path in folder.glob("events.out.tfevents.*")]
+    paths = list(folder.glob("events.out.tfevents.*"))
+    # The settings first: a resumed run writes them again.
+    files = [(not path.name.endswith(SETTINGS), list(EventFileLoader(str(path)).Load())) for path in paths]
     return [
         (event.step, value.tag, value.tensor.SerializeToString())
-        for file in sorted(filter(None, files), key=lambda file: file[0].wall_time)
+        for _, file in sorted((f for f in files if f[1]), key=lambda f: (f[0], f[1][0].wall_time))
         for event in file
         for value in event.summary.value
-        if value.tag not in TIMES
+        if value.tag.partition("/")[2] not in TIMES  # the tag without its group
     ]
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from faults.comparison import differences, table
+from faults.comparison import differences, read_model, same, table
 from torchrun import ROOT, environment, run, torchrun
 
 from agents.ranks import Ranks
 from experiments.process_group import launcher
+from experiments.run.checkpoint_file import read
 from experiments.settings.arguments import Arguments
 from experiments.settings.configuration import resolve
 from experiments.train import dispatch
@@ -181,3 +182,22 @@ def test_errors_of_a_run_on_ranks(options: tuple[str, ...], message: str, tmp_pa
     assert message in output
     assert output.count("exitcode  : 2") >= 1
     assert not (tmp_path / "CartPole-v1").exists()
+
+
+@pytest.mark.slow
+def test_evaluations_do_not_change_the_training_of_several_ranks(tmp_path: Path) -> None:
+    """The first rank evaluates while the other waits; the best checkpoint has the state of both."""
+    models, options = [], ("--algo", "npg", "--steps", 1000, "--n-envs", 4, "--set", "n_steps=64", *SHORT)
+    for every in (2, 0):
+        out = tmp_path / str(every)
+        out.mkdir()
+        run(2, TRAIN, *options, "--eval-every", every, "--out", out, folder=out)
+        models.append(read_model(seed_0(out, "npg") / "model.zip"))
+    assert all(same(models[0][name], value) for name, value in models[1].items())
+    folder = seed_0(tmp_path / "2", "npg")
+    names, *rows = table(folder / "progress.csv")
+    found = [row[names.index("eval/mean_reward")] for row in rows]
+    assert [k for k, cell in enumerate(found) if cell] == [0, 2, 4]
+    best = read(folder / "checkpoints" / "best.ckpt")
+    assert best["score"] == max(float(cell) for cell in found if cell)
+    assert len(best["content"]["ranks"]) == 1
