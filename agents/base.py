@@ -100,7 +100,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
     gae_lambda: float = 0.95
     use_sde: bool = False
     sde_sample_freq: int = -1
-    ent_coef: float | Schedule = 0.0
+    ent_coef: float | Schedule = 0.0  # type: ignore[assignment]  # SB3 has a number only
     normalize_advantage: bool = True
     critic_fit: str = "minibatch"
     critic_lambda: float | None = None
