@@ -20,6 +20,7 @@ from envs.vector.forwarding import ForwardingDummyVecEnv, ForwardingSubprocVecEn
 from envs.workers.worker import TIMEOUT
 from envs.workers.worker_process import encode
 from envs.workers.worker_vec_env import WorkerVecEnv
+from envs.wrapped_episodes import WrappedEpisodes
 
 # (env_id, n_envs, seed=..., env_kwargs=...) -> vector environment
 VecEnvBuilder = Callable[..., VecEnv]
@@ -52,6 +53,9 @@ def _build(
         numbered = [partial(_make_numbered, env_fn, i) for i, env_fn in enumerate(env_fns)]
         return vec_env_class(numbered, **kwargs)
 
+    if options.get("wrapper_class") is not None:
+        options["wrapper_class"] = partial(_wrap, options["wrapper_class"])
+
     # Pass a function rather than the id: given an id, SB3 sets render_mode="rgb_array", which costs start-up
     # time and causes warnings.
     return sb3_make_vec_env(
@@ -61,6 +65,10 @@ def _build(
         vec_env_kwargs=vec_env_kwargs,
         **options,
     )
+
+
+def _wrap(wrapper_class: Callable[..., Any], env: gym.Env[Any, Any], **kwargs: Any) -> gym.Env[Any, Any]:
+    return WrappedEpisodes(wrapper_class(env, **kwargs))
 
 
 def _make_numbered(make: Callable[[], gym.Env[Any, Any]], index: int) -> gym.Env[Any, Any]:
@@ -129,7 +137,8 @@ def make_vec_env(
             action space; None seeds from the operating system or NumPy's global state.
         start_index: Added to i for the seed of the action space and the name of Monitor's file.
         monitor_dir: Folder for Monitor's files; None for no files.
-        wrapper_class: Wraps each environment and its Monitor.
+        wrapper_class: Wraps each environment and its Monitor, which records the environment's own rewards; an
+            episode that the wrapper ends is recorded, too.
         env_kwargs: Keyword arguments of the environment's constructor, or of
             ``gymnasium.make`` (``max_episode_steps``, ``render_mode``, ...); with EnvPool, of
             ``envpool.make``; with tensors, also ``device`` (by default "auto", a GPU if there is one)

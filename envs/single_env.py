@@ -2,16 +2,19 @@
 
 import difflib
 import importlib.util
+import inspect
 import re
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import gymnasium as gym
 from gymnasium import spaces
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 from stable_baselines3.common.vec_env.patch_gym import _patch_env
 
+from envs.atari import register_atari
 from envs.errors import MissingExtraError, UnknownEnvironmentError
 from envs.user_modules import import_user_module
 
@@ -35,12 +38,14 @@ def environment_spec(env_id: str) -> EnvSpec:
         UnknownEnvironmentError: If the id is malformed, not registered, or lacks the version that the
             registered ids have (results of two versions are not comparable, so the latest is not chosen
             silently).
-        MissingExtraError: If the module imports a package that is not installed.
+        MissingExtraError: If the module imports a package that is not installed, or the id is an Atari game
+            and ale-py is not installed.
     """
     module, _, name = env_id.rpartition(":")
     try:
         if module:
             import_user_module(module)
+        register_atari(name)
         return env_pool_spec(name) or gym.spec(name)
     except (gym.error.Error, ModuleNotFoundError) as error:
         nearest = _find_nearest_ids(name)
@@ -49,7 +54,10 @@ def environment_spec(env_id: str) -> EnvSpec:
             if nearest
             else "gymnasium.pprint_registry() lists every id; import the package that registers it."
         )
-        if importlib.util.find_spec("envpool") is None:
+        if isinstance(getattr(sys.modules.get(module), name, None), type):
+            entry_point = f"entry_point={f'{module}:{name}'!r}, max_episode_steps=500"
+            fix = f"{name} is a class; add to {module}: gymnasium.register('{name}-v0', {entry_point})"
+        elif importlib.util.find_spec("envpool") is None:
             fix += ' Tasks of EnvPool need the extra envpool: pip install -c constraints.txt -e ".[envpool]".'
         raise UnknownEnvironmentError(
             f"expected a registered environment id such as 'CartPole-v1', got {env_id!r}: {fix} ({error})"
@@ -106,7 +114,7 @@ def make_one(make: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
 
     Raises:
         MissingExtraError: If a package is missing; in a worker, this would only show as an ``EOFError``.
-        ValueError: See `check_spaces`.
+        ValueError: If its constructor does not take the arguments; see also `check_spaces`.
     """
     spec = make.args[0] if isinstance(make, partial) and make.args else None
     try:
@@ -116,6 +124,10 @@ def make_one(make: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
         raise ValueError(
             f"{name} called sys.exit({error.code!r}) when it was made; raise an error"
         ) from error
+    except TypeError as error:
+        if (unknown := _find_unknown_argument(make)) is not None:
+            raise ValueError(unknown) from error
+        raise
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         if not isinstance(spec, EnvSpec):
             raise
@@ -129,6 +141,30 @@ def make_one(make: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
         ) from error
     check_spaces(env)
     return env
+
+
+def _find_unknown_argument(make: Callable[[], gym.Env[Any, Any]]) -> str | None:
+    """Return a message if `make_function` was given an argument that the environment does not take."""
+    if not isinstance(make, partial):
+        return None
+    spec = make.args[0] if make.args else None
+    creator: Any = make.func
+    name = getattr(creator, "__name__", str(creator))
+    if isinstance(spec, EnvSpec):
+        entry_point, name = spec.entry_point, spec.id
+        creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    parameters = inspect.signature(creator).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return None
+    known = [*parameters, *(inspect.signature(gym.make).parameters if isinstance(spec, EnvSpec) else ())]
+    for argument in make.keywords:
+        if argument not in known:
+            nearest = difflib.get_close_matches(argument, known, n=1)
+            hint = (
+                f"did you mean {nearest[0]!r}?" if nearest else f"it takes {', '.join(parameters) or 'none'}"
+            )
+            return f"{name} takes no argument {argument!r} (env_kwargs); {hint}"
+    return None
 
 
 def check_spaces(env: gym.Env[Any, Any]) -> None:

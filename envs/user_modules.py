@@ -8,6 +8,14 @@ from types import ModuleType
 
 from envs.errors import MissingExtraError
 
+_NAMED: set[str] = set()  # the modules that the user named in this process
+
+
+def is_named(module: str) -> bool:
+    """Return whether a module is imported, and the user named it or a package that contains it."""
+    parts = module.split(".")
+    return module in sys.modules and any(".".join(parts[:n]) in _NAMED for n in range(1, len(parts) + 1))
+
 
 def import_user_module(name: str) -> ModuleType:
     """Import a module by name. The name must come from the user, not from a file, since importing runs code.
@@ -21,7 +29,9 @@ def import_user_module(name: str) -> ModuleType:
         ModuleNotFoundError: If there is no such module; the message says if an imported package hides it.
     """
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
+        _NAMED.add(name)
+        return module
     except ModuleNotFoundError as error:
         _check_missing(name, error)
         here = os.getcwd()

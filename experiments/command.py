@@ -1,6 +1,7 @@
 """npg: train, evaluate and compare natural policy gradient agents.
 
     npg train      train an agent, resume a run, or train a grid of agents to compare
+    npg check-env  find mistakes in an environment of your own
     npg evaluate   evaluate a trained agent, or record a video of it
     npg report     compare runs: statistics, figures and an HTML page
     npg tune       search for hyper-parameters
@@ -20,19 +21,20 @@ from typing import Any
 
 import tyro
 
-from experiments.options import Evaluate, Export, Report, Share
+from experiments.options import CheckEnv, Evaluate, Export, Report, Share
 from experiments.settings.arguments import Arguments
 from experiments.terminal import accept_any_text, show
 
 TRIALS = 50
 # The class of a command's options, and the module with its `main`, which may import torch.
 OPTIONS: dict[str, tuple[Any, str]] = {
+    "check-env": (CheckEnv, "experiments.check_env"),
     "evaluate": (Evaluate, "experiments.evaluate"),
     "report": (Report, "experiments.report.command"),
     "export": (Export, "experiments.export"),
     "share": (Share, "experiments.share"),
 }
-COMMANDS = ("train", "evaluate", "report", "tune", "export", "share", "zoo")
+COMMANDS = ("train", "evaluate", "report", "tune", "export", "share", "check-env", "zoo")
 TRAIN = """Train agents on Gymnasium environments: one run, or a grid of runs to compare.
 
     npg train                                              # TRPO on CartPole-v1, until it is solved

@@ -58,7 +58,7 @@ def evaluate(arguments: Evaluate) -> None:
     spec = find_environment(settings.env, arguments.import_)
     fps = None
     if arguments.video:
-        env = gym.make(spec)
+        env = gym.make(spec, **settings.env_kwargs)
         fps = frames_per_second(spec, env.metadata)
         env.close()
     checkpoint = read_policy(folder, arguments.checkpoint)

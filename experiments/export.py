@@ -172,7 +172,7 @@ def load_run(arguments: Export) -> tuple[ActorCriticPolicy, VecNormalize | None]
         raise ValueError("a run folder has its own --algo and --normaliser; leave them out")
     folder = RunFolder(arguments.path)
     settings = folder.read_settings()
-    env = make_env(find_environment(settings.env, arguments.import_), seed=0, n_envs=1)
+    env = make_env(find_environment(settings.env, arguments.import_), seed=0, n_envs=1, settings=settings)
     try:
         policy, env = restore_policy(read_policy(folder, arguments.checkpoint), settings, env)
         return policy, env if isinstance(env, VecNormalize) else None

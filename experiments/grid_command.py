@@ -110,7 +110,7 @@ def continued(single: Arguments) -> Arguments:
             check_same_task(begun, requested, folder)
         elif requested == begun:
             trusted = single.env if ":" in begun.env else Arguments.env
-            modules = (*single.import_, *sorted(own_modules(begun.algo, begun.policy, begun.track)))
+            modules = (*single.import_, *sorted(begun.modules - own_modules(begun.env)))
             return Arguments(resume=folder.path, env=trusted, import_=modules)
     return single
 

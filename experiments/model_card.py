@@ -62,7 +62,7 @@ def model_card(
     }
     low, high = result["iqm_return_interval"]
     interval = "unknown" if low is None or high is None else f"{low:.2f} to {high:.2f}"
-    modules = sorted(own_modules(settings.env, settings.algo, settings.policy))
+    modules = sorted(settings.modules - own_modules(settings.track))
     imports = ["--import", *modules] if modules else []
     table = "\n".join(f"| `{file}` | {about} |" for file, about in FILES.items() if file in files)
     versions = document.get("versions") or {}

@@ -1,4 +1,4 @@
-"""The options of `npg evaluate`, `report`, `export` and `share`; --help prints the docstring of the class.
+"""The options of npg's commands except `npg train`; --help prints the docstring of the class.
 
 Nothing here imports torch, so that --help is fast.
 """
@@ -14,6 +14,31 @@ from experiments.settings.arguments import Whole, shown
 Modules = Annotated[
     tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="import", metavar="MODULE")
 ]
+
+
+@dataclass(frozen=True)
+class CheckEnv:
+    """Find mistakes in an environment before training on it.
+
+        npg check-env my_envs:MyEnv-v0
+        npg check-env my_envs:MyEnv-v0 --env-kwargs size=7 --env-wrapper my_envs.Wrapper
+
+    Runs the checks of Stable-Baselines3, and plays with random actions: steps per second, the scale of
+    observations and rewards, the lengths of episodes, and whether a seed repeats them; with advice.
+    """
+
+    env: tyro.conf.Positional[Annotated[str, shown("MODULE:ID")]]
+    """Check this environment; module:Name-v0 imports the module that registers the id."""
+    env_kwargs: Annotated[
+        tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]], shown("NAME=VALUE [NAME=VALUE ...]")
+    ] = ()
+    """Give it these arguments."""
+    env_wrapper: Annotated[tuple[str, ...], shown("CLASS [CLASS ...]", "none")] = ()
+    """Wrap it in these, as with npg train."""
+    steps: Annotated[int, shown("N")] = 2000
+    """Play this many random steps."""
+    import_: Modules = ()
+    """First import this module."""
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ def record(written: Any, settings: RunSettings, spec: EnvSpec, result: dict[str,
         ImportError: the extra `video` is not installed.
         RuntimeError, ValueError: the environment cannot be rendered.
     """
-    env = gym.make(spec)
+    env = gym.make(spec, **settings.env_kwargs)
     try:
         fps = frames_per_second(spec, env.metadata)
     finally:

@@ -54,7 +54,7 @@ def write_policy(checkpoint: Checkpoint, settings: RunSettings, spec: Any, out: 
         OSError: a file cannot be written.
         ValueError: the checkpoint does not fit the settings, or the policy cannot be shared.
     """
-    env = make_env(spec, seed=0, n_envs=1)
+    env = make_env(spec, seed=0, n_envs=1, settings=settings)
     try:
         policy, env = restore_policy(checkpoint, settings, env)
         shared = SharedPolicy(

@@ -13,8 +13,7 @@ from stable_baselines3.common.utils import get_device
 
 from agents.policy.allocation_limit import AllocationLimit
 from agents.ranks import ONE, Ranks
-from envs import choose_vec_env
-from envs.single_env import environment_spec
+from envs.single_env import environment_spec, make_function, make_one
 from experiments.algorithms import joint_target_kl, own_modules
 from experiments.evaluation import protocol
 from experiments.evaluation.seeded_episodes import EvaluationError
@@ -32,7 +31,7 @@ from experiments.settings.yaml_numbers import whole
 from experiments.summary import modules_of, print_next, print_run
 from experiments.terminal import show
 from experiments.tracking.tracker import Tracker, check_tracker
-from experiments.training_envs import check_ranks, environments_of, make_env
+from experiments.training_envs import check_ranks, choose, environments_of, make_env, show_atari
 
 
 def run(arguments: Arguments, ranks: Ranks = ONE) -> int:
@@ -80,11 +79,15 @@ def prepare(arguments: Arguments, ranks: Ranks) -> RunSettings:
             f"--device {settings.device} needs a CUDA device, and torch finds none; use --device cpu"
         )
     check_ranks(settings, ranks)
+    show_atari(settings)
     if settings.vec_env == "auto":
         with setup_errors("this command line"):
-            choice = choose_vec_env(settings.env, environments_of(settings, ranks)[0])
+            choice = choose(settings, environments_of(settings, ranks)[0])
         show(f"vec_env: {choice}")
         settings = replace(settings, vec_env=choice.vec_env)
+    if settings.env_kwargs and settings.vec_env in ("envpool", "tensor"):
+        with setup_errors("this command line"):  # evaluation plays Gymnasium's version, which takes them, too
+            make_one(make_function(settings.env, dict(settings.env_kwargs))).close()
     if (settings.vec_env, settings.device) == ("tensor", "auto"):  # the agent's device is the environments'
         settings = replace(settings, device=str(get_device()))
     return settings

@@ -11,7 +11,6 @@ import gymnasium
 
 from agents import ALGORITHMS
 from envs.single_env import environment_spec
-from experiments.algorithms import own_modules
 from experiments.grid import Cell
 from experiments.run.run_folder import RunFolder
 from experiments.settings.arguments import Arguments, owner_of
@@ -52,7 +51,10 @@ def print_next(arguments: Arguments, settings: RunSettings, folder: RunFolder) -
     modules = modules_of(settings, arguments.import_)
     imports = ["--import", *modules] if modules else []
     video: list[str] = []
-    with suppress(Exception), closing(gymnasium.make(environment_spec(settings.env))) as env:
+    with (
+        suppress(Exception),
+        closing(gymnasium.make(environment_spec(settings.env), **settings.env_kwargs)) as env,
+    ):
         video = ["--video"] if "rgb_array" in env.metadata["render_modes"] else []
     show(f"  next     {shlex.join(['npg', 'evaluate', str(folder.path), *imports, *video])}")
     show(f"           {replace(arguments, seed=arguments.seed + 1)}")
@@ -61,9 +63,7 @@ def print_next(arguments: Arguments, settings: RunSettings, folder: RunFolder) -
 
 def modules_of(settings: RunSettings, imports: Sequence[str]) -> tuple[str, ...]:
     """Return the modules that a later command about a run has to import: the user's own, and `imports`."""
-    return tuple(
-        sorted({*imports, *own_modules(settings.env, settings.algo, settings.policy, settings.track)})
-    )
+    return tuple(sorted({*imports, *settings.modules}))
 
 
 def print_grid(cells: Sequence[Cell], failures: Mapping[str, str]) -> None:

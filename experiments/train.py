@@ -107,7 +107,7 @@ def tune(arguments: Arguments) -> int:
         folder=folder_of_task(arguments.out, settings.env, settings.algo) / "tuning",
         device=settings.device,
         full_timesteps=full_timesteps,
-        modules=(*arguments.import_, *sorted(own_modules(settings.algo))),
+        modules=(*arguments.import_, *sorted(settings.modules)),
     )
     if arguments.cluster is None:
         show(search(requested, trials, arguments.jobs or len(usable_cores())))

@@ -3,10 +3,15 @@
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.ranks import ONE, Ranks
-from envs import make_vec_env
+from envs import VecEnvChoice, choose_vec_env, make_vec_env
+from envs.atari import is_atari
+from envs.single_env import make_function, make_one
 from experiments.algorithms import PEERS
 from experiments.normalised import normalised
+from experiments.settings.class_list import entries
 from experiments.settings.run_settings import RunSettings
+from experiments.settings.wrapping import env_wrapper, wrapped
+from experiments.terminal import show
 
 
 def check_ranks(settings: RunSettings, ranks: Ranks) -> None:
@@ -19,10 +24,22 @@ def check_ranks(settings: RunSettings, ranks: Ranks) -> None:
         return
     if settings.algo in PEERS:
         raise ValueError(f"{settings.algo} trains in one process; start it without torchrun")
+    if settings.callback:
+        raise ValueError("callbacks work in one process; start the run without torchrun, or without callback")
     if settings.n_envs < ranks.size:
         raise ValueError(
             f"{settings.n_envs} environments cannot be shared by {ranks.size} ranks; raise --n-envs, or "
             "lower torchrun's --nproc-per-node"
+        )
+
+
+def show_atari(settings: RunSettings) -> None:
+    """Show how a game is wrapped, if the environment is one: its settings need not name the wrapper."""
+    if is_atari(settings.env) and settings.env_wrapper:
+        wrappers = ", ".join(name for name, _ in entries(settings.env_wrapper))
+        show(
+            f"Atari: {settings.policy} sees {settings.frame_stack} frames of {wrappers}; returns are the "
+            "game's own score"
         )
 
 
@@ -32,6 +49,15 @@ def environments_of(settings: RunSettings, ranks: Ranks) -> list[int]:
     return [least + (rank < more) for rank in range(ranks.size)]
 
 
+def choose(settings: RunSettings, n_envs: int) -> VecEnvChoice:
+    """Choose the kind of vector environment by timing one environment with its wrappers."""
+    wrapper, kwargs = env_wrapper(settings), dict(settings.env_kwargs)
+    if wrapper is None:
+        return choose_vec_env(settings.env, n_envs, env_kwargs=kwargs)
+    make = make_function(settings.env, kwargs)
+    return choose_vec_env(lambda: wrapper(make_one(make)), n_envs)
+
+
 def make_env(settings: RunSettings, step: int = 0, ranks: Ranks = ONE) -> VecEnv:
     """Create this rank's training environments.
 
@@ -39,12 +65,19 @@ def make_env(settings: RunSettings, step: int = 0, ranks: Ranks = ONE) -> VecEnv
     resuming repeats no episode.
     """
     counts = environments_of(settings, ranks)
+    device = {"device": settings.device} if settings.vec_env == "tensor" else {}
+    monitor = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.monitor_kwargs.items()}
     env = make_vec_env(
         settings.env,
         counts[ranks.rank],
         seed=settings.seed + step + sum(counts[: ranks.rank]),
+        wrapper_class=env_wrapper(settings),
+        env_kwargs={**device, **settings.env_kwargs},
+        monitor_kwargs=monitor,
         vec_env=settings.vec_env,
-        env_kwargs={"device": settings.device} if settings.vec_env == "tensor" else None,
         worker_timeout=settings.worker_timeout or None,
     )
-    return normalised(env, settings.hyperparameters["gamma"]) if settings.normalize else env
+    env = wrapped(env, settings)
+    if not settings.normalize:
+        return env
+    return normalised(env, settings.hyperparameters["gamma"], settings.normalize)

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from stable_baselines3.common import torch_layers
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import nn, optim
 
 Class = TypeVar("Class")
@@ -41,7 +42,8 @@ def with_classes(kwargs: Mapping[str, Any]) -> dict[str, Any]:
         name = found.get(argument)
         if not isinstance(name, str):
             continue
-        chosen = getattr(module, name.rpartition(".")[2], None)
+        short = name.rpartition(".")[2]
+        chosen = RMSpropTFLike if short == "RMSpropTFLike" else getattr(module, short, None)
         if not (isinstance(chosen, type) and issubclass(chosen, base)):
             known = [
                 each

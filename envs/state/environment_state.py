@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium import wrappers
 from gymnasium.envs import classic_control
+from stable_baselines3.common import atari_wrappers
 from stable_baselines3.common.monitor import Monitor
 
 from envs.checked_env import CheckedEnv
@@ -18,6 +19,7 @@ from envs.tasks.catch import Catch
 from envs.tasks.gaussian_bandit import GaussianBandit
 from envs.tasks.linear_quadratic import LinearQuadratic
 from envs.tasks.two_state_chain import TwoStateChain
+from envs.wrapped_episodes import WrappedEpisodes
 
 State = dict[str, Plain]
 
@@ -51,8 +53,16 @@ _WRAPPERS: dict[type, tuple[str, ...]] = {
     wrappers.PassiveEnvChecker: _CHECKER,
     wrappers.TimeAwareObservation: ("timesteps",),
     wrappers.TimeLimit: ("_elapsed_steps",),
+    atari_wrappers.EpisodicLifeEnv: ("lives", "was_real_done"),
+    atari_wrappers.MaxAndSkipEnv: ("_obs_buffer",),
+    atari_wrappers.StickyActionEnv: ("_sticky_action",),
 } | dict.fromkeys(
     (  # no attributes; functions passed to them must be stateless too
+        atari_wrappers.AtariWrapper,
+        atari_wrappers.ClipRewardEnv,
+        atari_wrappers.FireResetEnv,
+        atari_wrappers.NoopResetEnv,
+        atari_wrappers.WarpFrame,
         wrappers.AddRenderObservation,
         wrappers.ClipAction,
         wrappers.ClipReward,
@@ -72,6 +82,10 @@ _WRAPPERS: dict[type, tuple[str, ...]] = {
 )
 
 
+# Wrappers that only convert something store little: attributes of their own are their state if they are plain
+# data. Other wrappers may depend on more, e.g. on the environment that they step themselves.
+_CONVERTERS = (gym.ObservationWrapper, gym.ActionWrapper, gym.RewardWrapper)
+_BASE = frozenset(vars(gym.Wrapper(gym.Env())))  # attributes of every wrapper
 # Lists of all past episodes, which would make states grow without bound. States of version 0.1 have two of
 # them.
 _MONITOR_HISTORY = ("episode_returns", "episode_lengths", "episode_times")
@@ -84,13 +98,14 @@ class StateUnavailableError(RuntimeError):
 def take_state(env: gym.Env[Any, Any]) -> State:
     """Return everything that the next steps and resets of an environment depend on, as plain data.
 
-    This works for Gymnasium's classic control and MuJoCo tasks, this package's tasks, SB3's ``Monitor``, and
-    those of Gymnasium's wrappers that store little or nothing. **Any other environment or wrapper** needs
-    two methods: ``get_state() -> state``, which returns plain data as `copy_plain` accepts it, and
-    ``set_state(state)``. They handle what their own class stores; ``np_random``, the spaces' generators, and
-    the wrapped environment are handled here. Settings are not part of the state: make the environment to be
-    restored with the same arguments, and repeat later changes from outside, e.g. by ``set_attr``. Wall-clock
-    times are left out, so that equal runs have equal states.
+    This works for Gymnasium's classic control and MuJoCo tasks, this package's tasks, SB3's ``Monitor`` and
+    Atari wrappers, those of Gymnasium's wrappers that store little or nothing, and subclasses of
+    ``ObservationWrapper``, ``ActionWrapper`` and ``RewardWrapper`` whose attributes are plain data. **Any
+    other environment or wrapper** needs two methods: ``get_state() -> state``, which returns plain data as
+    `copy_plain` accepts it, and ``set_state(state)``. They handle what their own class stores; ``np_random``,
+    the spaces' generators, and the wrapped environment are handled here. Settings are not part of the state:
+    make the environment to be restored with the same arguments, and repeat later changes from outside, e.g.
+    by ``set_attr``. Wall-clock times are left out, so that equal runs have equal states.
 
     Args:
         env: The environment, between two steps.
@@ -143,9 +158,9 @@ def class_name(thing: object) -> str:
 
 
 def _layers(env: gym.Env[Any, Any]) -> Iterator[Any]:
-    """Yield the wrappers, outermost first and without `CheckedEnv`, then the environment."""
+    """Yield the wrappers, outermost first and without those that have no state, then the environment."""
     while isinstance(env, gym.Wrapper):
-        if type(env) is not CheckedEnv:
+        if type(env) not in (CheckedEnv, WrappedEpisodes):
             yield env
         env = env.env
     yield env
@@ -174,7 +189,8 @@ def _restore_layer(layer: Any, state: State) -> None:
         for name, value in state["attributes"].items():
             if isinstance(layer, Monitor) and name in _MONITOR_HISTORY:
                 continue
-            if name not in names:
+            own = isinstance(layer, _CONVERTERS) and not hasattr(layer, name)  # made by a step or reset
+            if name not in names and not own:
                 raise ValueError(f"expected attributes {names} of {class_name(layer)}, got {name!r}.")
             owner, _, attribute = name.rpartition(".")
             setattr(attrgetter(owner)(layer) if owner else layer, attribute, copy_plain(value))
@@ -212,6 +228,8 @@ def _attribute_names(layer: Any) -> tuple[str, ...]:
             "and restoring a state would not remove lines from it; pass filename=None"
         )
     known = _WRAPPERS if isinstance(layer, gym.Wrapper) else _ENVIRONMENTS
+    if type(layer) not in known and isinstance(layer, _CONVERTERS):
+        return tuple(sorted(vars(layer).keys() - _BASE))
     if type(layer) not in known:
         raise StateUnavailableError(
             f"the attributes of {class_name(layer)} that change from step to step are not known. To resume "

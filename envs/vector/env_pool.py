@@ -37,9 +37,9 @@ class EnvPoolVecEnv(VecEnv):
     known limit, from Gymnasium's registry or `env_kwargs`; otherwise EnvPool's limit and flag apply.
 
     Infos have SB3's entries ``TimeLimit.truncated``, ``terminal_observation`` and ``episode``, so that
-    no ``Monitor`` is needed (`env_is_wrapped` reports one). EnvPool's other arrays, e.g.
-    ``x_position``, are left out: they are fewer than Gymnasium's for the same task, and splitting
-    them into dicts would cost time at every step.
+    no ``Monitor`` is needed (`env_is_wrapped` reports one). With ``reward_clip``, ``episode`` has the
+    unclipped score. EnvPool's other arrays, e.g. ``x_position``, are left out: they are fewer than
+    Gymnasium's for the same task, and splitting them into dicts would cost time at every step.
 
     EnvPool takes seeds only when it builds its environments, so after `seed` the next reset rebuilds them.
     """
@@ -99,6 +99,10 @@ class EnvPoolVecEnv(VecEnv):
         """Build the pool; environment i has seeds[i]."""
         if reserved := sorted(_RESERVED & self._kwargs.keys()):
             raise ValueError(f"env_kwargs contains {reserved}, which are set here; remove them")
+        if self._kwargs.get("episodic_life"):
+            raise ValueError(
+                "EnvPool restarts a game when a life is lost; leave episodic_life out of env_kwargs"
+            )
         try:
             pool = self._envpool.make_gymnasium(
                 self._env_id, num_envs=self._n_envs, seed=seeds, **self._kwargs
@@ -141,9 +145,10 @@ class EnvPoolVecEnv(VecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Return the step's results; if an episode has ended, the observation is the next episode's first."""
-        observations, rewards, terminated, truncated, _ = self._pool.recv()
+        observations, rewards, terminated, truncated, info = self._pool.recv()
         truncated = truncated | (self._statistics.lengths + 1 >= self._limit)
-        dones, infos = self._statistics.step(rewards, terminated, truncated)
+        scores = info["reward"] if "lives" in info else rewards  # a game's score is not clipped
+        dones, infos = self._statistics.step(scores, terminated, truncated)
         if dones.any():
             ended = np.flatnonzero(dones)
             for i in ended.tolist():

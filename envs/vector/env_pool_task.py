@@ -15,7 +15,9 @@ class EnvPoolTask(VecEnvTask):
         Args:
             task: One of ``envpool.list_all_envs()``.
             render_mode: None or ``"rgb_array"``.
-            kwargs: EnvPool's options for the task.
+            kwargs: EnvPool's options for the task. ``reward_clip`` is for training and ignored, so that
+                evaluation has a game's score.
         """
+        kwargs.pop("reward_clip", None)
         options = {"render_mode": render_mode, **kwargs} if render_mode else kwargs
         super().__init__(EnvPoolVecEnv(task, 1, env_kwargs=options))

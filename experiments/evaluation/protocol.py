@@ -97,7 +97,7 @@ def play_checkpoint(
     The random number generators of the caller are not changed.
     """
     generators = take_generators()
-    env = make_env(spec, seed, min(episodes, MOST_ENVS))
+    env = make_env(spec, seed, min(episodes, MOST_ENVS), settings)
     try:
         predictor, env = load(checkpoint, settings, env, deterministic)
         return play(
@@ -197,7 +197,7 @@ def record_video(
     with replacing(path) as file:
         video = open_video(Path(file.name), fps / every)
         wrap: Callable[[gym.Env], gym.Env] = partial(Recorded, video=video, episodes=episodes, every=every)
-        env = make_env(spec, seed, 1, wrap, render_mode="rgb_array")
+        env = make_env(spec, seed, 1, settings, wrap, render_mode="rgb_array")
         try:
             predictor, env = load(checkpoint, settings, env, deterministic)
             play(predictor, env, episodes, deterministic=deterministic, seed=seed)

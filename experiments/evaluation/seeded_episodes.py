@@ -16,10 +16,14 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from envs.atari import register_atari
 from envs.checked_env import CheckedEnv
 from envs.single_env import env_pool_spec
 from envs.user_modules import import_user_module
+from envs.wrapped_episodes import WrappedEpisodes
 from experiments.progress import progress_bar
+from experiments.settings.run_settings import RunSettings
+from experiments.settings.wrapping import env_wrapper, wrapped
 
 LONGEST = 200_000  # steps after which an episode is considered endless
 
@@ -80,6 +84,7 @@ def find_environment(env_id: str, modules: tuple[str, ...]) -> EnvSpec:
         except ImportError as error:
             raise ImportError(f"--import {module} failed: {error}") from error
     module, _, name = env_id.rpartition(":")
+    register_atari(name)
     if (of_env_pool := env_pool_spec(name)) is not None:
         return of_env_pool
     if name not in gym.registry:
@@ -92,7 +97,12 @@ def find_environment(env_id: str, modules: tuple[str, ...]) -> EnvSpec:
 
 
 def make_env(
-    spec: EnvSpec, seed: int, n_envs: int, wrap: Callable[[gym.Env], gym.Env] | None = None, **kwargs: Any
+    spec: EnvSpec,
+    seed: int,
+    n_envs: int,
+    settings: RunSettings | None = None,
+    wrap: Callable[[gym.Env], gym.Env] | None = None,
+    **kwargs: Any,
 ) -> VecEnv:
     """Create environments in this process; in `play`, episode k starts from seed + k.
 
@@ -100,18 +110,23 @@ def make_env(
         spec: spec of the environment.
         seed: seed of the first episode.
         n_envs: number of environments.
+        settings: settings of the run, with its `env_kwargs` and wrappers; None for the environment as it is.
         wrap: wraps every environment; None for no wrapper.
-        kwargs: keyword arguments of `gymnasium.make`.
+        kwargs: more keyword arguments of `gymnasium.make`.
     """
+    kwargs = {**(settings.env_kwargs if settings else {}), **kwargs}
+    wrapper = env_wrapper(settings) if settings else None
 
     def one(i: int) -> gym.Env:
         env = gym.make(spec, **kwargs)
         env = SeededEpisodes(wrap(env) if wrap else env, seed + n_envs - 1 - i, n_envs)
         checked = CheckedEnv(env, copy.deepcopy)
         checked.set_index_for_messages(i)
-        return Monitor(checked)
+        monitor = Monitor(checked)
+        return WrappedEpisodes(wrapper(monitor)) if wrapper else monitor
 
-    return DummyVecEnv([partial(one, i) for i in range(n_envs)])
+    env = DummyVecEnv([partial(one, i) for i in range(n_envs)])
+    return wrapped(env, settings) if settings else env
 
 
 class EvaluationError(RuntimeError):

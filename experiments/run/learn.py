@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
@@ -20,6 +21,7 @@ from experiments.run.run_folder import RunFolder
 from experiments.run.run_log import RowWriter, RunLog
 from experiments.run.stop_signals import Stopped, StopSignals
 from experiments.settings.run_settings import RunSettings
+from experiments.settings.wrapping import make_callbacks
 from experiments.terminal import show
 
 ROW = 256  # steps per row of the log of an SB3 agent with shorter rollouts, over all environments
@@ -59,7 +61,8 @@ def learn(
     content = None if content is None else content_for(agent, content)
     if ranks.rank > 0:
         return follow(agent, settings, signals, play, content), 0.0
-    callbacks = [GeometryCallback(settings.geometry)] if settings.geometry else []
+    callbacks: list[BaseCallback] = [GeometryCallback(settings.geometry)] if settings.geometry else []
+    callbacks += make_callbacks(settings)
     episodes_cut = restore(agent, callbacks, content) if content is not None else 0
     log = RunLog(folder, content["log"] if content else None, document)
     if tracker is not None:

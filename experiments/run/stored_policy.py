@@ -41,7 +41,7 @@ def restore_policy(
     path, content = checkpoint
     algorithm, options = agent_class(settings.algo), settings.hyperparameters
     if settings.normalize:
-        env = normaliser = normalised(env)
+        env = normaliser = normalised(env, normalize=settings.normalize)
         normaliser.training = normaliser.norm_reward = False
     state = content["agent"]["parameters"]["policy"]
     seen = algorithm._wrap_env(env)  # e.g. puts the channels of images first

@@ -60,6 +60,13 @@ class Task:
     """Import these modules first, e.g. one that registers an environment or an algorithm."""
     steps: Annotated[float | None, shown("N", "as configured; in a grid, the largest number")] = None
     """Train for this many environment steps, e.g. 1e6."""
+    env_kwargs: Annotated[
+        tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]], shown("NAME=VALUE [NAME=VALUE ...]")
+    ] = ()
+    """Give these arguments to every environment, e.g. size=7 continuous=true."""
+    env_wrapper: Annotated[tuple[str, ...], shown("CLASS [CLASS ...]", "none")] = ()
+    """Wrap every environment in these, e.g. my_envs.Wrapper or "{my_envs.Wrapper: {name: value}}"; the first
+    one is the innermost."""
     seed: Annotated[Whole, shown("N")] = 0
     """Seed policy, environments and sampling with this number. With --seeds, this is the first seed."""
     seeds: Annotated[Whole, shown("N")] = 1
@@ -210,7 +217,11 @@ class Arguments(Resume, Records, Execution, Hyperparameters, Task):
                 continue
             if isinstance(value, float) and value.is_integer():
                 value = int(value)
-            groups = value if field.name == "set" else [value if isinstance(value, tuple) else (value,)]
+            groups = (
+                value
+                if field.name in ("set", "env_kwargs")
+                else [value if isinstance(value, tuple) else (value,)]
+            )
             for group in groups:
                 words += [option, *map(str, group)]
         return words

@@ -12,7 +12,15 @@ FLOAT = "tag:yaml.org,2002:float"
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader of plain data; for YAML 1.1, which PyYAML reads, numbers like 1e3 are text."""
+    """A loader of plain data; for YAML 1.1, which PyYAML reads, numbers like 1e3 are text.
+
+    A date is text, since config.yaml holds plain data.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
+        first: [each for each in resolvers if each[0] != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_yaml_float(self, node: yaml.ScalarNode) -> int | float:
         """Return a number; 1e3 is an int, so that it is accepted where 1000 is, and 1000.0 is none."""

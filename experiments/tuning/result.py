@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 
 from experiments.algorithms import agent_class
 from experiments.settings.arguments import Arguments
-from experiments.settings.configuration import RUN_KEYS
 from experiments.settings.provenance import versions
 from experiments.settings.run_settings import RunSettings
 from experiments.text_table import aligned
@@ -104,7 +103,7 @@ class TuningResult:
         ]
         searched = {setting.name.partition(".")[0] for setting in search.space.settings}
         parameters = inspect.signature(agent_class(search.algo)).parameters
-        section = {name: getattr(configuration, name) for name in RUN_KEYS} | {
+        section = configuration.section() | {
             name: option
             for name, option in configuration.hyperparameters.items()
             if name in searched or option != parameters[name].default

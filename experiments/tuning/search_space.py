@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from agents.hyperparameters import nearest
 from experiments.algorithms import PEERS, names
-from experiments.settings.configuration import RUN_KEYS
-from experiments.settings.run_settings import RunSettings
+from experiments.settings.run_settings import RUN_KEYS, RunSettings
 from experiments.tuning.search_setting import Choice, Range, Setting
 from experiments.tuning.spaces import searched_settings
 
@@ -82,7 +81,8 @@ class SearchSpace:
 
 def normalisation(algo: str, base: RunSettings) -> Iterable[Setting]:
     """Return the setting that switches the observation normaliser, the policy's own or `VecNormalize`."""
-    if base.policy != "MlpPolicy":  # images are not normalised, and dictionaries only in part
+    # Images are not normalised, and dictionaries only in part; a mapping says what is normalised.
+    if base.policy != "MlpPolicy" or not isinstance(base.normalize, bool):
         return ()
     name = "normalize" if base.normalize or algo in PEERS else "policy_kwargs.normalize_observations"
     return (Choice(name, (False, True)),)

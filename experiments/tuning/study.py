@@ -22,7 +22,6 @@ from typing import Any
 from stable_baselines3.common.vec_env import VecEnv
 
 from experiments.extras import needs
-from experiments.settings.configuration import RUN_KEYS
 from experiments.settings.run_settings import RunSettings
 from experiments.settings.tuning_seeds import RESERVED, TUNING_SEEDS
 from experiments.tuning.search_space import SearchSpace
@@ -95,12 +94,11 @@ class Search:
     @property
     def identity(self) -> dict[str, Any]:
         """All settings that must be equal for trials to be comparable."""
-        settings = {name: getattr(self.configuration, name) for name in RUN_KEYS}
         ranges = {f"range of {axis}": extent for axis, extent in self.space.described().items()}
         run = {"algo": self.algo, "env": self.env_id, "seeds": self.seeds}
         if self.configuration.vec_env in ("envpool", "tensor"):  # all others give the same results
             run["vec_env"] = self.configuration.vec_env
-        return {**run, **settings, **self.configuration.hyperparameters, **ranges}
+        return {**run, **self.configuration.section(), **self.configuration.hyperparameters, **ranges}
 
 
 def open_study(search: Search, *, shared: bool = False) -> optuna.Study:

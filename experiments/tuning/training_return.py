@@ -9,6 +9,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from experiments.settings.configuration import build
+from experiments.settings.wrapping import make_callbacks
 from experiments.tuning.study import DEFAULT, Search, optuna
 
 EPISODES = 100  # number of last episodes in the mean
@@ -80,7 +81,7 @@ def training_return(search: Search, trial: optuna.Trial) -> float:
             agent = build(replace(configuration, seed=seed, device=search.device), env)
             first, last = len(returns) * REPORTS, len(search.seeds) * REPORTS
             callback = TrainingReturn(configuration.n_timesteps, partial(report_or_prune, trial, first, last))
-            agent.learn(configuration.n_timesteps, callback)
+            agent.learn(configuration.n_timesteps, [callback, *make_callbacks(configuration)])
         finally:
             env.close()
         if not np.isfinite(callback.mean):

@@ -85,3 +85,22 @@ def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (run / "evaluation.json").read_text()
     )
     assert command.main(["train", "--resume", str(run), "--steps", "64"]) == 0
+
+
+def test_a_games_score_is_not_clipped() -> None:
+    """Training on clipped rewards records what evaluation does; lives are no episodes."""
+    env = EnvPoolVecEnv(
+        "SpaceInvaders-v5", 2, seed=0, env_kwargs={"reward_clip": True, "max_episode_steps": 170}
+    )
+    env.reset()
+    steps = [env.step(np.array([1, 1])) for _ in range(170)]
+    clipped = sum(rewards for _, rewards, _, _ in steps)
+    scores = [info["episode"]["r"] for info in steps[-1][3]]
+    assert set(np.unique([rewards for _, rewards, _, _ in steps])) == {0.0, 1.0}
+    assert all(scores > 4 * clipped)  # invaders are worth 5 to 30 points
+    env.close()
+    task = EnvPoolTask("SpaceInvaders-v5", reward_clip=True)
+    task.reset(seed=0)
+    assert max(task.step(1)[1] for _ in range(170)) > 1.0
+    with pytest.raises(ValueError, match="leave episodic_life out of env_kwargs"):
+        EnvPoolVecEnv("SpaceInvaders-v5", 1, env_kwargs={"episodic_life": True})

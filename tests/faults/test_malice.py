@@ -66,6 +66,16 @@ def executable_names(folder: Path, canary: Path) -> None:
     path.write_text(yaml.safe_dump(document))
 
 
+def executable_wrappers(folder: Path, canary: Path) -> None:
+    """Wrappers and a callback of a module of the folder, and a wrapper of Gymnasium that writes files."""
+    (folder / "evil.py").write_text(f"from pathlib import Path\nPath({str(canary)!r}).touch()\n")
+    path = folder / "config.yaml"
+    document = yaml.safe_load(path.read_text())
+    recorder = {"gymnasium.wrappers.RecordVideo": {"video_folder": str(canary)}}
+    document |= {"env_wrapper": [recorder, {"evil.Wrapper": {}}], "callback": "evil.Callback"}
+    path.write_text(yaml.safe_dump(document | {"vec_env_wrapper": "evil.VecWrapper"}))
+
+
 def pickled_model(folder: Path, canary: Path) -> None:
     """A model.zip whose settings and whose tensors are pickles, as SB3's `load` unpickles them."""
     with zipfile.ZipFile(folder / "model.zip") as archive:
@@ -101,6 +111,7 @@ CRAFTED = (
     crafted_checkpoint,
     executable_config,
     executable_names,
+    executable_wrappers,
     pickled_model,
     pickled_normaliser,
     executable_log,
@@ -159,6 +170,7 @@ def test_the_code_would_run(finished: Path, tmp_path: Path) -> None:
             (folder / "progress.csv").read_text().splitlines()[1].split(",")[0]
         ),
         executable_names: lambda folder: exec((folder / "evil.py").read_text()),
+        executable_wrappers: lambda folder: exec((folder / "evil.py").read_text()),
         crafted_checkpoint: lambda folder: eval(
             Checkpoints(folder / "checkpoints").newest_valid()[1]["agent"]["logged"]["train/loss"]
         ),

@@ -262,6 +262,36 @@ def test_classes_may_tell_their_state_themselves() -> None:
     assert samples[0] == samples[1]
 
 
+class Difference(gym.ObservationWrapper):
+    """Shows how much the last two observations differ, with an attribute that a step makes."""
+
+    def __init__(self, env: gym.Env, scale: float = 2.0):
+        super().__init__(env)
+        self.scale = scale
+
+    def observation(self, observation: Any) -> Any:
+        """Compare."""
+        before = getattr(self, "before", np.zeros_like(observation))
+        self.before = np.array(observation)
+        return self.scale * (observation - before)
+
+
+def test_wrappers_that_convert_need_no_methods() -> None:
+    """Their attributes are their state, even those that the new wrapper does not have yet."""
+    env, other = (Difference(gym.make("CartPole-v1")) for _ in range(2))
+    env.reset(seed=5)
+    advance(env, [0] * 7)
+    state = through_file(take_state(env))
+    restore_state(other, state)
+    assert bits(advance(other, [0] * 50)) == bits(advance(env, [0] * 50))
+    state["layers"][0]["attributes"]["observation"] = 1.0
+    with pytest.raises(ValueError, match="expected attributes"):
+        restore_state(other, state)
+    env.before = object()
+    with pytest.raises(StateUnavailableError, match="Difference is not plain data"):
+        take_state(env)
+
+
 def test_unknown_classes_are_rejected_by_name() -> None:
     """Environments, subclasses of known ones, and wrappers; none is taken for stateless."""
 
