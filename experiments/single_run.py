@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.utils import get_device
 
 from agents.policy.allocation_limit import AllocationLimit
 from agents.ranks import ONE, Ranks
-from envs.single_env import environment_spec, make_function, make_one
+from envs.single_env import environment_spec
 from experiments.algorithms import joint_target_kl, own_modules
 from experiments.evaluation import protocol
 from experiments.evaluation.seeded_episodes import EvaluationError
@@ -31,7 +30,7 @@ from experiments.settings.yaml_numbers import whole
 from experiments.summary import modules_of, print_next, print_run
 from experiments.terminal import show
 from experiments.tracking.tracker import Tracker, check_tracker
-from experiments.training_envs import check_ranks, choose, environments_of, make_env, show_atari
+from experiments.training_envs import check_ranks, choose, environments_of, make_env
 
 
 def run(arguments: Arguments, ranks: Ranks = ONE) -> int:
@@ -79,18 +78,8 @@ def prepare(arguments: Arguments, ranks: Ranks) -> RunSettings:
             f"--device {settings.device} needs a CUDA device, and torch finds none; use --device cpu"
         )
     check_ranks(settings, ranks)
-    show_atari(settings)
-    if settings.vec_env == "auto":
-        with setup_errors("this command line"):
-            choice = choose(settings, environments_of(settings, ranks)[0])
-        show(f"vec_env: {choice}")
-        settings = replace(settings, vec_env=choice.vec_env)
-    if settings.env_kwargs and settings.vec_env in ("envpool", "tensor"):
-        with setup_errors("this command line"):  # evaluation plays Gymnasium's version, which takes them, too
-            make_one(make_function(settings.env, dict(settings.env_kwargs))).close()
-    if (settings.vec_env, settings.device) == ("tensor", "auto"):  # the agent's device is the environments'
-        settings = replace(settings, device=str(get_device()))
-    return settings
+    with setup_errors("this command line"):
+        return choose(settings, environments_of(settings, ranks)[0])
 
 
 def resume(arguments: Arguments, ranks: Ranks = ONE) -> int:

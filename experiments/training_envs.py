@@ -1,9 +1,12 @@
 """The training environments of a run, shared by its ranks."""
 
+from dataclasses import replace
+
+from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.ranks import ONE, Ranks
-from envs import VecEnvChoice, choose_vec_env, make_vec_env
+from envs import choose_vec_env, make_vec_env
 from envs.atari import is_atari
 from envs.single_env import make_function, make_one
 from experiments.algorithms import PEERS
@@ -49,13 +52,27 @@ def environments_of(settings: RunSettings, ranks: Ranks) -> list[int]:
     return [least + (rank < more) for rank in range(ranks.size)]
 
 
-def choose(settings: RunSettings, n_envs: int) -> VecEnvChoice:
-    """Choose the kind of vector environment by timing one environment with its wrappers."""
-    wrapper, kwargs = env_wrapper(settings), dict(settings.env_kwargs)
-    if wrapper is None:
-        return choose_vec_env(settings.env, n_envs, env_kwargs=kwargs)
-    make = make_function(settings.env, kwargs)
-    return choose_vec_env(lambda: wrapper(make_one(make)), n_envs)
+def choose(settings: RunSettings, n_envs: int) -> RunSettings:
+    """Return settings with the kind of vector environment chosen by timing one environment with its wrappers.
+
+    Raises:
+        MissingExtraError: the environment's packages are not installed.
+        ValueError: the environment does not take its arguments.
+    """
+    show_atari(settings)
+    wrapper, make = env_wrapper(settings), make_function(settings.env, dict(settings.env_kwargs))
+    if settings.vec_env == "auto":
+        if wrapper is None:
+            choice = choose_vec_env(settings.env, n_envs, env_kwargs=dict(settings.env_kwargs))
+        else:
+            choice = choose_vec_env(lambda: wrapper(make_one(make)), n_envs)
+        show(f"vec_env: {choice}")
+        settings = replace(settings, vec_env=choice.vec_env)
+    if settings.env_kwargs and settings.vec_env in ("envpool", "tensor"):
+        make_one(make).close()  # evaluation plays Gymnasium's version, which must take the arguments, too
+    if (settings.vec_env, settings.device) == ("tensor", "auto"):  # the agent's device is the environments'
+        settings = replace(settings, device=str(get_device()))
+    return settings
 
 
 def make_env(settings: RunSettings, step: int = 0, ranks: Ranks = ONE) -> VecEnv:
