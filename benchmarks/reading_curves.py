@@ -21,6 +21,7 @@ from experiments.train import main as train
 
 ROOT = Path(__file__).parents[1]
 STEPS, RETURN = "time/total_timesteps", "rollout/ep_rew_mean"
+MINIBATCHES = ("n_steps=16", "critic_fit=minibatch", "batch_size=32")
 COLOURS = ("#d55e00", "#0072b2")  # the run with the symptom, and the other
 LOGARITHMIC = {"npg/kl", "npg/cg_residual", "train/value_loss", "train/std"}
 
@@ -63,29 +64,29 @@ CASES = {
         ("npg/cg_residual", "npg/kl"),
     ),
     "critic-overfitting": Case(
-        "Pendulum-v1",
+        "CartPole-v1",
         "trpo",
-        5e4,
+        1.5e4,
         {
-            "n_critic_updates=300": ("n_critic_updates=300",),
-            "n_critic_updates=10": ("n_critic_updates=10",),
+            "30 passes, rate 1e-2": (*MINIBATCHES, "n_critic_updates=30", "learning_rate=1e-2"),
+            "5 passes, rate 1e-3": (*MINIBATCHES, "n_critic_updates=5", "learning_rate=1e-3"),
         },
         ("train/value_loss", "train/explained_variance"),
     ),
     "entropy-collapse": Case(
-        "Pendulum-v1",
+        "MountainCarContinuous-v0",
         "trpo",
-        5e4,
-        {"target_kl=0.3": ("target_kl=0.3",), "target_kl=0.02": ("target_kl=0.02",)},
-        ("train/std", "npg/kl"),
+        4e4,
+        {"independent noise": (), "use_sde=true": ("use_sde=true",)},
+        ("train/std", "train/explained_variance"),
     ),
     "line-search-rejecting": Case(
         "CartPole-v1",
         "trpo",
         4e4,
         {
-            "n_steps=8, cg_damping=1e-4": ("n_steps=8", "cg_damping=1e-4"),
-            "n_steps=128, cg_damping=0.1": ("n_steps=128", "cg_damping=0.1"),
+            "target_kl=5, cg_damping=1e-4": ("target_kl=5", "cg_damping=1e-4"),
+            "0.01 and 0.1": (),
         },
         ("npg/backtracks", "npg/rejected/no_improvement"),
     ),

@@ -1,7 +1,6 @@
 """Runs that are tracked: what a tracker receives, and that training does not depend on it."""
 
 import json
-import random
 import sys
 import time
 from pathlib import Path
@@ -9,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from stable_baselines3.common.logger import KVWriter
 
 from experiments.run.csv_log import read_table
@@ -31,8 +31,7 @@ class Memory(KVWriter):
     def write(
         self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
     ) -> None:
-        """Keep a row; a tracker may draw random numbers."""
-        random.random()
+        """Keep a row."""
         self.rows.append((step, numbers(key_values, key_excluded)))
 
     def close(self) -> None:
@@ -49,8 +48,12 @@ def memories(monkeypatch: pytest.MonkeyPatch) -> list[Memory]:
         made.append(Memory(described))
         return made[-1]
 
+    def fail(described: TrackedRun) -> Memory:
+        torch.rand(1)
+        raise OSError("there is no such service")
+
     module = ModuleType("my_tracker")
-    vars(module).update(make=make, fail=lambda described: 1 / 0)
+    vars(module).update(make=make, fail=fail)
     monkeypatch.setitem(sys.modules, "my_tracker", module)
     return made
 
@@ -109,7 +112,6 @@ def test_a_tracker_receives_every_row(memories: list[Memory], tmp_path: Path) ->
 
 def test_a_resumed_run_continues_the_tracked_one(memories: list[Memory], tmp_path: Path) -> None:
     """The ID is the same, and rows that the run repeats are not sent twice."""
-    state = random.getstate()
     assert run(arguments(tmp_path, "my_tracker:make")) == 0
     folder = folder_of(tmp_path)
     kept = sorted(folder.checkpoints.glob("checkpoint-*"))
@@ -122,7 +124,6 @@ def test_a_resumed_run_continues_the_tracked_one(memories: list[Memory], tmp_pat
     assert again.run.resumed and extended.run.resumed
     assert [step for step, _ in again.rows] == [256]  # the final evaluation only
     assert [step for step, _ in extended.rows] == [320, 320, 320]
-    random.setstate(state)
 
 
 def test_a_failing_tracker_does_not_stop_the_training(
