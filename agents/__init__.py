@@ -8,6 +8,7 @@ import agents.shadowed  # noqa: F401  # first: the others import npg
 from agents.acktr import ACKTR
 from agents.base import PolicyGradientAgent
 from agents.critic import Critic, CriticFit, register_critic
+from agents.loaded_policy import LoadedPolicy, load
 from agents.natural_gradient import NaturalGradientAgent, register_fisher
 from agents.npg import NPG
 from agents.policy.actor import PolicyActor
@@ -32,12 +33,14 @@ __all__ = [
     "Critic",
     "CriticFit",
     "Interval",
+    "LoadedPolicy",
     "MlpPolicy",
     "MultiInputPolicy",
     "NaturalGradientAgent",
     "NonFiniteError",
     "PolicyActor",
     "PolicyGradientAgent",
+    "load",
     "register_algorithm",
     "register_critic",
     "register_distribution",

@@ -21,7 +21,15 @@ from agents.arguments import SB3_PARAMETERS, compose_constructor
 from agents.critic import CRITICS, Critic
 from agents.data_parallel import Share, join, share_rollout
 from agents.device import faster_device
-from agents.hyperparameters import check_minibatches, check_ranges, check_spread, check_unread, present_value
+from agents.hyperparameters import (
+    check_critic_fit,
+    check_entropy,
+    check_minibatches,
+    check_ranges,
+    check_spread,
+    check_unread,
+    present_value,
+)
 from agents.policy.actions import to_space
 from agents.policy.actor import PolicyActor, warn_of_unreached
 from agents.policy.policies import POLICIES, warn_of_two_normalisers
@@ -61,6 +69,9 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         sde_sample_freq: number of steps after which gSDE samples new noise; -1 for once per rollout.
         rollout_buffer_class: class of the rollout buffer; None for SB3's.
         rollout_buffer_kwargs: keyword arguments of the rollout buffer.
+        ent_coef: c of the entropy bonus: the policy maximises E[ratio · advantage + c · entropy], with the
+            entropy in nats, joint over action dimensions; a number or a schedule. The KL and F do not include
+            it.
         normalize_advantage: whether to scale advantages to mean 0 and standard deviation 1.
         stats_window_size: number of episodes over which logged returns and lengths are averaged.
         tensorboard_log: folder of the TensorBoard log; None for no log.
@@ -89,6 +100,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
     gae_lambda: float = 0.95
     use_sde: bool = False
     sde_sample_freq: int = -1
+    ent_coef: float | Schedule = 0.0  # type: ignore[assignment]  # SB3 has a number only
     normalize_advantage: bool = True
     critic_fit: str = "minibatch"
     critic_lambda: float | None = None
@@ -104,9 +116,10 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         # Numbers of NumPy and PyTorch are as good as Python's.
         arguments = {k: v.item() if getattr(v, "shape", None) == () else v for k, v in arguments.items()}
         check_ranges(**arguments)
+        check_critic_fit(type(self), arguments.get("critic_fit", self.critic_fit))
         init_setup_model = arguments.pop("_init_setup_model")
         sb3: dict[str, Any] = {name: arguments.pop(name) for name in SB3_PARAMETERS if name in arguments}
-        sb3 |= {"ent_coef": 0.0, "vf_coef": 0.0, "max_grad_norm": 0.0}  # not used
+        sb3 |= {"vf_coef": 0.0, "max_grad_norm": 0.0}  # not used
         env = made_with_checks(env, sb3["verbose"])
         if sb3["device"] == "auto" and (tensor_env := getattr(env, "tensor_env", None)) is not None:
             sb3["device"] = tensor_env.device
@@ -132,6 +145,11 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             self._setup_model()
             if self.env is not None and self.critic_fit != "lbfgs":
                 check_minibatches(self.n_steps, self.share.total, self.batch_size)
+
+    @classmethod
+    def critic_fits(cls) -> list[str]:
+        """Return the valid values of `critic_fit`."""
+        return list(CRITICS)
 
     @abstractmethod
     def policy_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:
@@ -226,6 +244,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Train in another environment, with equal spaces and the same number of environments."""
         super().set_env(env, force_reset)
+        warn_of_two_normalisers(self.policy, self.get_vec_normalize_env(), stacklevel=3)
         self.rollout_buffer = make_buffer(self)
 
     def _setup_model(self) -> None:
@@ -237,8 +256,10 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             self.rollout_buffer.device = self.device
         self.rollout_buffer = make_buffer(self)
         self.actor = PolicyActor(self.policy)
+        check_entropy(self.ent_coef, self.policy)
         warn_of_unreached(self.actor)
-        warn_of_two_normalisers(self.policy, self.get_vec_normalize_env())
+        # From the caller of the constructor.
+        warn_of_two_normalisers(self.policy, self.get_vec_normalize_env(), stacklevel=6)
         join(self)
 
     def _setup_lr_schedule(self) -> None:

@@ -85,6 +85,8 @@ ROLLOUT_SPACE: SearchSpace = {
     "gamma": Interval(1e-4, 0.2, complement=True),
     "gae_lambda": Interval(0.7, 1.0, log=False),
 }
+# A setting that is 0 has no place on a logarithmic scale: without a bonus in the base, none is tried.
+ENTROPY_SPACE: SearchSpace = {"ent_coef": Interval(1e-5, 0.1)}
 CRITIC_SPACE: SearchSpace = {"n_critic_updates": Interval(1, 30, integer=True)}
 TRUST_REGION_SPACE: SearchSpace = {
     **ROLLOUT_SPACE,
@@ -97,12 +99,13 @@ TRUST_REGION_SPACE: SearchSpace = {
 register_algorithm(
     "vpg",
     VPG,
-    search_space={**ROLLOUT_SPACE, "learning_rate": Interval(1e-4, 3e-2), **CRITIC_SPACE},
+    search_space={**ROLLOUT_SPACE, "learning_rate": Interval(1e-4, 3e-2), **ENTROPY_SPACE, **CRITIC_SPACE},
     colour="#000000",
     dashes=(0, (1, 1)),
 )
-register_algorithm("npg", NPG, search_space=TRUST_REGION_SPACE, colour="#0072b2")
-register_algorithm("trpo", TRPO, search_space=TRUST_REGION_SPACE, colour="#d55e00", dashes=(0, (5, 1.5)))
+NATURAL_SPACE: SearchSpace = {**TRUST_REGION_SPACE, **ENTROPY_SPACE}
+register_algorithm("npg", NPG, search_space=NATURAL_SPACE, colour="#0072b2")
+register_algorithm("trpo", TRPO, search_space=NATURAL_SPACE, colour="#d55e00", dashes=(0, (5, 1.5)))
 register_algorithm(
     "acktr",
     ACKTR,
@@ -112,6 +115,7 @@ register_algorithm(
         "target_kl": Interval(1e-3, 0.3),
         "damping": Interval(1e-2, 1.0),
         "momentum": Interval(0.0, 0.95, log=False),
+        **ENTROPY_SPACE,
     },
     colour="#009e73",
     dashes=(0, (5, 1.5, 1, 1.5)),

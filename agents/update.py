@@ -8,6 +8,7 @@ import torch
 
 from agents.critic import CriticFit
 from agents.divergence import count_rejections
+from agents.hyperparameters import present_value
 from agents.policy.actor import PolicyActor
 from agents.policy.policies import observe
 from agents.policy.snapshot import Snapshot
@@ -34,8 +35,15 @@ def update(agent: "PolicyGradientAgent") -> None:
     batch = Batch.from_buffer(agent.rollout_buffer, agent.action_space)
     advantages = standardise(batch.advantages, ranks) if agent.normalize_advantage else batch.advantages
     actions, old_log_prob = agent.actor.unsquash(batch.actions, batch.old_log_prob)
+    bonus = present_value("ent_coef", agent.ent_coef, agent._current_progress_remaining)
     objective = SurrogateObjective(
-        agent.actor, batch.observations, actions, advantages, old_log_prob=old_log_prob, reduce=ranks.mean
+        agent.actor,
+        batch.observations,
+        actions,
+        advantages,
+        old_log_prob=old_log_prob,
+        entropy_coefficient=bonus or None,
+        reduce=ranks.mean,
     )
     before = Snapshot([*agent.policy.parameters(), *agent.policy.buffers()], agent.policy.optimizer)
     step, fit = step_and_fit(agent, batch, objective)

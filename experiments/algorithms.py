@@ -2,9 +2,8 @@
 
 import importlib
 import math
-import sys
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from gymnasium import spaces
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -13,10 +12,9 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from agents import ALGORITHMS
 from agents.hyperparameters import nearest
-from agents.policy.names import with_classes
+from agents.policy.names import find_class, with_classes
 from experiments.extras import needs
 
-Class = TypeVar("Class")
 PEERS = {
     "sb3:ppo": "stable_baselines3.PPO",
     "sb3:a2c": "stable_baselines3.A2C",
@@ -63,25 +61,6 @@ def policy_class(algorithm: type[OnPolicyAlgorithm], name: str) -> type[Any]:
 def own_modules(*names: str) -> set[str]:
     """Return the modules in the names of a user's own classes and environments, e.g. in "module:Class"."""
     return {name.rpartition(":")[0] for name in names if ":" in name and name not in PEERS}
-
-
-def find_class(name: str, base: type[Class]) -> type[Class]:
-    """Return the class of "module:Class"; nothing is imported, since the name may be from an untrusted run.
-
-    Raises:
-        ValueError: the module was not imported, or has no such class derived from `base`.
-    """
-    module, _, attribute = name.rpartition(":")
-    if module not in sys.modules:
-        raise ValueError(
-            f"{name!r} names a module that was not imported; if you trust it, add --import {module}"
-        )
-    found = getattr(sys.modules[module], attribute, None)
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise ValueError(
-            f"{attribute!r} of {module} is no class derived from {base.__name__}; correct the name"
-        )
-    return found
 
 
 def configured_as(name: str) -> str:

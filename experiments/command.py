@@ -5,6 +5,7 @@
     npg report     compare runs: statistics, figures and an HTML page
     npg tune       search for hyper-parameters
     npg export     write a trained policy as an ONNX file
+    npg share      write a trained policy into a folder for others, or upload it to Hugging Face's hub
     npg zoo        train, replay and tune the agents with RL Zoo
 
 `npg COMMAND --help` explains a command and its options. To get started, run: npg train
@@ -19,7 +20,7 @@ from typing import Any
 
 import tyro
 
-from experiments.options import Evaluate, Export, Report
+from experiments.options import Evaluate, Export, Report, Share
 from experiments.settings.arguments import Arguments
 from experiments.terminal import accept_any_text, show
 
@@ -29,8 +30,9 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "evaluate": (Evaluate, "experiments.evaluate"),
     "report": (Report, "experiments.report.command"),
     "export": (Export, "experiments.export"),
+    "share": (Share, "experiments.share"),
 }
-COMMANDS = ("train", "evaluate", "report", "tune", "export", "zoo")
+COMMANDS = ("train", "evaluate", "report", "tune", "export", "share", "zoo")
 TRAIN = """Train agents on Gymnasium environments: one run, or a grid of runs to compare.
 
     npg train                                              # TRPO on CartPole-v1, until it is solved
@@ -88,7 +90,7 @@ def main(words: Sequence[str] | None = None) -> int:
         )
         return int(import_module(module).main(parsed))
     if name == "tune":
-        rest = ["--tune", *(rest if rest and rest[0].isdigit() else [str(TRIALS), *rest])]
+        rest = ["--tune", *(rest if rest and not rest[0].startswith("-") else [str(TRIALS), *rest])]
     description = TUNE if name == "tune" else TRAIN
     arguments = Arguments.parse(rest, prog=f"npg {name}", description=description)
     return int(import_module("experiments.train").main(arguments))  # not before --help: it imports torch

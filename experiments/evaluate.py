@@ -14,6 +14,7 @@ from experiments.failure import describe_failure, is_of_environment, raised_at
 from experiments.options import Evaluate
 from experiments.run.run_folder import RunFolder, write_json
 from experiments.run.stop_signals import INTERRUPTED
+from experiments.shared_folder import read_policy
 from experiments.terminal import show
 
 EPISODES = 100  # used if the run's own evaluation had none
@@ -60,7 +61,7 @@ def evaluate(arguments: Evaluate) -> None:
         env = gym.make(spec)
         fps = frames_per_second(spec, env.metadata)
         env.close()
-    checkpoint = folder.read_checkpoint(arguments.checkpoint)
+    checkpoint = read_policy(folder, arguments.checkpoint)
     result = protocol.evaluate(
         checkpoint,
         settings,

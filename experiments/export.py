@@ -29,6 +29,7 @@ from experiments.options import Export
 from experiments.run.atomic_file import replacing
 from experiments.run.run_folder import RunFolder
 from experiments.run.stored_policy import restore_policy
+from experiments.shared_folder import read_policy
 from experiments.terminal import show
 
 OBSERVATION, ACTION = "observation", "action"
@@ -173,7 +174,7 @@ def load_run(arguments: Export) -> tuple[ActorCriticPolicy, VecNormalize | None]
     settings = folder.read_settings()
     env = make_env(find_environment(settings.env, arguments.import_), seed=0, n_envs=1)
     try:
-        policy, env = restore_policy(folder.read_checkpoint(arguments.checkpoint), settings, env)
+        policy, env = restore_policy(read_policy(folder, arguments.checkpoint), settings, env)
         return policy, env if isinstance(env, VecNormalize) else None
     finally:
         env.close()

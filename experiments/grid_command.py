@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ from experiments.terminal import show
 
 if TYPE_CHECKING:
     from experiments.cluster import Cluster
+
+REPORT_MODULES = ("jinja2", "matplotlib", "plotly")  # of the extra `report`
 
 
 def compare(arguments: Arguments) -> int:
@@ -44,6 +47,11 @@ def compare(arguments: Arguments) -> int:
             label = f"{single.algo[0]} {env_id} seed {single.seed}"
             continued(single)  # raises if the folder holds a finished run with other settings
             cells.append(Cell(label, replace(single, resume=AUTO).command(), folder_of(single), steps))
+    if missing := [name for name in REPORT_MODULES if find_spec(name) is None]:
+        show(
+            f"there will be no report, which needs {' and '.join(missing)}; install what is missing with: "
+            'pip install -c constraints.txt -e ".[report]"'
+        )
     try:
         if arguments.cluster is None:
             failures = run_grid(cells, min(jobs, len(cells)))

@@ -1,4 +1,4 @@
-"""The options of `npg evaluate`, `npg report` and `npg export`; --help prints the docstring of the class.
+"""The options of `npg evaluate`, `report`, `export` and `share`; --help prints the docstring of the class.
 
 Nothing here imports torch, so that --help is fast.
 """
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.settings.arguments import shown
+from experiments.settings.arguments import Whole, shown
 
 Modules = Annotated[
     tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="import", metavar="MODULE")
@@ -18,7 +18,7 @@ Modules = Annotated[
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Evaluate the agent of a run folder.
+    """Evaluate the agent of a run folder, or of a folder that npg share wrote.
 
         npg evaluate runs/CartPole-v1/trpo/seed-0              # 100 deterministic episodes
         npg evaluate runs/Hopper-v5/trpo/seed-0 --video        # also record three of them as video.mp4
@@ -34,14 +34,14 @@ class Evaluate:
     """
 
     run: tyro.conf.Positional[Annotated[Path, shown("RUN")]]
-    """Evaluate the agent in this run folder."""
+    """Evaluate the agent in this folder."""
     checkpoint: Annotated[str | None, shown("NAME", "the newest one")] = None
     """Evaluate this checkpoint of the run, e.g. best or checkpoint-000012288."""
-    episodes: Annotated[int | None, shown("N", "as at the end of training, or 100 if that was 0")] = None
+    episodes: Annotated[Whole | None, shown("N", "as at the end of training, or 100 if that was 0")] = None
     """Play this many episodes."""
     stochastic: bool = False
     """Sample actions as in training, instead of taking the most likely ones."""
-    seed: Annotated[int | None, shown("N", "10000 plus the run's seed, as at the end of training")] = None
+    seed: Annotated[Whole | None, shown("N", "10000 plus the run's seed, as at the end of training")] = None
     """Start episode k from this seed + k."""
     video: bool = False
     """Record the first three episodes as video.mp4, next to the JSON file."""
@@ -73,7 +73,7 @@ class Report:
         shown("RETURN|ENV=RETURN [ENV=RETURN ...]", "Gymnasium's, if it has one"),
     ] = ()
     """Count an environment as solved at this return. ENV=RETURN is for one environment of several."""
-    seed: Annotated[int, shown("N")] = 0
+    seed: Annotated[Whole, shown("N")] = 0
     """Seed the bootstrap with this number."""
 
 
@@ -112,3 +112,32 @@ class Export:
     """First import this module, which registers the environment."""
     force: bool = False
     """Replace an existing file."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Write a trained policy into a folder that others can use, or upload it to Hugging Face's hub.
+
+        npg share runs/CartPole-v1/trpo/seed-0 --to cartpole-trpo
+        npg share runs/CartPole-v1/trpo/seed-0 --to hf:my-name/cartpole-trpo    # needs the extra `hub`
+        npg evaluate cartpole-trpo                                              # what others do with it
+
+    The folder has the policy with its normalisers (policy.safetensors, policy.json), config.yaml,
+    progress.csv, the returns of the policy that was written (evaluation.json), a learning curve, a video, and
+    a model card (README.md). Pictures need the extras `report` and `video`. Nothing in it is a pickle, and
+    reading it executes no code. Check README.md before you upload the folder: config.yaml names this
+    machine's processor.
+
+    To upload, log in with `hf auth login`, or set HF_TOKEN to a token that may write.
+    """
+
+    run: tyro.conf.Positional[Annotated[Path, shown("RUN")]]
+    """Share the agent in this run folder."""
+    to: Annotated[str, shown("FOLDER|hf:NAME/MODEL", hint="required")]
+    """Write this folder, which must not exist, or upload to this model repository, which is created."""
+    checkpoint: Annotated[str | None, shown("NAME", "the newest one")] = None
+    """Share this checkpoint of the run, e.g. best or checkpoint-000012288."""
+    episodes: Annotated[int | None, shown("N", "as at the end of training, or 100 if that was 0")] = None
+    """Evaluate the written policy on this many deterministic episodes."""
+    import_: Modules = ()
+    """First import this module, which registers the environment."""

@@ -11,6 +11,7 @@ import torch
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import get_device
 
+from agents.policy.allocation_limit import AllocationLimit
 from agents.ranks import ONE, Ranks
 from envs import choose_vec_env
 from envs.single_env import environment_spec
@@ -19,15 +20,15 @@ from experiments.evaluation import protocol
 from experiments.evaluation.seeded_episodes import EvaluationError
 from experiments.failure import describe_failure, setup_errors
 from experiments.process_group import launcher, on_first
-from experiments.run.allocation_limit import AllocationLimit
 from experiments.run.learn import learn
 from experiments.run.rank_state import number_of_environments, ranks_of
 from experiments.run.run_folder import RunFolder
 from experiments.run.stop_signals import Stopped, StopSignals
 from experiments.run.tensorboard_log import write_final
 from experiments.settings.arguments import Arguments
-from experiments.settings.configuration import build, resolve, whole
+from experiments.settings.configuration import build, resolve
 from experiments.settings.run_settings import RunSettings, differences
+from experiments.settings.yaml_numbers import whole
 from experiments.summary import modules_of, print_next, print_run
 from experiments.terminal import show
 from experiments.tracking.tracker import Tracker, check_tracker

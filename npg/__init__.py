@@ -9,9 +9,11 @@ from npg.conjugate_gradient import Solution, Status, conjugate_gradient
 from npg.damping import LevenbergMarquardt
 from npg.distributions import (
     Bernoulli,
+    Beta,
     Categorical,
     DiagGaussian,
     Distribution,
+    FullGaussian,
     MultiCategorical,
 )
 from npg.fisher.block_diagonal import BlockDiagonalFisher
@@ -51,6 +53,7 @@ from npg.trust_region import natural_step, trust_region_length, trust_region_ste
 
 __all__ = [
     "Bernoulli",
+    "Beta",
     "BlockDiagonalFisher",
     "Captured",
     "CapturedStep",
@@ -67,6 +70,7 @@ __all__ = [
     "ExactFisher",
     "FiniteDifferenceFisher",
     "FlatParameters",
+    "FullGaussian",
     "InvertibleOperator",
     "InvertibleScaled",
     "KLHessian",

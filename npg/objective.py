@@ -1,4 +1,4 @@
-"""The surrogate objective E[ratio · advantage], and the KL that constrains it."""
+"""The surrogate objective E[ratio · advantage + c · entropy], and the KL that constrains it."""
 
 import math
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from npg import host
+from npg.distributions import Distribution
 from npg.parameters import FlatParameters
 from npg.policy import evaluate
 from npg.reduction import Reduce, identity
@@ -20,7 +21,7 @@ class Evaluation:
     """The objective at a candidate θ_old + d.
 
     Attributes:
-        surrogate: mean of ratio · advantage, in units of the advantage.
+        surrogate: mean of ratio · advantage, plus the entropy bonus, in units of the advantage.
         gain: the surrogate minus its value at θ_old.
         kl: KL(π_old ‖ π_candidate), joint over action dimensions, mean over states, in nats.
         surrogate_before: the surrogate at θ_old.
@@ -45,10 +46,10 @@ class Evaluation:
 
 
 class SurrogateObjective:
-    """L(d) = E[π_{θ+d}(a|s) / π_behaviour(a|s) · advantage] around the actor's parameters θ.
+    """L(d) = E[π_{θ+d}(a|s) / π_behaviour(a|s) · advantage + c · H(π_{θ+d}(·|s))] around the parameters θ.
 
-    Candidates are evaluated by a functional call: the module itself is never modified. Schulman et al. 2015,
-    "Trust region policy optimization", eq. 14.
+    H is the entropy. Candidates are evaluated by a functional call: the module itself is never modified.
+    Schulman et al. 2015, "Trust region policy optimization", eq. 14.
 
     Args:
         actor: a module whose forward maps observations to an npg distribution.
@@ -56,6 +57,7 @@ class SurrogateObjective:
         actions: N actions, shaped as the distribution's `log_prob` takes them.
         advantages: (N,).
         old_log_prob: log π_behaviour of the actions (N,), in nats; the actor's own by default.
+        entropy_coefficient: c, in units of the advantage per nat; None for no bonus: no entropy is computed.
         reduce: maps the mean over this process's states to that over all processes; see `npg.reduction`.
 
     Raises:
@@ -70,6 +72,7 @@ class SurrogateObjective:
         advantages: Tensor,
         *,
         old_log_prob: Tensor | None = None,
+        entropy_coefficient: float | Tensor | None = None,
         reduce: Reduce = identity,
     ):
         self.parameters = FlatParameters(actor)
@@ -77,11 +80,13 @@ class SurrogateObjective:
         self._observations = observations
         self._actions = actions
         self._advantages = advantages
+        self._entropy_coefficient = entropy_coefficient
         self._reduce = reduce
         # Keep the graph for the gradient, which then needs no forward pass of its own.
         with torch.enable_grad():
             policy = evaluate(actor, observations)
             self._log_prob = policy.log_prob(actions)
+            self._entropy = self._entropy_of(policy)
         self._gradient: Tensor | None = None
         self._old = policy.snapshot()
         log_prob = self._log_prob.detach()
@@ -103,20 +108,32 @@ class SurrogateObjective:
             "actions": self._actions,
             "advantages": self._advantages,
             "old_log_prob": self._old_log_prob,
+            "entropy_coefficient": self._entropy_coefficient,
         }
 
     def gradient(self) -> Tensor:
         """Return g = ∇L(0), shape (P,)."""
         if self._gradient is None:
             with torch.enable_grad():
-                surrogate = (torch.exp(self._log_prob - self._old_log_prob) * self._advantages).mean()
+                surrogate = self._mean(torch.exp(self._log_prob - self._old_log_prob), self._entropy)
                 parts = torch.autograd.grad(surrogate, self.parameters.tensors, allow_unused=True)
             self._gradient = self._reduce(self.parameters.flatten(parts), self._states)
         return self._gradient
 
     def surrogate_before(self) -> Tensor:
         """Return L(0), 0-d."""
-        return self._reduce((self._old_ratio * self._advantages).mean(), self._states)
+        return self._reduce(self._mean(self._old_ratio, self._entropy).detach(), self._states)
+
+    def _entropy_of(self, policy: Distribution) -> Tensor | None:
+        """Return the entropy per state, or None without a bonus."""
+        return None if self._entropy_coefficient is None else policy.entropy()
+
+    def _mean(self, ratio: Tensor, entropy: Tensor | None) -> Tensor:
+        """Return the mean of ratio · advantage + c · entropy."""
+        value = ratio * self._advantages
+        if entropy is not None and self._entropy_coefficient is not None:
+            value = value + self._entropy_coefficient * entropy
+        return value.mean()
 
     def evaluate(self, step: Tensor) -> Evaluation:
         """Return surrogate, gain and KL at θ + step, for a step of shape (P,), with one host read.
@@ -138,9 +155,11 @@ class SurrogateObjective:
         candidate = evaluate(self._actor, self._observations, theta)
         ratio = torch.exp(candidate.log_prob(self._actions) - self._old_log_prob)
         # Take the mean of differences: in the difference of two means, small gains are lost to rounding.
-        gain = ((ratio - self._old_ratio) * self._advantages).mean()
-        surrogate = (ratio * self._advantages).mean()
-        before = (self._old_ratio * self._advantages).mean()
+        entropy = self._entropy_of(candidate)
+        change = None if entropy is None or self._entropy is None else entropy - self._entropy
+        gain = self._mean(ratio - self._old_ratio, change)
+        surrogate = self._mean(ratio, entropy)
+        before = self._mean(self._old_ratio, self._entropy)
         local = torch.stack([surrogate, gain, self._old.kl(candidate).mean(), before])
         means = self._reduce(local, self._states)
         surrogate, gain, kl = torch.where(finite, means[:3], math.nan).unbind()

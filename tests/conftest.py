@@ -1,7 +1,11 @@
 """Options of the suite: its processes and threads, and what it skips."""
 
+import multiprocessing
 import os
 import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -9,6 +13,9 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 # A shell's background job ignores Ctrl-C, and so would the subprocesses that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The processes of SubprocVecEnv import SB3 once, not once each.
+multiprocessing.set_forkserver_preload(["envs"])
 
 MOST_PROCESSES = 8  # each needs up to 1.5 GB with the runs that it starts, and more gain little
 
@@ -52,6 +59,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _kept_fork_server() -> Iterator[None]:
+    """Let the tests of a file share the process from which workers are forked, whose start takes 2 s.
+
+    Without this, it ends with its last worker. A test that changes what the process inherits, e.g. the
+    current folder, gets a new one.
+    """
+    module = sys.modules.get("envs.workers.fork_server")
+    if module is None:  # a test that starts workers imports it
+        yield
+        return
+    kept: dict[str, Any] = {}
+    shared = module.ForkServer.shared
+
+    def keep(cls: type) -> Any:
+        environ = {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"}
+        inherited = repr((os.getcwd(), sys.path, environ))
+        if inherited not in kept:
+            kept.clear()
+            kept[inherited] = shared()
+        return shared()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.ForkServer, "shared", classmethod(keep))
+        yield
+    kept.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ Distributions are handed to `torch.distributions`, expectations are enumerated (
 Gauss-Hermite rule that is exact for the polynomials met here), derivatives come from `torch.func`.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -15,7 +16,17 @@ from torch import Generator, Tensor, nn
 from torch import distributions as td
 from torch.func import functional_call, hessian, jacrev
 
-from npg import Bernoulli, Categorical, DiagGaussian, Distribution, Estimate, LinearOperator, MultiCategorical
+from npg import (
+    Bernoulli,
+    Beta,
+    Categorical,
+    DiagGaussian,
+    Distribution,
+    Estimate,
+    FullGaussian,
+    LinearOperator,
+    MultiCategorical,
+)
 
 FAMILIES = (
     "gaussian",  # a scale that depends on no state
@@ -46,6 +57,12 @@ def factors(distribution: Distribution) -> list[td.Distribution]:
     match distribution:
         case DiagGaussian(mean, log_std):
             return [td.Independent(td.Normal(mean, log_std.exp(), validate_args=False), 1)]
+        case FullGaussian(mean, factor):
+            return [td.MultivariateNormal(mean, scale_tril=triangular(factor, mean.shape[-1]))]
+        case Beta(alpha, beta, low, high):
+            scaling = td.AffineTransform(low, high - low)
+            inner = td.Beta(alpha, beta, validate_args=False)
+            return [td.Independent(td.TransformedDistribution(inner, scaling, validate_args=False), 1)]
         case Bernoulli(logits):
             return [td.Independent(td.Bernoulli(logits=logits, validate_args=False), 1)]
         case Categorical(logits):
@@ -53,6 +70,16 @@ def factors(distribution: Distribution) -> list[td.Distribution]:
         case MultiCategorical(logits):
             return [td.Categorical(logits=one, validate_args=False) for one in logits]
     raise NotImplementedError(type(distribution).__name__)
+
+
+def triangular(factor: Tensor, size: int) -> Tensor:
+    """Return the matrices (..., A, A) of a `FullGaussian`, entry after entry."""
+    rows = []
+    for i in range(size):
+        first = size + i * (i - 1) // 2
+        row = [*factor[..., first : first + i].unbind(-1), factor[..., i].exp()]
+        rows.append(torch.stack([*row, *[torch.zeros_like(row[-1])] * (size - 1 - i)], -1))
+    return torch.stack(rows, -2)
 
 
 def log_prob(distribution: Distribution, actions: Tensor) -> Tensor:
@@ -64,11 +91,16 @@ def log_prob(distribution: Distribution, actions: Tensor) -> Tensor:
 
 def entropy(distribution: Distribution) -> Tensor:
     """Return the joint entropy, shape (N,)."""
+    if isinstance(distribution, Beta):  # torch has none for a transformed distribution
+        width = torch.as_tensor(distribution.high - distribution.low, dtype=torch.float64).log()
+        return (td.Beta(*distribution.coordinates).entropy() + width).sum(-1)
     return torch.stack([part.entropy() for part in factors(distribution)]).sum(0)
 
 
 def kl(old: Distribution, new: Distribution) -> Tensor:
     """Return the joint KL(old ‖ new), shape (N,)."""
+    if isinstance(old, Beta):
+        return td.kl_divergence(*(td.Beta(*each.coordinates) for each in (old, new))).sum(-1)
     pairs = zip(factors(old), factors(new), strict=True)
     return torch.stack([td.kl_divergence(p, q) for p, q in pairs]).sum(0)
 
@@ -86,6 +118,20 @@ def quadrature(distribution: Distribution, nodes: int = 4) -> tuple[Tensor, Tens
         weights = torch.cartesian_prod(*[w] * first.shape[-1]).reshape(len(grid), -1)
         weights = (weights / math.sqrt(2 * math.pi)).prod(-1, keepdim=True)
         return first + distribution.log_std.detach().exp() * grid, weights.expand(-1, len(first))
+    if isinstance(distribution, FullGaussian):
+        white = DiagGaussian(torch.zeros_like(first), torch.zeros_like(first))
+        grid, weights = quadrature(white, nodes)
+        root = triangular(distribution.factor.detach(), first.shape[-1])
+        return first + torch.einsum("nij,mnj->mni", root, grid.expand(-1, len(first), -1)), weights
+    if isinstance(
+        distribution, Beta
+    ):  # trapezoids after x = 1 / (1 + exp(-t)); the error falls as exp(-2π²/h)
+        assert first.shape[-1] == 1
+        step, t = 0.25, torch.arange(-35, 35, 0.25, dtype=first.dtype)
+        x = torch.sigmoid(t).reshape(-1, 1, 1).expand(-1, *first.shape)
+        density = td.Beta(*(z.detach() for z in distribution.coordinates)).log_prob(x).exp()
+        actions = distribution.low + (distribution.high - distribution.low) * x
+        return actions, (step * density * x * (1 - x)).squeeze(-1)
     if isinstance(distribution, Categorical):
         actions = torch.arange(first.shape[-1]).unsqueeze(-1).expand(-1, len(first))
     else:
@@ -411,7 +457,9 @@ class Table(nn.Module):
 
     def __init__(self, distribution: Distribution):
         super().__init__()
-        self.family = type(distribution)
+        self.family: Callable[..., Distribution] = type(distribution)
+        if isinstance(distribution, Beta):
+            self.family = functools.partial(Beta, low=distribution.low, high=distribution.high)
         self.coordinates = nn.ParameterList(z.detach().clone() for z in distribution.coordinates)
 
     def forward(self, observations: Any = None) -> Distribution:

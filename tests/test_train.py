@@ -379,6 +379,22 @@ def test_algorithms_of_a_grid_get_one_budget(arguments: Arguments, monkeypatch: 
     assert all(cell.command[cell.command.index("--steps") + 1] == "100000" for cell in asked)
 
 
+def test_a_missing_extra_of_the_report_is_said_before_the_runs(
+    arguments: Arguments, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """So that there is time to install it while they train."""
+    before = []
+    monkeypatch.setattr(grid_command, "run_grid", lambda *_: before.append(capsys.readouterr().out) or {})
+    monkeypatch.setattr(grid_command, "print_grid", lambda *_: None)
+    for modules in (("no_such_module", "yaml"), ("yaml",)):
+        monkeypatch.setattr(grid_command, "REPORT_MODULES", modules)
+        assert main(changed(arguments, seeds=2)) == 0
+    expected = (
+        "no report, which needs no_such_module; install what is missing with: pip install -c constraints"
+    )
+    assert expected in before[0] and "no report" not in before[1]
+
+
 def test_a_command_line_says_what_the_arguments_do(arguments: Arguments) -> None:
     """The runs of a grid are started by command lines; none loses a setting."""
     given = changed(arguments, algo=("npg", "contrib:trpo"), set=(("a=1", "b=2"), ("c=[1, 2]",)), geometry=3)
@@ -551,7 +567,7 @@ def test_a_bad_value_in_a_grid_is_rejected_before_any_run(
     assert not arguments.out.exists()
 
 
-def test_a_missing_entropy_bonus_is_explained(arguments: Arguments, capsys: pytest.CaptureFixture) -> None:
+def test_a_missing_setting_of_ppo_is_explained(arguments: Arguments, capsys: pytest.CaptureFixture) -> None:
     """Rather than answered by other names."""
-    assert main(changed(arguments, set=(("ent_coef=0.01",),))) == 2
-    assert "has no setting 'ent_coef'; its step has no entropy bonus" in capsys.readouterr().err
+    assert main(changed(arguments, set=(("vf_coef=0.5",),))) == 2
+    assert "has no setting 'vf_coef'; the critic is fitted by itself" in capsys.readouterr().err

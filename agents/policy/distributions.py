@@ -1,5 +1,6 @@
 """Convert SB3's action distributions to npg's, and use npg's in an SB3 policy."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -22,12 +23,13 @@ class DistributionHead:
 
     Attributes:
         n_outputs: returns the number of the layer's outputs for an action space.
-        make: returns the distribution for outputs (N, n_outputs).
+        make: returns the distribution for outputs (N, n_outputs), and for the action space if it has a second
+            parameter.
         mode: returns the actions that `predict` takes with ``deterministic=True``.
     """
 
     n_outputs: Callable[[spaces.Space], int]
-    make: Callable[[Tensor], Distribution]
+    make: Callable[..., Distribution]
     mode: Callable[[Any], Tensor]
 
 
@@ -39,15 +41,17 @@ def register_distribution(
     name: str,
     *,
     n_outputs: Callable[[spaces.Space], int],
-    make: Callable[[Tensor], Distribution],
+    make: Callable[..., Distribution],
     mode: Callable[[Any], Tensor],
 ) -> None:
     """Make an npg distribution available as ``policy_kwargs={"distribution": name}``.
 
     Args:
         name: the name for `policy_kwargs`.
-        n_outputs: returns the size of the policy's last layer for an action space.
-        make: returns the distribution for the layer's outputs (N, n_outputs).
+        n_outputs: returns the size of the policy's last layer for an action space; it may raise ValueError if
+            the distribution does not fit the space.
+        make: returns the distribution for the layer's outputs (N, n_outputs); if it has a second parameter,
+            it is also given the action space.
         mode: returns the actions (N, ...) that a distribution takes with ``deterministic=True``.
 
     Raises:
@@ -73,6 +77,7 @@ class HeadDistribution(CategoricalDistribution):
         super().__init__(0)
         self.head = head
         self.n_outputs = head.n_outputs(action_space)
+        self.arguments = [action_space] if len(inspect.signature(head.make).parameters) > 1 else []
 
     def proba_distribution_net(self, latent_dim: int) -> nn.Module:
         """Return the policy's last layer."""
@@ -80,7 +85,7 @@ class HeadDistribution(CategoricalDistribution):
 
     def proba_distribution(self, action_logits: Tensor) -> Self:
         """Set the distribution to that of the last layer's outputs (N, n_outputs)."""
-        self.distribution = self.head.make(action_logits)
+        self.distribution = self.head.make(action_logits, *self.arguments)
         return self
 
     def log_prob(self, actions: Tensor) -> Tensor:

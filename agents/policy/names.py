@@ -1,13 +1,15 @@
 """Names under which a user registers something, and names of classes in policy_kwargs."""
 
 import difflib
+import sys
 from collections.abc import Iterable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from stable_baselines3.common import torch_layers
 from torch import nn, optim
 
+Class = TypeVar("Class")
 # {argument of a policy: (module of its classes, their base class, a common one)}
 CLASSES: dict[str, tuple[ModuleType, type, str]] = {
     "activation_fn": (nn, nn.Module, "ReLU"),
@@ -49,4 +51,23 @@ def with_classes(kwargs: Mapping[str, Any]) -> dict[str, Any]:
             close = (*difflib.get_close_matches(name, known, n=1), usual)[0]
             raise ValueError(f"{argument}: {module.__name__} has no {name!r}; use a name such as {close!r}")
         found[argument] = chosen
+    return found
+
+
+def find_class(name: str, base: type[Class]) -> type[Class]:
+    """Return the class of "module:Class"; nothing is imported, since the name may be from an untrusted run.
+
+    Raises:
+        ValueError: the module was not imported, or has no such class derived from `base`.
+    """
+    module, _, attribute = name.rpartition(":")
+    if module not in sys.modules:
+        raise ValueError(
+            f"{name!r} names a module that was not imported; if you trust it, add --import {module}"
+        )
+    found = getattr(sys.modules[module], attribute, None)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ValueError(
+            f"{attribute!r} of {module} is no class derived from {base.__name__}; correct the name"
+        )
     return found

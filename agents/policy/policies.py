@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
+from agents.policy import heads  # noqa: F401  # registers npg's own
 from agents.policy.actions import to_space
 from agents.policy.distributions import HEADS, HeadDistribution
 from agents.policy.names import check_new, with_classes
@@ -36,7 +37,8 @@ class MlpPolicy(ActorCriticPolicy):
         normalize_observations: whether quantities among the observations (boxes, not images) are normalised
             by their running mean and variance.
         normalize_returns: whether the critic predicts returns in units of their running standard deviation.
-        distribution: the name of an action distribution given to `register_distribution`; None for SB3's.
+        distribution: "beta" (for bounded actions), "full_gaussian" (correlated dimensions),
+            "state_dependent_gaussian", or a name given to `register_distribution`; None for SB3's.
 
     Raises:
         ValueError: there is no such distribution, or it is combined with gSDE.
@@ -74,7 +76,7 @@ class MlpPolicy(ActorCriticPolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         if self.distribution is not None:
             if self.distribution not in HEADS or self.use_sde:
-                known = ", ".join(map(repr, HEADS)) or "none"
+                known = ", ".join(map(repr, HEADS))
                 raise ValueError(
                     f"expected the name of a registered distribution ({known}), without use_sde; got "
                     f"{self.distribution!r}; register it with agents.register_distribution"
@@ -186,7 +188,7 @@ def register_policy(name: str, policy_class: type[ActorCriticPolicy]) -> None:
     POLICIES[name] = policy_class
 
 
-def warn_of_two_normalisers(policy: ActorCriticPolicy, outer: VecNormalize | None) -> None:
+def warn_of_two_normalisers(policy: ActorCriticPolicy, outer: VecNormalize | None, stacklevel: int) -> None:
     """Warn if a policy normalises what a `VecNormalize` has normalised already."""
     if outer is None or not isinstance(policy, MlpPolicy):
         return
@@ -196,7 +198,7 @@ def warn_of_two_normalisers(policy: ActorCriticPolicy, outer: VecNormalize | Non
             "VecNormalize and the policy normalise the same numbers; leave normalize_observations and "
             "normalize_returns out of policy_kwargs, or VecNormalize out of the environments",
             UserWarning,
-            stacklevel=6,  # the caller of the constructor
+            stacklevel=stacklevel,
         )
 
 

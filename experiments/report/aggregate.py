@@ -17,16 +17,19 @@ PROFILE_POINTS = 201
 
 @dataclass(frozen=True, eq=False)
 class Aggregate:
-    """A comparison of algorithms over several tasks, by normalised training returns.
+    """A comparison of algorithms over several tasks, by normalised returns.
 
     Attributes:
         environments: the tasks, at least two.
+        score: which return is averaged: "evaluation" if that is the primary score of every task, or else
+            "training".
         scores: scores by algorithm and then by statistic, i.e. by name in `STATISTICS` or "optimality gap".
         profiles: performance profiles by algorithm, over the normalised score.
         pairs: probabilities of improvement, averaged over tasks.
     """
 
     environments: tuple[str, ...]
+    score: str
     scores: Mapping[str, Mapping[str, Interval]]
     profiles: Mapping[str, Curve]
     pairs: tuple[Pair, ...]
@@ -62,14 +65,18 @@ def make_aggregate(
             "Nothing is averaged over tasks: that takes two with a reference and a common algorithm."
         )
         return None, notes
+    score = "evaluation" if all(task.primary == "evaluation" for task in used) else "training"
     raw = {
-        name: [entry.scores["training"] for task in used for entry in task.entries if entry.algorithm == name]
-        for name in everywhere
+        kind: {
+            name: [entry.scores[kind] for task in used for entry in task.entries if entry.algorithm == name]
+            for name in everywhere
+        }
+        for kind in dict.fromkeys((score, "training"))
     }
     units = [references[task.environment] for task in used]
     normalised = {
         name: [unit.normalise(x) for unit, x in zip(units, strata, strict=True)]
-        for name, strata in sorted(raw.items())
+        for name, strata in sorted(raw[score].items())
     }
     statistics = STATISTICS | {"optimality gap": optimality_gap}
     scores = {
@@ -84,10 +91,13 @@ def make_aggregate(
     grid = np.linspace(min(0.0, every.min()), max(1.0, every.max()), PROFILE_POINTS)
     return Aggregate(
         environments=tuple(task.environment for task in used),
+        score=score,
         scores={name: scores[name] for name in ranked},
         profiles={name: Curve.of(grid, profile_interval(normalised[name], grid)) for name in ranked},
         pairs=tuple(
-            Pair(first, second, {"training": improvement_interval(raw[first], raw[second])})
+            Pair(
+                first, second, {kind: improvement_interval(of[first], of[second]) for kind, of in raw.items()}
+            )
             for first, second in combinations(ranked, 2)
         ),
     ), notes

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from agents.registry import REGISTRY
 from experiments.report.statistics import Interval
 
@@ -15,6 +17,14 @@ PEER_STYLES: dict[str, tuple[str, Any]] = {
     "sb3:a2c": ("#e69f00", (0, (3, 1.5, 1, 1.5, 1, 1.5))),
     "contrib:trpo": ("#56b4e9", (0, (2.5, 1.5))),
 }
+# For algorithms without a style of their own, after the unused styles of the others. From Paul Tol's "muted".
+FREE_STYLES: tuple[tuple[str, Any], ...] = (
+    ("#882255", (0, (1, 1, 4, 1))),
+    ("#999933", (0, (6, 3))),
+    ("#332288", (0, (3, 3))),
+    ("#aa4499", (0, (2, 1, 2, 4))),
+)
+DARKEST = 0.08  # relative luminance of the darkest colour that is legible on a dark page
 NO_NUMBER = "\N{EN DASH}"
 
 
@@ -37,6 +47,15 @@ class Style:
         """The dashes in Plotly's format, for lines that are two pixels wide."""
         return "solid" if self.dashes == "-" else ",".join(f"{2 * length:g}px" for length in self.dashes[1])
 
+    @property
+    def on_dark(self) -> str:
+        """The colour for a dark page: a very dark one is mixed with white."""
+        channels = [int(self.colour[i : i + 2], 16) for i in (1, 3, 5)]
+        linear = [(channel / 255) ** 2.2 for channel in channels]
+        if float(np.dot((0.2126, 0.7152, 0.0722), linear)) >= DARKEST:
+            return self.colour
+        return "#" + "".join(f"{round(0.2 * channel + 0.8 * 255):02x}" for channel in channels)
+
     def shade(self, opacity: float) -> str:
         """Return the colour in CSS as rgba(…), with this opacity."""
         red, green, blue = (int(self.colour[i : i + 2], 16) for i in (1, 3, 5))
@@ -48,9 +67,9 @@ def styles(algorithms: Iterable[str]) -> dict[str, Style]:
     ours = {name: (entry.colour, entry.dashes) for name, entry in REGISTRY.items() if entry.colour}
     fixed: dict[str, tuple[Any, Any]] = ours | PEER_STYLES
     names = list(algorithms)
-    free = sorted(fixed, key=lambda name: name in names)  # unused styles first
+    free = [style for name, style in fixed.items() if name not in names] + list(FREE_STYLES)
     others = [name for name in names if name not in fixed]
-    chosen = fixed | {name: fixed[free[k % len(free)]] for k, name in enumerate(others)}
+    chosen = fixed | {name: free[k % len(free)] for k, name in enumerate(others)}
     return {name: Style(label(name), *chosen[name]) for name in sorted(names)}
 
 

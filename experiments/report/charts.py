@@ -15,7 +15,9 @@ from experiments.report.appearance import Style
 from experiments.report.curves import GEOMETRY, Curve
 from experiments.report.task_comparison import Task
 
-BAND = 0.14  # opacity
+LONGEST_NAME = 16  # characters beside an axis, which has little room on a phone
+LEGEND_WIDTH, LEGEND_ROW = 300, 19  # pixels of a phone
+BAND, SINGLE = 0.14, 0.45  # opacity of a band, and of the curve of a single seed
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 GRID = "#e6e8eb"
 CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
@@ -70,11 +72,17 @@ class Charts:
         figure.update_yaxes(title_text="fraction of runs above τ", range=[-0.02, 1.02])
         return self._html(figure, "Performance profiles")
 
-    def scores(self, task: Task) -> str:
-        """Return the plot of the final training returns: each seed, and the IQM with its interval."""
+    def scores(self, task: Task, score: str) -> str:
+        """Return the plot of final returns: each seed, and the IQM; its interval unless there are few seeds.
+
+        Args:
+            task: the task.
+            score: "evaluation" or "training".
+        """
         figure = go.Figure()
-        for entry in reversed(task.entries):
-            style, found = self._styles[entry.algorithm], entry.aggregates["training"]["IQM"]
+        entries = [entry for entry in task.entries if score in entry.aggregates]
+        for entry in reversed(entries):
+            style, found = self._styles[entry.algorithm], entry.aggregates[score]["IQM"]
             spread = {
                 "type": "data",
                 "symmetric": False,
@@ -85,14 +93,16 @@ class Charts:
             }
             group = {"legendgroup": entry.algorithm, "name": style.label, "showlegend": False}
             seeds = [f"seed {record.seed}" for record in entry.group.records]
-            returns = entry.scores["training"]
+            returns = entry.scores[score]
             figure.add_scatter(
                 x=returns,
                 y=[style.label] * len(returns),
                 text=seeds,
                 mode="markers",
                 hovertemplate="%{text}: %{x:.4g}<extra>%{y}</extra>",
-                marker={"symbol": "line-ns-open", "size": 13, "color": style.shade(0.6)},
+                marker={"symbol": "line-ns-open", "size": 13, "color": style.colour},
+                opacity=0.6,
+                meta=style.on_dark,
                 **group,
             )
             figure.add_scatter(
@@ -101,24 +111,38 @@ class Charts:
                 mode="markers",
                 hovertemplate="IQM %{x:.4g}<extra>%{y}</extra>",
                 marker={"size": 10, "color": style.colour},
-                error_x=spread if np.isfinite(found.low) else None,
+                error_x=spread if np.isfinite(found.low) and not entry.group.few else None,
+                meta=style.on_dark,
                 **group,
             )
-        figure.update_xaxes(title_text="training return")
-        figure.update_yaxes(showgrid=False)
-        return self._html(
-            figure, f"Final training returns, {task.environment}", height=120 + 38 * len(task.entries)
-        )
+        title = "deterministic evaluation" if score == "evaluation" else "training return"
+        figure.update_xaxes(title_text=title)
+        names = [self._styles[entry.algorithm].label for entry in entries]
+        short = [name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}" for name in names]
+        figure.update_yaxes(showgrid=False, tickmode="array", tickvals=names, ticktext=short)
+        return self._html(figure, f"Final {title}, {task.environment}", height=120 + 38 * len(entries))
 
     def _curves(self, curves: dict[str, Curve]) -> go.Figure:
         figure = go.Figure()
         for algorithm, curve in curves.items():
             style = self._styles[algorithm]
-            group = {"legendgroup": algorithm, "name": style.label}
+            group = {"legendgroup": algorithm, "name": style.label, "meta": style.on_dark}
             x, y, low, high = map(rounded, (curve.x, curve.estimate, curve.low, curve.high))
             known = np.isfinite(low)
             options, hover = {}, "%{y:.4g}"
-            if known.any():
+            if curve.runs.size:
+                gap = [None]  # between the curves of two seeds, which are one trace
+                figure.add_scatter(
+                    x=np.concatenate([[*x, *gap] for _ in curve.runs]),
+                    y=np.concatenate([[*rounded(run), *gap] for run in curve.runs]),
+                    mode="lines",
+                    line={"color": style.colour, "width": 1},
+                    opacity=SINGLE,
+                    hoverinfo="skip",
+                    showlegend=False,
+                    **group,
+                )
+            elif known.any():
                 figure.add_scatter(
                     x=np.concatenate([x[known], x[known][::-1]]),
                     y=np.concatenate([high[known], low[known][::-1]]),
@@ -146,10 +170,15 @@ class Charts:
 
     def _html(self, figure: go.Figure, description: str, height: int = 360) -> str:
         self._count += 1
+        named = [trace.name for trace in figure.data if trace.showlegend]
+        extra = LEGEND_ROW * (sum(7 * len(name) + 46 for name in named) // LEGEND_WIDTH)
+        height += extra
         figure.update_layout(
             template="plotly_white",
+            paper_bgcolor="rgba(0,0,0,0)",
+            plot_bgcolor="rgba(0,0,0,0)",
             height=height,
-            margin={"l": 62, "r": 16, "t": 36, "b": 48},
+            margin={"l": 62, "r": 16, "t": 36 + extra, "b": 48},
             font={"family": FONT, "size": 12.5, "color": "#2b2f36"},
             legend={"orientation": "h", "yanchor": "bottom", "y": 1.01, "xanchor": "left", "x": 0},
             hovermode="x unified" if any(trace.mode == "lines" for trace in figure.data) else "closest",

@@ -1,6 +1,7 @@
 """The command `npg report`."""
 
 import math
+import shlex
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -49,13 +50,21 @@ def main(arguments: Report, failed: str = "error") -> int:
         out.mkdir(parents=True, exist_ok=True)
         write_tables(comparison, out)
         write_figures(comparison, out, partial(with_progress, what="figure"))
-        write_page(comparison, out / "report.html", seed=arguments.seed)
+        write_page(comparison, out / "report.html", seed=arguments.seed, command=command_line(arguments, out))
     except (ValueError, OSError, ImportError, MemoryError) as error:
         show(f"{failed}: {error}", error=True)
         return 2
     print_summary(comparison)
     show(f"\nreport   {one_line(out / 'report.html')}, with figures as PNG and SVG and numbers as CSV")
     return 0
+
+
+def command_line(arguments: Report, out: Path) -> str:
+    """Return the command that writes the same report."""
+    words = ["npg", "report", *map(str, arguments.runs), "--out", str(out)]
+    if arguments.threshold:
+        words += ["--threshold", *arguments.threshold]
+    return shlex.join([*words, *(["--seed", str(arguments.seed)] if arguments.seed else [])])
 
 
 def output_folder(arguments: Report) -> Path:
@@ -117,12 +126,12 @@ def print_summary(comparison: Comparison) -> None:
     """Print a short table, the findings, the notes, and the paths that are left out."""
     for task in comparison.tasks:
         show(f"\n{task.environment}, {steps(task.budget)} steps: IQM with its 95 % interval")
-        rows: list[tuple[str, ...]] = [("", "seeds", "training return", "evaluation", "P(beats the next)")]
-        chances = {(pair.first, pair.second): pair.probabilities["training"] for pair in task.pairs}
+        rows: list[tuple[str, ...]] = [("", "seeds", "evaluation", "training return", "P(beats the next)")]
+        chances = {(pair.first, pair.second): pair.probabilities[task.primary] for pair in task.pairs}
         names = [entry.algorithm for entry in task.entries]
         for entry, following in zip(task.entries, [*names[1:], ""], strict=True):
             chance = chances.get((entry.algorithm, following))
-            scores = [entry.aggregates.get(score) for score in ("training", "evaluation")]
+            scores = [entry.aggregates.get(score) for score in ("evaluation", "training")]
             texts = [interval(score["IQM"]) if score else NO_NUMBER for score in scores]
             seeds = str(len(entry.group.records))
             rows.append((label(entry.algorithm), seeds, *texts, probability(chance) if chance else ""))

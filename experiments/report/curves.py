@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from experiments.report.pooling import Group
+from experiments.report.pooling import FEW_SEEDS, Group
 from experiments.report.run_files import RETURN, STEPS
 from experiments.report.run_record import RunRecord
 from experiments.report.statistics import Interval, bootstrap_interval, iqm
@@ -69,12 +69,22 @@ GEOMETRY = {
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A curve with its 95 % band, (points,) each; the band is NaN for a single run."""
+    """A curve with its 95 % band, (points,) each; the band is NaN for a single run.
+
+    Attributes:
+        x: environment steps, seconds, or scores.
+        estimate: the average over runs.
+        low: lower end of the band.
+        high: upper end of the band.
+        runs: the curves of the single runs, (runs, points), to be drawn instead of the band; none if there
+            are at least `FEW_SEEDS` runs, or only one.
+    """
 
     x: np.ndarray
     estimate: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    runs: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
 
     @classmethod
     def of(cls, x: np.ndarray, interval: Interval) -> "Curve":
@@ -108,7 +118,7 @@ def geometry_curve(group: Group, name: str, *, generator: np.random.Generator) -
     if curve is None:
         return None
     if metric.logarithmic:
-        return Curve(curve.x, 10**curve.estimate, 10**curve.low, 10**curve.high)
+        return Curve(curve.x, 10**curve.estimate, 10**curve.low, 10**curve.high, 10**curve.runs)
     return replace(curve, low=np.clip(curve.low, *metric.limits), high=np.clip(curve.high, *metric.limits))
 
 
@@ -148,4 +158,5 @@ def averaged(curves: Sequence[tuple[np.ndarray, np.ndarray]], generator: np.rand
         return None
     grid = np.linspace(start, end, POINTS)
     values = np.stack([np.interp(grid, x, y) for x, y in curves], axis=-1)
-    return Curve.of(grid, bootstrap_interval(iqm, [values], generator=generator, resamples=RESAMPLES))
+    curve = Curve.of(grid, bootstrap_interval(iqm, [values], generator=generator, resamples=RESAMPLES))
+    return replace(curve, runs=values.T) if 1 < len(curves) < FEW_SEEDS else curve

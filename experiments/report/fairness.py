@@ -8,10 +8,9 @@ from typing import Any, TypeVar
 
 from experiments.report.appearance import enumeration
 from experiments.report.curves import GEOMETRY, joint_factor, metric_column, metric_series
-from experiments.report.pooling import Group
+from experiments.report.pooling import FEW_SEEDS, Group
 
 Value = TypeVar("Value")
-FEW_SEEDS = 5
 # Notes about the KL of sb3-contrib's TRPO, by what is known of the factor that converts it to the joint KL.
 CONTRIB_KL = {
     "unknown": "sb3-contrib's TRPO averages the KL over action dimensions, and its config.yaml lacks "

@@ -23,6 +23,7 @@ from experiments.run.atomic_file import replacing
 
 COLUMN, PAGE = 3.3, 6.8  # inches
 DOTS_PER_INCH = 200
+LONGEST_TITLE = 30  # characters
 RC_PARAMS: Any = {
     "font.size": 8,
     "axes.titlesize": 8.5,
@@ -107,9 +108,17 @@ def legend(figure: Figure, axes: list[Axes]) -> None:
     )
 
 
+def panel_title(task: Task) -> str:
+    """Return the environment's id, without its beginning if it is too long for a panel."""
+    name = task.environment
+    return name if len(name) <= LONGEST_TITLE else f"…{name[1 - LONGEST_TITLE :]}"
+
+
 def draw(ax: Axes, curve: Curve, style: Style) -> None:
-    """Draw a curve with its band."""
-    if np.isfinite(curve.low).any():
+    """Draw a curve with its band, or with the curves of single runs."""
+    if curve.runs.size:
+        ax.plot(curve.x, curve.runs.T, color=style.colour, alpha=0.45, linewidth=0.6)
+    elif np.isfinite(curve.low).any():
         ax.fill_between(curve.x, curve.low, curve.high, color=style.colour, alpha=0.13, linewidth=0)
     ax.plot(curve.x, curve.estimate, color=style.colour, linestyle=style.dashes, label=style.label)
 
@@ -123,7 +132,9 @@ def learning_curves(comparison: Comparison, style_of: dict[str, Style], over: st
         for entry in task.by_name:
             if over in entry.curves:
                 draw(ax, entry.curves[over], style_of[entry.algorithm])
-        ax.set(title=task.environment, xlabel="environment steps" if over == "steps" else "training time [s]")
+        ax.set(
+            title=panel_title(task), xlabel="environment steps" if over == "steps" else "training time [s]"
+        )
         format_steps(ax)
     axes[0].set_ylabel("training return")
     legend(figure, axes)
@@ -131,15 +142,18 @@ def learning_curves(comparison: Comparison, style_of: dict[str, Style], over: st
 
 
 def scores(comparison: Comparison, style_of: dict[str, Style]) -> Figure:
-    """Draw the IQM of the training return with its interval, and every seed, one panel per task."""
+    """Draw the IQM of the primary score, its interval unless there are few seeds, and every seed.
+
+    There is one panel per task.
+    """
     most = max(len(task.entries) for task in comparison.tasks)
     figure, axes = panels(len(comparison.tasks), 0.75 + 0.22 * most)
     for ax, task in zip(axes, comparison.tasks, strict=True):
         for row, entry in enumerate(reversed(task.entries)):
-            style, found = style_of[entry.algorithm], entry.aggregates["training"]["IQM"]
-            seeds = entry.scores["training"]
+            style, found = style_of[entry.algorithm], entry.aggregates[task.primary]["IQM"]
+            seeds = entry.scores[task.primary]
             ax.plot(seeds, np.full(len(seeds), row), "|", color=style.colour, alpha=0.55, markersize=7)
-            if np.isfinite(found.low):
+            if np.isfinite(found.low) and not entry.group.few:
                 ax.plot([found.low, found.high], [row, row], color=style.colour, linewidth=1.8)
             ax.plot(found.estimate, row, "o", color=style.colour, markersize=4.5)
         names = [style_of[entry.algorithm].label for entry in reversed(task.entries)]
@@ -147,7 +161,8 @@ def scores(comparison: Comparison, style_of: dict[str, Style]) -> Figure:
         ax.set_ylim(-0.6, len(names) - 0.4)
         ax.grid(axis="y", visible=False)
         ax.xaxis.set_major_locator(MaxNLocator(5))
-        ax.set(title=task.environment, xlabel="training return")
+        name = "deterministic evaluation" if task.primary == "evaluation" else "training return"
+        ax.set(title=panel_title(task), xlabel=name)
     return figure
 
 

@@ -10,6 +10,7 @@ from experiments.report.run_record import LeftOut, RunRecord
 # Settings that affect the duration of a run or its recording, but not what it learns.
 NEUTRAL = {"device", "vec_env", "evaluation_episodes", "geometry", "checkpoint_every", "target_kl_joint"}
 NEUTRAL |= {"worker_timeout"}
+FEW_SEEDS = 5  # with fewer, single seeds are drawn instead of an interval
 MOST_NAMED = 4  # largest number of differences in one sentence
 
 
@@ -26,6 +27,11 @@ class Group:
     environment: str
     algorithm: str
     records: tuple[RunRecord, ...]
+
+    @property
+    def few(self) -> bool:
+        """Whether there are too few seeds to draw an interval."""
+        return len(self.records) < FEW_SEEDS
 
     @property
     def budget(self) -> int:

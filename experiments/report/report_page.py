@@ -9,6 +9,8 @@ from experiments.report.charts import Charts
 from experiments.report.comparison import Comparison
 from experiments.report.curves import GEOMETRY
 from experiments.report.findings import findings
+from experiments.report.pooling import Group
+from experiments.report.reproduce import commands
 from experiments.report.run_record import RunRecord
 from experiments.report.task_comparison import Pair, Task
 from experiments.report.templates import make_environment
@@ -18,13 +20,14 @@ TEMPLATE = "report_page.html"
 MOST_PAIRS = 6  # if there are more, those without the best algorithm are collapsed
 
 
-def write_page(comparison: Comparison, path: Path, *, seed: int) -> None:
+def write_page(comparison: Comparison, path: Path, *, seed: int, command: str = "npg report") -> None:
     """Write the page.
 
     Args:
         comparison: the comparison.
         path: path of the file.
         seed: seed of the bootstrap, which the page states.
+        command: the command that makes this page again, which it states.
     """
     styles = appearance.styles(comparison.algorithms)
     charts = Charts(styles)
@@ -40,6 +43,8 @@ def write_page(comparison: Comparison, path: Path, *, seed: int) -> None:
         and {"profile": charts.profile(comparison.aggregate)} | pair_parts(comparison.aggregate.pairs),
         metrics=GEOMETRY,
         seed=seed,
+        command=command,
+        again=commands([entry.group for task in comparison.tasks for entry in task.by_name]),
         program=charts.program,
     )
     with replacing(path) as file:
@@ -48,7 +53,7 @@ def write_page(comparison: Comparison, path: Path, *, seed: int) -> None:
 
 def task_parts(task: Task, charts: Charts) -> dict[str, Any]:
     """Return the template's variables for one task."""
-    settings = {e.algorithm: dict(e.group.settings) | {"n_timesteps": e.group.budget} for e in task.entries}
+    settings = {e.algorithm: settings_of(e.group) for e in task.entries}
     machines: dict[str, dict[str, list[str]]] = {"versions": {}, "hardware": {}}
     for entry in task.entries:
         for record in entry.group.records:
@@ -58,7 +63,11 @@ def task_parts(task: Task, charts: Charts) -> dict[str, Any]:
         "steps": charts.learning_curves(task, "steps"),
         "seconds": any("seconds" in e.curves for e in task.entries)
         and charts.learning_curves(task, "seconds"),
-        "scores": charts.scores(task),
+        "scores": {
+            score: charts.scores(task, score)
+            for score in ("evaluation", "training")
+            if any(score in entry.aggregates for entry in task.entries)
+        },
         "geometry": {name: chart for name in GEOMETRY if (chart := charts.geometry(task, name))},
         "settings": settings,
         "differs": appearance.differing(settings),
@@ -66,6 +75,16 @@ def task_parts(task: Task, charts: Charts) -> dict[str, Any]:
         "machines": machines,
         **pair_parts(task.pairs),
     }
+
+
+def settings_of(group: Group) -> dict[str, Any]:
+    """Return the settings of a group's runs; one that differs between them has all its values, as text."""
+    found: dict[str, Any] = {}
+    for name in dict.fromkeys(name for record in group.records for name in record.settings):
+        values = [record.settings.get(name, appearance.NO_NUMBER) for record in group.records]
+        texts = list(dict.fromkeys(map(str, values)))
+        found[name] = values[0] if len(texts) == 1 else " / ".join(texts)
+    return found | {"n_timesteps": group.budget}
 
 
 def pair_parts(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:

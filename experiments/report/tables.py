@@ -63,7 +63,7 @@ def aggregate_rows(comparison: Comparison) -> Iterator[Row]:
                 yield owner | about | vars(value)
     if comparison.aggregate is not None:
         for algorithm, statistics in comparison.aggregate.scores.items():
-            owner = {"environment": ALL_TASKS, "algorithm": algorithm, "score": "training"}
+            owner = {"environment": ALL_TASKS, "algorithm": algorithm, "score": comparison.aggregate.score}
             for name, value in statistics.items():
                 yield owner | {"statistic": name} | vars(value)
 
@@ -92,7 +92,7 @@ def curve_rows(comparison: Comparison) -> Iterator[Row]:
         found += [(ALL_TASKS, algorithm, "profile", curve) for algorithm, curve in profiles.items()]
     for environment, algorithm, name, curve in found:
         owner: Row = {"environment": environment, "algorithm": algorithm, "curve": name}
-        columns = vars(curve)
+        columns = {name: getattr(curve, name) for name in ("x", "estimate", "low", "high")}
         for point in zip(*columns.values(), strict=True):
             yield owner | dict(zip(columns, point, strict=True))
 

@@ -1,6 +1,6 @@
 """Compare the algorithms on one task: scores, aggregates over seeds, and all pairs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -43,8 +43,12 @@ class Entry:
 
     @property
     def reached(self) -> int:
-        """The number of runs that reach the threshold."""
+        """The number of runs whose training return reaches the threshold."""
         return int(np.isfinite(self.scores["steps_to_threshold"]).sum())
+
+    def solved(self, threshold: float) -> int:
+        """Return the number of runs whose evaluation reaches a return."""
+        return int((self.scores["evaluation"] >= threshold).sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +56,7 @@ class Pair:
     """The probability that a run of one algorithm is better than a run of another; ties count one half.
 
     Attributes:
-        first: name of the algorithm with the higher IQM of the training return.
+        first: name of the algorithm with the higher IQM of the task's primary score.
         second: name of the other algorithm.
         probabilities: probabilities by score; fewer "steps_to_threshold" are better. Scores that cannot be
             compared are missing.
@@ -71,7 +75,7 @@ class Task:
         environment: Gymnasium id.
         budget: environment steps after which returns are compared, the smallest budget of all runs.
         threshold: the return that counts as solved, or None.
-        entries: the algorithms, with the highest IQM of the training return first.
+        entries: the algorithms, with the highest IQM of the primary score first.
         pairs: all pairs of algorithms, in the order of `entries`.
     """
 
@@ -80,6 +84,11 @@ class Task:
     threshold: float | None
     entries: tuple[Entry, ...]
     pairs: tuple[Pair, ...]
+
+    @property
+    def primary(self) -> str:
+        """The score that ranks the algorithms: "evaluation" if they have comparable ones, or "training"."""
+        return primary_score(self.entries)
 
     @property
     def by_name(self) -> list[Entry]:
@@ -128,9 +137,16 @@ def row_scores(record: RunRecord, budget: int, threshold: float | None) -> dict[
 
 def make_task(environment: str, budget: int, threshold: float | None, entries: list[Entry]) -> Task:
     """Rank the algorithms on one task, and compare all pairs."""
-    ranked = sorted(entries, key=lambda entry: -entry.aggregates["training"]["IQM"].estimate)
+    scores = (primary_score(entries), "training")  # the second decides between equal ones
+    ranked = sorted(entries, key=lambda e: [-e.aggregates[score]["IQM"].estimate for score in scores])
     pairs = tuple(make_pair(first, second, budget) for first, second in combinations(ranked, 2))
     return Task(environment, budget, threshold, tuple(ranked), pairs)
+
+
+def primary_score(entries: Sequence[Entry]) -> str:
+    """Return the score that ranks algorithms; an evaluation is made at the end of a run, after its budget."""
+    same = len({entry.group.budget for entry in entries}) == 1
+    return "evaluation" if same and all(e.scores["evaluation"].size for e in entries) else "training"
 
 
 def make_pair(first: Entry, second: Entry, budget: int) -> Pair:

@@ -11,11 +11,11 @@ import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.policy.allocation_limit import AllocationLimit
 from agents.policy.names import with_classes
 from envs.state.vec_env_checkpointer import restore_observation_moments
 from experiments.algorithms import agent_class, policy_class
 from experiments.normalised import normalised
-from experiments.run.allocation_limit import AllocationLimit
 from experiments.run.checkpoint_schema import check_like
 from experiments.settings.run_settings import RunSettings
 
@@ -56,8 +56,9 @@ def restore_policy(
                 **with_classes(options.get("policy_kwargs") or {}),
             )
     except Exception as error:  # wrong options can raise any exception in a network
+        folder = path.parent if path.suffix == ".safetensors" else path.parent.parent
         raise ValueError(
-            f"the policy {settings.policy} of {path.parent.with_name('config.yaml')} cannot be built for "
+            f"the policy {settings.policy} of {folder / 'config.yaml'} cannot be built for "
             f"{seen.observation_space} ({type(error).__name__}: {error}); restore the run's config.yaml"
         ) from error
     try:

@@ -3,6 +3,7 @@
 import itertools
 import shlex
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,33 @@ import tyro
 from experiments.settings.tuning_seeds import check_reported
 
 AUTO = Path("auto")  # of --resume
+
+
+def whole_number(text: str) -> int:
+    """Return a whole number, e.g. 1000 of "1000" or "1e3".
+
+    Raises:
+        ValueError: the text is no whole number.
+    """
+    with suppress(ValueError):
+        return int(text)
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError(f"expected a whole number, got {text}")
+    return int(number)
+
+
+# The type of an option that is a whole number; tyro's own int does not accept 1e3.
+Whole = Annotated[
+    int,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="N",
+        instance_from_str=lambda words: whole_number(words[0]),
+        is_instance=lambda value: isinstance(value, int),
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
 
 
 def shown(metavar: str, default: str | None = None, *, hint: str | None = None) -> Any:
@@ -32,9 +60,9 @@ class Task:
     """Import these modules first, e.g. one that registers an environment or an algorithm."""
     steps: Annotated[float | None, shown("N", "as configured; in a grid, the largest number")] = None
     """Train for this many environment steps, e.g. 1e6."""
-    seed: Annotated[int, shown("N")] = 0
+    seed: Annotated[Whole, shown("N")] = 0
     """Seed policy, environments and sampling with this number. With --seeds, this is the first seed."""
-    seeds: Annotated[int, shown("N")] = 1
+    seeds: Annotated[Whole, shown("N")] = 1
     """Train one run for each of this many consecutive seeds."""
 
 
@@ -48,9 +76,9 @@ class Hyperparameters:
         tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]], shown("NAME=VALUE [NAME=VALUE ...]")
     ] = ()
     """Change settings. In a grid, algo.name=value changes a setting of one algorithm."""
-    n_envs: Annotated[int | None, shown("N", "as configured")] = None
+    n_envs: Annotated[Whole | None, shown("N", "as configured")] = None
     """Step this many environments in parallel."""
-    tune: Annotated[int | None, shown("TRIALS", "no search")] = None
+    tune: Annotated[Whole | None, shown("TRIALS", "no search")] = None
     """Search for hyper-parameters until the study has this many trials."""
 
 
@@ -60,7 +88,7 @@ class Execution:
 
     out: Annotated[Path, shown("FOLDER")] = Path("runs")
     """Write run folders into this folder."""
-    jobs: Annotated[int | None, shown("N", "the number of cores")] = None
+    jobs: Annotated[Whole | None, shown("N", "the number of cores")] = None
     """Train this many runs of a grid, or trials of a search, in parallel."""
     cluster: Annotated[str | None, shown("ADDRESS", "this machine's processes")] = None
     """Make each run of a grid, or trial of a search, a task of Ray. With ray, start Ray on this machine;
@@ -83,16 +111,16 @@ class Execution:
 class Records:
     """Choose what is evaluated and recorded."""
 
-    episodes: Annotated[int, shown("N")] = 100
+    episodes: Annotated[Whole, shown("N")] = 100
     """Evaluate the trained agent on this many deterministic episodes; 0 for none."""
-    eval_every: Annotated[int, shown("N")] = 0
+    eval_every: Annotated[Whole, shown("N")] = 0
     """Also evaluate every N updates, on 10 episodes, and keep the best policy (`--checkpoint best`); 0 for
     never."""
     track: Annotated[str, shown("{wandb,mlflow,trackio,module:make}", "no tracking")] = ""
     """Also send the log to this tracker, or to the `KVWriter` of SB3 that module.make(run) returns."""
-    geometry: Annotated[int, shown("N")] = 0
+    geometry: Annotated[Whole, shown("N")] = 0
     """Log the spectrum and condition number of the Fisher matrix every N updates; 0 for never."""
-    checkpoint_every: Annotated[int, shown("N")] = 10
+    checkpoint_every: Annotated[Whole, shown("N")] = 10
     """Save a checkpoint every N updates."""
 
 

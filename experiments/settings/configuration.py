@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents import REGISTRY
-from agents.hyperparameters import check_names, check_ranges, defaults_of
+from agents.hyperparameters import check_critic_fit, check_names, check_ranges, defaults_of
 from envs.user_modules import import_user_module
 from experiments.algorithms import (
     PEERS,
@@ -22,9 +21,11 @@ from experiments.algorithms import (
     policy_class,
     with_schedule,
 )
+from experiments.settings import yaml_numbers
 from experiments.settings.arguments import Arguments, owner_of
 from experiments.settings.config_file import config_file
 from experiments.settings.run_settings import RunSettings
+from experiments.settings.yaml_numbers import whole
 
 # Keys of a section that are not arguments of the agent; the names are RL Zoo's.
 RUN_KEYS = ("n_timesteps", "policy", "n_envs", "normalize")
@@ -65,6 +66,8 @@ def resolve(arguments: Arguments) -> RunSettings:
     policy_class(chosen, str(values["policy"]))
     if algo not in PEERS:  # so that a grid fails before its first run
         check_ranges(**{name: with_schedule(value) for name, value in values.items()})
+        if "critic_fit" in values:
+            check_critic_fit(chosen, values["critic_fit"])
     run: dict[str, Any] = {name: whole(values.pop(name)) for name in RUN_KEYS}
     return RunSettings(
         algo=algo,
@@ -118,7 +121,7 @@ def read_section(path: Path, env_id: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no configuration file {path}")
     try:
-        sections = yaml.safe_load(path.read_text(encoding="utf-8"))
+        sections = yaml_numbers.load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(sections, dict) or not all(isinstance(s, dict) for s in sections.values()):
@@ -139,15 +142,6 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not (name and equals and value):
         raise ValueError(f"expected name=value after --set, got {text!r}")
     try:
-        parsed = yaml.safe_load(value)
+        return name, yaml_numbers.load(value)
     except yaml.YAMLError:
         raise ValueError(f"cannot read the value in --set {text!r}") from None
-    if isinstance(parsed, str):
-        with suppress(ValueError):
-            parsed = whole(float(parsed))  # YAML 1.1 parses 1e-3 as a string
-    return name, parsed
-
-
-def whole(value: Any) -> Any:
-    """Return a float that is a whole number, e.g. 1e6, as an int; anything else unchanged."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -31,16 +31,20 @@ SB3's own action distributions are mapped to these in `agents.policy`.
 """
 
 from npg.distributions.bernoulli import Bernoulli
+from npg.distributions.beta import Beta
 from npg.distributions.categorical import Categorical
 from npg.distributions.distribution import Coordinates, Distribution
+from npg.distributions.full_gaussian import FullGaussian
 from npg.distributions.gaussian import DiagGaussian
 from npg.distributions.multi_categorical import MultiCategorical
 
 __all__ = [
     "Bernoulli",
+    "Beta",
     "Categorical",
     "Coordinates",
     "DiagGaussian",
     "Distribution",
+    "FullGaussian",
     "MultiCategorical",
 ]

@@ -2,7 +2,6 @@
 
 import re
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,6 @@ from agents import TRPO
 from envs import make_vec_env
 
 STEPS = 9
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fork_server() -> Iterator[None]:
-    """Keep one vector open, whose fork server all others use."""
-    vec_env = make_vec_env(AnyEnv, 1, vec_env="workers")
-    yield
-    vec_env.close()
 
 
 def rollout(vec_env: VecEnv, seed: int) -> list[Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from checkout import copy_checkout
 
 from agents import TRPO
 from experiments import command, train
@@ -141,13 +142,7 @@ def test_own_configs_and_envs_beside_a_script(tmp_path: Path) -> None:
 def test_a_wheel_works_elsewhere(tmp_path: Path) -> None:
     """It has our four packages with configs/ inside, and trains outside of the checkout."""
     source, target = tmp_path / "source", tmp_path / "target"
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, source / name)
+    copy_checkout(source)
     pip = ["-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(source)]
     assert python(*pip).returncode == 0
     names = {path.name for path in target.iterdir() if path.suffix != ".dist-info"} - {"bin"}

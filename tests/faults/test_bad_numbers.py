@@ -102,8 +102,7 @@ def make_agent(algo: str, critic_fit: str, env_id: str, normalised: str) -> Poli
         options["adaptive_damping"] = own
     if algo == "acktr":
         options |= {"factor_interval": 2, "inverse_interval": 3}
-    else:
-        options["critic_fit"] = critic_fit
+    options["critic_fit"] = critic_fit
     env = make_env(env_id)
     return ALGORITHMS[algo](
         "MlpPolicy",
@@ -288,7 +287,7 @@ def torment(
 CASES = [
     (algo, critic_fit, env_id, normalised)
     for algo in ALGORITHMS
-    for critic_fit in (("minibatch",) if algo == "acktr" else ("minibatch", "lbfgs"))
+    for critic_fit in (("kronecker" if algo == "acktr" else "minibatch"), "lbfgs")
     for env_id in ("CartPole-v1", "Pendulum-v1")
     for normalised in ("", "own", "vec")
 ]

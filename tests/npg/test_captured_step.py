@@ -52,7 +52,9 @@ class Problem:
         self.device, self.dtype = device, dtype
         self.calls = 0
 
-    def objective(self, n: int = N, advantage: float | None = None) -> SurrogateObjective:
+    def objective(
+        self, n: int = N, advantage: float | None = None, bonus: float | None = None
+    ) -> SurrogateObjective:
         """Return an objective of new data."""
         self.calls += 1
         cpu = copy.deepcopy(self.actor).to("cpu", torch.float64)
@@ -65,7 +67,13 @@ class Problem:
         def there(data: Tensor) -> Tensor:
             return data.to(self.device, self.dtype if data.is_floating_point() else data.dtype)
 
-        return SurrogateObjective(self.actor, there(observations), there(actions), there(advantages))
+        return SurrogateObjective(
+            self.actor,
+            there(observations),
+            there(actions),
+            there(advantages),
+            entropy_coefficient=bonus,
+        )
 
 
 def assert_same(ours: PolicyStep, eager: PolicyStep, tolerance: float = 1e-6) -> None:
@@ -131,6 +139,22 @@ def test_numbers_change_without_a_capture(device: str) -> None:
     assert all(torch.equal(step.displacement, before) for step, before in kept)
     if device == "cpu":
         assert captures() == 1 + any(step.backtracks for step, _ in kept)
+
+
+@on_devices
+def test_the_entropy_bonus_is_read_in_every_replay(device: str) -> None:
+    """Its coefficient may change; that there is one takes a capture of its own."""
+    problem = Problem(device)
+    steps = CapturedStep(problem.actor, ExactFisher)
+    lengths = []
+    for bonus in (None, 0.1, 3.0, 0.1):
+        objective = problem.objective(bonus=bonus)
+        ours = steps.trust_region_step(objective, target_kl=2.0)  # also by the second graph
+        assert_same(ours, eager_step(objective, target_kl=2.0))
+        lengths.append(ours.backtracks)
+    assert any(lengths) and steps.failure is None
+    if device == "cpu":
+        assert captures() <= 4
 
 
 @on_devices

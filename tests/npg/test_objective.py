@@ -24,7 +24,9 @@ def problem(family: str, seed: int = 0, **options: object) -> tuple[RandomActor,
 
 
 @torch.no_grad()
-def by_hand(actor: RandomActor, step: Tensor, batch: tuple, old_log_prob: Tensor) -> Evaluation:
+def by_hand(
+    actor: RandomActor, step: Tensor, batch: tuple, old_log_prob: Tensor, bonus: float = 0.0
+) -> Evaluation:
     """Evaluate on a copy that really takes the step, with torch.distributions."""
     observations, actions, advantages = batch
     moved = deepcopy(actor)
@@ -32,10 +34,9 @@ def by_hand(actor: RandomActor, step: Tensor, batch: tuple, old_log_prob: Tensor
     old, new = actor(observations), moved(observations)
     ratio = (oracles.log_prob(new, actions) - old_log_prob).exp()
     before = (oracles.log_prob(old, actions) - old_log_prob).exp()
-    surrogate = (ratio * advantages).mean()
-    return Evaluation(
-        float(surrogate), float(surrogate - (before * advantages).mean()), float(oracles.kl(old, new).mean())
-    )
+    surrogate = (ratio * advantages + bonus * oracles.entropy(new)).mean()
+    gain = surrogate - (before * advantages + bonus * oracles.entropy(old)).mean()
+    return Evaluation(float(surrogate), float(gain), float(oracles.kl(old, new).mean()))
 
 
 def same(a: Evaluation, b: Evaluation) -> None:
@@ -68,11 +69,49 @@ def test_old_log_probabilities_weigh_the_samples(family: str) -> None:
 
 
 @every_family
-@pytest.mark.parametrize("weighted", [False, True])
-def test_the_gradient_is_that_of_the_surrogate(family: str, weighted: bool) -> None:
+def test_an_entropy_bonus_is_part_of_every_candidate(family: str) -> None:
+    """Of surrogate and gain, but not of the KL; at no step, it is part of the surrogate alone."""
+    actor, objective, batch = problem(family, entropy_coefficient=0.7)
+    step = 0.3 * oracles.randn(5, objective.parameters.size)
+    log_prob = oracles.log_prob(actor(batch[0]), batch[1]).detach()
+    same(objective.evaluate(step), by_hand(actor, step, batch, log_prob, 0.7))
+    nothing = objective.evaluate(0 * step)
+    same(nothing, by_hand(actor, 0 * step, batch, log_prob, 0.7))
+    assert (nothing.gain, nothing.kl) == (0, 0)
+    assert nothing.surrogate_before == nothing.surrogate == float(objective.surrogate_before())
+
+
+def test_without_a_bonus_no_entropy_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A distribution of one's own need not have one."""
+    monkeypatch.setattr(Categorical, "entropy", None)
+    _, objective, _ = problem("categorical")
+    assert objective.evaluate(0.1 * objective.gradient()).gain > 0
+
+
+def test_the_gradient_of_the_entropy_alone() -> None:
+    """With advantages 0 it is −c p (log p + H) / N per logit, whatever the actions and the ratio."""
+    logits = oracles.randn(0, N, 3)
+    objective = SurrogateObjective(
+        oracles.Table(Categorical(logits)),
+        None,
+        torch.zeros(N),
+        torch.zeros(N, dtype=torch.float64),
+        old_log_prob=oracles.randn(1, N),
+        entropy_coefficient=0.5,
+    )
+    log_p = logits.log_softmax(-1)
+    entropy = -(log_p.exp() * log_p).sum(-1, keepdim=True)
+    expected = -0.5 * log_p.exp() * (log_p + entropy) / N
+    torch.testing.assert_close(objective.gradient(), expected.flatten())
+
+
+@every_family
+@pytest.mark.parametrize(("weighted", "bonus"), [(False, None), (True, None), (True, 0.4)])
+def test_the_gradient_is_that_of_the_surrogate(family: str, weighted: bool, bonus: float | None) -> None:
     """The gradient equals central differences of `evaluate`, and autograd through torch.distributions."""
     behaviour = -1 + 0.3 * oracles.randn(8, N) if weighted else None
-    actor, objective, (observations, actions, advantages) = problem(family, old_log_prob=behaviour)
+    options = {"old_log_prob": behaviour, "entropy_coefficient": bonus}
+    actor, objective, (observations, actions, advantages) = problem(family, **options)
     gradient, h = objective.gradient(), 1e-5
     assert gradient.shape == (objective.parameters.size,)
     assert not gradient.requires_grad
@@ -89,7 +128,8 @@ def test_the_gradient_is_that_of_the_surrogate(family: str, weighted: bool) -> N
     old = oracles.log_prob(policy(theta), actions) if behaviour is None else behaviour
 
     def surrogate(vector: Tensor) -> Tensor:
-        return ((oracles.log_prob(policy(vector), actions) - old).exp() * advantages).mean()
+        ratio = (oracles.log_prob(policy(vector), actions) - old).exp()
+        return (ratio * advantages + (bonus or 0) * oracles.entropy(policy(vector))).mean()
 
     torch.testing.assert_close(gradient, torch.func.grad(surrogate)(theta), rtol=1e-10, atol=1e-12)
 

@@ -56,10 +56,11 @@ def check_promise(step: PolicyStep, actor: nn.Module, batch: tuple[Tensor, ...],
     assert all(math.isfinite(value) and type(value) is float for value in step.scalars().values())
 
 
-def test_a_thousand_random_problems() -> None:
+@pytest.mark.parametrize("problems", [200, pytest.param(1000, marks=pytest.mark.slow)])
+def test_random_problems(problems: int) -> None:
     """Whatever the family, the advantages' scale, δ and λ: accepted ⇒ KL ≤ δ and gain > 0, else nothing."""
     source, outcomes = oracles.generator(0), Counter()
-    for seed in range(1000):
+    for seed in range(problems):
         u = torch.rand(5, generator=source, dtype=torch.float64).tolist()
         actor = RandomActor(FAMILIES[seed % len(FAMILIES)], seed)
         objective, fisher, batch = problem(actor, seed, n=2 + int(30 * u[0]), scale=10 ** (6 * u[1] - 3))
@@ -79,8 +80,8 @@ def test_a_thousand_random_problems() -> None:
             assert (step.kl, step.gain, step.predicted_gain, step.cosine) == (0, 0, 0, 0)
             FlatParameters(actor).add_(step.displacement)
             assert torch.equal(oracles.flat_parameters(actor), before)
-    assert outcomes[None] > 700
-    assert outcomes[Rejection.KL_ABOVE_TARGET] > 10
+    assert outcomes[None] > 0.7 * problems
+    assert outcomes[Rejection.KL_ABOVE_TARGET] > 0.01 * problems
     assert outcomes[Rejection.NO_IMPROVEMENT] > 0
 
 

@@ -17,6 +17,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 OURS = ("agents:VPG", "agents:NPG", "agents:TRPO", "agents:ACKTR")
 CONTROLS = ("sb3_contrib:TRPO", "stable_baselines3:A2C")
 SMALL = {"n_steps": 16, "batch_size": 16, "n_critic_updates": 1, "seed": 0, "device": "cpu"}
+SMALL |= {"cg_max_steps": 3}
 
 Make = Callable[..., OnPolicyAlgorithm]
 

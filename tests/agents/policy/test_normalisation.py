@@ -97,3 +97,15 @@ def test_double_normalisation_warns_once(
     found = [each for each in caught if "VecNormalize and the policy" in str(each.message)]
     assert len(found) == 2 * doubled
     assert not doubled or found[0].filename == __file__
+
+
+def test_set_env_warns_of_double_normalisation() -> None:
+    """As the constructor does, from the caller's line."""
+    env = DummyVecEnv([lambda: gym.make("CartPole-v1")])
+    agent = TRPO("MlpPolicy", env, n_steps=16, batch_size=16, policy_kwargs=OBSERVATIONS, device="cpu")
+    with pytest.warns(UserWarning, match="VecNormalize and the policy") as caught:
+        agent.set_env(VecNormalize(env, norm_reward=False))
+    assert [each.filename for each in caught] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        agent.set_env(VecNormalize(env, norm_obs=False))

@@ -34,14 +34,6 @@ TASKS = ["Acrobot-v1", "CartPole-v1", "Pendulum-v1", "Catch-v0", "LinearQuadrati
 ROBOTS = [pytest.param(task, marks=pytest.mark.mujoco) for task in ("Ant-v5", "Hopper-v5", "Humanoid-v5")]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def fork_server() -> Iterator[None]:
-    """Keep one vector open, so that all others use its fork server instead of starting theirs."""
-    vec_env = make_vec_env("Catch-v0", vec_env="workers")
-    yield
-    vec_env.close()
-
-
 @pytest.fixture
 def make() -> Iterator[Any]:
     """Return a maker of vector environments, which closes them in the end."""

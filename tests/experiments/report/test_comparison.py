@@ -32,9 +32,9 @@ def compared(
 
 
 def write_seeds(root: Path, algo: str, finals: list[float], **options: Any) -> None:
-    """Write runs that end with the given training returns."""
+    """Write runs that end with the given training returns and, by default, evaluations."""
     for seed, final in enumerate(finals):
-        write_run(root, algo, seed, returns=(0.0, 10.0, final), **options)
+        write_run(root, algo, seed, **{"returns": (0.0, 10.0, final), "evaluation": [final] * 2} | options)
 
 
 def test_scores_are_those_at_the_budget(tmp_path: Path) -> None:
@@ -267,6 +267,60 @@ def test_findings_are_no_stronger_than_their_intervals(tmp_path: Path) -> None:
     text = findings(compared(tmp_path / "open", {"CartPole-v1": 5}))["CartPole-v1"]
     assert "no algorithm is clearly ahead" in text and "that interval contains 0.5" in text
     assert "No two algorithms clearly differ in the steps" in text
+    assert "too few to tell" not in text
+
+
+def test_the_evaluation_decides_and_training_is_named_as_such(tmp_path: Path) -> None:
+    """Runs whose evaluations solve the task are not said to fail because exploring ones did not."""
+    write_seeds(tmp_path, "npg", [184, 185], evaluation=[500.0])
+    write_seeds(tmp_path, "vpg", [190, 195], evaluation=[300.0])
+    comparison = compared(tmp_path, {"CartPole-v1": 475})
+    (task,) = comparison.tasks
+    assert task.primary == "evaluation" and [entry.algorithm for entry in task.entries] == ["npg", "vpg"]
+    text = findings(comparison)["CartPole-v1"]
+    assert "NPG has the highest deterministic evaluation, 500" in text
+    assert "In training, where actions are sampled, VPG has the highest return, 192" in text
+    assert "a return of 475: NPG 2 of 2 and VPG 0 of 2. In training, no run reaches it." in text
+    assert "No run reaches" not in text
+
+
+def test_without_comparable_evaluations_the_training_return_decides(tmp_path: Path) -> None:
+    """A missing evaluation, or one after more steps, ranks nobody."""
+    write_run(tmp_path / "missing", "npg", evaluation=[900.0])
+    write_run(tmp_path / "missing", "vpg", returns=(1.0, 2.0, 99.0), evaluation=[])
+    write_run(tmp_path / "longer", "npg", returns=(1.0, 2.0, 3.0, 4.0), evaluation=[900.0])
+    write_run(tmp_path / "longer", "vpg", returns=(1.0, 2.0, 99.0), evaluation=[1.0])
+    for name in ("missing", "longer"):
+        (task,) = compared(tmp_path / name).tasks
+        assert task.primary == "training" and task.entries[0].algorithm == "vpg"
+
+
+def test_two_seeds_are_said_to_be_too_few(tmp_path: Path) -> None:
+    """Two seeds cannot show a lead, however clear; three can."""
+    for seeds in (2, 3):
+        write_seeds(tmp_path / str(seeds), "npg", [60, 61, 62][:seeds])
+        write_seeds(tmp_path / str(seeds), "vpg", [10, 11, 12][:seeds])
+    two, three = (findings(compared(tmp_path / name))["CartPole-v1"] for name in ("2", "3"))
+    assert "2 seeds are too few to tell: even if one algorithm won every pair" in two
+    assert "NPG is ahead" in three and "too few" not in three
+
+
+def test_equal_evaluations_are_said_to_be_equal(tmp_path: Path) -> None:
+    """If every run solves the task, no probability is quoted."""
+    for algo in ("npg", "vpg"):
+        write_seeds(tmp_path, algo, [100, 120, 130], evaluation=[500.0])
+    text = findings(compared(tmp_path))["CartPole-v1"]
+    assert "all runs have the same deterministic evaluation, 500." in text and "0.50" not in text
+
+
+def test_fewer_than_five_seeds_are_drawn_one_by_one(tmp_path: Path) -> None:
+    """Below five seeds a band says nothing; from five on it replaces the single lines."""
+    for seeds in (1, 4, 5):
+        write_seeds(tmp_path / str(seeds), "npg", [10.0 * k for k in range(seeds)])
+        curve = compared(tmp_path / str(seeds)).tasks[0].entries[0].curves["steps"]
+        assert curve.runs.shape == ((4, 200) if seeds == 4 else (0, 0))
+        if seeds == 4:
+            np.testing.assert_allclose(curve.runs[:, -1], [0, 10, 20, 30])
 
 
 def test_every_reference_is_of_a_task_and_has_its_sources() -> None:
@@ -300,3 +354,5 @@ def test_algorithms_look_different_and_always_the_same() -> None:
     assert len({style.colour for style in look.values()}) == len(names)
     assert len({style.plotly_dash for style in look.values()}) == len(names)
     assert styles(["vpg"])["vpg"] == look["vpg"]
+    assert len({style.colour for style in styles([*names, "contrib:trpo"]).values()}) == 8
+    assert {style.on_dark for style in styles(["vpg", "npg"]).values()} == {"#cccccc", "#0072b2"}

@@ -35,7 +35,8 @@ def write_grid(root: Path, tasks: tuple[str, ...] = ("CartPole-v1", "Acrobot-v1"
             residual = {"npg/cg_residual": [1e-6, 1e-5, 1e-6]} if algo == "npg" else {}
             for seed in range(3):
                 returns = (0.0, 10.0 * seed, 100.0 - 20 * k - seed)
-                write_run(root, algo, seed, env=env, returns=returns, metrics=GEOMETRY | residual, **options)
+                own = {"returns": returns, "evaluation": (returns[-1] - 10, returns[-1] + 10)} | options
+                write_run(root, algo, seed, env=env, metrics=GEOMETRY | residual, **own)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_numbers_are_those_of_the_runs_and_the_seed_repeats_them(tmp_path: Path)
         assert (tmp_path / "a" / f"{name}.csv").read_bytes() == (tmp_path / "b" / f"{name}.csv").read_bytes()
     assert len(tables["runs"]) == 12
     row = only(tables["runs"], environment="CartPole-v1", algorithm="npg", seed="2")
-    assert (row["training"], row["evaluation"], row["steps_to_threshold"]) == ("98.0", "50.0", "3000.0")
+    assert (row["training"], row["evaluation"], row["steps_to_threshold"]) == ("98.0", "98.0", "3000.0")
     assert float(row["area"]) == pytest.approx((0 + 20) / 4 + (20 + 98) / 4)
     owner = {"environment": "CartPole-v1", "algorithm": "vpg"}
     row = only(tables["aggregates"], **owner, score="training", statistic="mean")
@@ -188,9 +189,9 @@ def page(browser: Any, made: tuple[Path, str]) -> Iterator[Any]:
 
 
 def test_page_renders_every_plot(page: Any) -> None:
-    """Curves over steps and time, scores and four metrics a task, and the profile, each with its lines."""
+    """Two of scores, two of curves and four metrics a task, and the profile, each with its lines."""
     plots = page.locator(".plotly-graph-div")
-    assert plots.count() == 2 * 7 + 1
+    assert plots.count() == 2 * 8 + 1
     for plot in plots.all():
         assert plot.locator("svg .scatterlayer .trace").count() >= 2
         box, frame = plot.locator("svg").first.bounding_box(), plot.bounding_box()
@@ -213,9 +214,34 @@ def test_page_fits_its_window(page: Any, width: int) -> None:
             assert apart_x or apart_y
 
 
+def test_page_is_legible_in_the_dark(page: Any) -> None:
+    """Background, text and black lines change with the system's setting, and back."""
+    plot = page.locator(".plotly-graph-div").nth(3)
+    colours = "plot => [plot.layout.font.color, ...plot.data.map(t => t.line.color)]"
+    light = plot.evaluate(colours)
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_timeout(300)
+    dark = plot.evaluate(colours)
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.emulate_media(color_scheme="light")
+    page.wait_for_timeout(300)
+    assert background == "rgb(20, 23, 28)" and dark[0] == "#e3e6ea"
+    assert "#000000" in light and "#000000" not in dark and "#cccccc" in dark
+    assert plot.evaluate(colours) == light
+
+
+def test_no_caption_scrolls_away(page: Any) -> None:
+    """On a phone, what explains a table is as wide as the window, not as the table."""
+    page.set_viewport_size({"width": 400, "height": 900})
+    widths = [note.bounding_box()["width"] for note in page.locator(".table-note").all()]
+    inside = page.locator(".scroll .table-note, caption").count()
+    page.set_viewport_size({"width": 1280, "height": 900})
+    assert len(widths) >= 5 and max(widths) <= 400 and inside == 0
+
+
 def test_legend_toggles_a_line_with_its_band(page: Any) -> None:
     """A click hides both, a second one brings both back, and the other algorithm stays."""
-    plot = page.locator(".plotly-graph-div").nth(1)
+    plot = page.locator(".plotly-graph-div").nth(3)
     hidden = "plot => plot.data.filter(t => t.visible === 'legendonly').map(t => t.legendgroup)"
     drawn = plot.locator(".scatterlayer .trace")
     before = drawn.count()

@@ -8,7 +8,7 @@ from agents import ALGORITHMS
 from agents.base import PolicyGradientAgent
 from envs import make_vec_env
 from experiments.settings.arguments import Arguments
-from experiments.settings.configuration import parse_override, resolve
+from experiments.settings.configuration import build, parse_override, resolve
 from experiments.settings.run_settings import RunSettings
 
 TASKS = [
@@ -85,6 +85,15 @@ def test_bad_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     [
         ("a=1", 1),
         ("a=1e-3", 1e-3),
+        ("a=-1E3", -1000),
+        ("a=1.5e1", 15),
+        ("a=1.0e+3", 1000),
+        ("a=.5e-1", 0.05),
+        ("a=1.0", 1.0),
+        ("a='1e3'", "1e3"),
+        ("a=lin_1e-3", "lin_1e-3"),
+        ("a=e3", "e3"),
+        ("a={log_std_init: -1e0, net_arch: [1e1]}", {"log_std_init": -1, "net_arch": [10]}),
         ("a=true", True),
         ("a=null", None),
         ("a=word", "word"),
@@ -93,4 +102,39 @@ def test_bad_file_is_named(tmp_path: Path, text: str, message: str) -> None:
 )
 def test_override_values_are_yaml(text: str, value: object) -> None:
     """Numbers, booleans, words and mappings; 1e-3 is a number although YAML 1.1 has it a word."""
-    assert parse_override(text) == ("a", value)
+    name, found = parse_override(text)
+    assert (name, found) == ("a", value) and type(found) is type(value)
+
+
+def test_files_have_numbers_with_exponents(tmp_path: Path) -> None:
+    """Of whole numbers too, on every level, and in schedules."""
+    path = write(
+        tmp_path,
+        "A-v0: {n_timesteps: 1e4, n_steps: 1e2, target_kl: 1e-3, learning_rate: lin_1e-3, "
+        "policy_kwargs: {net_arch: [1e1], log_std_init: -1e0}}\n",
+    )
+    found = read(path, "A-v0", "cg_max_steps=1e1")
+    assert (found.n_timesteps, found.hyperparameters["n_steps"]) == (10_000, 100)
+    assert found.hyperparameters["target_kl"] == 0.001 and found.hyperparameters["cg_max_steps"] == 10
+    assert found.hyperparameters["policy_kwargs"] == {"net_arch": [10], "log_std_init": -1}
+    agent = build(found, make_vec_env("Pendulum-v1"))
+    assert agent.lr_schedule(1.0) == 0.001
+
+
+def test_options_have_numbers_with_exponents() -> None:
+    """Of every type, and those of the other commands too."""
+    words = "--steps 1e4 --seed 1e3 --seeds 1e1 --n-envs 1e1 --episodes 2e1 --jobs 1e0 --geometry 1e2"
+    found = Arguments.parse([*words.split(), "--checkpoint-every", "1e1", "--worker-timeout", "1e-1"])
+    numbers = found.steps, found.seed, found.seeds, found.n_envs, found.episodes, found.jobs, found.geometry
+    assert numbers == (10_000, 1000, 10, 10, 20, 1, 100)
+    assert all(isinstance(number, int) for number in numbers[1:])
+    assert (found.checkpoint_every, found.worker_timeout) == (10, 0.1)
+    assert Arguments.parse(["--seed", str(2**60 + 1)]).seed == 2**60 + 1
+
+
+@pytest.mark.parametrize("value", ["1.5", "1e-3", "many", "nan", "1e400"])
+def test_a_whole_number_is_required(value: str, capsys: pytest.CaptureFixture) -> None:
+    """By the error of the option."""
+    with pytest.raises(SystemExit) as exited:
+        Arguments.parse(["--seeds", value])
+    assert exited.value.code == 2 and "--seeds" in capsys.readouterr().err

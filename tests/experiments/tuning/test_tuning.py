@@ -24,6 +24,7 @@ from episodes import Episodes
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from agents import ALGORITHMS
 from agents.rollout.finite import NonFiniteError
 from envs import TensorVecEnv
 from experiments import train, training_envs
@@ -143,7 +144,7 @@ def test_the_base_is_in_its_space(algo: str, env_id: str) -> None:
         warnings.simplefilter("error")  # Optuna's, of a value out of range
         trial = optuna.trial.FixedTrial(space.base_coordinates)
         assert space.suggest(trial) is base
-    assert not space.kept
+    assert set(space.kept) == ({"ent_coef"} if algo in ALGORITHMS else set())
 
 
 def test_a_value_outside_extends_its_range() -> None:
@@ -163,11 +164,21 @@ def test_rollouts_leave_room_for_ten_updates() -> None:
     assert SearchSpace.of("npg", longer).described()["n_steps"] == "16, 32, 64, 128, 1000"
 
 
+@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("bonus", [0.01, "lin_0.01"])
+def test_an_entropy_bonus_varies_if_there_is_one(algo: str, bonus: float | str) -> None:
+    """Also the initial value of a schedule; without one, none is tried."""
+    space = SearchSpace.of(algo, with_values(configuration_of(algo), {"ent_coef": bonus}))
+    assert space.kept == () and space.described()["ent_coef"] == "1e-05 … 0.1, logarithmic"
+    sample = space.configuration(space.base_coordinates | {"ent_coef": 0.02})
+    assert read(sample, "ent_coef") == ("lin_0.02" if isinstance(bonus, str) else 0.02)
+
+
 def test_a_value_without_a_place_stays() -> None:
     """Zero on a logarithmic axis is kept, in every sample, and named."""
     base = with_values(configuration_of("npg"), {"cg_damping": 0, "gamma": 1.0})
     space = SearchSpace.of("npg", base)
-    assert set(space.kept) == {"cg_damping", "gamma"}
+    assert set(space.kept) == {"cg_damping", "gamma", "ent_coef"}
     trial = optuna.trial.FixedTrial(space.base_coordinates | {"target_kl": 0.05})
     sample = space.suggest(trial)
     assert read(sample, "cg_damping") == 0 and read(sample, "gamma") == 1.0
