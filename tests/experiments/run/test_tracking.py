@@ -148,6 +148,27 @@ def test_a_module_in_a_run_folder_is_not_imported(tmp_path: Path, memories: list
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("name", "target"), [("wandb", "{run}/wandb"), ("mlflow", "{out}/mlflow.db")])
+def test_nothing_is_written_through_a_link(
+    name: str,
+    target: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A run folder that somebody else made may have one in the place of a tracker's files."""
+    pytest.importorskip(name)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert run(arguments(tmp_path, "", steps=64)) == 0
+    folder, elsewhere = folder_of(tmp_path), tmp_path / "elsewhere"
+    Path(target.format(run=folder.path, out=tmp_path)).symlink_to(elsewhere)
+    config = folder.config.read_text()
+    folder.config.write_text(config.replace("track: ''", f"track: {name}"))
+    assert resume(Arguments(resume=folder.path, steps=128)) == 0
+    assert "is a link" in capsys.readouterr().err and not elsewhere.exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlflow", "trackio", "wandb"])
 def test_the_real_trackers_are_read_back(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a run and its extension, without a service, a package returns the numbers of progress.csv."""
