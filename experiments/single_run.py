@@ -137,17 +137,13 @@ def reopen(
         ValueError: see `resume`.
     """
     settings = folder.read_settings()
-    unnamed = own_modules(settings.env) - {*arguments.import_}
-    if unnamed and arguments.env != (settings.env,):
-        raise ValueError(
-            f"{folder.config} names a module that would be imported, {settings.env}; if you trust it, "
-            f"add --import {' '.join(unnamed)}, or --env {settings.env}"
-        )
-    if unnamed := own_modules(settings.track) - {*arguments.import_}:
-        raise ValueError(
-            f"{folder.config} names a module that would be imported, {settings.track} (track); if you trust "
-            f"it, add --import {' '.join(unnamed)}"
-        )
+    for name, remedy in ((settings.env, f", or --env {settings.env}"), (settings.track, "")):
+        unnamed = own_modules(name) - {*arguments.import_}
+        if unnamed and not (remedy and arguments.env == (name,)):
+            raise ValueError(
+                f"{folder.config} names a module that would be imported, {name}; if you trust it, add "
+                f"--import {' '.join(unnamed)}{remedy}"
+            )
     check_tracker(settings.track)
     if folder.finished and (arguments.steps is None or arguments.steps <= settings.n_timesteps):
         show(f"{folder.path} is finished, with {settings.n_timesteps} steps; add --steps to train for more")
