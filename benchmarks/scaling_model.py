@@ -114,9 +114,12 @@ class Update:
         for found in self.collectives:
             calls, size = found.calls, found.size / found.calls
             if self.passes and found.part == "critic fit":
-                if found.kind == "all_reduce":  # one per minibatch
-                    calls *= self.minibatches(total) / self.minibatches(self.counted_states)
-                elif found.kind == "broadcast":  # the order of all states
+                if found.kind != "broadcast":  # one per minibatch; in each pass, two for the number of states
+                    own = 2 * self.passes if found.kind == "all_gather" else 0
+                    calls = own + (calls - own) * self.minibatches(total) / self.minibatches(
+                        self.counted_states
+                    )
+                else:  # the order of all states
                     size *= total / self.counted_states
             seconds += calls * link.seconds(found.kind, size, ranks)
         return seconds

@@ -154,7 +154,7 @@ def stop(cells: Sequence[Cell]) -> None:
     """Interrupt processes and wait until they have saved; kill all that are left at a timeout or signal."""
     show("\ninterrupted; waiting for the running ones to save their models", error=True)
     try:
-        for cell in cells:
+        for cell in reversed(cells):  # else one that waits for a core would start as soon as another stops
             cell.process.send_signal(signal.SIGINT)
         deadline = time.monotonic() + PATIENCE
         for cell in cells:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.grid import Cell, run_grid
+from experiments.grid import Cell, run_grid, stop
 from experiments.progress import progress_bar
 from experiments.run.csv_log import last_row
 from experiments.run.run_folder import RunFolder, RunInUseError
@@ -94,6 +94,29 @@ def test_signals_let_runs_save(tmp_path: Path, number: int, code: int) -> None:
     assert process.wait(60) == code
     assert [(folder / "saved").exists() for folder in folders] == [True, True, False]
     assert not folders[2].exists()
+
+
+def test_waiting_runs_are_stopped_first(tmp_path: Path) -> None:
+    """On a cluster, a run that waits for a core would start as soon as another one stops."""
+    signalled: list[int] = []
+
+    class Process:
+        returncode = 0
+
+        def __init__(self, seed: int):
+            self.seed = seed
+
+        def send_signal(self, sig: int) -> None:
+            signalled.append(self.seed)
+
+        def wait(self, timeout: float | None = None) -> int:
+            return 0
+
+    cells = [cell(tmp_path, seed, FINISH) for seed in range(3)]
+    for seed, each in enumerate(cells):
+        each.start(lambda command, log, seed=seed: Process(seed))
+    stop(cells)
+    assert signalled == [2, 1, 0]
 
 
 def test_progress_is_read_while_it_is_written(tmp_path: Path) -> None:
