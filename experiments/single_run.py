@@ -211,8 +211,7 @@ def execute(
 ) -> int:
     """Train and evaluate, from the start or from a checkpoint's content; return the exit code."""
     result: dict[str, Any] = {}
-    tracked = bool(settings.track) and ranks_of(agent).rank == 0
-    tracker = Tracker(settings, document, folder) if tracked else None
+    tracker = Tracker(settings, document, folder) if settings.track and not ranks_of(agent).rank else None
     with StopSignals() as signals, tracker or nullcontext():
         play = partial(protocol.evaluate_in_training, settings)
         code, seconds = learn(agent, settings, document, folder, signals, play, content, tracker)
@@ -239,7 +238,7 @@ def execute(
 
 
 def evaluate(
-    settings: RunSettings, folder: RunFolder, steps: int, signals: StopSignals, tracker: Tracker | None = None
+    settings: RunSettings, folder: RunFolder, steps: int, signals: StopSignals, tracker: Tracker | None
 ) -> dict[str, Any]:
     """Evaluate, write evaluation.json, which marks the run as finished; return the result or {}."""
     episodes, result = settings.evaluation_episodes, {}
@@ -248,7 +247,7 @@ def evaluate(
         checkpoint = folder.read_checkpoint()
         result = protocol.evaluate(checkpoint, settings, spec, episodes=episodes, after_step=signals.check)
     write_final(folder.path, result)
-    if tracker is not None:
+    if tracker:
         tracker.write_final(result)
     folder.write_evaluation(result or {"steps": steps, "returns": []})
     return result
