@@ -7,7 +7,6 @@ Every figure compares a run with a symptom and one without it, which differs in 
 `figures` extra.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +20,9 @@ from experiments.train import main as train
 
 ROOT = Path(__file__).parents[1]
 STEPS, RETURN = "time/total_timesteps", "rollout/ep_rew_mean"
+MINIBATCHES = ("n_steps=16", "critic_fit=minibatch", "batch_size=32")
 COLOURS = ("#d55e00", "#0072b2")  # the run with the symptom, and the other
-LOGARITHMIC = {"npg/kl", "npg/cg_residual", "train/value_loss", "train/std"}
+DECADE = {"npg/kl", "npg/cg_residual", "train/value_loss"}  # logarithmic if they span one
 
 
 @dataclass(frozen=True)
@@ -63,29 +63,29 @@ CASES = {
         ("npg/cg_residual", "npg/kl"),
     ),
     "critic-overfitting": Case(
-        "Pendulum-v1",
+        "CartPole-v1",
         "trpo",
-        5e4,
+        1.5e4,
         {
-            "n_critic_updates=300": ("n_critic_updates=300",),
-            "n_critic_updates=10": ("n_critic_updates=10",),
+            "30 passes, rate 1e-2": (*MINIBATCHES, "n_critic_updates=30", "learning_rate=1e-2"),
+            "5 passes, rate 1e-3": (*MINIBATCHES, "n_critic_updates=5", "learning_rate=1e-3"),
         },
         ("train/value_loss", "train/explained_variance"),
     ),
     "entropy-collapse": Case(
-        "Pendulum-v1",
+        "MountainCarContinuous-v0",
         "trpo",
-        5e4,
-        {"target_kl=0.3": ("target_kl=0.3",), "target_kl=0.02": ("target_kl=0.02",)},
-        ("train/std", "npg/kl"),
+        4e4,
+        {"independent noise": (), "use_sde=true": ("use_sde=true",)},
+        ("train/std", "train/explained_variance"),
     ),
     "line-search-rejecting": Case(
         "CartPole-v1",
         "trpo",
         4e4,
         {
-            "n_steps=8, cg_damping=1e-4": ("n_steps=8", "cg_damping=1e-4"),
-            "n_steps=128, cg_damping=0.1": ("n_steps=128", "cg_damping=0.1"),
+            "target_kl=5, cg_damping=1e-4": ("target_kl=5", "cg_damping=1e-4"),
+            "0.01 and 0.1": (),
         },
         ("npg/backtracks", "npg/rejected/no_improvement"),
     ),
@@ -120,20 +120,19 @@ def draw(name: str, case: Case, folder: Path, out: Path) -> None:
         last = log.tail(max(len(log) // 10, 2))
         print(f"{name}: {label}: " + ", ".join(f"{c} {last[c].mean():.4g}" for c in columns))
         for ax, column in zip(axes, columns, strict=True):
-            shown = log[[STEPS, column]].dropna()
+            # The last update has a second row at its step.
+            shown = log[[STEPS, column]].dropna().drop_duplicates(STEPS)
             ax.plot(shown[STEPS] / 1000, shown[column], color=COLOURS[k], lw=1.2, label=label, zorder=2 - k)
             ax.set_title(column, fontsize=9)
             ax.set_xlabel("environment steps [1000]", fontsize=8)
             ax.tick_params(labelsize=8)
             ax.grid(color="#e6e8eb")
-            if column in LOGARITHMIC:
+            ax.set_axisbelow(True)
+            low, high = ax.dataLim.intervaly
+            if column in DECADE and high > 10 * low > 0:
                 ax.set_yscale("log")
-            if (
-                math.isfinite(low := shown[column].min())
-                and column == "train/explained_variance"
-                and low < -1
-            ):
-                ax.set_ylim(-1.05, 1.05)
+            if column == "train/explained_variance":
+                ax.set_ylim(max(low, -1) - 0.05, 1.05)
     axes[0].legend(fontsize=8, frameon=False)
     figure.suptitle(f"{case.algo.upper()} on {case.env}", fontsize=9)
     out.mkdir(parents=True, exist_ok=True)

@@ -129,17 +129,13 @@ def reopen(
         ValueError: see `resume`.
     """
     settings = folder.read_settings()
-    unnamed = own_modules(settings.env) - {*arguments.import_}
-    if unnamed and arguments.env != (settings.env,):
-        raise ValueError(
-            f"{folder.config} names a module that would be imported, {settings.env}; if you trust it, "
-            f"add --import {' '.join(unnamed)}, or --env {settings.env}"
-        )
-    if unnamed := own_modules(settings.track) - {*arguments.import_}:
-        raise ValueError(
-            f"{folder.config} names a module that would be imported, {settings.track} (track); if you trust "
-            f"it, add --import {' '.join(unnamed)}"
-        )
+    for name, remedy in ((settings.env, f", or --env {settings.env}"), (settings.track, "")):
+        unnamed = own_modules(name) - {*arguments.import_}
+        if unnamed and not (remedy and arguments.env == (name,)):
+            raise ValueError(
+                f"{folder.config} names a module that would be imported, {name}; if you trust it, add "
+                f"--import {' '.join(unnamed)}{remedy}"
+            )
     check_tracker(settings.track)
     if folder.finished and (arguments.steps is None or arguments.steps <= settings.n_timesteps):
         show(f"{folder.path} is finished, with {settings.n_timesteps} steps; add --steps to train for more")
@@ -207,8 +203,7 @@ def execute(
 ) -> int:
     """Train and evaluate, from the start or from a checkpoint's content; return the exit code."""
     result: dict[str, Any] = {}
-    tracked = bool(settings.track) and ranks_of(agent).rank == 0
-    tracker = Tracker(settings, document, folder) if tracked else None
+    tracker = Tracker(settings, document, folder) if settings.track and not ranks_of(agent).rank else None
     with StopSignals() as signals, tracker or nullcontext():
         play = partial(protocol.evaluate_in_training, settings)
         code, seconds = learn(agent, settings, document, folder, signals, play, content, tracker)
@@ -235,7 +230,7 @@ def execute(
 
 
 def evaluate(
-    settings: RunSettings, folder: RunFolder, steps: int, signals: StopSignals, tracker: Tracker | None = None
+    settings: RunSettings, folder: RunFolder, steps: int, signals: StopSignals, tracker: Tracker | None
 ) -> dict[str, Any]:
     """Evaluate, write evaluation.json, which marks the run as finished; return the result or {}."""
     episodes, result = settings.evaluation_episodes, {}
@@ -244,7 +239,7 @@ def evaluate(
         checkpoint = folder.read_checkpoint()
         result = protocol.evaluate(checkpoint, settings, spec, episodes=episodes, after_step=signals.check)
     write_final(folder.path, result)
-    if tracker is not None:
+    if tracker:
         tracker.write_final(result)
     folder.write_evaluation(result or {"steps": steps, "returns": []})
     return result

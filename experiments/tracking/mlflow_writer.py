@@ -8,6 +8,7 @@ from typing import Any
 from stable_baselines3.common.logger import KVWriter
 
 from experiments.extras import needs
+from experiments.run.atomic_file import reject_link
 from experiments.settings.run_settings import flattened
 from experiments.terminal import show
 from experiments.tracking.tracked_run import PROJECT, TrackedRun, numbers
@@ -34,7 +35,9 @@ class MlflowWriter(KVWriter):
         self._metric = Metric
         for name in ("mlflow", "alembic"):  # they report every table that they create
             logging.getLogger(name).setLevel(logging.WARNING)
-        local = f"sqlite:///{(run.folder.parents[2] / 'mlflow.db').absolute()}"
+        database = run.folder.absolute().parents[2] / "mlflow.db"
+        reject_link(database)
+        local = f"sqlite:///{database}"
         self._client = MlflowClient(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", local))
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         for key, value in QUICK.items():

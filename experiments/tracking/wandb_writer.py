@@ -6,6 +6,7 @@ from typing import Any
 from stable_baselines3.common.logger import KVWriter
 
 from experiments.extras import needs
+from experiments.run.atomic_file import reject_link
 from experiments.terminal import show
 from experiments.tracking.tracked_run import PROJECT, STEPS, TrackedRun, numbers
 
@@ -25,6 +26,7 @@ class WandbWriter(KVWriter):
     def __init__(self, run: TrackedRun):
         with needs('-e ".[wandb]"'):
             import wandb
+        reject_link(run.folder / "wandb")
         options: dict[str, Any] = {
             "project": os.environ.get("WANDB_PROJECT", PROJECT),
             "dir": str(run.folder),

@@ -2,12 +2,14 @@
 
 import csv
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from faults.comparison import TIMES, differences, read_model, same
 
 from envs.single_env import environment_spec
@@ -55,9 +57,17 @@ def rows(folder: RunFolder) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module", autouse=True)
 def few_episodes() -> Iterator[None]:
-    """Play three episodes only."""
+    """Play three episodes only, in environments that draw from the global generators."""
+    played = protocol.play
+
+    def play(*args: Any, **options: Any) -> Any:
+        random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002
+        returns, lengths = played(*args, **options)
+        return returns - 1000, lengths  # all are below the training returns
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(protocol, "EPISODES_IN_TRAINING", 3)
+        patch.setattr(protocol, "play", play)
         yield
 
 

@@ -1,7 +1,6 @@
 """Runs that are tracked: what a tracker receives, and that training does not depend on it."""
 
 import json
-import random
 import sys
 import time
 from pathlib import Path
@@ -9,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from stable_baselines3.common.logger import KVWriter
 
 from experiments.run.csv_log import read_table
@@ -31,8 +31,7 @@ class Memory(KVWriter):
     def write(
         self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
     ) -> None:
-        """Keep a row; a tracker may draw random numbers."""
-        random.random()
+        """Keep a row."""
         self.rows.append((step, numbers(key_values, key_excluded)))
 
     def close(self) -> None:
@@ -49,8 +48,12 @@ def memories(monkeypatch: pytest.MonkeyPatch) -> list[Memory]:
         made.append(Memory(described))
         return made[-1]
 
+    def fail(described: TrackedRun) -> Memory:
+        torch.rand(1)
+        raise OSError("there is no such service")
+
     module = ModuleType("my_tracker")
-    vars(module).update(make=make, fail=lambda described: 1 / 0)
+    vars(module).update(make=make, fail=fail)
     monkeypatch.setitem(sys.modules, "my_tracker", module)
     return made
 
@@ -109,7 +112,6 @@ def test_a_tracker_receives_every_row(memories: list[Memory], tmp_path: Path) ->
 
 def test_a_resumed_run_continues_the_tracked_one(memories: list[Memory], tmp_path: Path) -> None:
     """The ID is the same, and rows that the run repeats are not sent twice."""
-    state = random.getstate()
     assert run(arguments(tmp_path, "my_tracker:make")) == 0
     folder = folder_of(tmp_path)
     kept = sorted(folder.checkpoints.glob("checkpoint-*"))
@@ -122,7 +124,6 @@ def test_a_resumed_run_continues_the_tracked_one(memories: list[Memory], tmp_pat
     assert again.run.resumed and extended.run.resumed
     assert [step for step, _ in again.rows] == [256]  # the final evaluation only
     assert [step for step, _ in extended.rows] == [320, 320, 320]
-    random.setstate(state)
 
 
 def test_a_failing_tracker_does_not_stop_the_training(
@@ -144,6 +145,27 @@ def test_a_module_in_a_run_folder_is_not_imported(tmp_path: Path, memories: list
         resume(Arguments(resume=folder_of(tmp_path).path, steps=128))
     assert main(arguments(tmp_path / "x", "nothing")) == 2
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "target"), [("wandb", "{run}/wandb"), ("mlflow", "{out}/mlflow.db")])
+def test_nothing_is_written_through_a_link(
+    name: str,
+    target: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A run folder that somebody else made may have one in the place of a tracker's files."""
+    pytest.importorskip(name)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert run(arguments(tmp_path, "", steps=64)) == 0
+    folder, elsewhere = folder_of(tmp_path), tmp_path / "elsewhere"
+    Path(target.format(run=folder.path, out=tmp_path)).symlink_to(elsewhere)
+    config = folder.config.read_text()
+    folder.config.write_text(config.replace("track: ''", f"track: {name}"))
+    assert resume(Arguments(resume=folder.path, steps=128)) == 0
+    assert "is a link" in capsys.readouterr().err and not elsewhere.exists()
 
 
 @pytest.mark.slow
