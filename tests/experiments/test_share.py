@@ -44,6 +44,8 @@ CASES: dict[str, tuple[str, str, str, dict[str, Any], bool]] = {
     "ppo": ("sb3:ppo", "CartPole-v1", "MlpPolicy", {"policy_kwargs": {"net_arch": [8]}}, False),
 }
 
+SLOW = {"images", "gSDE"}
+
 
 def write_run(
     run: Path,
@@ -91,7 +93,9 @@ def shared(run: Path) -> Path:
     return write_shared(run, run.parent / "shared")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES]
+)
 def test_the_folder_plays_the_episodes_of_the_run(tmp_path: Path, case: str) -> None:
     """By npg evaluate and by agents.load: the returns are equal, bit for bit."""
     run = write_run(tmp_path / "run", *CASES[case])
