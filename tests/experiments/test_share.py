@@ -189,6 +189,7 @@ def test_the_command_writes_a_complete_folder(
     assert not list(tmp_path.glob(".npg-partial*"))
 
 
+@pytest.mark.slow
 def test_a_curve_is_drawn_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a progress.csv there is a picture; a missing extra leaves it out, and says so."""
     pytest.importorskip("matplotlib")
