@@ -348,7 +348,7 @@ def test_a_hostile_folder_executes_nothing(
     monkeypatch.syspath_prepend(folder)
     with pytest.raises((ValueError, OSError)) as caught:
         agents.load(folder)
-    assert len(str(caught.value)) > 20
+    assert ("is a link" if case.startswith("linked") else str(folder)) in str(caught.value)
     code = evaluate(Evaluate(folder, episodes=1))  # takes the spaces of the environment, not of the folder
     assert code == (0 if case == "huge space" else 2)
     assert "Traceback" not in capsys.readouterr().err
