@@ -79,7 +79,10 @@ def load(folder: str | Path) -> LoadedPolicy:
         ValueError: the folder is damaged, or names a class that is unknown.
     """
     shared = read_shared_policy(Path(folder))
-    chosen = policy_class(shared.algorithm, shared.policy)
+    try:
+        chosen = policy_class(shared.algorithm, shared.policy)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}; in Python, import it before agents.load") from None
     try:
         # The initial parameters are random; those of the folder replace them.
         with torch.random.fork_rng(devices=[]), AllocationLimit(list(shared.parameters.values())):

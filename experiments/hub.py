@@ -12,16 +12,22 @@ NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 def repository(to: str) -> str:
-    """Return the repository in "hf:name/model".
+    """Return the repository in "hf:name/model", after checking that the hub knows the token.
 
     Raises:
         ImportError: the extra `hub` is not installed.
+        OSError: the hub cannot be reached, or rejects the token.
         ValueError: the text has another form.
     """
     name = to.removeprefix(PREFIX)
     if not NAME.fullmatch(name):
         raise ValueError(f"expected --to hf:NAME/MODEL, e.g. hf:my-name/cartpole-trpo, got {to!r}")
-    import_hub()
+    hub = import_hub()
+    api = hub.HfApi()
+    try:
+        api.whoami()
+    except Exception as error:  # several HTTP libraries raise their own exceptions
+        raise OSError(f"cannot upload to {api.endpoint}: {advice(hub, error)}") from error
     return name
 
 

@@ -62,7 +62,7 @@ class Charts:
         figure = self._curves(curves)
         figure.update_xaxes(title_text="environment steps", rangemode="tozero")
         if GEOMETRY[name].logarithmic:
-            figure.update_yaxes(type="log", exponentformat="power")
+            figure.update_yaxes(type="log", exponentformat="power", nticks=5)
         return self._html(figure, f"{GEOMETRY[name].title}, {task.environment}", height=300)
 
     def profile(self, aggregate: Aggregate) -> str:

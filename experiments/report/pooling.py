@@ -9,7 +9,7 @@ from experiments.report.run_record import LeftOut, RunRecord
 
 # Settings that affect the duration of a run or its recording, but not what it learns.
 NEUTRAL = {"device", "vec_env", "evaluation_episodes", "geometry", "checkpoint_every", "target_kl_joint"}
-NEUTRAL |= {"worker_timeout"}
+NEUTRAL |= {"worker_timeout", "eval_every", "track"}
 FEW_SEEDS = 5  # with fewer, single seeds are drawn instead of an interval
 MOST_NAMED = 4  # largest number of differences in one sentence
 

@@ -16,7 +16,13 @@ from experiments.settings.arguments import Arguments
 from experiments.settings.configuration import resolve
 from experiments.settings.run_settings import RunSettings
 
-NEUTRAL = {"device", "vec_env", "worker_timeout", "seed"}  # not compared: they do not change what is learned
+NEUTRAL = {
+    "device",
+    "vec_env",
+    "worker_timeout",
+    "seed",
+    "track",
+}  # not compared: they do not change what is learned
 OWN_RANDOM_NUMBERS = ("envpool", "tensor")  # the other kinds of environments give the same results
 
 
@@ -97,6 +103,7 @@ def arguments_for(recorded: RunSettings) -> Arguments:
         episodes=recorded.evaluation_episodes,
         geometry=recorded.geometry,
         checkpoint_every=recorded.checkpoint_every,
+        eval_every=recorded.eval_every,
         vec_env=recorded.vec_env if recorded.vec_env in OWN_RANDOM_NUMBERS else "auto",
         device="auto" if recorded.device == "cpu" else recorded.device,
     )

@@ -41,7 +41,10 @@ class Hub(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def do_GET(self) -> None:
-        """Describe a repository."""
+        """Describe a repository, or the owner of a token."""
+        if self.path.startswith("/api/whoami") and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self.answer(401, {"error": "Invalid username or password."})
+            return
         self.answer(200, {"id": "somebody/model", "sha": "0" * 40, "siblings": []})
 
     def do_POST(self) -> None:
@@ -121,6 +124,11 @@ def test_a_bad_token_is_explained(
         upload(folder, name)
     assert advice in str(caught.value)
     assert hub.files == {}
+    if token != TOKEN:  # this is known before the policy is evaluated
+        with pytest.raises(OSError, match="no token, or an invalid one"):
+            repository(f"hf:{name}")
+    else:
+        assert repository(f"hf:{name}") == name
 
 
 def test_the_hub_reads_the_card() -> None:

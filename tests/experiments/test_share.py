@@ -44,6 +44,8 @@ CASES: dict[str, tuple[str, str, str, dict[str, Any], bool]] = {
     "ppo": ("sb3:ppo", "CartPole-v1", "MlpPolicy", {"policy_kwargs": {"net_arch": [8]}}, False),
 }
 
+SLOW = {"images", "gSDE"}
+
 
 def write_run(
     run: Path,
@@ -91,7 +93,9 @@ def shared(run: Path) -> Path:
     return write_shared(run, run.parent / "shared")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES]
+)
 def test_the_folder_plays_the_episodes_of_the_run(tmp_path: Path, case: str) -> None:
     """By npg evaluate and by agents.load: the returns are equal, bit for bit."""
     run = write_run(tmp_path / "run", *CASES[case])
@@ -185,6 +189,7 @@ def test_the_command_writes_a_complete_folder(
     assert not list(tmp_path.glob(".npg-partial*"))
 
 
+@pytest.mark.slow
 def test_a_curve_is_drawn_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a progress.csv there is a picture; a missing extra leaves it out, and says so."""
     pytest.importorskip("matplotlib")
@@ -343,7 +348,7 @@ def test_a_hostile_folder_executes_nothing(
     monkeypatch.syspath_prepend(folder)
     with pytest.raises((ValueError, OSError)) as caught:
         agents.load(folder)
-    assert len(str(caught.value)) > 20
+    assert ("is a link" if case.startswith("linked") else str(folder)) in str(caught.value)
     code = evaluate(Evaluate(folder, episodes=1))  # takes the spaces of the environment, not of the folder
     assert code == (0 if case == "huge space" else 2)
     assert "Traceback" not in capsys.readouterr().err

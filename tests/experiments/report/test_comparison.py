@@ -140,7 +140,7 @@ def test_different_experiments_are_not_pooled(tmp_path: Path) -> None:
 def test_settings_that_change_no_learning_are_pooled(tmp_path: Path) -> None:
     """Where and how fast a run was made does not set it apart."""
     write_run(tmp_path, seed=0, vec_env="dummy")
-    write_run(tmp_path, seed=1, vec_env="workers", device="cuda")
+    write_run(tmp_path, seed=1, vec_env="workers", device="cuda", eval_every=5, track="mlflow")
     comparison = compared(tmp_path)
     assert len(comparison.tasks[0].entries[0].group.records) == 2 and not comparison.left_out
     assert any("wall-clock times are not comparable" in note for note in comparison.notes)

@@ -204,6 +204,11 @@ def test_page_fits_its_window(page: Any, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 900})
     page.wait_for_timeout(300)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    # A long name of one word, e.g. of a user's environment, is broken.
+    overflow = (
+        "h => [...document.querySelectorAll(h)].every(e => getComputedStyle(e).overflowWrap == 'anywhere')"
+    )
+    assert all(page.evaluate(overflow, name) for name in ("h1", "h2", "h3", "p", "nav a"))
     boxes = [plot.bounding_box() for plot in page.locator(".chart").all()]
     page.set_viewport_size({"width": 1280, "height": 900})
     for k, a in enumerate(boxes):

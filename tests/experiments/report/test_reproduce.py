@@ -50,8 +50,8 @@ def settings_of(*words: str) -> list[RunSettings]:
         "--algo npg vpg --env CartPole-v1 Acrobot-v1 --steps 3000 --seed 4 --episodes 7 --set n_envs=3 "
         "npg.target_kl=0.5 'npg.policy_kwargs={net_arch: [8, 8], activation_fn: ReLU}' "
         "vpg.learning_rate=1e-3",
-        "--algo npg --env Pendulum-v1 --steps 3000 --geometry 5 --checkpoint-every 2 --vec-env envpool "
-        "--set normalize=true 'policy_kwargs={normalize_observations: false}'",
+        "--algo npg --env Pendulum-v1 --steps 3000 --geometry 5 --checkpoint-every 2 --eval-every 3 "
+        "--vec-env envpool --set normalize=true 'policy_kwargs={normalize_observations: false}'",
     ],
 )
 def test_the_command_gives_the_same_settings(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
