@@ -6,8 +6,6 @@ from typing import Any
 import yaml
 
 LARGEST_WHOLE = 2**53  # above it, not every whole number is a float
-
-
 FLOAT = "tag:yaml.org,2002:float"
 
 
