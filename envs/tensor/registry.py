@@ -18,6 +18,10 @@ from envs.tensor.gaussian_bandit import TensorGaussianBandit
 from envs.tensor.linear_quadratic import TensorLinearQuadratic
 from envs.tensor.mountain_car import TensorMountainCar
 from envs.tensor.mountain_car_continuous import TensorMountainCarContinuous
+from envs.tensor.mujoco.ant import TensorAnt
+from envs.tensor.mujoco.humanoid import TensorHumanoid
+from envs.tensor.mujoco.swimmer import TensorSwimmer
+from envs.tensor.mujoco.walkers import TensorHalfCheetah, TensorHopper, TensorWalker2d
 from envs.tensor.pendulum import TensorPendulum
 from envs.tensor.tensor_env import TensorEnv
 from envs.tensor.tensor_vec_env import TensorVecEnv
@@ -31,14 +35,20 @@ TENSOR_ENVS: dict[str, TensorEnvBuilder] = {
     task.SPEC_ID: task
     for task in (
         TensorAcrobot,
+        TensorAnt,
         TensorCartPole,
         TensorCatch,
         TensorGaussianBandit,
+        TensorHalfCheetah,
+        TensorHopper,
+        TensorHumanoid,
         TensorLinearQuadratic,
         TensorMountainCar,
         TensorMountainCarContinuous,
         TensorPendulum,
+        TensorSwimmer,
         TensorTwoStateChain,
+        TensorWalker2d,
     )
 }
 

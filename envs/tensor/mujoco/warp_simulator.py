@@ -1,0 +1,145 @@
+"""N copies of one MuJoCo model in MuJoCo Warp, whose arrays torch shares."""
+
+import copy
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from envs.errors import MissingExtraError
+
+_TOLERANCE = 1e-8  # of the solver; MuJoCo's default, which MuJoCo Warp raises to 1e-6
+
+
+class WarpSimulator:
+    """N copies of a MuJoCo model on one device.
+
+    The first use on a machine compiles kernels, which takes minutes; Warp keeps them in its cache. A step is
+    recorded once as a graph of kernels and replayed, on a CPU too.
+
+    Attributes:
+        qpos: (N, nq), memory of the simulator; write to it, and read the result of a step from it.
+        qvel: (N, nv), likewise.
+        qacc_warmstart: (N, nv), likewise: the accelerations that the solver starts from.
+        ctrl: (N, nu), likewise.
+    """
+
+    def __init__(self, model: Any, num_envs: int, device: torch.device, steps: int) -> None:
+        """Allocate the copies, and record the graphs.
+
+        Args:
+            model: A ``mujoco.MjModel``; it is not changed.
+            num_envs: The number of copies, N.
+            device: A CPU or a CUDA device.
+            steps: The number of simulation steps per `step`.
+
+        Raises:
+            MissingExtraError: If MuJoCo Warp is not installed.
+            ValueError: If Warp does not have the device.
+        """
+        mujoco, self._warp, self._mjwarp = import_warp()
+        from envs.tensor.mujoco.contact_frames import align_contact_frames  # needs warp
+        if device.type not in ("cpu", "cuda"):
+            raise ValueError(f"MuJoCo Warp needs a CPU or a CUDA device, got {device}; set device")
+        self._device = device
+        model = copy.copy(model)
+        if model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:  # MuJoCo Warp does not have it
+            model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
+        # Room for two contacts, with four constraints each, per geom, and for all limits of joints.
+        contacts = 2 * int(model.ngeom)
+        with self._warp.ScopedDevice(self._warp.device_from_torch(device)):
+            self._model = self._mjwarp.put_model(model)
+            self._model.opt.tolerance.fill_(_TOLERANCE)
+            self._model.callback.contactfilter = align_contact_frames
+            self._data = self._mjwarp.make_data(
+                model, nworld=num_envs, nconmax=contacts, njmax=4 * contacts + 2 * int(model.njnt)
+            )
+        self._tensors: dict[str, Tensor] = {}
+        self.qpos, self.qvel, self.qacc_warmstart, self.ctrl = map(
+            self.tensor, ("qpos", "qvel", "qacc_warmstart", "ctrl")
+        )
+        self._steps = steps
+        self._graphs: dict[str, Any] = {}
+        for part in self._parts:
+            self._record(part)
+
+    def tensor(self, name: str) -> Tensor:
+        """Return an array of ``mujoco_warp.Data`` as a tensor on the same memory, (N, ...)."""
+        if name not in self._tensors:
+            self._tensors[name] = self._warp.to_torch(getattr(self._data, name))
+        return self._tensors[name]
+
+    def step(self) -> None:
+        """Apply `ctrl` for several steps; then compute the contact forces ``cfrc_ext`` of the last one.
+
+        As after MuJoCo's `mj_step`, positions of bodies and other results are those of the integrator's last
+        stage, not of the new state.
+        """
+        self._replay("step")
+
+    def clear_forces(self) -> None:
+        """Set the forces of contacts and actuators to 0, as MuJoCo's reset does."""
+        self.tensor("cfrc_ext").zero_()
+        self.tensor("qfrc_actuator").zero_()
+
+    def update_kinematics(self) -> None:
+        """Compute what follows from `qpos` and `qvel` alone, e.g. positions of bodies and ``cinert``."""
+        self._replay("kinematics")
+
+    @property
+    def _parts(self) -> dict[str, Callable[[], None]]:
+        return {"step": self._launch_steps, "kinematics": self._launch_kinematics}
+
+    def _launch_steps(self) -> None:
+        for _ in range(self._steps):
+            self._mjwarp.step(self._model, self._data)
+        self._mjwarp.rne_postconstraint(self._model, self._data)
+
+    def _launch_kinematics(self) -> None:
+        self._mjwarp.kinematics(self._model, self._data)
+        self._mjwarp.com_pos(self._model, self._data)
+        self._mjwarp.com_vel(self._model, self._data)
+
+    def _stream(self) -> Any:
+        """Return torch's current stream as one of Warp; None on a CPU."""
+        if self._device.type == "cpu":
+            return None
+        return self._warp.stream_from_torch(torch.cuda.current_stream(self._device))
+
+    def _record(self, part: str) -> None:
+        with self._warp.ScopedDevice(self._warp.device_from_torch(self._device)):
+            self._parts[part]()  # loads the kernels
+            with self._warp.ScopedCapture() as capture:
+                self._parts[part]()
+        self._graphs[part] = capture.graph
+
+    def _replay(self, part: str) -> None:
+        stream = self._stream()
+        if stream is not None and stream.is_capturing:  # torch records a graph, which cannot contain another
+            with (
+                self._warp.ScopedStream(stream, sync_enter=False),
+                self._warp.ScopedCapture(stream=stream, external=True),
+            ):
+                self._parts[part]()
+        else:
+            self._warp.capture_launch(self._graphs[part], stream=stream)
+
+
+def import_warp() -> tuple[Any, Any, Any]:
+    """Return the modules mujoco, warp and mujoco_warp.
+
+    Raises:
+        MissingExtraError: If one is missing.
+    """
+    try:
+        mujoco, warp = importlib.import_module("mujoco"), importlib.import_module("warp")
+        warp.config.log_level = max(warp.config.log_level, warp.LOG_WARNING)  # not a line per kernel module
+        warp.init()
+        return mujoco, warp, importlib.import_module("mujoco_warp")
+    except ImportError as error:
+        raise MissingExtraError(
+            f"MuJoCo tasks on tensors need MuJoCo Warp ({type(error).__name__}: {error}); "
+            'install it: pip install -c constraints.txt -e ".[warp]", or use vec_env="auto"'
+        ) from error
