@@ -44,9 +44,9 @@ class MujocoTask(GymnasiumTask):
             MissingExtraError: If MuJoCo Warp is not installed.
             ValueError: If `dtype` is another type, or the device neither a CPU nor a CUDA device.
         """
-        import_warp()  # before Gymnasium misses MuJoCo
         if dtype != torch.float32:
             raise ValueError(f"MuJoCo Warp computes in torch.float32, got dtype={dtype}; leave dtype out")
+        import_warp()  # before Gymnasium misses MuJoCo
         super().__init__(num_envs, dtype=dtype, **kwargs)
 
     def prepare(self) -> None:

@@ -2,7 +2,9 @@
 
 import copy
 import importlib
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,19 +12,18 @@ from torch import Tensor
 
 from envs.errors import MissingExtraError
 
-_TOLERANCE = 1e-8  # of the solver; MuJoCo's default, which MuJoCo Warp raises to 1e-6
+_TOLERANCE = 1e-8  # of the solver: MuJoCo's default, which MuJoCo Warp raises to 1e-6
 
 
 class WarpSimulator:
     """N copies of a MuJoCo model on one device.
 
-    The first use on a machine compiles kernels, which takes minutes; Warp keeps them in its cache. A step is
-    recorded once as a graph of kernels and replayed, on a CPU too.
+    The launches of kernels are recorded once as graphs and then replayed, on a CPU too.
 
     Attributes:
         qpos: (N, nq), memory of the simulator; write to it, and read the result of a step from it.
         qvel: (N, nv), likewise.
-        qacc_warmstart: (N, nv), likewise: the accelerations that the solver starts from.
+        qacc_warmstart: (N, nv), likewise: the accelerations from which the solver starts.
         ctrl: (N, nu), likewise.
     """
 
@@ -40,33 +41,33 @@ class WarpSimulator:
             ValueError: If Warp does not have the device.
         """
         mujoco, self._warp, self._mjwarp = import_warp()
-        from envs.tensor.mujoco.contact_frames import align_contact_frames  # needs warp
+        from envs.tensor.mujoco.contact_frames import align_contact_frames  # imports warp
+
         if device.type not in ("cpu", "cuda"):
             raise ValueError(f"MuJoCo Warp needs a CPU or a CUDA device, got {device}; set device")
-        self._device = device
+        self._device, self._steps = device, steps
+        self._tensors: dict[str, Tensor] = {}
+        self._graphs: dict[str, Any] = {}
         model = copy.copy(model)
         if model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:  # MuJoCo Warp does not have it
             model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
-        # Room for two contacts, with four constraints each, per geom, and for all limits of joints.
+        # Room for two contacts per geom, each with four constraints, and for all limits of joints.
         contacts = 2 * int(model.ngeom)
+        limits = 2 * int(model.njnt)
         with self._warp.ScopedDevice(self._warp.device_from_torch(device)):
             self._model = self._mjwarp.put_model(model)
             self._model.opt.tolerance.fill_(_TOLERANCE)
             self._model.callback.contactfilter = align_contact_frames
             self._data = self._mjwarp.make_data(
-                model, nworld=num_envs, nconmax=contacts, njmax=4 * contacts + 2 * int(model.njnt)
+                model, nworld=num_envs, nconmax=contacts, njmax=4 * contacts + limits
             )
-        self._tensors: dict[str, Tensor] = {}
-        self.qpos, self.qvel, self.qacc_warmstart, self.ctrl = map(
-            self.tensor, ("qpos", "qvel", "qacc_warmstart", "ctrl")
-        )
-        self._steps = steps
-        self._graphs: dict[str, Any] = {}
-        for part in self._parts:
-            self._record(part)
+            for part, launch in self._parts.items():
+                self._graphs[part] = self._record(launch)
+        self.qpos, self.qvel = self.tensor("qpos"), self.tensor("qvel")
+        self.qacc_warmstart, self.ctrl = self.tensor("qacc_warmstart"), self.tensor("ctrl")
 
     def tensor(self, name: str) -> Tensor:
-        """Return an array of ``mujoco_warp.Data`` as a tensor on the same memory, (N, ...)."""
+        """Return an array of ``mujoco_warp.Data`` as a tensor (N, ...) on the same memory."""
         if name not in self._tensors:
             self._tensors[name] = self._warp.to_torch(getattr(self._data, name))
         return self._tensors[name]
@@ -74,19 +75,19 @@ class WarpSimulator:
     def step(self) -> None:
         """Apply `ctrl` for several steps; then compute the contact forces ``cfrc_ext`` of the last one.
 
-        As after MuJoCo's `mj_step`, positions of bodies and other results are those of the integrator's last
-        stage, not of the new state.
+        As after MuJoCo's ``mj_step``, what is computed from positions is not that of the new state: with the
+        Runge-Kutta integrator, it is that of its last stage.
         """
         self._replay("step")
+
+    def update_kinematics(self) -> None:
+        """Compute what follows from `qpos` and `qvel` alone, e.g. positions of bodies and ``cinert``."""
+        self._replay("kinematics")
 
     def clear_forces(self) -> None:
         """Set the forces of contacts and actuators to 0, as MuJoCo's reset does."""
         self.tensor("cfrc_ext").zero_()
         self.tensor("qfrc_actuator").zero_()
-
-    def update_kinematics(self) -> None:
-        """Compute what follows from `qpos` and `qvel` alone, e.g. positions of bodies and ``cinert``."""
-        self._replay("kinematics")
 
     @property
     def _parts(self) -> dict[str, Callable[[], None]]:
@@ -102,44 +103,47 @@ class WarpSimulator:
         self._mjwarp.com_pos(self._model, self._data)
         self._mjwarp.com_vel(self._model, self._data)
 
-    def _stream(self) -> Any:
-        """Return torch's current stream as one of Warp; None on a CPU."""
-        if self._device.type == "cpu":
-            return None
-        return self._warp.stream_from_torch(torch.cuda.current_stream(self._device))
-
-    def _record(self, part: str) -> None:
-        with self._warp.ScopedDevice(self._warp.device_from_torch(self._device)):
-            self._parts[part]()  # loads the kernels
-            with self._warp.ScopedCapture() as capture:
-                self._parts[part]()
-        self._graphs[part] = capture.graph
+    def _record(self, launch: Callable[[], None]) -> Any:
+        """Return the graph of launches on Warp's own stream."""
+        launch()  # compiles and loads the kernels
+        with self._warp.ScopedCapture() as capture:
+            launch()
+        self._warp.synchronize_device()  # torch uses another stream
+        return capture.graph
 
     def _replay(self, part: str) -> None:
-        stream = self._stream()
-        if stream is not None and stream.is_capturing:  # torch records a graph, which cannot contain another
-            with (
-                self._warp.ScopedStream(stream, sync_enter=False),
-                self._warp.ScopedCapture(stream=stream, external=True),
-            ):
-                self._parts[part]()
-        else:
+        """Run a graph on torch's current stream, or add its launches to the graph that torch captures."""
+        if self._device.type == "cpu":
+            self._warp.capture_launch(self._graphs[part])
+            return
+        stream = self._warp.stream_from_torch(torch.cuda.current_stream(self._device))
+        if not torch.cuda.is_current_stream_capturing():
             self._warp.capture_launch(self._graphs[part], stream=stream)
+            return
+        with self._warp.ScopedStream(stream), self._warp.ScopedCapture(stream=stream, external=True):
+            self._parts[part]()
 
 
 def import_warp() -> tuple[Any, Any, Any]:
-    """Return the modules mujoco, warp and mujoco_warp.
+    """Return the modules mujoco, warp and mujoco_warp; warn if no kernels have been compiled yet.
 
     Raises:
         MissingExtraError: If one is missing.
     """
     try:
         mujoco, warp = importlib.import_module("mujoco"), importlib.import_module("warp")
-        warp.config.log_level = max(warp.config.log_level, warp.LOG_WARNING)  # not a line per kernel module
-        warp.init()
-        return mujoco, warp, importlib.import_module("mujoco_warp")
+        mjwarp = importlib.import_module("mujoco_warp")
     except ImportError as error:
         raise MissingExtraError(
             f"MuJoCo tasks on tensors need MuJoCo Warp ({type(error).__name__}: {error}); "
             'install it: pip install -c constraints.txt -e ".[warp]", or use vec_env="auto"'
         ) from error
+    warp.config.log_level = max(warp.config.log_level, warp.LOG_WARNING)  # no line per kernel
+    warp.init()
+    if not any(Path(warp.config.kernel_cache_dir).glob("*mujoco_warp*")):
+        warnings.warn(
+            "compiling the kernels of MuJoCo Warp, which takes minutes; later runs find them in "
+            f"{warp.config.kernel_cache_dir}",
+            stacklevel=2,
+        )
+    return mujoco, warp, mjwarp

@@ -9,10 +9,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from envs import TensorEnv, TensorStep, UnknownEnvironmentError, make_tensor_env, make_vec_env
+from envs.tensor.mujoco.mujoco_task import MujocoTask
 from envs.tensor.registry import TENSOR_ENVS
 from envs.tensor.tensor_task import TensorTask
 
-TASKS = sorted(TENSOR_ENVS)
+ROBOTS = sorted(name for name, task in TENSOR_ENVS.items() if issubclass(task, MujocoTask))  # type: ignore[arg-type]
+TASKS = sorted(TENSOR_ENVS.keys() - set(ROBOTS))
+TASKS_AND_ROBOTS = [*TASKS, *(pytest.param(name, marks=pytest.mark.slow) for name in ROBOTS)]
 FIELDS = tuple(TensorStep.__annotations__)
 # They read a number, or have a result whose shape the host must know.
 READS = {
@@ -41,7 +44,9 @@ def actions_for(env: TensorEnv, seed: int = 0) -> Tensor:
 
 
 def make(name: str, n: int = 4, **kwargs: Any) -> TensorTask:
-    """Return environments with short episodes."""
+    """Return environments with short episodes; skip the test if they need a package that is not installed."""
+    if name in ROBOTS:
+        pytest.importorskip("mujoco_warp")
     env = make_tensor_env(name, n, **{"seed": 0, "max_episode_steps": 5, **kwargs})
     assert isinstance(env, TensorTask)
     return env
@@ -61,7 +66,7 @@ def assert_equal(left: list[Tensor], right: list[Tensor]) -> None:
     )
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", TASKS_AND_ROBOTS)
 def test_no_step_reads_from_the_device(name: str) -> None:
     """Neither a number nor a count, also where episodes end."""
     env = make(name)
@@ -101,7 +106,7 @@ def test_shapes_and_types(name: str, dtype: torch.dtype) -> None:
             assert flag.dtype == torch.bool and flag.shape == (4,)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", TASKS_AND_ROBOTS)
 def test_results_are_new_and_the_state_stays_where_it_is(name: str) -> None:
     """A CUDA graph replays a step on the same memory; what a step returned must not change later."""
     env = make(name)
@@ -120,7 +125,7 @@ def test_results_are_new_and_the_state_stays_where_it_is(name: str) -> None:
     assert (env.state.data_ptr(), env.elapsed.data_ptr()) == places
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", TASKS_AND_ROBOTS)
 def test_a_state_is_complete(name: str) -> None:
     """From it, other environments of the task make the same steps, bit for bit; it is a copy."""
     env, other = make(name), make(name, seed=1)
@@ -131,7 +136,7 @@ def test_a_state_is_complete(name: str) -> None:
     assert_equal(walk(other), expected)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", TASKS_AND_ROBOTS)
 def test_seeds(name: str) -> None:
     """Equal seeds give equal walks, at construction and later."""
     env, other = make(name, seed=7), make(name, seed=8)
@@ -167,7 +172,7 @@ def test_a_state_of_other_environments_is_rejected() -> None:
 def test_unknown_tasks_name_those_that_exist() -> None:
     """The error lists them and says what to do."""
     with pytest.raises(
-        UnknownEnvironmentError, match=r"Acrobot-v1, CartPole-v1.*vec_env='auto'.*register_tensor_env"
+        UnknownEnvironmentError, match=r"Acrobot-v1, Ant-v5, CartPole-v1.*vec_env='auto'.*register_tensor_env"
     ):
         make_vec_env("CliffWalking-v1", 2, vec_env="tensor")
     with pytest.raises(UnknownEnvironmentError, match="did you mean 'CartPole-v1'"):
@@ -175,7 +180,7 @@ def test_unknown_tasks_name_those_that_exist() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", TASKS_AND_ROBOTS)
 def test_a_captured_step_is_the_eager_one(name: str) -> None:
     """A CUDA graph of one step gives what the same steps give without it."""
     eager, captured = make(name, device="cuda"), make(name, device="cuda")
