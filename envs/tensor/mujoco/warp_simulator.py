@@ -132,14 +132,17 @@ def import_warp() -> tuple[Any, Any, Any]:
     """
     try:
         mujoco, warp = importlib.import_module("mujoco"), importlib.import_module("warp")
+        level = max(warp.config.log_level, warp.LOG_WARNING)  # no line per kernel
+        # Without a GPU, Warp would warn of it.
+        warp.config.log_level = level if torch.cuda.is_available() else warp.LOG_ERROR
         mjwarp = importlib.import_module("mujoco_warp")
     except ImportError as error:
         raise MissingExtraError(
             f"MuJoCo tasks on tensors need MuJoCo Warp ({type(error).__name__}: {error}); "
             'install it: pip install -c constraints.txt -e ".[warp]", or use vec_env="auto"'
         ) from error
-    warp.config.log_level = max(warp.config.log_level, warp.LOG_WARNING)  # no line per kernel
     warp.init()
+    warp.config.log_level = level
     if not any(Path(warp.config.kernel_cache_dir).glob("*mujoco_warp*")):
         warnings.warn(
             "compiling the kernels of MuJoCo Warp, which takes minutes; later runs find them in "
