@@ -92,6 +92,7 @@ def counting(start: int) -> Iterator[Callable[[], dict[str, float]]]:
     yield measure_once
 
 
+@pytest.mark.slow
 def test_rounds_are_interleaved() -> None:
     """The warm-up is not recorded, each process has its own threads, and failures are left out by name."""
     configurations = {"a": (counting, 0, 1), "fails": (counting, 11, 0), "invalid": (int, "no number", 0)}

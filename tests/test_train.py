@@ -448,7 +448,10 @@ def test_a_run_is_resumed_by_any_path(
     assert json.loads((folder / "evaluation.json").read_text())["steps"] >= 600
 
 
-@pytest.mark.parametrize(("algo", "options"), [("sb3:a2c", ("n_steps=16",)), ("trpo", ("n_steps=32",))])
+@pytest.mark.parametrize(
+    ("algo", "options"),
+    [pytest.param("sb3:a2c", ("n_steps=16",), marks=pytest.mark.slow), ("trpo", ("n_steps=32",))],
+)
 def test_a_run_with_looks_is_resumed_with_others(
     arguments: Arguments, algo: str, options: tuple[str, ...]
 ) -> None:

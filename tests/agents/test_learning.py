@@ -15,7 +15,7 @@ from experiments.settings.configuration import resolve
 GAMMA = 0.9
 
 
-@pytest.mark.parametrize("algorithm", [NPG, TRPO])
+@pytest.mark.parametrize("algorithm", [NPG, pytest.param(TRPO, marks=pytest.mark.slow)])
 def test_linear_quadratic_regulator_ends_near_riccati(algorithm: type[PolicyGradientAgent]) -> None:
     """A linear policy ends within 1 % of the Riccati-optimal cost, bias and all, computed exactly."""
     # Episodes of 10 steps never end by themselves: without bootstrapping at the cut, the learner would
@@ -67,7 +67,10 @@ def test_bandit_is_solved(agent_class: type[PolicyGradientAgent]) -> None:
     assert bandit.optimal_reward - reward() < 0.05 * (bandit.optimal_reward - before)
 
 
-@pytest.mark.parametrize("algorithm", [NPG, TRPO, ACKTR])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("algorithm", [pytest.param(NPG, marks=SLOW), TRPO, pytest.param(ACKTR, marks=SLOW)])
 def test_cartpole_is_solved(algorithm: type[PolicyGradientAgent]) -> None:
     """The return of deterministic episodes reaches Gymnasium's threshold of 475."""
     env = make_vec_env("CartPole-v1", 8, seed=0)

@@ -292,6 +292,7 @@ def test_video_of_cartpole(cartpole: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["e.json", "video.mp4"]
 
 
+@pytest.mark.slow
 @pytest.mark.mujoco
 def test_video_of_hopper(tmp_path: Path) -> None:
     """MuJoCo draws without a display; run as a command, since it chooses its renderer when it is imported."""

@@ -170,6 +170,7 @@ def test_printed_commands_work_in_a_new_process(capsys: pytest.CaptureFixture) -
     assert command.main([word for word in words[0:] if word != "--video"]) == 0
 
 
+@pytest.mark.slow
 def test_folders_have_no_colon(capsys: pytest.CaptureFixture) -> None:
     """Which Windows has not, and rsync takes for a host; folders of version 0.1 with one stay in use."""
     own = ["--env", "user_module:UserChain-v0", "--algo", "user_module:Mine"]

@@ -45,7 +45,7 @@ def command(algo: str, env: str, vec_env: str) -> tuple[object, ...]:
     [
         ("vpg", "CartPole-v1", "dummy"),
         ("npg", "Pendulum-v1", "dummy"),
-        pytest.param("trpo", "Hopper-v5", "workers", marks=pytest.mark.mujoco),
+        pytest.param("trpo", "Hopper-v5", "workers", marks=[pytest.mark.mujoco, pytest.mark.slow]),
         ("acktr", "CartPole-v1", "dummy"),
     ],
 )
@@ -90,6 +90,7 @@ def test_a_killed_evaluation_is_made_again(server: Server, tmp_path: Path) -> No
     assert differences(folder, run_folder(whole, "npg", "CartPole-v1")) == []
 
 
+@pytest.mark.slow
 def test_gsde_and_a_normaliser_go_on_too(server: Server, tmp_path: Path) -> None:
     """Exploration noise that is kept over steps, VecNormalize's moments, and minibatches in random order."""
     settings = (

@@ -135,18 +135,27 @@ def test_resuming_runs_none_of_it(server: Server, crafted: tuple[Path, Path]) ->
     assert not canary.exists()
 
 
-@pytest.mark.parametrize("command", ["evaluate", "export", "report"])
+@pytest.mark.parametrize("command", ["evaluate", "export"])
 def test_looking_at_it_runs_none_of_it(server: Server, crafted: tuple[Path, Path], command: str) -> None:
-    """`python -m experiments.evaluate`, `export` and `report`."""
+    """`npg evaluate` and `export`."""
     folder, canary = crafted
     if command == "export":
         pytest.importorskip("onnxruntime")
-    if command == "report":
-        pytest.importorskip("jinja2")
-        pytest.importorskip("plotly")
     started = server.run(logs_of(folder), folder, command=command)
     assert "Traceback" not in started.output
     assert not canary.exists()
+
+
+def test_a_report_of_all_runs_none_of_it(server: Server, finished: Path, tmp_path: Path) -> None:
+    """`npg report` of a folder with all of them."""
+    pytest.importorskip("jinja2")
+    pytest.importorskip("plotly")
+    canary = tmp_path / "canary"
+    for craft in CRAFTED:
+        craft(Path(shutil.copytree(finished, tmp_path / "crafted" / craft.__name__)), canary)
+    started = server.run(logs_of(tmp_path / "crafted"), tmp_path / "crafted", command="report")
+    assert started.code in (0, 2) and "Traceback" not in started.output
+    assert "crafted-report" in started.output and not canary.exists()
 
 
 def test_the_code_would_run(finished: Path, tmp_path: Path) -> None:

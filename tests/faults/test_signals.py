@@ -77,7 +77,8 @@ def in_a_slow_rollout(server: Server, out: Path, vec_env: str, slow: Path, mark:
     return started
 
 
-@pytest.mark.parametrize("vec_env", [pytest.param("dummy", marks=SLOW), "workers"])
+@SLOW
+@pytest.mark.parametrize("vec_env", ["dummy", "workers"])
 def test_a_rollout_of_minutes_is_given_up(
     server: Server, whole: dict[str, Path], tmp_path: Path, vec_env: str
 ) -> None:
@@ -126,7 +127,8 @@ def await_end(mark: str) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("update", "moment"), [pytest.param(3, 5, marks=SLOW), (4, 6)])
+@SLOW
+@pytest.mark.parametrize(("update", "moment"), [(3, 5), (4, 6)])
 def test_a_run_that_lost_a_worker_is_resumed(
     server: Server, tmp_path: Path, update: int, moment: int
 ) -> None:

@@ -584,6 +584,7 @@ class Killer(BaseCallback):
 
 
 @pytest.mark.filterwarnings(REPLACED)
+@pytest.mark.slow
 def test_a_worker_killed_fifty_times_in_one_run() -> None:
     """Training ends normally, each rollout is full, and no transition is lost or counted twice."""
     n_envs, n_steps, updates = 4, 64, 8

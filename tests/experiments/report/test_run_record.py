@@ -55,6 +55,7 @@ def test_the_last_row_may_lack_a_return(tmp_path: Path) -> None:
     assert read_run(folder).series(RETURN)[0].tolist() == [1000, 2000, 3000]
 
 
+@pytest.mark.slow
 def test_what_train_writes_is_read(tmp_path: Path) -> None:
     """A run of train.py itself is complete for the report."""
     command = "--algo npg --env CartPole-v1 --steps 2000 --episodes 2 --vec-env dummy --n-envs 2 --out"
