@@ -111,7 +111,8 @@ def advice_on(env: gym.Env, found: Measured, repeated: bool) -> Iterator[str]:
         )
     elif found.truncated == len(found.lengths):
         yield "every episode was truncated by a limit: the task never ends by itself under random actions"
-    if np.ptp(rewards) == 0:
+    ends_itself = found.truncated < len(found.lengths)  # then a constant reward counts steps, as on CartPole
+    if np.ptp(rewards) == 0 and (rewards[0] == 0 or not ends_itself):
         yield (
             f"every reward was {rewards[0]:g}: learning begins only if random actions find another one; "
             "reward progress, too, or make the task smaller"

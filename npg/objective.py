@@ -46,10 +46,10 @@ class Evaluation:
 
 
 class SurrogateObjective:
-    """L(d) = E[π_{θ+d}(a|s) / π_behaviour(a|s) · advantage + c · H(π_{θ+d}(·|s))] around the parameters θ.
+    """L(d) = E[π_{θ+d}(a|s) / π_behaviour(a|s) · advantage + c · H(π_{θ+d})] around the parameters θ.
 
-    H is the entropy. Candidates are evaluated by a functional call: the module itself is never modified.
-    Schulman et al. 2015, "Trust region policy optimization", eq. 14.
+    H is the entropy of a state's actions. Candidates are evaluated by a functional call: the module itself is
+    never modified. Schulman et al. 2015, "Trust region policy optimization", eq. 14.
 
     Args:
         actor: a module whose forward maps observations to an npg distribution.

@@ -83,6 +83,12 @@ def test_advice(fault: str, text: str, capsys: pytest.CaptureFixture) -> None:
         assert (other in out) == (other in text), other
 
 
+def test_a_reward_per_step_is_fine_if_episodes_end(capsys: pytest.CaptureFixture) -> None:
+    """On CartPole, it is 1 until the pole falls."""
+    assert command.main(["check-env", "CartPole-v1", "--steps", "100"]) == 0
+    assert "every reward" not in capsys.readouterr().out
+
+
 def test_scale_is_shown_and_explained(capsys: pytest.CaptureFixture) -> None:
     """Large observations need normalising, which the shipped settings do."""
     assert check("--env-kwargs", "scale=1e3") == 0
