@@ -1,6 +1,7 @@
 """Actor critic with Kronecker-factored trust regions: K-FAC for policy and critic, without a line search."""
 
 import operator
+from typing import ClassVar
 
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
@@ -21,20 +22,14 @@ from npg import (
     host,
 )
 
-KRONECKER = "kronecker"
-
 
 class ACKTR(PolicyGradientAgent):
     """Actor critic using Kronecker-factored trust regions (Wu et al. 2017).
 
     Args:
         learning_rate: η, the largest multiple of F⁻¹g that is taken as a step; a number or a schedule.
-        critic_fit: "kronecker" fits the critic by K-FAC, as the paper does; "lbfgs" by L-BFGS on the whole
-            batch, which ignores `batch_size` and the critic's other arguments; or a name given to
-            `register_critic`.
         critic_learning_rate: η of the critic, whose F is the Gauss-Newton matrix.
-        n_critic_updates: passes of the critic over the batch per update, with one step per minibatch; the
-            iterations of L-BFGS.
+        n_critic_updates: passes of the critic over the batch per update, with one step per minibatch.
         target_kl: δ, the largest predicted KL(old ‖ new) of a step, joint over action dimensions, mean over
             states, in nats; a number or a schedule.
         critic_target_kl: δ of the critic, taken as a Gaussian with the variance of its errors: a step changes
@@ -48,10 +43,10 @@ class ACKTR(PolicyGradientAgent):
         inverse_interval: number of updates per refresh of their inverses.
     """
 
+    critic_fit: ClassVar[str] = "kronecker"  # type: ignore[misc]  # no argument here
     learning_rate: float | Schedule = 0.25
     n_steps = 512
     batch_size: int | None = None
-    critic_fit = KRONECKER
     n_critic_updates = 1
     target_kl: float | Schedule = 0.1
     critic_learning_rate: float = 1.0
@@ -63,11 +58,6 @@ class ACKTR(PolicyGradientAgent):
     factor_interval: int = 8
     inverse_interval: int = 8
 
-    @classmethod
-    def critic_fits(cls) -> list[str]:
-        """Return the valid values of `critic_fit`: not "minibatch", whose Adam would use the policy's η."""
-        return [KRONECKER, *(name for name in super().critic_fits() if name != "minibatch")]
-
     def _setup_model(self) -> None:
         super()._setup_model()
         check_resolution(self.policy, target_kl=self.target_kl, critic_target_kl=self.critic_target_kl)
@@ -78,8 +68,7 @@ class ACKTR(PolicyGradientAgent):
         critic = self.actor.critic_parameters()
         self.critic = ValueDistribution(self.policy, critic)
         self.actor_stepper = self._stepper(self.actor)
-        by_kronecker = bool(critic) and self.critic_fit == KRONECKER
-        self.critic_stepper = self._stepper(self.critic) if by_kronecker else None
+        self.critic_stepper = self._stepper(self.critic) if critic else None
         self._followed = self._movable()
 
     def _movable(self) -> list[nn.Parameter]:
@@ -132,10 +121,8 @@ class ACKTR(PolicyGradientAgent):
         return PolicyStep.of(displacement, rejection, evaluation)
 
     def make_critic(self) -> Critic:
-        """Return the fit for this update; it does nothing if the critic has no parameters."""
+        """Return the fit by K-FAC, or one that does nothing if the critic has no parameters."""
         self._restart_if_changed()
-        if self.critic_fit != KRONECKER:
-            return super().make_critic()
         if self.critic_stepper is None:
             return MinibatchCritic(self.policy, [], passes=0)
         return KroneckerCritic(

@@ -22,7 +22,6 @@ from agents.critic import CRITICS, Critic
 from agents.data_parallel import Share, join, share_rollout
 from agents.device import faster_device
 from agents.hyperparameters import (
-    check_critic_fit,
     check_entropy,
     check_minibatches,
     check_ranges,
@@ -116,7 +115,6 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         # Numbers of NumPy and PyTorch are as good as Python's.
         arguments = {k: v.item() if getattr(v, "shape", None) == () else v for k, v in arguments.items()}
         check_ranges(**arguments)
-        check_critic_fit(type(self), arguments.get("critic_fit", self.critic_fit))
         init_setup_model = arguments.pop("_init_setup_model")
         sb3: dict[str, Any] = {name: arguments.pop(name) for name in SB3_PARAMETERS if name in arguments}
         sb3 |= {"vf_coef": 0.0, "max_grad_norm": 0.0}  # not used
@@ -145,11 +143,6 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             self._setup_model()
             if self.env is not None and self.critic_fit != "lbfgs":
                 check_minibatches(self.n_steps, self.share.total, self.batch_size)
-
-    @classmethod
-    def critic_fits(cls) -> list[str]:
-        """Return the valid values of `critic_fit`."""
-        return list(CRITICS)
 
     @abstractmethod
     def policy_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:

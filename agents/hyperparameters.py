@@ -14,6 +14,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
+from agents.critic import CRITICS
+
 # Arguments of the constructor that a configuration does not set.
 PLUMBING = {"self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
 
@@ -40,7 +42,7 @@ GROUPS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "target_kl": ("a number of nats > 0, or a schedule", lambda v: callable(v) or 0 < v < math.inf),
     "learning_rate": ("a number > 0 or a schedule", lambda v: callable(v) or 0 < v < math.inf),
     "adaptive_damping captured normalize_advantage use_sde": ("true or false", lambda v: isinstance(v, bool)),
-    "critic_fit": ("the name of a critic fit", lambda v: isinstance(v, str)),  # see `check_critic_fit`
+    "critic_fit": ('the name of a registered critic fit, e.g. "minibatch"', lambda v: v in CRITICS),
     "policy_kwargs": (
         'a mapping such as {"net_arch": [64, 64]} with integers ≥ 1 for the widths of layers, or None',
         lambda v: v is None or all(is_integer(width) and width >= 1 for width in widths(v)),
@@ -104,20 +106,6 @@ def present_value(name: str, value: float | Schedule, progress: float) -> float:
     return number
 
 
-def check_critic_fit(agent_class: type, name: Any) -> None:
-    """Check the name of a critic fit.
-
-    Raises:
-        ValueError: the class has no such fit.
-    """
-    names = agent_class.critic_fits()  # type: ignore[attr-defined]
-    if name not in names:
-        raise ValueError(
-            f"critic_fit must be the name of a registered critic fit of {agent_class.__name__}: "
-            f"{', '.join(names)}; got {name!r:.60}"
-        )
-
-
 def check_spread(n_steps: int, n_envs: int, normalize_advantage: bool) -> None:
     """Check that a batch has a standard deviation if advantages are normalised.
 
@@ -144,15 +132,14 @@ def check_minibatches(n_steps: int, n_envs: int, batch_size: int | None) -> None
 
 
 def check_unread(agent_class: type, critic_fit: str, values: Mapping[str, Any]) -> None:
-    """Warn if arguments of the critic's other fits are set, but the critic is fitted by L-BFGS."""
+    """Warn if arguments of the critic's minibatches are set, but the critic is fitted by L-BFGS."""
     defaults = defaults_of(agent_class)
     own = "critic_learning_rate" if "critic_learning_rate" in defaults else "learning_rate"
-    names = ("batch_size", own, "critic_target_kl")
-    unread = [name for name in names if name in defaults and values[name] != defaults[name]]
+    unread = [name for name in ("batch_size", own) if name in defaults and values[name] != defaults[name]]
     if critic_fit == "lbfgs" and unread:
         warnings.warn(
             f"{' and '.join(unread)} will not be used: the critic is fitted by L-BFGS on the whole batch; "
-            f'critic_fit="{agent_class.critic_fits()[0]}" uses them',  # type: ignore[attr-defined]
+            'critic_fit="minibatch" fits it as SB3 does',
             UserWarning,
             stacklevel=4,  # the caller of the constructor
         )

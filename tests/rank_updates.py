@@ -46,7 +46,7 @@ FITS = [(algo, fit) for algo in ("vpg", "npg", "trpo") for fit in ("lbfgs", "min
 CASES = [
     Case(algo, fit, family, normalised)
     for (algo, fit), family, normalised in itertools.product(
-        [*FITS, ("acktr", "whole"), ("acktr", "parts"), ("acktr", "lbfgs")], SPACES, (False, True)
+        [*FITS, ("acktr", "whole"), ("acktr", "parts")], SPACES, (False, True)
     )
 ]
 
@@ -70,7 +70,6 @@ def make(case: Case, n_envs: int) -> PolicyGradientAgent:
     if case.algo == "acktr":  # without sampling, so that the ranks' random numbers do not matter
         options |= {"fisher_samples": None, "batch_size": 11 if case.fit == "parts" else None}
         options |= {"factor_interval": 1, "inverse_interval": 1}
-        options |= {"critic_fit": "lbfgs", "batch_size": None} if case.fit == "lbfgs" else {}
     else:
         options |= {"critic_fit": case.fit} | ({"batch_size": 11} if case.fit == "minibatch" else {})
     if case.normalised:

@@ -10,7 +10,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents import REGISTRY
-from agents.hyperparameters import check_critic_fit, check_names, check_ranges, defaults_of
+from agents.hyperparameters import check_names, check_ranges, defaults_of
 from envs.atari import WRAPPER, is_atari
 from envs.user_modules import import_user_module
 from experiments.algorithms import (
@@ -76,8 +76,6 @@ def resolve(arguments: Arguments) -> RunSettings:
     policy_class(chosen, str(values["policy"]))
     if algo not in PEERS:  # so that a grid fails before its first run
         check_ranges(**{name: with_schedule(value) for name, value in values.items()})
-        if "critic_fit" in values:
-            check_critic_fit(chosen, values["critic_fit"])
     run: dict[str, Any] = {name: whole(values.pop(name)) for name in RUN_KEYS if name in values}
     settings = RunSettings(
         algo=algo,

@@ -11,8 +11,7 @@ import torch
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
 
-from agents import ACKTR, TRPO
-from agents.critic import LbfgsCritic
+from agents import ACKTR
 from agents.policy.actor import PolicyActor
 from envs import Catch, make_vec_env
 from npg import Categorical, FlatParameters, Rejection
@@ -27,10 +26,9 @@ def rolled_out(agent: ACKTR) -> ACKTR:
     return agent
 
 
-@pytest.mark.parametrize("critic_fit", ["kronecker", "lbfgs"])
-def test_save_and_load_go_on_bitwise(tmp_path: Path, parameters: Callable, critic_fit: str) -> None:
+def test_save_and_load_go_on_bitwise(tmp_path: Path, parameters: Callable) -> None:
     """Factors, their older inverses, momentum and counts are saved: the next updates are the same bits."""
-    options = {"factor_interval": 2, "inverse_interval": 3, "n_critic_updates": 2, "critic_fit": critic_fit}
+    options = {"factor_interval": 2, "inverse_interval": 3, "n_critic_updates": 2}
     agent = ACKTR("MlpPolicy", "CartPole-v1", **SMALL, **options).learn(64 * 4)
     agent.save(tmp_path / "model")
     loaded = ACKTR.load(tmp_path / "model", env=agent.env, device="cpu")
@@ -44,16 +42,6 @@ def test_save_and_load_go_on_bitwise(tmp_path: Path, parameters: Callable, criti
             each.train()
         assert torch.equal(parameters(agent.policy), parameters(loaded.policy))
     assert not torch.equal(parameters(agent.policy), torch.zeros_like(parameters(agent.policy)))
-
-
-def test_the_critic_may_be_fitted_otherwise() -> None:
-    """By L-BFGS, without factors of its own; Adam would take the policy's η, and TRPO has no stepper."""
-    agent = ACKTR("MlpPolicy", "CartPole-v1", **SMALL, critic_fit="lbfgs")
-    assert agent.critic_stepper is None and type(agent.make_critic()) is LbfgsCritic
-    with pytest.raises(ValueError, match=r"fit of ACKTR: kronecker, lbfgs.*; got 'minibatch'"):
-        ACKTR("MlpPolicy", "CartPole-v1", **SMALL, critic_fit="minibatch")
-    with pytest.raises(ValueError, match=r"fit of TRPO: minibatch, lbfgs.*; got 'kronecker'"):
-        TRPO("MlpPolicy", "CartPole-v1", **SMALL, critic_fit="kronecker")
 
 
 def test_the_kl_follows_the_target() -> None:

@@ -148,7 +148,6 @@ LBFGS = {"critic_fit": "lbfgs"}
         (VPG, LBFGS | {"learning_rate": 2e-3}, None),
         (VPG, LBFGS | {"critic_learning_rate": 2e-3}, "critic_learning_rate will"),
         (ACKTR, {"batch_size": 64}, None),
-        (ACKTR, LBFGS | {"critic_target_kl": 0.1}, "critic_target_kl will"),
     ],
 )
 def test_settings_of_minibatches_warn_with_lbfgs(

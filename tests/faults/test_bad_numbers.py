@@ -102,7 +102,8 @@ def make_agent(algo: str, critic_fit: str, env_id: str, normalised: str) -> Poli
         options["adaptive_damping"] = own
     if algo == "acktr":
         options |= {"factor_interval": 2, "inverse_interval": 3}
-    options["critic_fit"] = critic_fit
+    else:
+        options["critic_fit"] = critic_fit
     env = make_env(env_id)
     return ALGORITHMS[algo](
         "MlpPolicy",
@@ -287,7 +288,7 @@ def torment(
 CASES = [
     (algo, critic_fit, env_id, normalised)
     for algo in ALGORITHMS
-    for critic_fit in (("kronecker" if algo == "acktr" else "minibatch"), "lbfgs")
+    for critic_fit in (("minibatch",) if algo == "acktr" else ("minibatch", "lbfgs"))
     for env_id in ("CartPole-v1", "Pendulum-v1")
     for normalised in ("", "own", "vec")
 ]
@@ -322,7 +323,7 @@ def test_no_bad_number_is_kept_in_10_000_updates(
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_consecutive_rejections_end_the_run_with_a_diagnosis(algo: str) -> None:
     """Rewards whose sums overflow: nothing is learned, and the tenth update says what and since when."""
-    agent = make_agent(algo, "kronecker" if algo == "acktr" else "minibatch", "Pendulum-v1", "")
+    agent = make_agent(algo, "minibatch", "Pendulum-v1", "")
     rng = np.random.default_rng(0)
     for update in range(2 * MOST_REJECTIONS - 2):  # a good update between them begins the count anew
         learn(agent, "returns" if update != MOST_REJECTIONS - 1 else "", NAN, rng)
