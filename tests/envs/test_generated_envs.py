@@ -100,7 +100,7 @@ def check_all(seeds: range) -> None:
 
 def test_generated_environments() -> None:
     """A few."""
-    check_all(range(60, 75))
+    check_all(range(60, 90))
 
 
 @pytest.mark.slow
