@@ -109,6 +109,7 @@ def test_exact_factors_cost_no_randomness() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow
 def test_it_sees_an_image() -> None:
     """On Catch it earns nearly +1, where no policy that ignores the image earns more than −0.6."""
     size = {"rows": 5, "cell": 8}

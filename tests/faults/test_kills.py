@@ -44,7 +44,7 @@ def command(algo: str, env: str, vec_env: str) -> tuple[object, ...]:
     ("algo", "env", "vec_env"),
     [
         ("vpg", "CartPole-v1", "dummy"),
-        ("npg", "Pendulum-v1", "dummy"),
+        pytest.param("npg", "Pendulum-v1", "dummy", marks=pytest.mark.slow),
         pytest.param("trpo", "Hopper-v5", "workers", marks=[pytest.mark.mujoco, pytest.mark.slow]),
         ("acktr", "CartPole-v1", "dummy"),
     ],

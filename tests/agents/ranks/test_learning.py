@@ -14,6 +14,7 @@ def results_of(folder: Path, ranks: int = 2) -> list[dict[str, Any]]:
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in range(ranks)]
 
 
+@pytest.mark.slow
 def test_ranks_learn_together(tmp_path: Path) -> None:
     """Agents are bitwise equal on all ranks; what a rank decides or does wrong reaches all."""
     scenarios = ("learns", "stops", "settings", "seeds", "parameters", "normaliser")
