@@ -4,8 +4,6 @@
 """
 
 import json
-import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +15,12 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from agents.untrusted_file import reading
+
 DOCUMENT, TENSORS = "policy.json", "policy.safetensors"
 FORMAT = "npg-toolkit policy 1"
 MOST_DOCUMENT, MOST_TENSORS = 2**20, 4 * 2**30  # bytes
 MOST_PARTS = 1000  # parts of a Dict space
-# Neither follow a link nor wait for the other end of a pipe; Windows has no such flags.
-CAUTIOUS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 MOMENTS = ("mean", "var", "count")
 
 
@@ -141,20 +139,8 @@ def check_types(document: Mapping[str, Any]) -> None:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """Return the content of a regular file of limited size; a link is not followed.
-
-    Raises:
-        OSError: the file cannot be read, is a link or no regular file, or is too large.
-    """
-    if path.is_symlink():
-        raise OSError(f"{path} is a link; put a copy of what it leads to in its place")
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | CAUTIOUS)) as file:
-        about = os.fstat(file.fileno())
-        if not stat.S_ISREG(about.st_mode) or about.st_size > most:
-            raise OSError(f"{path} is no regular file of at most {most} bytes; get the folder again")
-        # A sparse file takes no disk space, but all of its size in memory.
-        if about.st_size > 2**28 and getattr(about, "st_blocks", about.st_size) * 512 < about.st_size // 2:
-            raise OSError(f"{path} is sparse; if you trust it, copy it with cp --sparse=never")
+    """Return the content of a file of at most `most` bytes; errors as `reading`."""
+    with reading(path, most) as file:
         return file.read()
 
 

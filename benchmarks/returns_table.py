@@ -21,7 +21,7 @@ from experiments.report.statistics import bootstrap_interval, iqm
 ROWS = Path(__file__).parent / "returns"
 FIGURE = Path(__file__).parents[1] / "docs" / "returns.png"
 TASKS = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5", "Swimmer-v5", "Humanoid-v5")
-ALGORITHMS = {  # folder: (name, colour); the colours can be told apart by colour-blind readers
+ALGORITHMS = {  # folder: (name, colour); colours that colour-blind readers can distinguish
     "trpo": ("TRPO", "#d55e00"),
     "npg": ("NPG", "#0072b2"),
     "acktr": ("ACKTR", "#009e73"),

@@ -6,9 +6,8 @@ from typing import Any
 import gymnasium as gym
 from stable_baselines3.common.monitor import Monitor
 
-LIVES = (
-    "was_real_done"  # of SB3's EpisodicLifeEnv, whose ends are those of a life; Monitor sees the episode's
-)
+# An attribute of SB3's EpisodicLifeEnv, whose ends are those of a life; Monitor sees those of episodes.
+LIVES = "was_real_done"
 
 
 class WrappedEpisodes(gym.Wrapper[Any, Any, Any, Any]):

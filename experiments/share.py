@@ -14,6 +14,7 @@ import torch
 import yaml
 from gymnasium.envs.registration import EnvSpec
 
+from agents.untrusted_file import UnsafeFileError, read_text
 from experiments.evaluate import EPISODES, ERRORS
 from experiments.evaluation import protocol
 from experiments.evaluation.seeded_episodes import find_environment
@@ -25,7 +26,7 @@ from experiments.model_card import model_card
 from experiments.options import Share
 from experiments.report.run_files import RETURN, STEPS, read_log
 from experiments.run import plain_yaml
-from experiments.run.atomic_file import PARTIAL, UnsafeFileError, read_text, replacing
+from experiments.run.atomic_file import PARTIAL, replacing
 from experiments.run.run_folder import RunFolder, write_json
 from experiments.run.stop_signals import INTERRUPTED
 from experiments.settings.run_settings import RunSettings

@@ -1,6 +1,5 @@
 """Convert SB3's action distributions to npg's, and use npg's in an SB3 policy."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -23,13 +22,12 @@ class DistributionHead:
 
     Attributes:
         n_outputs: returns the number of the layer's outputs for an action space.
-        make: returns the distribution for outputs (N, n_outputs), and for the action space if it has a second
-            parameter.
+        make: returns the distribution for outputs (N, n_outputs) and an action space.
         mode: returns the actions that `predict` takes with ``deterministic=True``.
     """
 
     n_outputs: Callable[[spaces.Space], int]
-    make: Callable[..., Distribution]
+    make: Callable[[Tensor, Any], Distribution]
     mode: Callable[[Any], Tensor]
 
 
@@ -41,7 +39,7 @@ def register_distribution(
     name: str,
     *,
     n_outputs: Callable[[spaces.Space], int],
-    make: Callable[..., Distribution],
+    make: Callable[[Tensor, Any], Distribution],
     mode: Callable[[Any], Tensor],
 ) -> None:
     """Make an npg distribution available as ``policy_kwargs={"distribution": name}``.
@@ -50,8 +48,7 @@ def register_distribution(
         name: the name for `policy_kwargs`.
         n_outputs: returns the size of the policy's last layer for an action space; it may raise ValueError if
             the distribution does not fit the space.
-        make: returns the distribution for the layer's outputs (N, n_outputs); if it has a second parameter,
-            it is also given the action space.
+        make: returns the distribution for the layer's outputs (N, n_outputs) and the action space.
         mode: returns the actions (N, ...) that a distribution takes with ``deterministic=True``.
 
     Raises:
@@ -77,7 +74,7 @@ class HeadDistribution(CategoricalDistribution):
         super().__init__(0)
         self.head = head
         self.n_outputs = head.n_outputs(action_space)
-        self.arguments = [action_space] if len(inspect.signature(head.make).parameters) > 1 else []
+        self.action_space = action_space
 
     def proba_distribution_net(self, latent_dim: int) -> nn.Module:
         """Return the policy's last layer."""
@@ -85,7 +82,7 @@ class HeadDistribution(CategoricalDistribution):
 
     def proba_distribution(self, action_logits: Tensor) -> Self:
         """Set the distribution to that of the last layer's outputs (N, n_outputs)."""
-        self.distribution = self.head.make(action_logits, *self.arguments)
+        self.distribution = self.head.make(action_logits, self.action_space)
         return self
 
     def log_prob(self, actions: Tensor) -> Tensor:

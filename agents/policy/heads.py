@@ -63,6 +63,6 @@ register_distribution(
 register_distribution(
     "state_dependent_gaussian",
     n_outputs=lambda space: 2 * n_actions(space, "state_dependent_gaussian"),
-    make=lambda outputs: DiagGaussian(*outputs.chunk(2, -1)),
+    make=lambda outputs, _: DiagGaussian(*outputs.chunk(2, -1)),
     mode=lambda d: d.mean,
 )

@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 from tqdm import tqdm
 
+from agents.untrusted_file import UnsafeFileError
 from experiments.options import Report
 from experiments.report.appearance import NO_NUMBER, interval, label, probability, steps
 from experiments.report.comparison import Comparison, compare
@@ -18,7 +19,6 @@ from experiments.report.references import read_references
 from experiments.report.run_files import number
 from experiments.report.run_record import RunRecord, find_runs
 from experiments.report.tables import write_tables
-from experiments.run.atomic_file import UnsafeFileError
 from experiments.terminal import one_line, show
 from experiments.text_table import aligned
 

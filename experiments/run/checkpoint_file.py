@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from experiments.run.atomic_file import reading, remove_leftovers, replacing
+from agents.untrusted_file import reading
+from experiments.run.atomic_file import remove_leftovers, replacing
 from experiments.run.plain_data import from_bytes, to_bytes
 
 MAGIC = b"NPG-CKPT"

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from experiments.run.atomic_file import reject_link
+from agents.untrusted_file import reject_link
 from experiments.run.checkpoint_file import CorruptCheckpointError, read, write
 from experiments.terminal import show
 

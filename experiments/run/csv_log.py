@@ -9,7 +9,8 @@ from typing import Any, TextIO
 
 from stable_baselines3.common.logger import KVWriter, filter_excluded_keys
 
-from experiments.run.atomic_file import MOST_TEXT, reading, replacing
+from agents.untrusted_file import MOST_TEXT, reading
+from experiments.run.atomic_file import replacing
 from experiments.terminal import show
 
 MOST_CELLS = 5_000_000

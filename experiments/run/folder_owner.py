@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from experiments.run.atomic_file import read_text
+from agents.untrusted_file import read_text
 from experiments.terminal import one_line, show
 
 BEAT = 10.0  # seconds

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from experiments.run.atomic_file import reading
+from agents.untrusted_file import reading
 
 MOST = 128 * 2**10  # bytes; settings take a few thousand, and YAML is slow to parse
 MOST_ALIASES = 20  # YAML uses a few for repeated lists; nested ones expand exponentially

@@ -13,9 +13,10 @@ from typing import Any
 import yaml
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from agents.untrusted_file import UnsafeFileError, read_text, reject_link
 from experiments.algorithms import folder_name
 from experiments.run import plain_yaml
-from experiments.run.atomic_file import UnsafeFileError, read_text, reject_link, replacing
+from experiments.run.atomic_file import replacing
 from experiments.run.checkpoint_schema import check_content
 from experiments.run.checkpoints import Checkpoints, NoValidCheckpointError
 from experiments.run.folder_lock import lock_folder

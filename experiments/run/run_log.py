@@ -8,7 +8,8 @@ from typing import Any
 
 from stable_baselines3.common.logger import KVWriter, Logger
 
-from experiments.run.atomic_file import UnsafeFileError, reading, remove_leftovers, replacing
+from agents.untrusted_file import UnsafeFileError, reading
+from experiments.run.atomic_file import remove_leftovers, replacing
 from experiments.run.csv_log import CsvLog, read_table, rewind
 from experiments.run.run_folder import RunFolder
 from experiments.run.tensorboard_log import SETTINGS, TensorBoardLog, write_settings

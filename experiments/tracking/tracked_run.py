@@ -1,4 +1,4 @@
-"""What a tracker is told about a run."""
+"""The description of a run that a tracker receives."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

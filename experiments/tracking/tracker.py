@@ -11,9 +11,9 @@ from typing import Any, Self
 
 from stable_baselines3.common.logger import KVWriter
 
+from agents.untrusted_file import read_text
 from experiments.extras import needs
 from experiments.failure import describe_failure
-from experiments.run.atomic_file import read_text
 from experiments.run.generators import restore_generators, take_generators
 from experiments.run.run_folder import RunFolder, write_json
 from experiments.run.run_log import RowWriter
@@ -122,7 +122,10 @@ class Tracker(RowWriter):
             raise
         except Exception as error:  # of a package, a service, or the user's own writer
             self._writer = None
-            show(f"{describe_failure(error, 'in the tracking')}\nThe run goes on without it.", error=True)
+            show(
+                f"{describe_failure(error, 'in the tracking')}\nThe run continues without tracking.",
+                error=True,
+            )
         finally:
             restore_generators(generators)
 

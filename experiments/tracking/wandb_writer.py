@@ -5,8 +5,8 @@ from typing import Any
 
 from stable_baselines3.common.logger import KVWriter
 
+from agents.untrusted_file import reject_link
 from experiments.extras import needs
-from experiments.run.atomic_file import reject_link
 from experiments.terminal import show
 from experiments.tracking.tracked_run import PROJECT, STEPS, TrackedRun, numbers
 

@@ -73,7 +73,7 @@ def test_an_algorithm_is_one_class_and_one_entry(parameters: Callable, tmp_path:
         register_algorithm("fixed", FixedStep)
 
 
-def gaussian(outputs: Tensor) -> DiagGaussian:
+def gaussian(outputs: Tensor, _: Any) -> DiagGaussian:
     """Return a Gaussian whose deviation depends on the state."""
     return DiagGaussian(*outputs.chunk(2, -1))
 

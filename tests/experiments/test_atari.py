@@ -1,4 +1,4 @@
-"""Atari games: wrapped as is usual without being told, and explained where ale-py is missing."""
+"""Atari games: AtariWrapper is applied automatically, and the error without ale-py says what to install."""
 
 import json
 import sys

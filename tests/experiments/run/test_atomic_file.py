@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.run.atomic_file import MOST_SPARSE, PARTIAL, UnsafeFileError, read_text, reading, replacing
+from agents.untrusted_file import MOST_SPARSE, UnsafeFileError, read_text, reading
+from experiments.run.atomic_file import PARTIAL, replacing
 from experiments.run.csv_log import CsvLog
 from experiments.run.run_folder import RunFolder
 from experiments.run.run_log import RunLog
