@@ -68,6 +68,7 @@ def step_and_fit(
     if not agent._fits_in_parallel(critic):
         step = take_step(agent, batch, objective)
         return step, critic.fit(batch)
+    critic.prepare(batch)
     with threads(max(torch.get_num_threads() // 2, 1)), ThreadPoolExecutor(1) as executor:
         fit = executor.submit(critic.fit, batch)
         step = take_step(agent, batch, objective)

@@ -3,17 +3,14 @@
 from typing import Any, Protocol
 
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from torch import Tensor, nn
 
+from agents.policy.plain_layers import plain_layers
 from agents.policy.policies import MlpPolicy
 from npg import Categorical, DiagGaussian
 
-ELEMENTWISE = (nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Identity)
 STANDARD_DISTRIBUTION = (ActorCriticPolicy.get_distribution, MlpPolicy.get_distribution)
 # A user's own forward may sample actions differently, and so may a user's own extract_features, which SB3's
 # forward calls but its get_distribution does not.
@@ -45,7 +42,7 @@ def make_sampler(policy: ActorCriticPolicy) -> ActionSampler | None:
     )
     if policy.use_sde or not all(standard):
         return None
-    layers = plain_layers(policy)
+    layers = plain_actor(policy)
     return PolicySampler(policy) if layers is None else MlpSampler(policy, layers)
 
 
@@ -75,7 +72,7 @@ class MlpSampler:
 
     Args:
         policy: a policy with SB3's diagonal Gaussian or categorical distribution.
-        layers: see `plain_layers`.
+        layers: see `plain_actor`.
 
     Attributes:
         log_std: logarithm of the standard deviation, (A,); None of a categorical distribution.
@@ -121,21 +118,11 @@ class MlpSampler:
         return output + noise * self.log_std.exp()
 
 
-def plain_layers(policy: ActorCriticPolicy) -> list[nn.Module] | None:
-    """Return the actor's layers if they are only linear layers and activations on a vector, else None."""
-    space = policy.observation_space
-    if not (
+def plain_actor(policy: ActorCriticPolicy) -> list[nn.Module] | None:
+    """Return the actor's layers if SB3's own methods apply them to a vector; see `plain_layers`."""
+    standard = (
         getattr(policy.get_distribution, "__func__", None) in STANDARD_DISTRIBUTION
         and getattr(policy._get_action_dist_from_latent, "__func__", None) is STANDARD_HEAD
-        and isinstance(space, spaces.Box)
-        and not is_image_space(space)
-        and type(policy.pi_features_extractor) is FlattenExtractor
-        and type(policy.mlp_extractor) is MlpExtractor
         and type(policy.action_dist) in (DiagGaussianDistribution, CategoricalDistribution)
-    ):
-        return None
-    modules: list[nn.Module] = [*policy.mlp_extractor.policy_net, policy.action_net]
-    if not all(type(module) in (nn.Linear, *ELEMENTWISE) for module in modules):
-        return None
-    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in policy.modules())
-    return None if hooked else modules
+    )
+    return plain_layers(policy) if standard else None

@@ -7,14 +7,14 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from agents.policy.actor import unvalidated
-from agents.rollout.action_sampler import ActionSampler, MlpSampler, make_sampler, plain_layers
+from agents.rollout.action_sampler import ActionSampler, MlpSampler, make_sampler, plain_actor
 
 
 class TensorSampler:
     """Sample actions in tensor environments.
 
     From equal random numbers it draws the actions of `MlpSampler`, `PolicySampler` or the policy's `forward`.
-    torch's own samplers read the device to validate their parameters. For a plain MLP (see `plain_layers`)
+    torch's own samplers read the device to validate their parameters. For a plain MLP (see `plain_actor`)
     this class does not use them; for other policies it does.
 
     Args:
@@ -27,7 +27,7 @@ class TensorSampler:
 
     def __init__(self, policy: ActorCriticPolicy):
         self.sampler: ActionSampler | None = make_sampler(policy)
-        self.layers = plain_layers(policy) if isinstance(self.sampler, MlpSampler) else None
+        self.layers = plain_actor(policy) if isinstance(self.sampler, MlpSampler) else None
         self._policy = policy
 
     def sample(self, observations: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
