@@ -38,6 +38,7 @@ from agents.rollout.collect import collect
 from agents.rollout.finite import check_finite, kept_statistics
 from agents.rollout.tensor_buffer import TensorRolloutBuffer, make_buffer
 from agents.rollout.tensor_collect import collect_tensors
+from agents.rollout.threads import threads, update_threads
 from agents.spaces import check_policy, made_with_checks
 from agents.update import update
 from npg import PolicyStep, Rejection, SurrogateObjective
@@ -202,7 +203,8 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
 
     def train(self) -> None:
         """Update policy and critic from the rollout buffer."""
-        update(self)
+        with threads(update_threads(self.policy, self.n_steps * self.n_envs)):
+            update(self)
 
     def _fits_in_parallel(self, critic: Critic) -> bool:
         # On several ranks, the collectives of two threads could pair in different orders.

@@ -14,7 +14,7 @@ from agents.policy.policies import observe
 from agents.policy.snapshot import Snapshot
 from agents.ranks import check_same_numbers
 from agents.rollout.batch import Batch, standardise
-from agents.rollout.threads import threads
+from agents.rollout.threads import threads, update_threads
 from agents.update_log import measure, record_update
 from npg import PolicyStep, Rejection, SurrogateObjective, host
 
@@ -67,8 +67,8 @@ def step_and_fit(
     critic = agent.make_critic()
     if not agent._fits_in_parallel(critic):
         step = take_step(agent, batch, objective)
-        return step, critic.fit(batch)
-    critic.prepare(batch)
+        with threads(update_threads(agent.policy, critic.batch_size or len(batch))):
+            return step, critic.fit(batch)
     with threads(max(torch.get_num_threads() // 2, 1)), ThreadPoolExecutor(1) as executor:
         fit = executor.submit(critic.fit, batch)
         step = take_step(agent, batch, objective)

@@ -35,9 +35,7 @@ class Critic(ABC):
     """Fit a policy's values to the returns of a batch.
 
     A subclass implements `_losses`, which changes the critic's parameters. If a number is not finite, `fit`
-    rejects the fit: parameters, optimizer and return statistics are restored bitwise. On a CPU, `fit` runs in
-    parallel with the policy step if it draws no random numbers (`draws_random_numbers`), e.g. since `prepare`
-    does.
+    rejects the fit: parameters, optimizer and return statistics are restored bitwise.
 
     Args:
         policy: provides `predict_values` and `optimizer`.
@@ -63,12 +61,6 @@ class Critic(ABC):
         self.passes = passes
         self.batch_size = batch_size
         self.ranks = ranks
-
-    def prepare(self, batch: Batch) -> None:  # noqa: B027  # most fits draw nothing
-        """Draw the random numbers that `fit` needs; called before the policy step if both run in parallel.
-
-        A fit that was not prepared draws them itself.
-        """
 
     def fit(self, batch: Batch) -> CriticFit:
         """Update the return normaliser with the returns, then fit the values to them."""

@@ -79,36 +79,40 @@ class PlainError:
         if isinstance(policy, MlpPolicy):
             observations, self._moments = policy._normalised(observations), policy.return_moments
         self._inputs = BaseModel.extract_features(policy, observations, policy.vf_features_extractor)
-        self._returns = batch.returns
+        self._returns = batch.returns.unsqueeze(1)
         self._layers = layers
-        self._parameters = parameters
-        self._unit = unit
+        self._gradients = [torch.zeros_like(parameter) for parameter in parameters]
+        self._gradient_of = {id(p): g for p, g in zip(parameters, self._gradients, strict=True)}
+        self._per_unit = 1 / unit
 
     @torch.no_grad()
     def __call__(self, states: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the mean squared error at the states with these indices, 0-d, and its gradients."""
-        passed = [self._inputs[states]]
+        """Return the mean squared error at the states with these indices, 0-d, and its gradients.
+
+        The next call overwrites the gradients.
+        """
+        passed = [self._inputs.index_select(0, states)]
         for layer in self._layers:
             passed.append(layer.forward(passed[-1]))
-        values, returns = passed[-1], self._returns[states].unsqueeze(1)
+        values, returns = passed[-1], self._returns.index_select(0, states)
         deviation = None
         if self._moments is not None:
             deviation = self._moments.deviation.to(values)
             values = values * deviation + self._moments.mean.to(values)
         error = F.mse_loss(values, returns)
-        gradient = torch.ops.aten.mse_loss_backward(1 / self._unit, values, returns, 1)
+        gradient = torch.ops.aten.mse_loss_backward(self._per_unit, values, returns, 1)
         if deviation is not None:
             gradient = gradient * deviation
-        gradients: dict[int, Tensor] = {}
         for i in reversed(range(len(self._layers))):
             layer, inputs = self._layers[i], passed[i]
             if not isinstance(layer, nn.Linear):
                 gradient = BACKWARD[type(layer)](gradient, passed[i + 1])
                 continue
-            gradients[id(layer.weight)], gradients[id(layer.bias)] = gradient.T @ inputs, gradient.sum(0)
+            torch.mm(gradient.T, inputs, out=self._gradient_of[id(layer.weight)])
+            torch.sum(gradient, 0, out=self._gradient_of[id(layer.bias)])
             if i > 0:
                 gradient = gradient @ layer.weight
-        return error, [gradients[id(parameter)] for parameter in self._parameters]
+        return error, self._gradients
 
 
 def plain_critic(policy: ActorCriticPolicy, parameters: Sequence[Tensor]) -> list[nn.Module] | None:

@@ -6,9 +6,12 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-# Number of multiplications above which a second thread saves time, as measured. MLPs of the usual sizes on a
-# few dozen states need fewer; wide MLPs and image networks need more.
+# Numbers of multiplications below which one thread is used, for acting and for an update. There a second one
+# saves at most a sixth of the time, and costs a lot beside other processes, since threads wait for each
+# other: with two other processes per core, updates took five to ten times as long. MLPs of the usual sizes on
+# a few dozen states, or in updates on a few thousand, stay below; wide MLPs and image networks do not.
 LEAST_SHARED = 10_000_000
+LEAST_SHARED_UPDATE = 100_000_000
 
 
 @contextmanager
@@ -23,6 +26,15 @@ def threads(count: int) -> Iterator[None]:
 
 
 def acting_threads(policy: nn.Module, n_envs: int) -> int:
-    """Return the number of threads with which a policy is fastest on n_envs observations."""
-    multiplications = n_envs * sum(parameter.numel() for parameter in policy.parameters())
-    return 1 if multiplications < LEAST_SHARED else torch.get_num_threads()
+    """Return the number of threads for a policy that acts on n_envs observations."""
+    return _threads_for(policy, n_envs, LEAST_SHARED)
+
+
+def update_threads(policy: nn.Module, states: int) -> int:
+    """Return the number of threads for a policy's gradients and products over so many states."""
+    return _threads_for(policy, states, LEAST_SHARED_UPDATE)
+
+
+def _threads_for(policy: nn.Module, states: int, least: int) -> int:
+    multiplications = states * sum(parameter.numel() for parameter in policy.parameters())
+    return 1 if multiplications < least else torch.get_num_threads()

@@ -1,11 +1,13 @@
 """Torch's threads: few for little work, and as many as before afterwards."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from agents import TRPO
-from agents.rollout.threads import acting_threads, threads
+from agents import ACKTR, TRPO, Critic
+from agents.rollout.threads import acting_threads, threads, update_threads
 
 
 def test_threads_are_given_back() -> None:
@@ -24,6 +26,8 @@ def test_small_policies_act_in_one_thread(monkeypatch: pytest.MonkeyPatch) -> No
     assert acting_threads(small, 16) == 1
     assert acting_threads(wide, 1) == 1
     assert acting_threads(wide, 64) == 8
+    assert update_threads(small, 4096) == 1
+    assert update_threads(wide, 4096) == 8
 
 
 def test_a_rollout_acts_in_one_thread() -> None:
@@ -38,3 +42,20 @@ def test_a_rollout_acts_in_one_thread() -> None:
         agent = Watching("MlpPolicy", "CartPole-v1", n_steps=4, batch_size=4, device="cpu")
         agent.learn(4, lambda *_: not seen.append(torch.get_num_threads()))
     assert seen == [1, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize("agent_class", [TRPO, ACKTR])
+def test_small_updates_take_one_thread(monkeypatch: pytest.MonkeyPatch, agent_class: Any) -> None:
+    """Policy step and critic fit: beside other processes, a second thread would wait more than it works."""
+    seen: list[int] = []
+
+    class Watching(agent_class):
+        def policy_step(self, batch: Any, objective: Any) -> Any:
+            seen.append(torch.get_num_threads())
+            return super().policy_step(batch, objective)
+
+    fit = Critic.fit
+    monkeypatch.setattr(Critic, "fit", lambda self, b: seen.append(torch.get_num_threads()) or fit(self, b))
+    with threads(2):
+        Watching("MlpPolicy", "CartPole-v1", n_steps=64, device="cpu").learn(64)
+    assert seen == [1, 1]
