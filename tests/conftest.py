@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from covering import choose_covering
 
 # Torch and NumPy read it when they are imported; test processes and subprocesses inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -50,8 +51,20 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         config.option.dist = "worksteal"
 
 
+@pytest.hookimpl(tryfirst=True)  # before slow tests are deselected
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a CUDA device where there is none."""
+    """Mark as slow what a test marked `covering` can do without; skip what needs a CUDA device."""
+    tests: dict[Any, list[pytest.Function]] = {}
+    for item in items:
+        others = item.get_closest_marker("slow") or item.get_closest_marker("gpu")
+        if item.get_closest_marker("covering") and not others:
+            tests.setdefault((item.path, item.function), []).append(item)
+    for cases in tests.values():
+        (strength,) = cases[0].get_closest_marker("covering").args
+        chosen = choose_covering([case.callspec.params for case in cases], strength)
+        for i in set(range(len(cases))) - chosen:
+            cases[i].add_marker(pytest.mark.slow)
+
     import torch
 
     if torch.cuda.is_available():

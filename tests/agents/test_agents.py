@@ -46,6 +46,7 @@ def test_learns_in_every_action_space(
     assert ACTIONS[actions].contains(action)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
 def test_same_seed_same_parameters(agent_class: type[PolicyGradientAgent], env_id: str, parameters) -> None:
     """Two runs with one seed are bitwise equal; another seed differs."""

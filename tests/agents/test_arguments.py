@@ -254,6 +254,7 @@ BAD_SCHEDULES = {
 }
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("kind", BAD_SCHEDULES)
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("name", ["learning_rate", "target_kl"])

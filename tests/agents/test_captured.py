@@ -87,6 +87,7 @@ def assert_same(device: str, agent_class: type[NaturalGradientAgent] = TRPO, **o
     return agent
 
 
+@pytest.mark.covering(1)
 @on_devices
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("agent_class", [NPG, TRPO])

@@ -31,6 +31,7 @@ def entropy(agent: PolicyGradientAgent) -> float:
         return float(agent.actor(torch.zeros(1, 1)).entropy())
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(
     "actions", [BOX, spaces.Discrete(5), spaces.MultiDiscrete([3, 2]), spaces.MultiBinary(3)]
 )

@@ -80,6 +80,7 @@ def move_to_meta(agent: PolicyGradientAgent) -> None:
         agent._start()
 
 
+@pytest.mark.covering(2)
 @every_update
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("normalised", [False, True])

@@ -27,6 +27,7 @@ class Noisy(BaseFeaturesExtractor):
         return self.layers(observations)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_policy_has_no_kl_to_itself(
     agent_class: type[PolicyGradientAgent],

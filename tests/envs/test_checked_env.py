@@ -131,6 +131,7 @@ def test_an_invalid_reset_and_an_exception_name_the_environment() -> None:
 STATISTICS = {"r": 1.0, "l": 2, "t": 3}  # as Gymnasium's RecordEpisodeStatistics leaves them
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("own", [7, {"r": "text"}, {"number": 3}, None, "last", STATISTICS])
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_info_of_the_name_of_monitors_does_not_break_the_log(kind: str, own: Any) -> None:

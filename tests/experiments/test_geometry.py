@@ -215,6 +215,7 @@ def test_a_gaussians_scale_is_a_block_of_its_own() -> None:
     assert row["off_diagonal_mass"] == 0 and row["off_diagonal_mass_se"] == 0
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("actions", ACTIONS)
 @pytest.mark.parametrize("observations", ["box", "discrete", "image_last", "dict"])
 def test_every_kind_of_space(observations: str, actions: str) -> None:

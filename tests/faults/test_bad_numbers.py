@@ -295,6 +295,7 @@ CASES = [
 quiet = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 
 
+@pytest.mark.covering(2)
 @quiet
 @pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize(("algo", "critic_fit", "env_id", "normalised"), CASES[::5])
@@ -440,6 +441,7 @@ def test_batch_norm_does_not_keep_an_overflow() -> None:
     assert all(torch.isfinite(value).all() for value in buffers.values())
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("algo", ALGORITHMS)
 @pytest.mark.parametrize("reward", [0.0, 1.0, 1e15])
 def test_equal_rewards_and_observations_are_no_fault(algo: str, reward: float) -> None:
@@ -482,6 +484,7 @@ OWN_STEPS = {
 }
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("name", OWN_STEPS)
 @pytest.mark.parametrize("critic_fit", ["minibatch", "lbfgs"])
 @pytest.mark.parametrize("algo", ["vpg", "trpo"])

@@ -142,6 +142,7 @@ def test_a_good_solve_costs_one_product_an_iteration_and_one_to_verify(may_look:
     assert operator.products == (5 if may_look else 6)
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-6, 1e-9, 0.0])
 @pytest.mark.parametrize("condition", [1e2, 1e5, 1e8])
 @pytest.mark.parametrize("dtype", DTYPES)

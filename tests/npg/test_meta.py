@@ -72,6 +72,7 @@ def problem(family: str, dtype: torch.dtype) -> tuple[nn.Module, Tensor, Tensor,
     )
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("name", OPERATORS)
 @families
 @dtypes
@@ -91,6 +92,7 @@ def test_operators(monkeypatch: pytest.MonkeyPatch, name: str, family: str, dtyp
     assert (product.device.type, product.dtype, product.shape) == ("meta", dtype, vector.shape)
 
 
+@pytest.mark.covering(2)
 @families
 @dtypes
 @pytest.mark.parametrize("preconditioned", [False, True])
@@ -112,6 +114,7 @@ def test_solves(
     assert solution.x.device.type == "meta"
 
 
+@pytest.mark.covering(1)
 @families
 @dtypes
 def test_steps(monkeypatch: pytest.MonkeyPatch, family: str, dtype: torch.dtype) -> None:
@@ -130,6 +133,7 @@ def test_steps(monkeypatch: pytest.MonkeyPatch, family: str, dtype: torch.dtype)
             objective.parameters.add_(step.displacement)
 
 
+@pytest.mark.covering(1)
 @families
 @dtypes
 def test_kronecker_steps(monkeypatch: pytest.MonkeyPatch, family: str, dtype: torch.dtype) -> None:

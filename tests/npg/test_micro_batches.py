@@ -18,6 +18,7 @@ N = 7
 every_operator = pytest.mark.parametrize("name", EVERY)
 
 
+@pytest.mark.covering(2)
 @every_operator
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("size", [1, 2, N - 1, N, N + 3])

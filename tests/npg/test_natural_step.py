@@ -98,6 +98,7 @@ def test_the_kl_of_a_bandit_step_is_the_target(target_kl: float) -> None:
     assert kl.item() == pytest.approx(target_kl, rel=1e-9)
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("damping", [0.01, 1.0])
 @pytest.mark.parametrize("operator", [ExactFisher, KLHessian])

@@ -23,9 +23,11 @@ Make = Callable[..., OnPolicyAlgorithm]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give every test each algorithm in turn."""
+    """Give every test each algorithm in turn; controls are slow but in tests marked `with_controls`."""
     if "algorithm" in metafunc.fixturenames:
-        names = metafunc.config.getoption("--algorithm") or [*OURS, *CONTROLS]
+        mark = [] if metafunc.definition.get_closest_marker("with_controls") else [pytest.mark.slow]
+        controls = [pytest.param(name, marks=mark) for name in CONTROLS]
+        names = metafunc.config.getoption("--algorithm") or [*OURS, *controls]
         metafunc.parametrize("algorithm", names, indirect=True)
 
 

@@ -82,6 +82,7 @@ def test_a_callback_stops_training(make: Callable) -> None:
     assert agent.num_timesteps < 10_000
 
 
+@pytest.mark.with_controls
 def test_learning_goes_on(make: Callable) -> None:
     """reset_num_timesteps=False continues the count, the default starts anew."""
     agent = make("MlpPolicy", "CartPole-v1").learn(16)

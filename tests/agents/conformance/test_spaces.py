@@ -33,6 +33,7 @@ def check_learns(agent, weights: Callable) -> None:
     assert np.allclose(single, actions[0], atol=1e-5)
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("actions", ACTIONS)
 @pytest.mark.parametrize("observations", OBSERVATIONS)
 def test_learns(make: Callable, weights: Callable, observations: str, actions: str) -> None:
@@ -40,6 +41,7 @@ def test_learns(make: Callable, weights: Callable, observations: str, actions: s
     check_learns(make(policy_for(OBSERVATIONS[observations]), build_env(observations, actions)), weights)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("observations", OBSERVATIONS)
 @pytest.mark.parametrize("frequency", [-1, 4])
 def test_gsde_learns(make: Callable, weights: Callable, observations: str, frequency: int) -> None:
@@ -55,11 +57,13 @@ def test_squashed_gsde_learns(make: Callable, weights: Callable) -> None:
     check_learns(make("MlpPolicy", build_env("box", "box"), use_sde=True, policy_kwargs=kwargs), weights)
 
 
+@pytest.mark.with_controls
 def test_stacked_frames_learn(make: Callable, weights: Callable) -> None:
     """SB3's frame stacking of images."""
     check_learns(make("CnnPolicy", VecFrameStack(build_env("image_last", "discrete"), 4)), weights)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("observations", ["image_first", "dict"])
 def test_features_shared_or_not(make: Callable, weights: Callable, observations: str, shared: bool) -> None:

@@ -41,6 +41,7 @@ def values(agent_class: type[PolicyGradientAgent], fit: str, normalize: bool, un
         return agent.policy.predict_values(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)))
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize(("agent_class", "fit", "normalize"), CASES)
 def test_values_scale_with_rewards(agent_class: type[PolicyGradientAgent], fit: str, normalize: bool) -> None:
     """Rewards times 1024 give values times 1024, bitwise."""

@@ -70,6 +70,7 @@ class Plain(ActorCriticPolicy):
     """A user's own."""
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(
     ("agent_class", "policy"), [(TRPO, "MlpPolicy"), (NPG, Plain), (VPG, Plain), (ACKTR, "MlpPolicy")]
 )

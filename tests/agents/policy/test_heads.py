@@ -19,6 +19,7 @@ LOW, HIGH = np.array([[-1.0, 0.0], [2.0, -3.0]], np.float32), np.array([[1.0, 5.
 SMALL = {"n_steps": 64, "seed": 0, "device": "cpu"}
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("agent_class", [VPG, NPG, TRPO, ACKTR])
 @pytest.mark.parametrize("name", HEADS)
 def test_every_agent_trains_it(

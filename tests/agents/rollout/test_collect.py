@@ -123,6 +123,7 @@ CASES = [
 ]
 
 
+@pytest.mark.covering(1)
 @pytest.mark.filterwarnings("ignore:the last minibatch", "ignore:Provided features_extractor")
 @pytest.mark.parametrize("reads", [[], ["values", "log_probs"]])
 @pytest.mark.parametrize(("observation", "action", "kwargs"), CASES)

@@ -33,6 +33,7 @@ def agent_on(env: Any) -> TRPO:
     return TRPO("MlpPolicy", env, n_steps=16, batch_size=16, n_critic_updates=1, seed=0, device="cpu")
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("info", INFOS, ids=str)
 @pytest.mark.parametrize("monitored", [True, False])
 def test_an_environments_own_entries_do_not_stop_training(info: dict, monitored: bool) -> None:

@@ -93,6 +93,7 @@ def advance(vec_env: VecEnv, actions: list[np.ndarray]) -> Any:
 KINDS = [("dummy", "dummy"), ("dummy", "workers"), ("workers", "dummy"), ("workers", "workers")]
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize(("first", "second"), KINDS)
 @pytest.mark.parametrize("task", [*TASKS, *ROBOTS])
 def test_continues_to_the_same_bits(make: Any, task: str, first: str, second: str) -> None:

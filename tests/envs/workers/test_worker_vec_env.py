@@ -205,6 +205,7 @@ def history(vec_env: VecEnv, actions: list[Any]) -> list[Any]:
 SPACES = [(name, "discrete") for name in OBSERVATIONS] + [("box", name) for name in ACTIONS]
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("n_workers", [1, 2, 5])
 @pytest.mark.parametrize(("observation", "action"), [*SPACES, ("tuple", "box")])
 def test_equals_dummy_vec_env_bitwise(observation: str, action: str, n_workers: int) -> None:

@@ -100,6 +100,7 @@ def coverage(statistic: Statistic, tasks: int, runs: int, simulations: int) -> f
     return covered / simulations
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("runs", [3, 5, 10])
 @pytest.mark.parametrize("statistic", [mean, iqm])
 def test_coverage_of_one_task(statistic: Statistic, runs: int) -> None:
@@ -107,6 +108,7 @@ def test_coverage_of_one_task(statistic: Statistic, runs: int) -> None:
     assert 0.93 <= coverage(statistic, tasks=1, runs=runs, simulations=4000) <= 0.97
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("runs", [5, 10])
 @pytest.mark.parametrize("statistic", [mean, iqm])
 def test_coverage_of_four_tasks(statistic: Statistic, runs: int) -> None:

@@ -42,6 +42,7 @@ def problem(kind: str, family: str, seed: int) -> tuple[nn.Module, Tensor]:
 every_problem = pytest.mark.parametrize("kind", ["linear", "convolutional", "sequential"])
 
 
+@pytest.mark.covering(2)
 @every_problem
 @every_family
 @pytest.mark.parametrize("seed", [0, 1, 2])

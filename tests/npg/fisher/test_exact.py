@@ -49,6 +49,7 @@ def test_four_ways_to_one_matrix(family: str, seed: int) -> None:
     equal(dense, oracles.negative_expected_hessian(actor, observations))
 
 
+@pytest.mark.covering(2)
 @every_family
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("seed", [0, 1])
@@ -283,6 +284,7 @@ def test_half_precision_errs_by_a_few_units(family: str, dtype: torch.dtype) -> 
     assert (half.double() - exact).abs().max() <= 4 * torch.finfo(dtype).eps * exact.abs().max()
 
 
+@pytest.mark.covering(2)
 @every_operator
 @every_family
 def test_one_state_is_enough(family: str, name: str) -> None:
@@ -383,6 +385,7 @@ def test_an_actor_must_return_an_npg_distribution(name: str, size: int | None) -
         EVERY[name](frozen, oracles.observations(0), micro_batch_size=size)
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("family", ["bernoulli", "categorical", "gaussian", "multi_categorical"])
 @pytest.mark.parametrize("size", [None, 1])

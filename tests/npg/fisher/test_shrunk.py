@@ -47,6 +47,7 @@ def convolutional(family: str) -> Stack:
 # --- the definition --------------------------------------------------------------------------------
 
 
+@pytest.mark.covering(2)
 @every_family
 @pytest.mark.parametrize("states", STRIDES)
 @pytest.mark.parametrize("shrinkage", [0.02, 0.4, 1])
@@ -61,6 +62,7 @@ def test_it_is_the_weighted_sum_of_its_parts(family: str, states: int, shrinkage
     assert (fisher.shape, fisher.dtype) == (dense.shape, torch.float64)
 
 
+@pytest.mark.covering(2)
 @every_family
 @pytest.mark.parametrize("shrinkage", [0.02, 0.4])
 @pytest.mark.parametrize("damping", [1e-3, 0.1, 2])
