@@ -26,7 +26,7 @@ def install_command(extra: str = "", package: str = "") -> str:
 
 
 def checkout() -> str | None:
-    """Return the checkout's path with a slash at the end; "" if it is the current folder, None for a wheel."""
+    """Return the checkout's path with a slash at the end; "" for the current folder, None for a wheel."""
     project = Path("pyproject.toml")
     if project.is_file() and f'name = "{DISTRIBUTION}"' in project.read_text(
         encoding="utf-8", errors="replace"
