@@ -100,7 +100,7 @@ def read_shared_policy(folder: Path) -> SharedPolicy:
         tensors = safetensors.torch.load(read_bytes(folder / TENSORS, MOST_TENSORS))
         check_types(document)
         about = document["moments"]
-        return SharedPolicy(
+        shared = SharedPolicy(
             **{name: document[name] for name in ("algorithm", "policy", "policy_kwargs", "use_sde", "steps")},
             observation_space=decode_space(document["observation_space"], tensors),
             action_space=decode_space(document["action_space"], tensors),
@@ -116,6 +116,8 @@ def read_shared_policy(folder: Path) -> SharedPolicy:
             clip=float(about["clip"]),
             epsilon=float(about["epsilon"]),
         )
+        check_numbers(shared)
+        return shared
     except OSError:
         raise
     except Exception as error:  # untrusted content can raise any exception
@@ -136,6 +138,22 @@ def check_types(document: Mapping[str, Any]) -> None:
     keys = document["moments"].get("keys")
     if not (isinstance(keys, list) and len(keys) <= MOST_PARTS and all(isinstance(k, str) for k in keys)):
         raise ValueError(f"moments.keys in {DOCUMENT} must be a list of names")
+
+
+def check_numbers(shared: SharedPolicy) -> None:
+    """Check that parameters are finite, and that moments can normalise.
+
+    Raises:
+        ValueError: a number is NaN or infinite, or a variance is negative.
+    """
+    for name, tensor in shared.parameters.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} has NaN or infinity")
+    for key, moments in shared.moments.items():
+        if not (np.isfinite(moments["mean"]).all() and (moments["var"] >= 0).all()):
+            raise ValueError(f"the moments of {key or 'observations'} are no means and variances")
+    if not (0 < shared.clip < np.inf and 0 <= shared.epsilon < np.inf):
+        raise ValueError("clip and epsilon must be finite and positive")
 
 
 def read_bytes(path: Path, most: int) -> bytes:

@@ -6,6 +6,7 @@ import re
 import gymnasium as gym
 
 from envs.errors import MissingExtraError
+from envs.extras import install_command
 
 WRAPPER = "stable_baselines3.common.atari_wrappers.AtariWrapper"
 _IDS = re.compile(r"ALE/\w+-v\d+|\w+NoFrameskip-v\d+")
@@ -30,5 +31,5 @@ def register_atari(env_id: str) -> None:
     except ImportError as error:
         raise MissingExtraError(
             f"{env_id} is an Atari game and needs a package that is not installed ({error}); "
-            'pip install -c constraints.txt -e ".[atari]"'
+            f"{install_command('atari')}"
         ) from error

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env.patch_gym import _patch_env
 
 from envs.atari import register_atari
 from envs.errors import MissingExtraError, UnknownEnvironmentError
+from envs.extras import install_command
 from envs.user_modules import import_user_module
 
 EnvId = str | Callable[..., gym.Env[Any, Any]]
@@ -58,7 +59,7 @@ def environment_spec(env_id: str) -> EnvSpec:
             entry_point = f"entry_point={f'{module}:{name}'!r}, max_episode_steps=500"
             fix = f"{name} is a class; add to {module}: gymnasium.register('{name}-v0', {entry_point})"
         elif importlib.util.find_spec("envpool") is None:
-            fix += ' Tasks of EnvPool need the extra envpool: pip install -c constraints.txt -e ".[envpool]".'
+            fix += f" Tasks of EnvPool need the extra envpool: {install_command('envpool')}."
         raise UnknownEnvironmentError(
             f"expected a registered environment id such as 'CartPole-v1', got {env_id!r}: {fix} ({error})"
         ) from error
@@ -133,9 +134,7 @@ def make_one(make: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
             raise
         entry_point = spec.entry_point if isinstance(spec.entry_point, str) else ""
         extras = [extra for package, extra in _EXTRAS.items() if entry_point.startswith(package)]
-        fix = (
-            f'pip install -c constraints.txt -e ".[{extras[0]}]"' if extras else "install what is named above"
-        )
+        fix = install_command(extras[0]) if extras else "install what is named above"
         raise MissingExtraError(
             f"{spec.id} needs a package that is not installed ({type(error).__name__}: {error}); {fix}"
         ) from error

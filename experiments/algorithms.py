@@ -41,7 +41,7 @@ def agent_class(name: str) -> type[OnPolicyAlgorithm]:
             return find_class(name, OnPolicyAlgorithm)
         raise ValueError(f"unknown algorithm {name!r}{nearest(name, names())}")
     package, _, class_name = PEERS[name].rpartition(".")
-    with needs("sb3-contrib"):
+    with needs(package="sb3-contrib"):
         return cast(type[OnPolicyAlgorithm], getattr(importlib.import_module(package), class_name))
 
 

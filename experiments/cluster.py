@@ -12,7 +12,7 @@ from envs.cores import usable_cores
 from experiments.extras import needs
 from experiments.terminal import show
 
-with needs('-e ".[cluster]"'):
+with needs("cluster"):
     import ray
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

@@ -8,7 +8,7 @@ import gymnasium as gym
 import torch
 
 from experiments.evaluation import protocol
-from experiments.evaluation.seeded_episodes import EvaluationError, find_environment
+from experiments.evaluation.seeded_episodes import EvaluationError, find_environment, make_single
 from experiments.evaluation.video import RenderError, frames_per_second, prepare_headless
 from experiments.failure import describe_failure, is_of_environment, raised_at
 from experiments.options import Evaluate
@@ -58,7 +58,7 @@ def evaluate(arguments: Evaluate) -> None:
     spec = find_environment(settings.env, arguments.import_)
     fps = None
     if arguments.video:
-        env = gym.make(spec, **settings.env_kwargs)
+        env = make_single(spec, settings.env_kwargs)
         fps = frames_per_second(spec, env.metadata)
         env.close()
     checkpoint = read_policy(folder, arguments.checkpoint)

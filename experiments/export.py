@@ -105,7 +105,7 @@ def export_onnx(
         ValueError: the normaliser is for other observations, or a part of them is called "action".
         RuntimeError: PyTorch cannot trace the policy, or the result disagrees with `predict`.
     """
-    with needs('-e ".[onnx]"'):
+    with needs("onnx"):
         runtime: Any = [import_module(name) for name in ("onnx", "onnxscript", "onnxruntime")][-1]
     policy: Any = model
     if isinstance(model, OnPolicyAlgorithm):

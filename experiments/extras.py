@@ -3,13 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from envs.extras import install_command
+
 
 @contextmanager
-def needs(requirement: str) -> Iterator[None]:
+def needs(extra: str = "", package: str = "") -> Iterator[None]:
     """If the block cannot import a package, say in the error how to install it.
 
     Args:
-        requirement: what to install, as an argument of pip, e.g. ``-e ".[report]"``.
+        extra: the extra that has it, e.g. "report".
+        package: the package, if it is in no extra.
 
     Raises:
         ImportError: a package is missing.
@@ -17,6 +20,5 @@ def needs(requirement: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ImportError(
-            f"{error}; install what is missing with: pip install -c constraints.txt {requirement}"
-        ) from error
+        install = install_command(extra, package)
+        raise ImportError(f"{error}; install what is missing with: {install}") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envs.cores import usable_cores
+from envs.extras import install_command
 from experiments.algorithms import own_modules
 from experiments.grid import Cell, run_grid
 from experiments.options import Report
@@ -50,7 +51,7 @@ def compare(arguments: Arguments) -> int:
     if missing := [name for name in REPORT_MODULES if find_spec(name) is None]:
         show(
             f"there will be no report, which needs {' and '.join(missing)}; install what is missing with: "
-            'pip install -c constraints.txt -e ".[report]"'
+            f"{install_command('report')}"
         )
     try:
         if arguments.cluster is None:

@@ -69,6 +69,6 @@ def import_hub() -> Any:
     Raises:
         ImportError: the extra `hub` is not installed.
     """
-    with needs('-e ".[hub]"'):
+    with needs("hub"):
         import_module("huggingface_hub.errors")
         return import_module("huggingface_hub")

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 import yaml
@@ -17,7 +16,7 @@ from gymnasium.envs.registration import EnvSpec
 from agents.untrusted_file import UnsafeFileError, read_text
 from experiments.evaluate import EPISODES, ERRORS
 from experiments.evaluation import protocol
-from experiments.evaluation.seeded_episodes import find_environment
+from experiments.evaluation.seeded_episodes import find_environment, make_single
 from experiments.evaluation.video import frames_per_second, prepare_headless
 from experiments.extras import needs
 from experiments.failure import describe_failure, is_of_environment, raised_at
@@ -132,7 +131,7 @@ def draw_curve(run: RunFolder, settings: RunSettings, path: Path) -> None:
         ImportError: the extra `report` is not installed.
         OSError, ValueError: progress.csv cannot be read.
     """
-    with needs('-e ".[report]"'):
+    with needs("report"):
         from matplotlib.figure import Figure
     log = read_log(run)
     figure = Figure(figsize=(6.0, 3.2), layout="constrained")
@@ -152,7 +151,7 @@ def record(written: Any, settings: RunSettings, spec: EnvSpec, result: dict[str,
         ImportError: the extra `video` is not installed.
         RuntimeError, ValueError: the environment cannot be rendered.
     """
-    env = gym.make(spec, **settings.env_kwargs)
+    env = make_single(spec, settings.env_kwargs)
     try:
         fps = frames_per_second(spec, env.metadata)
     finally:

@@ -48,9 +48,11 @@ def main(arguments: Sequence[str]) -> int:
         register(options.env)
         run = getattr(import_module(f"rl_zoo3.{verb}"), verb)
     except ModuleNotFoundError as error:
+        from envs.extras import install_command
+
         print(
             f"error: npg zoo needs RL Zoo, and the module {error.name} is not installed; "
-            'run pip install -c constraints.txt -e ".[zoo]"',
+            f"run {install_command('zoo')}",
             file=sys.stderr,
         )
         return 2

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from envs.cores import usable_cores
 from envs.errors import MissingExtraError, UnknownEnvironmentError
+from envs.extras import install_command
 from envs.observations import copy_row, replace_rows
 from envs.vector.episode_statistics import EpisodeStatistics
 
@@ -213,7 +214,7 @@ def _import_envpool() -> Any:
     except ImportError as error:
         raise MissingExtraError(
             f"cannot import envpool ({type(error).__name__}: {error}); "
-            'install it: pip install -c constraints.txt -e ".[envpool]"'
+            f"install it: {install_command('envpool')}"
         ) from error
 
 

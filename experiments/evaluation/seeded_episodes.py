@@ -1,7 +1,8 @@
 """Play episodes that start from given seeds."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from typing import Any
@@ -18,7 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from envs.atari import register_atari
 from envs.checked_env import CheckedEnv
-from envs.single_env import env_pool_spec
+from envs.single_env import env_pool_spec, make_one
 from envs.user_modules import import_user_module
 from envs.wrapped_episodes import WrappedEpisodes
 from experiments.progress import progress_bar
@@ -113,20 +114,47 @@ def make_env(
         settings: settings of the run, with its `env_kwargs` and wrappers; None for the environment as it is.
         wrap: wraps every environment; None for no wrapper.
         kwargs: more keyword arguments of `gymnasium.make`.
+
+    Raises:
+        MissingExtraError, ValueError: the environment or a wrapper cannot be made with these arguments.
     """
     kwargs = {**(settings.env_kwargs if settings else {}), **kwargs}
     wrapper = env_wrapper(settings) if settings else None
 
     def one(i: int) -> gym.Env:
-        env = gym.make(spec, **kwargs)
+        env = make_single(spec, kwargs)
         env = SeededEpisodes(wrap(env) if wrap else env, seed + n_envs - 1 - i, n_envs)
         checked = CheckedEnv(env, copy.deepcopy)
         checked.set_index_for_messages(i)
         monitor = Monitor(checked)
         return WrappedEpisodes(wrapper(monitor)) if wrapper else monitor
 
-    env = DummyVecEnv([partial(one, i) for i in range(n_envs)])
-    return wrapped(env, settings) if settings else env
+    with argument_errors(f"the environments of {spec.id} cannot be wrapped"):
+        env = DummyVecEnv([partial(one, i) for i in range(n_envs)])
+        return wrapped(env, settings) if settings else env
+
+
+def make_single(spec: EnvSpec, kwargs: Mapping[str, Any]) -> gym.Env:
+    """Return one environment without wrappers.
+
+    Raises:
+        MissingExtraError, ValueError: the environment cannot be made with these arguments.
+    """
+    with argument_errors(f"{spec.id} cannot be made with {dict(kwargs)!r:.200}"):
+        return make_one(partial(gym.make, spec, **kwargs))
+
+
+@contextmanager
+def argument_errors(failed: str) -> Iterator[None]:
+    """Raise ValueError in place of the errors that wrong arguments, e.g. in a config.yaml, raise anywhere.
+
+    Args:
+        failed: first words of the message.
+    """
+    try:
+        yield
+    except (TypeError, AttributeError, LookupError, AssertionError, ArithmeticError, MemoryError) as error:
+        raise ValueError(f"{failed} ({type(error).__name__}: {error})") from error
 
 
 class EvaluationError(RuntimeError):

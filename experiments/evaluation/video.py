@@ -149,7 +149,7 @@ def import_imageio() -> Any:
     Raises:
         ImportError: imageio or its ffmpeg is missing.
     """
-    with needs('"imageio[ffmpeg]"'):
+    with needs("video"):
         importlib.import_module("imageio_ffmpeg")
         return importlib.import_module("imageio.v2")
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments.extras import needs
 
-with needs('-e ".[report]"'):
+with needs("report"):
     import plotly.graph_objects as go  # type: ignore[import-untyped]
     import plotly.io  # type: ignore[import-untyped]
     import plotly.offline  # type: ignore[import-untyped]

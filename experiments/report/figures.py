@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.extras import needs
 
-with needs('-e ".[report]"'):
+with needs("report"):
     import matplotlib
     from matplotlib.axes import Axes
 

@@ -8,7 +8,7 @@ from experiments.extras import needs
 from experiments.report import appearance
 from experiments.terminal import printable
 
-with needs('-e ".[report]"'):
+with needs("report"):
     import jinja2
 
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
-from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
 
 from agents.untrusted_file import UnsafeFileError, reading
 from experiments.run.atomic_file import remove_leftovers, replacing
 from experiments.run.csv_log import CsvLog, read_table, rewind
 from experiments.run.run_folder import RunFolder
-from experiments.run.tensorboard_log import SETTINGS, TensorBoardLog, write_settings
+from experiments.run.tensorboard_log import SETTINGS, write_settings
 from experiments.terminal import show
 
 EVENTS = "events.out.tfevents.*"
@@ -61,7 +61,7 @@ class RunLog:
 
     def _open_events(self) -> None:
         before = set(self._folder.glob(EVENTS))
-        self._events = TensorBoardLog(str(self._folder))
+        self._events = TensorBoardOutputFormat(str(self._folder))
         (self._events_path,) = set(self._folder.glob(EVENTS)) - before
         self.logger.output_formats[1:2] = [self._events]
 

@@ -29,7 +29,7 @@ class MlflowWriter(KVWriter):
     """
 
     def __init__(self, run: TrackedRun):
-        with needs('-e ".[mlflow]"'):
+        with needs("mlflow"):
             from mlflow import MlflowClient
             from mlflow.entities import Metric, Param
         self._metric = Metric

@@ -157,5 +157,5 @@ def check_tracker(name: str) -> None:
     if name:
         find_tracker(name)
     if name in TRACKERS:
-        with needs(f'-e ".[{name}]"'):
+        with needs(name):
             import_module(name)

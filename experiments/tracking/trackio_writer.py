@@ -20,7 +20,7 @@ class TrackioWriter(KVWriter):
     """
 
     def __init__(self, run: TrackedRun):
-        with needs('-e ".[trackio]"'):
+        with needs("trackio"):
             import trackio
         self._run = trackio.init(
             PROJECT,

@@ -24,7 +24,7 @@ class WandbWriter(KVWriter):
     """
 
     def __init__(self, run: TrackedRun):
-        with needs('-e ".[wandb]"'):
+        with needs("wandb"):
             import wandb
         reject_link(run.folder / "wandb")
         options: dict[str, Any] = {

@@ -26,7 +26,7 @@ from experiments.settings.run_settings import RunSettings
 from experiments.settings.tuning_seeds import RESERVED, TUNING_SEEDS
 from experiments.tuning.search_space import SearchSpace
 
-with needs('-e ".[tune]"'):
+with needs("tune"):
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
     from optuna.trial import FrozenTrial, TrialState

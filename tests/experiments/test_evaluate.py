@@ -375,7 +375,7 @@ def test_missing_ffmpeg(
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     monkeypatch.setattr(protocol, "play", None)
     assert main(Evaluate(cartpole, video=True)) == 2
-    assert 'pip install -c constraints.txt "imageio[ffmpeg]"' in capsys.readouterr().err
+    assert 'pip install -c constraints.txt -e ".[video]"' in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no choice of renderer")

@@ -277,6 +277,23 @@ def module(folder: Path, canary: Path) -> None:
     document(policy="evil:Policy")(folder, canary)
 
 
+def negative_variance(folder: Path, canary: Path) -> None:
+    """Moments whose roots are NaN."""
+    moments = {"mean": torch.zeros(4).double(), "var": -torch.ones(4).double(), "count": torch.ones(())}
+    tensors(lambda found: found.update({f"moments//{key}": value for key, value in moments.items()}))(
+        folder, canary
+    )
+    document(moments={"keys": [""], "clip": 10, "epsilon": 1e-8})(folder, canary)
+
+
+def nested(depth: int) -> dict[str, Any]:
+    """Return a Dict space in a Dict space and so on."""
+    node: dict[str, Any] = {"type": "Discrete", "n": 2, "start": 0}
+    for _ in range(depth):
+        node = {"type": "Dict", "spaces": {"a": node}}
+    return node
+
+
 def linked(name: str) -> Callable[[Path, Path], None]:
     """Return what puts a link in the place of a file."""
 
@@ -310,6 +327,16 @@ def tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Pa
     return spoil
 
 
+def config(**changes: Any) -> Callable[[Path, Path], None]:
+    """Return what changes config.yaml only, which agents.load does not read."""
+
+    def spoil(folder: Path, _: Path) -> None:
+        content = yaml.safe_load((folder / "config.yaml").read_text()) | changes
+        (folder / "config.yaml").write_text(yaml.safe_dump(content))
+
+    return spoil
+
+
 HOSTILE = {
     "pickle": pickled,
     "pickled document": pickled_document,
@@ -330,6 +357,32 @@ HOSTILE = {
     "huge space": document(action_space={"type": "Discrete", "n": 10**9, "start": 0}),
     "moments of nothing": document(moments={"keys": ["x"], "clip": 1, "epsilon": 1}),
     "endless number": document(moments={"keys": [], "clip": "x", "epsilon": 1}),
+    "no number": document(moments={"keys": [], "clip": float("nan"), "epsilon": 1}),
+    "negative variance": negative_variance,
+    "infinite weight": tensors(lambda found: found["policy/value_net.weight"].fill_(torch.inf)),
+    "nested space": document(observation_space=nested(60)),
+    "space of objects": document(
+        observation_space={"type": "Box", "dtype": "O", "low": "observation_space/low", "high": "x"}
+    ),
+    "extractor": document(policy_kwargs={"features_extractor_class": "os.system"}),
+    "tensor outside": tensors(lambda found: found.update({"policy/../../evil": torch.zeros(1)})),
+}
+TAG = "!!python/object/apply:os.system ['touch canary']"
+# What only npg evaluate reads.
+CONFIGS = {
+    "another id": config(env_kwargs={"id": "evil:X"}),
+    "text as limit": config(env_kwargs={"max_episode_steps": "x"}),
+    "entry point": config(env_kwargs={"entry_point": "os:system"}),
+    "wrapper of a library": config(env_wrapper="gymnasium.wrappers.rendering.os.system"),
+    "wrapper that writes": config(
+        vec_env_wrapper={"stable_baselines3.common.vec_env.vec_monitor.VecMonitor": {"filename": "canary"}}
+    ),
+    "wrapper of the folder": config(env_wrapper="evil.Wrapper"),
+    "wrapper of all memory": config(
+        env_wrapper={"gymnasium.wrappers.FrameStackObservation": {"stack_size": 2**48}}
+    ),
+    "another task": config(env="GymV26Environment-v0", env_kwargs={"env_id": "evil:X"}),
+    "tag of Python": lambda folder, _: (folder / "config.yaml").write_text(TAG),
 }
 
 
@@ -350,9 +403,32 @@ def test_a_hostile_folder_executes_nothing(
         agents.load(folder)
     assert ("is a link" if case.startswith("linked") else str(folder)) in str(caught.value)
     code = evaluate(Evaluate(folder, episodes=1))  # takes the spaces of the environment, not of the folder
-    assert code == (0 if case == "huge space" else 2)
+    unread = case in ("huge space", "nested space")
+    assert code == (0 if unread else 2)
     assert "Traceback" not in capsys.readouterr().err
     assert not canary.exists() and "evil" not in sys.modules
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_hostile_settings_execute_nothing(
+    shared: Path,
+    tmp_path: Path,
+    case: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """agents.load reads none; npg evaluate rejects them with a sentence."""
+    folder = Path(shutil.copytree(shared, tmp_path / "folder"))
+    module(folder, tmp_path / "canary")
+    shutil.copy(shared / "policy.json", folder)
+    shutil.copy(shared / "config.yaml", folder)
+    CONFIGS[case](folder, tmp_path)
+    monkeypatch.chdir(folder)
+    agents.load(folder)
+    assert evaluate(Evaluate(folder, episodes=1)) == 2
+    assert "error: " in (text := capsys.readouterr().err) and "Traceback" not in text
+    assert not (tmp_path / "canary").exists() and not (folder / "canary").exists()
+    assert "evil" not in sys.modules
 
 
 def test_a_policy_of_its_author_needs_the_import(shared: Path, tmp_path: Path) -> None:

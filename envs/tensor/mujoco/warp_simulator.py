@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from envs.errors import MissingExtraError
+from envs.extras import install_command
 
 _TOLERANCE = 1e-8  # of the solver: MuJoCo's default, which MuJoCo Warp raises to 1e-6
 
@@ -139,7 +140,7 @@ def import_warp() -> tuple[Any, Any, Any]:
     except ImportError as error:
         raise MissingExtraError(
             f"MuJoCo tasks on tensors need MuJoCo Warp ({type(error).__name__}: {error}); "
-            'install it: pip install -c constraints.txt -e ".[warp]", or use vec_env="auto"'
+            f'install it: {install_command("warp")}, or use vec_env="auto"'
         ) from error
     warp.init()
     warp.config.log_level = level

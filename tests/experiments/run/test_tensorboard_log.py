@@ -1,5 +1,7 @@
-"""What TensorBoard shows of a run: groups, counts, settings and the HParams tab."""
+"""What TensorBoard shows of a run: tags, charts, counts, settings and the HParams tab."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ from tensorboard.backend.event_processing.data_provider import MultiplexerDataPr
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.context import RequestContext
 from tensorboard.plugins import base_plugin
+from tensorboard.plugins.custom_scalar.custom_scalars_plugin import CustomScalarsPlugin
+from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG
 from tensorboard.plugins.hparams import backend_context, list_session_groups
 from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS, STATUS_UNKNOWN, ListSessionGroupsRequest
 
@@ -15,7 +19,7 @@ from agents import TRPO
 from agents.update_log import READ_BY_PEOPLE
 from experiments.run.run_folder import RunFolder
 from experiments.run.run_log import RunLog
-from experiments.run.tensorboard_log import tag_of, write_final
+from experiments.run.tensorboard_log import FINAL, write_final
 
 SMALL: dict[str, Any] = {"n_steps": 64, "batch_size": 64, "device": "cpu"}
 
@@ -39,20 +43,26 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> EventMultiplexer:
     return events
 
 
-def test_groups_are_in_the_order_of_reading(runs: EventMultiplexer) -> None:
-    """TensorBoard sorts them by name; below the group is the name that progress.csv has."""
-    tags = runs.Runs()["seed-0"]["tensors"]
-    groups = sorted({tag.partition("/")[0] for tag in tags} - {"_hparams_", "config.yaml"})
-    assert groups == ["1-return", "2-evaluation", "3-step", "4-critic", "5-time"]
-    for name in (
-        "1-return/rollout/ep_rew_mean",
-        "3-step/train/kl_divergence_loss",
-        "4-critic/train/value_loss",
-    ):
-        assert name in tags
-    assert tag_of("npg/geometry/trace") == "6-geometry/npg/geometry/trace"
-    assert tag_of("eval/mean_reward") == "2-evaluation/eval/mean_reward"
-    assert tag_of("mine/x") == "mine/x"
+def test_tags_are_the_names_of_the_log(runs: EventMultiplexer) -> None:
+    """Those of SB3, so that its runs are in the same charts, and scripts find them."""
+    tags = {*runs.Runs()["seed-0"]["tensors"]} - {FINAL, "config.yaml/text_summary"}
+    tags = {tag for tag in tags if not tag.startswith(("_hparams_", CONFIG_SUMMARY_TAG))}
+    header = (Path(runs.RunPaths()["seed-0"]) / "progress.csv").read_text().partition("\n")[0].split(",")
+    assert "rollout/ep_rew_mean" in tags and tags <= {*header}
+
+
+def test_charts_are_in_the_order_of_reading(runs: EventMultiplexer) -> None:
+    """On the tab Custom Scalars, once for all runs; each chart has the tags that it names."""
+    provider = MultiplexerDataProvider(runs, "")
+    plugin = CustomScalarsPlugin(base_plugin.TBContext(data_provider=provider))
+    groups = json.loads(plugin.layout_impl(RequestContext(), ""))["category"]
+    assert [group["title"] for group in groups] == ["return", "evaluation", "step", "critic", "time"]
+    charts = [chart for group in groups for chart in group["chart"]]
+    assert len(charts) == len({chart["title"] for chart in charts})  # once for both runs
+    logged = [*runs.Runs()["seed-0"]["tensors"], "npg/rejected/no_improvement", "eval/mean_reward"]
+    for chart in charts:
+        (pattern,) = chart["multiline"]["tag"]
+        assert [tag for tag in logged if re.match(pattern, tag)], pattern
 
 
 def test_what_never_happened_is_not_shown(runs: EventMultiplexer, tmp_path: Path) -> None:
@@ -95,8 +105,7 @@ def test_hparams_lists_the_runs(runs: EventMultiplexer) -> None:
     )
     differs = {info.name: info.differs for info in experiment.hparam_infos}
     assert differs == {"algo": False, "seed": True, "cg_damping": True, "flag": False}
-    final = "2-evaluation/final/mean_return"
-    assert final in [info.name.tag for info in experiment.metric_infos][:5]  # as many are shown
+    assert FINAL in [info.name.tag for info in experiment.metric_infos][:5]  # as many are shown
     wanted = ListSessionGroupsRequest(slice_size=10, allowed_statuses=[STATUS_SUCCESS, STATUS_UNKNOWN])
     for info in experiment.metric_infos:
         wanted.col_params.add(metric=info.name)
@@ -105,4 +114,4 @@ def test_hparams_lists_the_runs(runs: EventMultiplexer) -> None:
     assert set(sessions) == {"seed-0", "seed-1"}
     assert sessions["seed-0"].status == STATUS_SUCCESS
     values = {value.name.tag: value.value for value in sessions["seed-0"].metric_values}
-    assert values[final] == 21.5
+    assert values[FINAL] == 21.5
