@@ -21,7 +21,7 @@ class MinibatchCritic(Critic):
         losses = []
         optimizer.zero_grad(set_to_none=True)
         for _ in range(self.passes):
-            for states in shuffled(len(batch), self.batch_size, batch.returns.device, self.ranks):
+            for states in shuffled(batch, self.batch_size, self.ranks):
                 values = self.policy.predict_values(batch.select(states)).flatten()
                 loss = F.mse_loss(values, batch.returns[states])
                 own = torch.autograd.grad(loss / unit, self.parameters)
