@@ -1,7 +1,12 @@
-"""Find the processor cores that this process may use."""
+"""Find the processor cores that this process may use, and the one that it uses now."""
 
+import ctypes
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+
+# Python 3.11 has no function for it.
+_current_core: Callable[[], int] | None = ctypes.CDLL(None).sched_getcpu if sys.platform == "linux" else None
 
 
 def usable_cores() -> Sequence[int | None]:
@@ -15,3 +20,8 @@ def usable_cores() -> Sequence[int | None]:
         cores = sorted(os.sched_getaffinity(0))
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return cores[int(os.environ.get("LOCAL_RANK", "0")) :: ranks] if ranks <= len(cores) else cores
+
+
+def current_core() -> int | None:
+    """Return the id of the core that this thread runs on; None if the system does not report it."""
+    return None if _current_core is None else _current_core()

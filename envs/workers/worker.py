@@ -37,6 +37,7 @@ class Worker:
 
     Attributes:
         rows: The indices of the block's environments in the vector environment.
+        core: The core that the process is bound to, if any.
         starts: How many processes were started.
         deaths: How many processes were lost since the last completed step.
         truncation_pending: Whether the process was replaced since the learner last received transitions of
@@ -55,13 +56,13 @@ class Worker:
         core: int | None = None,
     ) -> None:
         self.rows = range(first, first + len(env_fns))
+        self.core = core
         self.starts = 0
         self.deaths = 0
         self.truncation_pending = False
         self.exit_reason = "was not started"
         self._env_fns = env_fns
         self._timeout = timeout
-        self._core = core
         self._channel: Channel | None = None
         # Kept from one process to the next. Created here, so that its finalizer is older than that of this
         # worker's pool: at exit, younger finalizers run first.
@@ -91,9 +92,9 @@ class Worker:
             except (EOFError, OSError) as error:
                 self.exit_reason = f"could not be forked ({type(error).__name__}: {error})"
                 return
-        if self._core is not None:
+        if self.core is not None:
             with contextlib.suppress(OSError):  # the process has died already, which `receive` reports
-                os.sched_setaffinity(self._pid, {self._core})
+                os.sched_setaffinity(self._pid, {self.core})
         self._channel, self._awaiting_reply, self._ready = channel, False, False
         self.send("build", job)
 

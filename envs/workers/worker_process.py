@@ -205,9 +205,6 @@ def serve_requests(channel: Channel) -> None:
     other message is a pickled (method of `EnvBlock`, arguments). Every message gets one reply: the pickled
     result or `Failure`, or an empty message for None.
     """
-    if hasattr(os, "SCHED_BATCH"):
-        # A worker that wakes up must not preempt the parent, which has other workers to wake.
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     block = EnvBlock()
     while True:
         try:

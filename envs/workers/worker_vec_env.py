@@ -9,7 +9,7 @@ import numpy as np
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from envs.cores import usable_cores
+from envs.cores import current_core, usable_cores
 from envs.observations import copy_observations
 from envs.state.plain_data import Plain
 from envs.workers.infos import unpack
@@ -132,7 +132,9 @@ class WorkerVecEnv(VecEnv):
         fits = shared is not None and (shared.shape, shared.dtype) == (actions.shape, actions.dtype)
         if shared is not None and fits:
             shared[...] = actions
-        for worker in pool.workers:
+        here = current_core()
+        # A worker on this core may run at once in the place of this process, so it is woken last.
+        for worker in sorted(pool.workers, key=lambda worker: worker.core == here):
             if worker.truncation_pending:
                 continue
             if fits:

@@ -241,6 +241,23 @@ def test_equals_dummy_vec_env_on_hopper() -> None:
     vec_envs[0].close()
 
 
+@pytest.mark.parametrize("last", [0, 1])
+def test_the_worker_on_the_parents_core_is_woken_last(last: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Woken first, it could run in the place of the parent, and the other workers would wait for it."""
+    vec_env = WorkerVecEnv([partial(gym.make, "CartPole-v1")] * 2, n_workers=2)
+    vec_env.reset()
+    workers = vec_env._pool.workers
+    woken = []
+    for worker, core in zip(workers, (5, 7), strict=True):
+        monkeypatch.setattr(worker, "core", core)
+        send = worker.send_step
+        monkeypatch.setattr(worker, "send_step", lambda b, w=worker, send=send: woken.append(w) or send(b))
+    monkeypatch.setattr("envs.workers.worker_vec_env.current_core", lambda: workers[last].core)
+    vec_env.step(np.array([0, 1]))
+    vec_env.close()
+    assert woken == [workers[1 - last], workers[last]]
+
+
 def test_results_are_the_callers_to_keep() -> None:
     """Neither later steps nor resets write into what was returned, and writing into it is safe."""
     vec_env = moody("", "")
