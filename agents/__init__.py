@@ -14,6 +14,7 @@ from agents.npg import NPG
 from agents.policy.actor import PolicyActor
 from agents.policy.distributions import register_distribution
 from agents.policy.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, register_policy
+from agents.policy.recurrent.policies import CnnLstmPolicy, MlpLstmPolicy, MultiInputLstmPolicy
 from agents.registry import ALGORITHMS, REGISTRY, Algorithm, Interval, register_algorithm
 from agents.rollout.batch import Batch
 from agents.rollout.finite import NonFiniteError
@@ -29,12 +30,15 @@ __all__ = [
     "VPG",
     "Algorithm",
     "Batch",
+    "CnnLstmPolicy",
     "CnnPolicy",
     "Critic",
     "CriticFit",
     "Interval",
     "LoadedPolicy",
+    "MlpLstmPolicy",
     "MlpPolicy",
+    "MultiInputLstmPolicy",
     "MultiInputPolicy",
     "NaturalGradientAgent",
     "NonFiniteError",

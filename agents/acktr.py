@@ -10,6 +10,7 @@ from agents.base import PolicyGradientAgent
 from agents.critic import Critic, MinibatchCritic
 from agents.critic.kronecker import KroneckerCritic, ValueDistribution
 from agents.hyperparameters import check_resolution
+from agents.policy.recurrent.policies import MlpLstmPolicy
 from agents.rollout.batch import Batch
 from npg import (
     Evaluation,
@@ -59,6 +60,11 @@ class ACKTR(PolicyGradientAgent):
     inverse_interval: int = 8
 
     def _setup_model(self) -> None:
+        if issubclass(self.policy_class, MlpLstmPolicy):
+            raise ValueError(
+                "ACKTR has no Kronecker factors for recurrent layers, whose weights are used at every step; "
+                f"use TRPO or NPG with {self.policy_class.__name__}"
+            )
         super()._setup_model()
         check_resolution(self.policy, target_kl=self.target_kl, critic_target_kl=self.critic_target_kl)
         self._start()

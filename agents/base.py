@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import torch
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
@@ -16,6 +17,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
 
 from agents.arguments import SB3_PARAMETERS, compose_constructor
 from agents.critic import CRITICS, Critic
@@ -32,6 +34,7 @@ from agents.hyperparameters import (
 from agents.policy.actions import to_space
 from agents.policy.actor import PolicyActor, warn_of_unreached
 from agents.policy.policies import POLICIES, warn_of_two_normalisers
+from agents.policy.recurrent.policies import MlpLstmPolicy
 from agents.ranks import Ranks, check_same_numbers
 from agents.rollout.batch import Batch
 from agents.rollout.collect import collect
@@ -106,6 +109,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
     critic_lambda: float | None = None
 
     actor: PolicyActor
+    recurrent_states: Tensor | None = None  # after the last rollout, if the policy is recurrent
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -228,13 +232,17 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
 
     def resumable_state(self) -> dict[str, Any]:
         """Return the attributes in `resumable`, which a checkpoint stores in addition to what SB3 saves."""
-        return {name: getattr(self, name) for name in self.resumable}
+        state = {name: getattr(self, name) for name in self.resumable}
+        memory = self.recurrent_states
+        return state if memory is None else state | {"recurrent_states": memory.numpy(force=True)}
 
     def restore_state(self, state: Mapping[str, Any]) -> None:
         """Restore what `resumable_state` returned; other names are ignored."""
         for name in self.resumable:
             if name in state:
                 setattr(self, name, state[name])
+        if "recurrent_states" in state:
+            self.recurrent_states = torch.as_tensor(state["recurrent_states"], device=self.device)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Train in another environment, with equal spaces and the same number of environments."""
@@ -250,6 +258,8 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             self.policy.to(self.device)
             self.rollout_buffer.device = self.device
         self.rollout_buffer = make_buffer(self)
+        if isinstance(self.policy, MlpLstmPolicy):
+            self.recurrent_states = self.policy.zero_states(self.n_envs)
         self.actor = PolicyActor(self.policy)
         check_entropy(self.ent_coef, self.policy)
         warn_of_unreached(self.actor)
@@ -285,5 +295,5 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         self._update_learning_rate(self.policy.optimizer)
 
     def _excluded_save_params(self) -> list[str]:
-        own = ("actor", "_measures_devices", "ranks", "share", "own_episodes")
+        own = ("actor", "_measures_devices", "ranks", "share", "own_episodes", "recurrent_states")
         return [*super()._excluded_save_params(), *own]

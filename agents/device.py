@@ -34,7 +34,8 @@ def faster_device(policy: ActorCriticPolicy, n_envs: int, n_steps: int) -> torch
 
 def seconds(policy: ActorCriticPolicy, n_envs: int, n_steps: int) -> float:
     """Estimate the seconds that a policy takes for the actions of a rollout and the products of an update."""
-    few, all_of_them = (example_observations(policy, n) for n in (n_envs, n_envs * n_steps))
+    few = example_observations(policy, n_envs)
+    all_of_them = example_observations(policy, n_envs * n_steps, n_steps)
     fisher = ExactFisher(PolicyActor(policy), all_of_them)
     vector = torch.ones(fisher.size, dtype=fisher.dtype, device=fisher.device)
 

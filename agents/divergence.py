@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from agents.critic import CriticFit
+from agents.policy.recurrent.sequences import Sequences
 from agents.rollout.batch import Batch
 from agents.rollout.finite import NonFiniteError
 from npg import PolicyStep, Rejection, SurrogateObjective
@@ -54,9 +55,12 @@ def diagnosis(
         batch: the last update's batch.
         gradients: {name of a parameter: gradient of the last update's objective}.
     """
+    parts = vars(batch)
+    if isinstance(batch.observations, Sequences):
+        parts = parts | {"observations": batch.observations.observations}
     tensors = {
         name: value
-        for name, part in vars(batch).items()
+        for name, part in parts.items()
         for name, value in (
             {f"{name}[{key}]": value for key, value in part.items()}
             if isinstance(part, dict)

@@ -11,6 +11,7 @@ from torch import nn
 from agents.base import PolicyGradientAgent
 from agents.hyperparameters import RANGES, check_resolution
 from agents.policy.names import check_new
+from agents.policy.recurrent.policies import MlpLstmPolicy
 from agents.rollout.batch import Batch
 from npg import (
     Captured,
@@ -108,7 +109,7 @@ class NaturalGradientAgent(PolicyGradientAgent):
         if self.ranks.several:
             options["reduce"] = self.ranks.mean
         first = -self.share.first * self.n_steps % self.sub_sampling_factor
-        return make(self.actor, batch.select(slice(first, None, self.sub_sampling_factor)), **options)
+        return make(self.actor, batch.every(self.sub_sampling_factor, first), **options)
 
     def captured_step(self) -> CapturedStep | None:
         """Return what replays the policy step; None if it is computed without CUDA graphs."""
@@ -136,6 +137,9 @@ class NaturalGradientAgent(PolicyGradientAgent):
         obstacles = {
             f"CUDA graphs need a CUDA device, and the policy is on {self.device}": (
                 not Captured.graph.available(self.device)
+            ),
+            "the sequences of a recurrent policy have other lengths in every rollout": isinstance(
+                self.policy, MlpLstmPolicy
             ),
             "the means of several ranks are not captured": self.ranks.several,
             "micro-batches are not captured; leave micro_batch_size at None": (

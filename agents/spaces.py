@@ -21,6 +21,7 @@ from torch import nn
 
 from agents.policy.names import with_classes
 from agents.policy.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from agents.policy.recurrent.policies import CnnLstmPolicy, MlpLstmPolicy, MultiInputLstmPolicy
 
 # {policy: its default feature extractor}; the extractor of any other policy is not known.
 EXTRACTORS: dict[type, type] = {
@@ -30,6 +31,9 @@ EXTRACTORS: dict[type, type] = {
     ActorCriticCnnPolicy: NatureCNN,
     MultiInputPolicy: CombinedExtractor,
     MultiInputActorCriticPolicy: CombinedExtractor,
+    MlpLstmPolicy: FlattenExtractor,
+    CnnLstmPolicy: NatureCNN,
+    MultiInputLstmPolicy: CombinedExtractor,
 }
 LEAST_SIDE = 36  # pixels that NatureCNN needs
 FLATTEN = "flatten them, e.g. by gymnasium.wrappers.FlattenObservation"
@@ -127,15 +131,17 @@ def check_policy(policy: str, policy_class: type, kwargs: Mapping[str, Any], spa
     extractor = given or EXTRACTORS.get(policy_class)
     reader = policy if given is None else f"{policy} with {given.__name__}"
     without = "" if given is None else " without features_extractor_class"
+    mlp, cnn, multi = (
+        f"{kind}{'Lstm' * issubclass(policy_class, MlpLstmPolicy)}Policy"
+        for kind in ("Mlp", "Cnn", "MultiInput")
+    )
     parts = space.spaces if isinstance(space, spaces.Dict) else None
     if parts is not None and extractor in (FlattenExtractor, NatureCNN):
         raise UnsupportedSpaceError(
-            f"{reader} cannot read a Dict of observations, {space}; use 'MultiInputPolicy'{without}"
+            f"{reader} cannot read a Dict of observations, {space}; use {multi!r}{without}"
         )
     if parts is None and extractor is CombinedExtractor:
-        raise UnsupportedSpaceError(
-            f"{reader} reads a Dict, not {space}; use 'MlpPolicy' or 'CnnPolicy'{without}"
-        )
+        raise UnsupportedSpaceError(f"{reader} reads a Dict, not {space}; use {mlp!r} or {cnn!r}{without}")
     for key in parts if parts and extractor is CombinedExtractor else ():
         if not isinstance(key, str) or key in ("", *dir(nn.ModuleDict())) or "." in key:
             raise UnsupportedSpaceError(
@@ -145,7 +151,7 @@ def check_policy(policy: str, policy_class: type, kwargs: Mapping[str, Any], spa
     if extractor is NatureCNN and not is_image(space):
         raise UnsupportedSpaceError(
             f"{reader} reads images, Boxes of uint8 from 0 to 255 with the shape (height, width, channels), "
-            f"not {space}; use 'MlpPolicy'{without}. If VecNormalize made them floats, pass it "
+            f"not {space}; use {mlp!r}{without}. If VecNormalize made them floats, pass it "
             "norm_obs=False; images of floats need policy_kwargs={'normalize_images': False}, channels first"
         )
     for name, part in (parts or {"observation": space}).items():
@@ -155,5 +161,5 @@ def check_policy(policy: str, policy_class: type, kwargs: Mapping[str, Any], spa
                 f"the image {name!r}, {part}, is smaller than the {LEAST_SIDE} x {LEAST_SIDE} pixels that "
                 f"NatureCNN needs; with channels first it has {part.shape[1]} x {part.shape[2]}. "  # type: ignore[index]
                 "Enlarge it, e.g. by gymnasium.wrappers.ResizeObservation, or use "
-                + ("another features_extractor_class" if parts else f"'MlpPolicy'{without}")
+                + ("another features_extractor_class" if parts else f"{mlp!r}{without}")
             )

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
 from agents.policy.policies import MlpPolicy
+from agents.policy.recurrent.sequences import Sequences
 from agents.policy.snapshot import Snapshot
 from agents.ranks import ONE, Ranks
 from agents.rollout.batch import Batch
@@ -118,16 +120,38 @@ def last_layer(policy: ActorCriticPolicy) -> nn.Module:
     return layers[-1] if layers else policy.value_net
 
 
-def shuffled(states: int, batch_size: int | None, device: torch.device, ranks: Ranks = ONE) -> list[Tensor]:
-    """Return the indices of random minibatches on a device, among this rank's states.
+def shuffled(batch: Batch, batch_size: int | None, ranks: Ranks = ONE) -> list[Tensor]:
+    """Return the indices of random minibatches among this rank's states, on their device.
 
     A minibatch contains `batch_size` states of all ranks' batches together, so the number of this rank's
-    varies and may be 0. The order comes from torch's CPU generator, that of rank 0.
+    varies and may be 0. Sequences are not divided: a minibatch has as many as have at most `batch_size`
+    states together, but at least one. The order comes from torch's CPU generator, that of rank 0.
     """
-    counts = ranks.gather(states, "the number of states")
+    device, sequences = batch.returns.device, batch.observations
+    recurrent = isinstance(sequences, Sequences)
+    counts = ranks.gather(len(sequences.lengths) if recurrent else len(batch), "the number of states")
     order = ranks.of_first(torch.randperm(sum(counts)).to(device), "the order of minibatches")
+    first = sum(counts[: ranks.rank])
+    own = range(first, first + counts[ranks.rank])
+    if recurrent:
+        lengths = [length for part in ranks.gather(sequences.lengths, "the sequences") for length in part]
+        parts = grouped(order.tolist(), lengths, batch_size or sum(lengths))
+        states = (sequences.states_of(np.array([i - first for i in part if i in own], int)) for part in parts)
+        return [torch.as_tensor(indices, device=device) for indices in states]
     minibatches = order.split(batch_size or len(order))
     if not ranks.several:
         return list(minibatches)
-    first = sum(counts[: ranks.rank])
-    return [part[(first <= part) & (part < first + states)] - first for part in minibatches]
+    return [part[(first <= part) & (part < own.stop)] - first for part in minibatches]
+
+
+def grouped(order: list[int], lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Divide sequences, in this order, into groups of at most `most` states, or of one sequence."""
+    groups: list[list[int]] = [[]]
+    states = 0
+    for i in order:
+        if groups[-1] and states + lengths[i] > most:
+            groups.append([])
+            states = 0
+        groups[-1].append(i)
+        states += lengths[i]
+    return groups

@@ -116,7 +116,7 @@ class KroneckerCritic(Critic):
         for _ in range(self.passes):
             parts: list[Any] = [slice(None)]
             if not whole:
-                parts = shuffled(len(batch), self.batch_size, returns.device, self.ranks)
+                parts = shuffled(batch, self.batch_size, self.ranks)
             for states in parts:
                 loss = self._step(batch.select(states), returns[states], self.target_kl * deviation**2)
                 losses.append(loss * unit.square())

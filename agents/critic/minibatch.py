@@ -19,7 +19,7 @@ class MinibatchCritic(Critic):
         losses = []
         optimizer.zero_grad(set_to_none=True)
         for _ in range(self.passes):
-            for states in shuffled(len(batch), self.batch_size, batch.returns.device, self.ranks):
+            for states in shuffled(batch, self.batch_size, self.ranks):
                 loss, gradients = self.averaged(*error_of(states), len(states))
                 for parameter, gradient in zip(self.parameters, gradients, strict=True):
                     parameter.grad = gradient

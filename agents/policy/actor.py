@@ -16,6 +16,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, distributions, nn
 
 from agents.policy.distributions import to_npg
+from agents.policy.recurrent.policies import MlpLstmPolicy
 from npg import Distribution
 
 LARGE = 10.0  # the largest number in a sampled observation, unless its space requires larger ones
@@ -108,9 +109,15 @@ def reached_names(module: nn.Module, outputs: tuple[Tensor, ...]) -> set[str]:
     return {name for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
 
 
-def example_observations(policy: ActorCriticPolicy, n: int = 2) -> Any:
-    """Return n observations from the policy's space, always the same ones, as input tensors of the policy."""
-    return obs_as_tensor(sample_observations(policy.observation_space, n), policy.device)
+def example_observations(policy: ActorCriticPolicy, n: int = 2, length: int = 1) -> Any:
+    """Return n observations from the policy's space, always the same ones, as input of the policy.
+
+    A recurrent policy gets them as sequences of a length.
+    """
+    observations = obs_as_tensor(sample_observations(policy.observation_space, n), policy.device)
+    if isinstance(policy, MlpLstmPolicy):
+        return policy.with_memory(observations, length)
+    return observations
 
 
 def sample_observations(space: spaces.Space, n: int, seed: int = 0, largest: float = LARGE) -> Any:

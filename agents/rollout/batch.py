@@ -9,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
+from agents.policy.recurrent.sequences import Sequences
 from agents.ranks import ONE, Ranks
 from agents.rollout.tensor_buffer import TensorRolloutBuffer
 from npg.host import scalar_dtype
@@ -20,7 +21,7 @@ class Batch:
     """N transitions as tensors on the agent's device.
 
     Attributes:
-        observations: a tensor (N, ...), or a dictionary of them.
+        observations: input of the policy: a tensor (N, ...), a dictionary of them, or `Sequences`.
         actions: (N,) int64 for Discrete actions, else (N, A).
         old_log_prob: log-probability of the actions under the policy that took them, (N,), in nats.
         old_values: the critic's estimates during the rollout, (N,).
@@ -57,8 +58,11 @@ class Batch:
         actions = samples.actions
         if isinstance(action_space, spaces.Discrete):
             actions = actions.long().flatten()  # the buffer stores them as a column of floats
+        observations: Any = samples.observations
+        if (states := getattr(buffer, "recurrent_states", None)) is not None:
+            observations = Sequences.of_rollout(observations, buffer.episode_starts, states)
         return cls(
-            samples.observations,
+            observations,
             actions,
             samples.old_log_prob,
             samples.old_values,
@@ -69,6 +73,12 @@ class Batch:
     def select(self, indices: Tensor | slice) -> Any:
         """Return the observations at the indices."""
         return select(self.observations, indices)
+
+    def every(self, k: int, first: int = 0) -> Any:
+        """Return the observations of every k-th state; if there are sequences, of every k-th sequence."""
+        if isinstance(self.observations, Sequences):
+            return self.observations.take(np.arange(0, len(self.observations.lengths), k))
+        return self.select(slice(first, None, k))
 
 
 def standardise(advantages: Tensor, ranks: Ranks = ONE) -> Tensor:

@@ -20,6 +20,7 @@ from agents.rollout.deferred import Deferred
 from agents.rollout.finite import check_ended, check_finite, kept_statistics, named_sampling_errors
 from agents.rollout.gae import write_advantages
 from agents.rollout.infos import is_truncated, last_observations, statistics_of
+from agents.rollout.memory import Memory
 from agents.rollout.threads import acting_threads, threads
 from agents.rollout.trajectories import Step, Trajectories
 
@@ -58,6 +59,7 @@ def collect(
     share = getattr(agent, "share", None)  # of the environments on all ranks
     stepped = env.num_envs if share is None else share.total
     trajectories = Trajectories(agent.policy, sampler, behaviour, agent.gamma)
+    memory = Memory.of(agent)
     with kept_statistics(agent), threads(acting_threads(agent.policy, env.num_envs)):
         last_obs: Any = agent._last_obs
         check_finite(agent, env, "observation", last_obs)
@@ -65,7 +67,7 @@ def collect(
             if agent.use_sde and agent.sde_sample_freq > 0 and n_steps % agent.sde_sample_freq == 0:
                 agent.policy.reset_noise(env.num_envs)
             obs_tensor = obs_as_tensor(last_obs, agent.device)
-            sampled, values, log_probs, parameters = act(agent, sampler, behaviour, obs_tensor)
+            sampled, values, log_probs, parameters = act(agent, sampler, behaviour, obs_tensor, memory)
             actions = sampled.cpu().numpy()
             check_finite(agent, env, "action", actions)  # clipping would hide an infinity
             clipped_actions = to_environment(agent, actions)
@@ -84,15 +86,21 @@ def collect(
             agent._update_info_buffer([statistics_of(infos[i]) for i in named], dones[named])
             starts: Any = agent._last_episode_starts
             cut = {i: observation for i, observation in last.items() if is_truncated(infos[i])}
-            trajectories.add(Step(last_obs, actions, rewards, starts, values, log_probs, parameters, cut))
+            reached = memory.states if memory is not None and cut else None
+            step = Step(last_obs, actions, rewards, starts, values, log_probs, parameters, cut, reached)
+            trajectories.add(step)
             if behaviour.changed:
                 trajectories.evaluate()
                 behaviour.keep()
             agent._last_obs, agent._last_episode_starts = new_obs, dones
             last_obs = new_obs
     trajectories.write(rollout_buffer)
+    last_tensor = obs_as_tensor(last_obs, agent.device)
+    if memory is not None:
+        memory.keep_in(rollout_buffer)
+        last_tensor = memory.recall(last_tensor)
     with torch.no_grad():
-        values = agent.policy.predict_values(obs_as_tensor(last_obs, agent.device))
+        values = agent.policy.predict_values(last_tensor)
     write_advantages(rollout_buffer, values, dones, getattr(agent, "critic_lambda", None))
     callback.update_locals(locals() | {"self": agent, "n_steps": n_rollout_steps})
     callback.on_rollout_end()
@@ -101,7 +109,11 @@ def collect(
 
 @torch.no_grad()
 def act(
-    agent: OnPolicyAlgorithm, sampler: ActionSampler | None, behaviour: BehaviourWeights, observations: Any
+    agent: OnPolicyAlgorithm,
+    sampler: ActionSampler | None,
+    behaviour: BehaviourWeights,
+    observations: Any,
+    memory: Memory | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Return actions, values, log-probabilities and distribution parameters (or None) at n_envs states.
 
@@ -112,6 +124,8 @@ def act(
     """
     policy = agent.policy
     with named_sampling_errors(agent):
+        if memory is not None:
+            return *memory.act(observations), None
         if sampler is None:
             return *policy(observations), None
         actions, parameters = sampler.sample(observations)

@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.vec_env import VecEnvWrapper
 from torch import Tensor
 
+from agents.policy.recurrent.policies import MlpLstmPolicy
 from agents.rollout.episode_tally import EpisodeTally
 from agents.rollout.tensor_actions import TensorActions
 from agents.rollout.tensor_stepper import TensorStepper
@@ -145,11 +146,12 @@ def make_buffer(agent: OnPolicyAlgorithm) -> RolloutBuffer:
     """Return the buffer for an agent's environment: of tensors, if its rollouts can stay on the device.
 
     They can if the environment has the attribute `tensor_env`, on the agent's device, without a wrapper like
-    `VecNormalize` around it, and if the user has not chosen a class of buffers.
+    `VecNormalize` around it, and if the user has chosen neither a class of buffers nor a recurrent policy.
     """
     tensor_env = None if isinstance(agent.env, VecEnvWrapper) else getattr(agent.env, "tensor_env", None)
     present, chosen = agent.rollout_buffer, agent.rollout_buffer_class or RolloutBuffer
     near = tensor_env is not None and same_device(tensor_env.device, agent.device)
+    near = near and not isinstance(agent.policy, MlpLstmPolicy)  # whose states `collect` keeps
     suitable: type[RolloutBuffer] = TensorRolloutBuffer if near and chosen is RolloutBuffer else chosen
     if type(present) is suitable:
         return present

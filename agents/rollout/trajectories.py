@@ -12,6 +12,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
+from agents.policy.recurrent.sequences import Sequences
 from agents.rollout.action_sampler import ActionSampler
 from agents.rollout.behaviour_weights import BehaviourWeights
 from agents.rollout.deferred import Deferred
@@ -34,6 +35,7 @@ class Step:
         log_probs: log-probabilities of the actions, (n_envs,), in nats.
         distribution_parameters: what `ActionSampler.sample` returned with the actions.
         truncated: {environment: last observation} of the episodes that this step truncated.
+        recurrent_states: those after the observations, (K, layers, n_envs, H), if the policy has any.
     """
 
     observations: Any
@@ -44,6 +46,7 @@ class Step:
     log_probs: Tensor
     distribution_parameters: Tensor | None
     truncated: dict[int, Any]
+    recurrent_states: Tensor | None = None
 
 
 class Trajectories:
@@ -127,7 +130,10 @@ class Trajectories:
         ]
         for start in range(0, len(truncations), STATES_AT_ONCE):
             part = truncations[start : start + STATES_AT_ONCE]
-            observations, _ = self._policy.obs_to_tensor(joined([last for _, _, last in part], np.stack))
+            observations: Any = self._policy.obs_to_tensor(joined([last for _, _, last in part], np.stack))[0]
+            reached = [s.recurrent_states[:, :, i] for s, i, _ in part if s.recurrent_states is not None]
+            if reached:
+                observations = Sequences.of_step(observations, torch.stack(reached, 2))
             values = self._policy.predict_values(observations).flatten().tolist()
             for (step, i, _), value in zip(part, values, strict=True):
                 step.rewards[i] += self._gamma * value
