@@ -80,7 +80,7 @@ class MlpLstmPolicy(MlpPolicy):
     def _build_mlp_extractor(self) -> None:
         def layers() -> RecurrentLayers:
             return CELLS[self.cell](
-                self.features_dim, self.lstm_hidden_size, self.n_lstm_layers, **self.lstm_kwargs
+                int(self.features_dim), self.lstm_hidden_size, self.n_lstm_layers, **self.lstm_kwargs
             )
 
         self.lstm_actor = layers()
@@ -209,11 +209,11 @@ class MlpLstmPolicy(MlpPolicy):
         zeros = self.zero_states(n)[: self.lstm_actor.cell.parts]
         if state is None:
             return zeros
-        shapes = [np.shape(part) for part in state]
+        shapes = [np.shape(part) for part in state] if isinstance(state, tuple | list | np.ndarray) else state
         if shapes != [(*zeros.shape[1:],)] * len(zeros):
             raise ValueError(
                 f"state must be None or what the last predict returned, {len(zeros)} arrays of shape "
-                f"{(*zeros.shape[1:],)} (layers, environments, units); got shapes {shapes}"
+                f"{(*zeros.shape[1:],)} (layers, environments, units); got {shapes!r:.200}"
             )
         return torch.as_tensor(np.stack(state), dtype=zeros.dtype, device=zeros.device)
 
