@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from agents import ALGORITHMS
 from agents.hyperparameters import nearest
 from agents.policy.actor import sample_observations, unvalidated
+from agents.policy.recurrent.policies import MlpLstmPolicy
+from agents.policy.recurrent.sequences import Sequences
 from experiments.evaluation.seeded_episodes import find_environment, make_env
 from experiments.extras import needs
 from experiments.options import Export
@@ -33,6 +35,7 @@ from experiments.shared_folder import read_policy
 from experiments.terminal import show
 
 OBSERVATION, ACTION = "observation", "action"
+STATE, NEXT_STATE = "state", "next_state"  # of a recurrent policy
 TOLERANCE = 1e-5
 LARGEST = 1e3  # largest random observation; at some spaces' bounds, the largest float, networks overflow
 
@@ -64,12 +67,21 @@ class Predictor(nn.Module):
             bounds = [np.where(abs(b) < 2.0**53, b, np.nextafter(b, 0)) if self.whole else b for b in bounds]
             self.low, self.high = map(tensor, bounds)
 
-    def forward(self, parts: dict[str, Tensor]) -> Tensor:
-        """Return deterministic actions, one row each, for raw observations, which are given by input name."""
+    def forward(self, parts: dict[str, Tensor], state: Tensor | None = None) -> Any:
+        """Return deterministic actions, one row each, for raw observations, which are given by input name.
+
+        A recurrent policy takes and also returns its state, (parts, layers, rows, H).
+        """
         for key, (mean, deviation) in self.moments.items():
             part = (parts[key].double() - mean) / deviation
             parts = parts | {key: part.clamp(-self.clip, self.clip).float()}
-        actions: Tensor = self.policy._predict(as_space(self.policy.observation_space, parts), True)
+        given = as_space(self.policy.observation_space, parts)
+        if state is None:
+            return self._to_space(self.policy._predict(given, True))
+        actions, after = self.policy._predict(given, state, True)
+        return self._to_space(actions), after
+
+    def _to_space(self, actions: Tensor) -> Tensor:
         actions = actions.reshape((-1, *self.policy.action_space.shape))
         if not isinstance(self.policy.action_space, spaces.Box):
             return actions.to(self.dtype)
@@ -94,6 +106,9 @@ def export_onnx(
 ) -> None:
     """Write a deterministic policy as one ONNX file; an existing file is replaced.
 
+    That of a recurrent policy has a further input "state" and a further output "next_state", the input of the
+    next step; at the start of an episode, its rows in `state` (parts, layers, rows, units) are zeros.
+
     Args:
         model: a policy, or an agent with one.
         path: path of the file.
@@ -114,16 +129,23 @@ def export_onnx(
     if normaliser is not None and normaliser.observation_space.shape != shape:
         raise ValueError(f"the normaliser is for {normaliser.observation_space}, not for shape {shape}")
     example: Any = obs_as_tensor(random_observations(policy, normaliser, 3), policy.device)
-    if ACTION in example:
-        raise ValueError(f"the file's output is called {ACTION!r}; rename that part of the observation")
+    inputs, batch = {"parts": example}, torch.export.Dim("batch")
+    shapes: dict[str, Any] = {"parts": {name: {0: batch} for name in example}}
+    names = {ACTION: "output"}
+    if isinstance(policy, MlpLstmPolicy):
+        inputs, shapes = inputs | {STATE: random_state(policy, 3)}, shapes | {STATE: {2: batch}}
+        names |= {STATE: "input", NEXT_STATE: "output"}
+    if taken := [name for name in names if name in example]:
+        name = taken[0]
+        raise ValueError(f"the file's {names[name]} is called {name!r}; rename that part of the observation")
     with warnings.catch_warnings(), unvalidated(), torch.no_grad():
         warnings.simplefilter("ignore")  # about deprecated parts of the exporter; `verify` checks the result
         program: Any = torch.onnx.export(
             Predictor(policy, normaliser).eval(),
-            kwargs={"parts": example},
-            dynamic_shapes={"parts": {name: {0: torch.export.Dim("batch")} for name in example}},
-            input_names=list(example),
-            output_names=[ACTION],
+            kwargs=inputs,
+            dynamic_shapes=shapes,
+            input_names=[*example, *(name for name in names if names[name] == "input")],
+            output_names=[name for name in names if names[name] == "output"],
             verbose=False,
         )
     graph = program.model_proto
@@ -141,17 +163,30 @@ def verify(policy: ActorCriticPolicy, normaliser: VecNormalize | None, session: 
     raw = random_observations(policy, normaliser, n)
     given = as_space(policy.observation_space, raw)
     given = given if normaliser is None else normaliser.normalize_obs(given)
-    expected, _ = policy.predict(given, deterministic=True)
-    (actions,) = session.run(None, raw)
+    before = random_state(policy, n) if isinstance(policy, MlpLstmPolicy) else None
+    state = {} if before is None else {STATE: before.numpy(force=True)}
+    expected, after = policy.predict(given, state.get(STATE), deterministic=True)
+    actions, *rest = session.run(None, raw | state)
     agree = (actions.dtype, actions.shape) == (expected.dtype, expected.shape)
+    agree &= np.allclose(rest, [] if after is None else [after], rtol=TOLERANCE, atol=TOLERANCE)
     if agree and not isinstance(policy.action_space, spaces.Box):
         # Compare probabilities: of two choices that are equally likely up to rounding, either is correct.
-        choices: Any = policy.get_distribution(obs_as_tensor(given, policy.device))
+        tensor: Any = obs_as_tensor(given, policy.device)
+        choices: Any = policy.get_distribution(
+            tensor if before is None else Sequences.of_step(tensor, before)  # type: ignore[arg-type]
+        )
         floats = (obs_as_tensor(a.astype(np.float32), policy.device) for a in (actions, expected))
         for_action = (choices.log_prob(each) for each in floats)
         actions, expected = (log_prob.numpy(force=True) for log_prob in for_action)
     if not (agree and np.allclose(actions, expected, rtol=TOLERANCE, atol=TOLERANCE)):
         raise RuntimeError("onnxruntime and the policy disagree on random observations; nothing is written")
+
+
+def random_state(policy: MlpLstmPolicy, n: int) -> Tensor:
+    """Return random states of a recurrent actor, (parts, layers, n, H); deterministic for each n."""
+    zeros = policy.zero_states(n)[: policy.lstm_actor.cell.parts]
+    numbers = np.random.default_rng(n).uniform(-1, 1, zeros.shape)
+    return torch.as_tensor(numbers, dtype=zeros.dtype, device=zeros.device)
 
 
 def random_observations(policy: ActorCriticPolicy, normaliser: VecNormalize | None, n: int) -> dict[str, Any]:

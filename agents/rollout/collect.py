@@ -95,7 +95,7 @@ def collect(
             agent._last_obs, agent._last_episode_starts = new_obs, dones
             last_obs = new_obs
     trajectories.write(rollout_buffer)
-    last_tensor = obs_as_tensor(last_obs, agent.device)
+    last_tensor: Any = obs_as_tensor(last_obs, agent.device)
     if memory is not None:
         memory.keep_in(rollout_buffer)
         last_tensor = memory.recall(last_tensor)

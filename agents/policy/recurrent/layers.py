@@ -53,13 +53,13 @@ class RecurrentLayers(nn.RNNBase):
         return [getattr(self, f"{name}_l{layer}") for name in names]
 
 
-class LSTM(RecurrentLayers, nn.LSTM):
+class LSTM(RecurrentLayers, nn.LSTM):  # type: ignore[misc]  # another forward
     """Long short-term memory."""
 
     cell = LSTMCell
 
 
-class GRU(RecurrentLayers, nn.GRU):
+class GRU(RecurrentLayers, nn.GRU):  # type: ignore[misc]
     """Gated recurrent units."""
 
     cell = GRUCell

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from agents.policy.actions import to_space
 from agents.policy.policies import MlpPolicy, register_policy
 from agents.policy.recurrent.layers import CELLS, RecurrentLayers
-from agents.policy.recurrent.sequences import Sequences
+from agents.policy.recurrent.sequences import Packing, Sequences
 from agents.ranks import ONE, Ranks
 from npg.states import leaves_of
 
@@ -80,7 +80,7 @@ class MlpLstmPolicy(MlpPolicy):
     def _build_mlp_extractor(self) -> None:
         def layers() -> RecurrentLayers:
             return CELLS[self.cell](
-                self.features_dim, self.lstm_hidden_size, self.n_lstm_layers, **self.lstm_kwargs
+                int(self.features_dim), self.lstm_hidden_size, self.n_lstm_layers, **self.lstm_kwargs
             )
 
         self.lstm_actor = layers()
@@ -112,7 +112,7 @@ class MlpLstmPolicy(MlpPolicy):
         """
         parts = self.lstm_actor.cell.parts * (1 + self.enable_critic_lstm)
         shape = (parts, self.n_lstm_layers, n, self.lstm_hidden_size)
-        return self.lstm_actor.weight_hh_l0.new_zeros(shape, requires_grad=False)
+        return next(self.lstm_actor.parameters()).new_zeros(shape)
 
     def with_memory(self, observations: Any, length: int = 1) -> Sequences:
         """Return raw observations (N, ...) as sequences of a length, which start from zeros."""
@@ -123,16 +123,16 @@ class MlpLstmPolicy(MlpPolicy):
         self, obs: Sequences, deterministic: bool = False
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return actions, values, log-probabilities and new recurrent states, for sequences of one state."""
-        distribution, of_actor = self._act(obs)
+        distribution, of_actor = self._distribution(obs.observations, obs.packing, obs.states)
         values, of_critic = self._value(obs)
         actions = distribution.get_actions(deterministic=deterministic)
         log_prob = distribution.log_prob(actions)
         states = torch.cat([of_actor, of_critic]) if self.enable_critic_lstm else of_actor
-        return actions.reshape((-1, *self.action_space.shape)), values, log_prob, states  # type: ignore[misc]
+        return actions.reshape((-1, *(self.action_space.shape or ()))), values, log_prob, states
 
     def get_distribution(self, obs: Sequences) -> Distribution:  # type: ignore[override]
         """Return the distribution of actions at the N states of sequences."""
-        return self._act(obs)[0]
+        return self._distribution(obs.observations, obs.packing, obs.states)[0]
 
     def predict_values(self, obs: Sequences) -> Tensor:  # type: ignore[override]
         """Return the values (N, 1) of the N states of sequences, in units of the return."""
@@ -149,19 +149,27 @@ class MlpLstmPolicy(MlpPolicy):
         """Update the observation normaliser with the raw observations of every rank."""
         super().observe(observations.observations, ranks)
 
-    def _features(self, obs: Sequences, extractor: BaseFeaturesExtractor) -> Tensor:
-        return BasePolicy.extract_features(self, self._normalised(obs.observations), extractor)
+    def _features(self, observations: Any, extractor: BaseFeaturesExtractor) -> Tensor:
+        return BasePolicy.extract_features(self, self._normalised(observations), extractor)
 
-    def _act(self, obs: Sequences) -> tuple[Distribution, Tensor]:
-        """Return the distribution, and the actor's next recurrent states."""
-        features = self._features(obs, self.pi_features_extractor)
-        own = obs.states[: self.lstm_actor.cell.parts]
-        memory, states = self.lstm_actor(features, obs.packing, own)
+    def _distribution(
+        self, observations: Any, packing: Packing | None, states: Tensor
+    ) -> tuple[Distribution, Tensor]:
+        """Return the distributions of actions, and the actor's next recurrent states."""
+        features = self._features(observations, self.pi_features_extractor)
+        memory, states = self.lstm_actor(features, packing, states[: self.lstm_actor.cell.parts])
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(memory)), states
+
+    def _predict(  # type: ignore[override]
+        self, observation: Any, states: Tensor, deterministic: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return actions and the actor's next recurrent states, for n observations and recurrent states."""
+        distribution, after = self._distribution(observation, None, states)
+        return distribution.get_actions(deterministic=deterministic), after
 
     def _value(self, obs: Sequences) -> tuple[Tensor, Tensor]:
         """Return the values in units of the return, and the next recurrent states of the critic's layers."""
-        features = self._features(obs, self.vf_features_extractor)
+        features = self._features(obs.observations, self.vf_features_extractor)
         states = obs.states[self.lstm_actor.cell.parts if self.enable_critic_lstm else 0 :]
         if self.critic is not None:
             memory = self.critic(features)
@@ -196,9 +204,8 @@ class MlpLstmPolicy(MlpPolicy):
         n = len(leaves_of(given)[0])
         states = self._checked_states(state, n) * ~self._checked_starts(episode_start, n)
         with torch.no_grad():
-            distribution, after = self._act(Sequences.of_step(given, states))
-            chosen = distribution.get_actions(deterministic=deterministic)
-        actions = chosen.cpu().numpy().reshape((-1, *self.action_space.shape))  # type: ignore[misc]
+            chosen, after = self._predict(given, states, deterministic)
+        actions = chosen.cpu().numpy().reshape((-1, *(self.action_space.shape or ())))
         if isinstance(self.action_space, spaces.Box) and self.squash_output:
             actions = self.unscale_action(actions)
         actions = to_space(self.action_space, actions)
@@ -209,11 +216,11 @@ class MlpLstmPolicy(MlpPolicy):
         zeros = self.zero_states(n)[: self.lstm_actor.cell.parts]
         if state is None:
             return zeros
-        shapes = [np.shape(part) for part in state]
+        shapes = [np.shape(part) for part in state] if isinstance(state, tuple | list | np.ndarray) else state
         if shapes != [(*zeros.shape[1:],)] * len(zeros):
             raise ValueError(
                 f"state must be None or what the last predict returned, {len(zeros)} arrays of shape "
-                f"{(*zeros.shape[1:],)} (layers, environments, units); got shapes {shapes}"
+                f"{(*zeros.shape[1:],)} (layers, environments, units); got {shapes!r:.200}"
             )
         return torch.as_tensor(np.stack(state), dtype=zeros.dtype, device=zeros.device)
 
