@@ -1,6 +1,7 @@
 """Make a comparison's interactive plots, as fragments of HTML."""
 
 import html
+import math
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from experiments.report.task_comparison import Task
 
 LONGEST_NAME = 16  # characters beside an axis, which has little room on a phone
 LEGEND_WIDTH, LEGEND_ROW = 300, 19  # pixels of a phone
-BAND, SINGLE = 0.14, 0.45  # opacity of a band, and of the curve of a single seed
+BAND, SINGLE = 0.14, 0.55  # opacity of a band, and of the curve of a single seed
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 GRID = "#e6e8eb"
 CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
@@ -63,6 +64,10 @@ class Charts:
         figure.update_xaxes(title_text="environment steps", rangemode="tozero")
         if GEOMETRY[name].logarithmic:
             figure.update_yaxes(type="log", exponentformat="power", nticks=5)
+            drawn = np.concatenate([c.runs.ravel() if c.runs.size else c.estimate for c in curves.values()])
+            decades = math.log10(drawn.max() / drawn.min())
+            if decades > 1:  # powers only; the ticks between them would overlap
+                figure.update_yaxes(dtick=math.ceil(decades / 4))
         return self._html(figure, f"{GEOMETRY[name].title}, {task.environment}", height=300)
 
     def profile(self, aggregate: Aggregate) -> str:

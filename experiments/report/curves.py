@@ -125,10 +125,15 @@ def geometry_curve(group: Group, name: str, *, generator: np.random.Generator) -
 def metric_series(record: RunRecord, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the steps and values of a metric; empty if the run does not log it.
 
-    The KL of sb3-contrib's TRPO is converted to the joint KL; the result is empty if the factor is unknown.
+    An update is logged in the row of the next rollout, so it was made after the steps of the row before. The
+    KL of sb3-contrib's TRPO is converted to the joint KL; the result is empty if the factor is unknown.
     """
     column = metric_column(record, name)
-    steps, values = record.series(column) if column else (np.empty(0), np.empty(0))
+    if column is None:
+        return np.empty(0), np.empty(0)
+    values = record.log[column]
+    known = np.isfinite(values)
+    steps, values = np.concatenate([[0.0], record.log[STEPS][:-1]])[known], values[known]
     if name == "kl" and record.algorithm == "contrib:trpo":
         factor = joint_factor(record)
         return (steps, values * factor) if factor is not None else (np.empty(0), np.empty(0))

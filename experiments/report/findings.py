@@ -14,7 +14,7 @@ from experiments.report.templates import make_environment
 
 
 def findings(comparison: Comparison) -> dict[str, str]:
-    """Return the summary: {task: paragraph}, and one paragraph "All tasks" if there is an aggregate."""
+    """Return the summary: {task: lines of text}, and "All tasks" if there is an aggregate."""
     environment = make_environment(autoescape=False)
     for use in (by_chance, best, pairs_of, seeds_of, counts):
         environment.filters[use.__name__] = use
@@ -27,7 +27,12 @@ def findings(comparison: Comparison) -> dict[str, str]:
     }
     if comparison.aggregate is not None:
         texts["All tasks"] = sentences.overall(comparison.aggregate)  # type: ignore[attr-defined]
-    return {name: " ".join(filter(None, text.replace("\n", " ").split(" "))) for name, text in texts.items()}
+    return {name: "\n".join(map(one_spaced, text.split("¶"))) for name, text in texts.items()}
+
+
+def one_spaced(text: str) -> str:
+    """Return text with single spaces in the place of spaces and line breaks, but not of narrow spaces."""
+    return " ".join(filter(None, text.replace("\n", " ").split(" ")))
 
 
 def by_chance(pairs: Iterable[Pair], score: str) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ Runs may be untrusted: a command is derived only from settings that can be check
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,6 +13,8 @@ import yaml
 from agents import ALGORITHMS
 from experiments.algorithms import PEERS
 from experiments.report.pooling import Group
+from experiments.report.run_record import RunRecord
+from experiments.run.run_folder import RunFolder
 from experiments.settings.arguments import Arguments
 from experiments.settings.configuration import resolve
 from experiments.settings.run_settings import RunSettings
@@ -78,10 +81,22 @@ def arguments_of(group: Group) -> list[Arguments]:
         ValueError: no arguments give these settings, or that cannot be checked without importing a module.
     """
     plain = arguments_for(RunSettings.from_document(yaml.safe_load(group.records[0].config)))
+    folders = {folder_of_runs(record) for record in group.records}
+    if len(folders) == 1 and (out := folders.pop()) is not None:
+        plain = replace(plain, out=out)
     seeds = [record.seed for record in group.records]
     starts = [k for k, seed in enumerate(seeds) if seed - 1 not in seeds]
     ends = [*starts[1:], len(seeds)]
     return [replace(plain, seed=seeds[a], seeds=b - a) for a, b in zip(starts, ends, strict=True)]
+
+
+def folder_of_runs(record: RunRecord) -> Path | None:
+    """Return the value of --out that gives a run its folder; None if it was moved."""
+    if len(record.path.parents) < 3:
+        return None
+    out = record.path.parents[2]
+    made = RunFolder.of(out, record.environment, record.algorithm, record.seed).path
+    return out if made == record.path else None
 
 
 def arguments_for(recorded: RunSettings) -> Arguments:

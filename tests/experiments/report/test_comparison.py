@@ -108,6 +108,18 @@ def test_logarithmic_metrics_are_averaged_as_logarithms(tmp_path: Path) -> None:
     assert "cg_residual" not in curves
 
 
+def test_an_update_is_drawn_where_it_was_made(tmp_path: Path) -> None:
+    """Its row is that of the next rollout; the last row, of the last update, repeats the steps before it."""
+    for seed in range(2):
+        metrics: dict[str, Any] = {"npg/cosine": ["", 0.2, 0.4, 0.6], "eval/mean_reward": [1.0, "", 2.0, 3.0]}
+        steps = (1000, 2000, 3000, 3000)
+        write_run(tmp_path, seed=seed, returns=(1.0, 2.0, 3.0, 3.0), steps=steps, metrics=metrics)
+    curves = compared(tmp_path).tasks[0].entries[0].curves
+    for name, ends, middle in (("cosine", (1000, 3000), 0.4), ("evaluation", (0, 3000), 1.75)):
+        assert (curves[name].x[0], curves[name].x[-1]) == ends
+        assert np.interp(np.mean(ends), curves[name].x, curves[name].estimate) == pytest.approx(middle)
+
+
 def test_contrib_kl_is_shown_joint(tmp_path: Path) -> None:
     """sb3-contrib's mean over 3 action dimensions is shown times 3, and the note gives the joint bound."""
     metrics = {"train/kl_divergence_loss": [0.01] * 3}

@@ -188,6 +188,20 @@ def page(browser: Any, made: tuple[Path, str]) -> Iterator[Any]:
     context.close()
 
 
+def test_a_logarithmic_axis_of_decades_has_powers_only(tmp_path: Path) -> None:
+    """The labels of the ticks between them would overlap."""
+    from experiments.report.appearance import styles
+    from experiments.report.charts import Charts
+
+    for seed in range(2):
+        write_run(tmp_path, seed=seed, metrics={"npg/kl": [0.0, 1e-6, 1e-2], "npg/step_length": [0.0, 1, 2]})
+    generator = np.random.default_rng(0)
+    (task,) = compare(*find_runs([tmp_path]), thresholds={}, references={}, generator=generator).tasks
+    charts = Charts(styles(["npg"]))
+    assert '"dtick":1' in charts.geometry(task, "kl")
+    assert '"dtick"' not in charts.geometry(task, "step_length")
+
+
 def test_page_renders_every_plot(page: Any) -> None:
     """Two of scores, two of curves and four metrics a task, and the profile, each with its lines."""
     plots = page.locator(".plotly-graph-div")
@@ -269,5 +283,6 @@ def test_page_says_first_who_is_ahead(page: Any) -> None:
     """The summary stands above all plots and has the probability with its interval."""
     summary = page.locator("#summary")
     assert "CartPole-v1. After 3k steps" in summary.inner_text()
+    assert summary.locator("p").count() >= 4  # the training return is in a paragraph of its own
     assert "probability 1.00 [" in summary.inner_text()
     assert summary.bounding_box()["y"] < page.locator(".chart").first.bounding_box()["y"]

@@ -16,11 +16,11 @@ from experiments.settings.configuration import resolve
 from experiments.settings.run_settings import RunSettings
 
 
-def group(settings: RunSettings, seeds: tuple[int, ...] = (0, 1, 2)) -> Group:
-    """Return a group of runs with these settings."""
+def group(settings: RunSettings, seeds: tuple[int, ...] = (0, 1, 2), out: str = ".") -> Group:
+    """Return a group of runs with these settings, in folders of `out`."""
     records = tuple(
         RunRecord(
-            path=Path(f"seed-{seed}"),
+            path=Path(out, f"seed-{seed}"),
             algorithm=settings.algo,
             environment=settings.env,
             seed=seed,
@@ -81,6 +81,20 @@ def test_gaps_between_seeds_and_other_budgets_need_more_commands() -> None:
         (False, True),
         (True, False),
     ]
+
+
+def test_the_runs_are_made_where_the_report_reads_them() -> None:
+    """Unless a folder was moved."""
+    (npg,) = settings_of("--algo", "npg", "--env", "CartPole-v1", "--steps", "9")
+    for out, expected in (
+        ("compare/CartPole-v1/npg", "compare"),
+        ("CartPole-v1/npg", "."),
+        ("elsewhere/npg", None),
+        (".", None),
+    ):
+        (line,) = commands([group(npg, out=out)]).lines
+        words = shlex.split(line)
+        assert (words[words.index("--out") + 1] if "--out" in words else None) == expected
 
 
 @pytest.mark.parametrize(
