@@ -18,7 +18,7 @@ from agents.hyperparameters import RANGES
 from agents.policy.actor import PolicyActor
 from agents.policy.policies import observe
 from agents.rollout.batch import Batch
-from agents.rollout.costs import CostBatch, CostRecorder, EpisodeCosts
+from agents.rollout.costs import CostBatch, CostRecorder, EpisodeCosts, costs_of
 from agents.rollout.tensor_buffer import TensorRolloutBuffer
 from agents.trpo import TRPO
 from agents.update_log import count
@@ -80,7 +80,7 @@ class CPO(TRPO):
         self.limits = np.atleast_1d(np.array(self.cost_limit, dtype=np.float64))
         self.episode_costs = EpisodeCosts(self.share.total, len(self.limits))
         own = slice(self.share.first, self.share.first + self.n_envs)
-        self.recorder = CostRecorder(self.episode_costs, own)
+        self.recorder = CostRecorder(self.episode_costs, own, self.read_costs)
         self.cost_batch: CostBatch | None = None
         self.cases = {case.name.lower(): 0 for case in Case}
         self.stalled, self.lowest = [0] * len(self.limits), [0.0] * len(self.limits)
@@ -101,6 +101,13 @@ class CPO(TRPO):
             for name, tensor in critic.state_dict().items():
                 tensor.copy_(self.ranks.of_first(tensor, f"the initial {name} of a cost critic"))
         return critic
+
+    def read_costs(self, info: dict[str, Any]) -> np.ndarray | None:
+        """Return the costs in the info of a step, one per limit; None if it has none.
+
+        Override it for environments that report their costs elsewhere.
+        """
+        return costs_of(info, len(self.limits))
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int

@@ -1,13 +1,12 @@
 """The costs of one rollout: read from the infos of its steps, summed per episode, turned into advantages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
@@ -116,6 +115,7 @@ class CostRecorder(BaseCallback):
     Args:
         episodes: the sums to update.
         own: this rank's environments among those of `episodes`.
+        read: returns the costs (m,) in an info, or None if there are none.
 
     Attributes:
         costs: one array (n_envs, m) per step.
@@ -123,11 +123,9 @@ class CostRecorder(BaseCallback):
         truncated: step, environment and last observation of each episode that was truncated.
     """
 
-    model: OnPolicyAlgorithm
-
-    def __init__(self, episodes: EpisodeCosts, own: slice):
+    def __init__(self, episodes: EpisodeCosts, own: slice, read: Callable[[Info], np.ndarray | None]):
         super().__init__()
-        self._episodes, self.own = episodes, own
+        self._episodes, self.own, self._costs_of = episodes, own, read
         self.costs: list[np.ndarray] = []
         self.ended: list[tuple[np.ndarray, float]] = []
         self.truncated: list[tuple[int, int, Any]] = []
@@ -165,7 +163,7 @@ class CostRecorder(BaseCallback):
         for i, info in enumerate(infos):
             where = f"(environment {i} of {env.num_envs}) at step {self.model.num_timesteps}"
             try:
-                row = costs_of(info, count)
+                row = self._costs_of(info)
             except CostError as error:
                 raise CostError(f"{name_of(env, i)} {where}: {error}") from None
             if row is None:

@@ -49,7 +49,7 @@ def random_problem(seed: int, m: int, size: int | None = None) -> tuple[Tensor, 
     F = A @ A.T / P + 0.05 * torch.eye(P, dtype=A.dtype)
     B = B * torch.exp(2 * oracles.randn(seed + 3, m, 1))
     reach = (2 * DELTA * (B * torch.linalg.solve(F, B.T).T).sum(1)).sqrt()
-    shares = torch.rand(m, generator=oracles.generator(seed), dtype=A.dtype) * 2.4 - 1.1
+    shares = torch.rand(m, generator=oracles.generator(seed), dtype=A.dtype) * 2.0 - 1.2
     return F, g, B, shares * reach
 
 
