@@ -7,6 +7,7 @@ an algorithm, a distribution, a policy, a critic fit or a Fisher operator.
 import agents.shadowed  # noqa: F401  # first: the others import npg
 from agents.acktr import ACKTR
 from agents.base import PolicyGradientAgent
+from agents.cpo import CPO
 from agents.critic import Critic, CriticFit, register_critic
 from agents.loaded_policy import LoadedPolicy, load
 from agents.natural_gradient import NaturalGradientAgent, register_fisher
@@ -24,6 +25,7 @@ from agents.vpg import VPG
 __all__ = [
     "ACKTR",
     "ALGORITHMS",
+    "CPO",
     "NPG",
     "REGISTRY",
     "TRPO",

@@ -153,6 +153,12 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
     def policy_step(self, batch: Batch, objective: SurrogateObjective) -> PolicyStep:
         """Return the step for this batch, without taking it."""
 
+    def make_objective(
+        self, batch: Batch, actions: Tensor, advantages: Tensor, **options: Any
+    ) -> SurrogateObjective:
+        """Return the objective of an update; the options are keyword arguments of `SurrogateObjective`."""
+        return SurrogateObjective(self.actor, batch.observations, actions, advantages, **options)
+
     def learn(
         self,
         total_timesteps: int,

@@ -7,6 +7,7 @@ from typing import Any
 
 from agents.acktr import ACKTR
 from agents.base import PolicyGradientAgent
+from agents.cpo import CPO
 from agents.npg import NPG
 from agents.policy.names import check_new
 from agents.trpo import TRPO
@@ -120,3 +121,4 @@ register_algorithm(
     colour="#009e73",
     dashes=(0, (5, 1.5, 1, 1.5)),
 )
+register_algorithm("cpo", CPO, search_space=NATURAL_SPACE, colour="#cc79a7", dashes=(0, (3, 1, 1, 1, 1, 1)))

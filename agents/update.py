@@ -36,9 +36,8 @@ def update(agent: "PolicyGradientAgent") -> None:
     advantages = standardise(batch.advantages, ranks) if agent.normalize_advantage else batch.advantages
     actions, old_log_prob = agent.actor.unsquash(batch.actions, batch.old_log_prob)
     bonus = present_value("ent_coef", agent.ent_coef, agent._current_progress_remaining)
-    objective = SurrogateObjective(
-        agent.actor,
-        batch.observations,
+    objective = agent.make_objective(
+        batch,
         actions,
         advantages,
         old_log_prob=old_log_prob,

@@ -1,4 +1,4 @@
-"""Vector environments for SB3, also with states as tensors, and four small tasks with known solutions.
+"""Vector environments for SB3, also with states as tensors, and small tasks, most with known solutions.
 
 Importing this package registers the tasks with Gymnasium, so that their ids work wherever
 an id is expected, e.g. in ``gymnasium.make`` and SB3.
@@ -9,8 +9,10 @@ import gymnasium as gym
 from envs.errors import InvalidResultError, MissingExtraError, UnknownEnvironmentError
 from envs.factory import make_vec_env, register_vec_env
 from envs.tasks.catch import Catch
+from envs.tasks.constrained_linear_quadratic import ConstrainedLinearQuadratic
 from envs.tasks.gaussian_bandit import GaussianBandit
 from envs.tasks.linear_quadratic import LinearQuadratic
+from envs.tasks.point_hazard import PointHazard
 from envs.tasks.two_state_chain import TwoStateChain
 from envs.tensor.registry import make_tensor_env, register_tensor_env
 from envs.tensor.tensor_env import TensorEnv, TensorStep
@@ -22,12 +24,14 @@ from envs.vector.gymnasium_vector import GymnasiumVecEnv
 
 __all__ = [
     "Catch",
+    "ConstrainedLinearQuadratic",
     "EnvPoolVecEnv",
     "GaussianBandit",
     "GymnasiumVecEnv",
     "InvalidResultError",
     "LinearQuadratic",
     "MissingExtraError",
+    "PointHazard",
     "TensorEnv",
     "TensorStep",
     "TensorTask",
@@ -42,11 +46,16 @@ __all__ = [
     "register_vec_env",
 ]
 
-# Episodes of the first two terminate; those of the others are only truncated, by a time limit.
+# Episodes of the linear-quadratic tasks and of the chain never terminate: a time limit truncates them.
 _TASKS: dict[str, tuple[str, int | None]] = {
     "Catch-v0": ("envs.tasks.catch:Catch", None),
+    "ConstrainedLinearQuadratic-v0": (
+        "envs.tasks.constrained_linear_quadratic:ConstrainedLinearQuadratic",
+        100,
+    ),
     "GaussianBandit-v0": ("envs.tasks.gaussian_bandit:GaussianBandit", None),
     "LinearQuadratic-v0": ("envs.tasks.linear_quadratic:LinearQuadratic", 100),
+    "PointHazard-v0": ("envs.tasks.point_hazard:PointHazard", 60),
     "TwoStateChain-v0": ("envs.tasks.two_state_chain:TwoStateChain", 100),
 }
 

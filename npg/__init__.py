@@ -6,6 +6,10 @@ It depends only on torch, and contains no environments, files or logging.
 from npg.captured import Captured
 from npg.captured_step import CapturedStep
 from npg.conjugate_gradient import Solution, Status, conjugate_gradient
+from npg.constrained_direction import ConstrainedDirection, constrained_direction
+from npg.constrained_objective import ConstrainedObjective
+from npg.constrained_problem import Case
+from npg.constrained_step import ConstrainedStep, constrained_step
 from npg.damping import LevenbergMarquardt
 from npg.distributions import (
     Bernoulli,
@@ -57,7 +61,11 @@ __all__ = [
     "BlockDiagonalFisher",
     "Captured",
     "CapturedStep",
+    "Case",
     "Categorical",
+    "ConstrainedDirection",
+    "ConstrainedObjective",
+    "ConstrainedStep",
     "Coupling",
     "Damped",
     "DiagGaussian",
@@ -98,6 +106,8 @@ __all__ = [
     "backtrack",
     "block_coupling",
     "conjugate_gradient",
+    "constrained_direction",
+    "constrained_step",
     "lanczos",
     "natural_direction",
     "natural_step",

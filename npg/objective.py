@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,8 @@ class SurrogateObjective:
         ValueError: the shapes of actions, advantages and log-probabilities do not match.
     """
 
+    _retains_graph: ClassVar[bool] = False  # after `gradient`, for other gradients
+
     def __init__(
         self,
         actor: nn.Module,
@@ -116,9 +118,15 @@ class SurrogateObjective:
         if self._gradient is None:
             with torch.enable_grad():
                 surrogate = self._mean(torch.exp(self._log_prob - self._old_log_prob), self._entropy)
-                parts = torch.autograd.grad(surrogate, self.parameters.tensors, allow_unused=True)
-            self._gradient = self._reduce(self.parameters.flatten(parts), self._states)
+            self._gradient = self._gradient_of(surrogate)
         return self._gradient
+
+    def _gradient_of(self, mean: Tensor) -> Tensor:
+        """Return the gradient (P,) of a mean over this process's states, over those of all processes."""
+        parts = torch.autograd.grad(
+            mean, self.parameters.tensors, allow_unused=True, retain_graph=self._retains_graph
+        )
+        return self._reduce(self.parameters.flatten(parts), self._states)
 
     def surrogate_before(self) -> Tensor:
         """Return L(0), 0-d."""
@@ -160,9 +168,11 @@ class SurrogateObjective:
         gain = self._mean(ratio - self._old_ratio, change)
         surrogate = self._mean(ratio, entropy)
         before = self._mean(self._old_ratio, self._entropy)
-        local = torch.stack([surrogate, gain, self._old.kl(candidate).mean(), before])
+        kl = self._old.kl(candidate).mean()
+        local = torch.stack([surrogate, gain, kl, before, *self._constraint_changes(ratio)])
         means = self._reduce(local, self._states)
         surrogate, gain, kl = torch.where(finite, means[:3], math.nan).unbind()
+        changes = torch.where(finite, means[4:], math.nan).unbind()
         gradient = self._gradient if gradient is None else gradient
         return {
             "surrogate": surrogate,
@@ -172,4 +182,9 @@ class SurrogateObjective:
             "predicted_gain": kl.new_tensor(math.nan) if gradient is None else dot(gradient, step),
             "cosine": kl.new_tensor(math.nan) if gradient is None else cosine(gradient, step),
             "step_norm": norm(step),
+            **{f"constraint {i}": change for i, change in enumerate(changes)},
         }
+
+    def _constraint_changes(self, ratio: Tensor) -> list[Tensor]:
+        """Return the changes of constrained quantities, 0-d each, for ratios (N,); here there are none."""
+        return []

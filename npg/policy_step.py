@@ -18,6 +18,7 @@ class Rejection(StrEnum):
 
     NO_IMPROVEMENT = "no_improvement"
     KL_ABOVE_TARGET = "kl_above_target"
+    CONSTRAINT_ABOVE_LIMIT = "constraint_above_limit"
     NEGATIVE_CURVATURE = "negative_curvature"
     SINGULAR_FISHER = "singular_fisher"
     NON_FINITE_GRADIENT = "non_finite_gradient"
@@ -32,6 +33,7 @@ class Rejection(StrEnum):
         return {
             Rejection.NO_IMPROVEMENT: "use more states per update, or check that the advantages differ",
             Rejection.KL_ABOVE_TARGET: "allow more iterations of the line search, or raise the damping",
+            Rejection.CONSTRAINT_ABOVE_LIMIT: "use more states per update, or a smaller target_kl",
             Rejection.NEGATIVE_CURVATURE: "raise the damping",
             Rejection.SINGULAR_FISHER: "raise the damping",
             Rejection.NON_FINITE_GRADIENT: numbers,

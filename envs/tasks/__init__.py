@@ -1,1 +1,1 @@
-"""Four small tasks with known solutions in closed form."""
+"""Small tasks, most with known solutions in closed form."""

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from free_costs import ALGORITHMS
 
-from agents import ALGORITHMS
 from agents.base import PolicyGradientAgent
 
 

@@ -8,10 +8,11 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from free_costs import ALGORITHMS
 from generated_envs import AnyEnv
 from gymnasium import spaces
 
-from agents import ACKTR, ALGORITHMS, NPG, TRPO, VPG, PolicyGradientAgent
+from agents import ACKTR, NPG, TRPO, VPG, PolicyGradientAgent
 from agents.arguments import documented_arguments
 from agents.hyperparameters import ABSENT, PLUMBING, RANGES, check_ranges
 from npg.fisher import memory

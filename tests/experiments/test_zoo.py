@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from free_costs import WITHOUT_COSTS
 
 from agents import ALGORITHMS
 from agents.hyperparameters import defaults_of
@@ -145,7 +146,7 @@ def run_zoo(folder: Path, *arguments: Any) -> str:
 
 
 @needs_zoo
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", WITHOUT_COSTS)
 def test_sampled_hyperparameters_are_the_constructors(tmp_path: Path, algo: str) -> None:
     """A search's trials, and their decoding from a saved study, are arguments that the agent takes."""
     script = f"""
@@ -169,7 +170,7 @@ for _ in range(20):
 
 @needs_zoo
 @pytest.mark.slow
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", WITHOUT_COSTS)
 @pytest.mark.parametrize(
     ("env", "changes", "expected"),
     [

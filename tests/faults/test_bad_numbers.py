@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from episodes import Episodes
+from free_costs import ALGORITHMS
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
-from agents import ALGORITHMS, TRPO, NonFiniteError
+from agents import TRPO, NonFiniteError
 from agents.base import PolicyGradientAgent
 from agents.critic import MinibatchCritic
 from agents.divergence import MOST_REJECTIONS

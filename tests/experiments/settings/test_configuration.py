@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+from free_costs import ALGORITHMS
 
-from agents import ALGORITHMS
 from agents.base import PolicyGradientAgent
 from envs import make_vec_env
 from experiments.settings.arguments import Arguments
