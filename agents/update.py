@@ -38,7 +38,7 @@ def update(agent: "PolicyGradientAgent") -> None:
     bonus = present_value("ent_coef", agent.ent_coef, agent._current_progress_remaining)
     objective = SurrogateObjective(
         agent.actor,
-        batch.observations,
+        batch.inputs,
         actions,
         advantages,
         old_log_prob=old_log_prob,

@@ -184,6 +184,10 @@ class WorkerVecEnv(VecEnv):
         self._pool.close()
         self._stepping = False
 
+    def has_attr(self, attr_name: str) -> bool:
+        """Return whether all environments have an attribute."""
+        return all(self._call(lambda env: env.has_wrapper_attr(attr_name), None))
+
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Return an attribute of each environment (see `VecEnv.get_attr`).
 
