@@ -28,7 +28,9 @@ def masks_used(agent: Any) -> bool:
         MaskError: the environments have masks, but the policy cannot use them.
     """
     env, policy = agent.env, agent.policy
-    if not agent.use_masking or env is None or not has_masks(env):
+    if env is None:  # of a loaded agent; what it was saved with
+        return bool(agent.masked)
+    if not agent.use_masking or not has_masks(env):
         return False
     off = "or ignore the masks with use_masking=False"
     if not can_mask(policy):

@@ -253,7 +253,7 @@ def test_wrong_masks_are_rejected(family: str) -> None:
 
 
 @every_family
-@pytest.mark.parametrize("samples", [None, 4000])
+@pytest.mark.parametrize("samples", [None, pytest.param(4000, marks=pytest.mark.slow)])
 def test_kfac_is_exact_if_all_states_have_the_same_observation(family: str, samples: int | None) -> None:
     """Then inputs and gradients are independent, though every state has another mask."""
     observation = torch.tensor([[0.3, -1.2]], dtype=torch.float64)

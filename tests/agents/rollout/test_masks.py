@@ -13,19 +13,22 @@ from masked_env import SPACES, Dictionary, MaskedEnv
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
+from tensor_task import RandomTask
 
 from agents import ACKTR, NPG, TRPO, VPG, Batch
 from agents.policy.masks import MaskError
 from agents.policy.policies import MlpPolicy
 from agents.rollout.action_sampler import MlpSampler, PolicySampler, make_sampler
 from agents.rollout.masks import has_masks, masks_of
-from envs import GymnasiumVecEnv
+from agents.rollout.tensor_buffer import TensorRolloutBuffer
+from envs import GymnasiumVecEnv, TensorVecEnv, make_vec_env
+from envs.vector.vec_env_task import VecEnvTask
 from envs.workers.worker_vec_env import WorkerVecEnv
 from npg import SurrogateObjective
 
 SMALL: dict[str, Any] = {"n_steps": 16, "batch_size": 16, "seed": 0, "device": "cpu"}
-every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES.keys())
-every_agent = pytest.mark.parametrize("agent_class", [VPG, NPG, TRPO, ACKTR])
+OTHERS = [pytest.param(other, marks=pytest.mark.slow) for other in (VPG, NPG, ACKTR)]
+every_agent = pytest.mark.parametrize("agent_class", [TRPO, *OTHERS])
 
 
 class Watch(BaseCallback):
@@ -55,8 +58,8 @@ class OwnForward(MlpPolicy):
         return super().forward(obs, deterministic, action_masks)
 
 
-@pytest.mark.parametrize("policy", [MlpPolicy, OwnForward])
-@every_space
+@pytest.mark.parametrize("policy", [MlpPolicy, pytest.param(OwnForward, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES.keys())
 @every_agent
 def test_the_update_uses_the_stored_masks(
     agent_class: Any, space: spaces.Space, policy: type[MlpPolicy]
@@ -186,25 +189,29 @@ def test_continuous_actions_with_masks_are_rejected() -> None:
         TRPO("MlpPolicy", DummyVecEnv([Continuous]), **SMALL)
 
 
-def gymnasium_vector(n: int) -> GymnasiumVecEnv:
-    """Return a Gymnasium vector environment."""
-    return GymnasiumVecEnv(gym.vector.SyncVectorEnv([MaskedEnv] * n))
-
-
 VECTORS: dict[str, Callable[[int], VecEnv]] = {
     "dummy": lambda n: DummyVecEnv([MaskedEnv] * n),
     "normalised": lambda n: VecNormalize(DummyVecEnv([MaskedEnv] * n), norm_obs=False, norm_reward=False),
     "workers": lambda n: WorkerVecEnv([MaskedEnv] * n, n_workers=2),
-    "gymnasium": gymnasium_vector,
+    "gymnasium": lambda n: GymnasiumVecEnv(gym.vector.SyncVectorEnv([MaskedEnv] * n)),
+    "asynchronous": lambda n: GymnasiumVecEnv(gym.vector.AsyncVectorEnv([MaskedEnv] * n, context="fork")),
     "subproc": lambda n: SubprocVecEnv([MaskedEnv] * n, start_method="fork"),
 }
 
 
-def test_every_vector_environment_gives_the_same_bits() -> None:
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("normalised", "gymnasium"),
+        pytest.param(("workers", "subproc", "asynchronous"), marks=pytest.mark.slow),
+    ],
+    ids=["here", "processes"],
+)
+def test_every_vector_environment_gives_the_same_bits(names: tuple[str, ...]) -> None:
     """In this process, in workers, in Gymnasium's vectors, and inside wrappers."""
     weights = {}
-    for name, make in VECTORS.items():
-        env = make(2)
+    for name in ("dummy", *names):
+        env = VECTORS[name](2)
         try:
             assert has_masks(env)
             agent = TRPO("MlpPolicy", env, **SMALL).learn(64)
@@ -215,19 +222,31 @@ def test_every_vector_environment_gives_the_same_bits() -> None:
     assert all(torch.equal(each, weights["dummy"]) for each in weights.values()), weights
 
 
-def test_without_the_method_there_are_no_masks() -> None:
+PLAIN = partial(gym.make, "CartPole-v1")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: VecNormalize(DummyVecEnv([PLAIN])),
+        lambda: GymnasiumVecEnv(gym.vector.SyncVectorEnv([PLAIN])),
+        lambda: make_vec_env("CartPole-v1", vec_env="tensor", env_kwargs={"device": "cpu"}),
+        *(
+            pytest.param(make, marks=pytest.mark.slow)
+            for make in (
+                lambda: WorkerVecEnv([PLAIN], n_workers=1),
+                lambda: GymnasiumVecEnv(gym.vector.AsyncVectorEnv([PLAIN], context="fork")),
+            )
+        ),
+    ],
+)
+def test_without_the_method_there_are_no_masks(make: Callable[[], VecEnv]) -> None:
     """In every vector environment; asking breaks none of them."""
-    plain = partial(gym.make, "CartPole-v1")
-    for env in (
-        DummyVecEnv([plain]),
-        VecNormalize(DummyVecEnv([plain])),
-        GymnasiumVecEnv(gym.vector.SyncVectorEnv([plain])),
-        WorkerVecEnv([plain] * 2, n_workers=1),
-    ):
-        env.reset()
-        assert not has_masks(env)
-        env.step(np.zeros(env.num_envs, dtype=int))
-        env.close()
+    env = make()
+    env.reset()
+    assert not has_masks(env)
+    env.step(np.zeros(env.num_envs, dtype=int))
+    env.close()
 
 
 @pytest.mark.parametrize("policy", ["MlpPolicy", "MultiInputPolicy"])
@@ -251,6 +270,7 @@ class Images(gym.ObservationWrapper):
         return np.resize(np.repeat(observation * 255, 7), (36, 36, 1)).astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 def test_images(shared: bool) -> None:
     """With and without shared features, ACKTR's convolutions too."""
@@ -281,11 +301,13 @@ def test_the_critic_and_the_buffer_are_sb3s() -> None:
     assert agent.rollout_buffer.action_masks is None
 
 
-def test_sub_sampled_and_micro_batched_fisher_matrices() -> None:
-    """Every second state with its own mask."""
-    for options in ({"sub_sampling_factor": 2}, {"micro_batch_size": 5}, {"fisher": "finite_difference"}):
-        agent = TRPO("MlpPolicy", vec_env(), **options, **SMALL).learn(64)
-        assert agent.outcomes["accepted"] == 2, options
+@pytest.mark.parametrize(
+    "options", [{"sub_sampling_factor": 2}, {"micro_batch_size": 5}, {"fisher": "finite_difference"}], ids=str
+)
+def test_fisher_matrices_of_some_or_all_states(options: dict[str, Any]) -> None:
+    """Every second state with its own mask, or parts of the states."""
+    agent = TRPO("MlpPolicy", vec_env(), **options, **SMALL).learn(32)
+    assert agent.outcomes["accepted"] == 1
 
 
 def test_present_masks() -> None:
@@ -294,3 +316,38 @@ def test_present_masks() -> None:
     env.reset()
     masks = masks_of(env, env.action_space)
     assert masks.dtype == bool and np.array_equal(masks, np.stack([e.mask for e in env.envs]))
+
+
+class MaskedTask(RandomTask):
+    """A task on tensors that forbids the actions whose observation is negative; never the last one."""
+
+    def action_masks(self) -> torch.Tensor:
+        """Return the masks, (N, 3)."""
+        masks = self.state > 0
+        masks[:, -1] = True
+        return masks
+
+    def step(self, actions: torch.Tensor) -> Any:
+        """Check the actions."""
+        assert bool(self.action_masks().gather(1, actions.unsqueeze(1)).all())
+        return super().step(actions)
+
+
+def test_tensor_environments_are_stepped_through_the_host() -> None:
+    """With masks; without them, or if they are ignored, rollouts are tensors as before."""
+    for task, options, kind in (
+        (MaskedTask, {}, RolloutBuffer),
+        (MaskedTask, {"use_masking": False}, TensorRolloutBuffer),
+        (RandomTask, {}, TensorRolloutBuffer),
+    ):
+        env = TensorVecEnv(task(4, spaces.Discrete(3), seed=0))
+        agent = TRPO("MlpPolicy", env, **options, **SMALL)
+        assert type(agent.rollout_buffer) is kind
+        if options:
+            with pytest.raises(AssertionError):
+                agent.learn(64)
+        else:
+            assert agent.learn(64).outcomes["accepted"] == 1
+    single = VecEnvTask(TensorVecEnv(MaskedTask(1, spaces.Discrete(3), seed=0)))
+    assert single.has_wrapper_attr("action_masks") and single.action_masks().shape == (3,)
+    assert not VecEnvTask(TensorVecEnv(RandomTask(1, spaces.Discrete(3)))).has_wrapper_attr("action_masks")
