@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from agents import NPG, TRPO, Batch
 from agents.masking import MaskedEvalCallback, evaluate_policy
 from agents.policy.masks import MaskError
-from envs import ActionMasker
+from envs import ActionMasker, choose_vec_env
 from envs.masks import AllowedActions, allowed
 from npg import ExactFisher, SurrogateObjective
 from npg.states import select
@@ -59,7 +59,7 @@ def test_predict_warns_without_masks(agent: TRPO) -> None:
         agent.predict(observation)
 
 
-@pytest.mark.parametrize("use_masking", [True, False])
+@pytest.mark.parametrize("use_masking", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_evaluation_callback(tmp_path: Path, use_masking: bool) -> None:
     """It plays with masks, saves the best model, and calls its children with the agent itself."""
     seen = []
@@ -153,6 +153,11 @@ def test_allowed_actions(space: gym.Space) -> None:
         assert np.array_equal(allowed(action, mask, space), action)
     assert space.contains(allowed(action, env.unwrapped.mask, space))
     assert AllowedActions(gym.make("CartPole-v1")).unwrapped is not None
+
+
+def test_a_step_is_timed_with_allowed_actions() -> None:
+    """The choice of the vector environment takes no forbidden ones."""
+    assert choose_vec_env(MaskedEnv, 64).vec_env in ("dummy", "workers")
 
 
 def test_allowed_actions_of_a_shifted_space() -> None:

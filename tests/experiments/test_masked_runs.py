@@ -73,7 +73,7 @@ def state_of(run: Path) -> dict[str, Any]:
 
 def test_training_says_that_it_uses_masks(folder: Path, capsys: pytest.CaptureFixture) -> None:
     """Once, with the way to ignore them, which is a setting like others."""
-    assert command.main(["train", *ENV, "--steps", "32", "--seed", "1", *SHORT]) == 0
+    assert command.main(["train", *ENV, "--steps", "32", "--seed", "1", "--geometry", "1", *SHORT]) == 0
     assert capsys.readouterr().out.count("--set use_masking=false ignores the masks") == 1
     ignoring = ["train", *ENV, "--steps", "32", "--seed", "2", "--episodes", "1", *SHORT, "use_masking=false"]
     assert command.main(ignoring) == 1
@@ -107,6 +107,7 @@ def test_evaluation_and_video_use_the_masks(trained: Path) -> None:
     assert command.main([*words[:-1], "--stochastic", "--out", str(trained / "sampled.json")]) == 0
 
 
+@pytest.mark.slow
 def test_an_exported_policy_takes_masks(trained: Path, tmp_path: Path) -> None:
     """As one more input, with `predict`'s actions."""
     runtime = pytest.importorskip("onnxruntime")
@@ -122,6 +123,7 @@ def test_an_exported_policy_takes_masks(trained: Path, tmp_path: Path) -> None:
     assert masks[np.arange(40), actions].all() and len(set(actions.tolist())) > 1
 
 
+@pytest.mark.slow
 def test_a_shared_policy_takes_masks(trained: Path, tmp_path: Path) -> None:
     """And is evaluated with them; its card says so."""
     pytest.importorskip("safetensors")
@@ -135,6 +137,7 @@ def test_a_shared_policy_takes_masks(trained: Path, tmp_path: Path) -> None:
     assert "action_masks=" in (out / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_wrappers_may_give_the_masks(tmp_path: Path) -> None:
     """`ActionMasker` of this project, with a method's name, and of sb3-contrib."""
     pytest.importorskip("sb3_contrib")

@@ -78,7 +78,9 @@ def test_features_shared_or_not(make: Callable, weights: Callable, observations:
     check_learns(agent, weights)
 
 
-@pytest.mark.parametrize("actions", SPACES)
+@pytest.mark.parametrize(
+    "actions", ["discrete", *(pytest.param(other, marks=pytest.mark.slow) for other in [*SPACES][1:])]
+)
 def test_masks_learn(algorithm: type, make: Callable, weights: Callable, actions: str) -> None:
     """Only allowed actions are taken; the environment would raise an error for others."""
     if "use_masking" not in inspect.signature(algorithm).parameters:

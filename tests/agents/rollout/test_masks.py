@@ -123,6 +123,7 @@ def test_masks_that_allow_everything_change_no_bit(agent_class: Any) -> None:
     assert all(torch.allclose(a, b, rtol=0, atol=2e-6) for a, b in zip(*weights, strict=True))
 
 
+@pytest.mark.slow
 def test_forbidden_outputs_have_no_effect() -> None:
     """Biases of actions that are always forbidden stay as they are, and change nothing."""
 
@@ -249,7 +250,7 @@ def test_without_the_method_there_are_no_masks(make: Callable[[], VecEnv]) -> No
     env.close()
 
 
-@pytest.mark.parametrize("policy", ["MlpPolicy", "MultiInputPolicy"])
+@pytest.mark.parametrize("policy", [pytest.param("MlpPolicy", marks=pytest.mark.slow), "MultiInputPolicy"])
 def test_normalised_and_stacked_observations(policy: str) -> None:
     """Masks are those of the environments, whatever happens to observations."""
     make = MaskedEnv if policy == "MlpPolicy" else lambda: Dictionary(MaskedEnv())
@@ -302,7 +303,13 @@ def test_the_critic_and_the_buffer_are_sb3s() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"sub_sampling_factor": 2}, {"micro_batch_size": 5}, {"fisher": "finite_difference"}], ids=str
+    "options",
+    [
+        {"sub_sampling_factor": 2},
+        pytest.param({"micro_batch_size": 5}, marks=pytest.mark.slow),
+        pytest.param({"fisher": "finite_difference"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_fisher_matrices_of_some_or_all_states(options: dict[str, Any]) -> None:
     """Every second state with its own mask, or parts of the states."""
