@@ -109,7 +109,7 @@ class ACKTR(PolicyGradientAgent):
         self._restart_if_changed()
         gradient = objective.gradient()
         try:
-            self.actor_stepper.observe(batch.observations)
+            self.actor_stepper.observe(batch.inputs)
         except FloatingPointError:
             return PolicyStep.without_candidate(objective, Rejection.NON_FINITE_FISHER)
         except SingularMatrixError:

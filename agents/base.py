@@ -3,6 +3,7 @@
 The file is longer than others because every argument is documented here.
 """
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
 from functools import partial
@@ -39,6 +40,7 @@ from agents.ranks import Ranks, check_same_numbers
 from agents.rollout.batch import Batch
 from agents.rollout.collect import collect
 from agents.rollout.finite import check_finite, kept_statistics
+from agents.rollout.masks import masks_used
 from agents.rollout.tensor_buffer import TensorRolloutBuffer, make_buffer
 from agents.rollout.tensor_collect import collect_tensors
 from agents.rollout.threads import threads, update_threads
@@ -87,6 +89,8 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         critic_fit: "minibatch" uses the policy's optimizer, as SB3 does; "lbfgs" uses the whole batch, and
             ignores `batch_size` and `learning_rate`; other names are those given to `register_critic`.
         critic_lambda: λ of the returns that the critic is fitted to; None for `gae_lambda`.
+        use_masking: whether to choose only among the actions that the environments allow, if these have a
+            method `action_masks` (see docs/masks.md).
 
     Raises:
         ValueError: an argument is out of range.
@@ -107,9 +111,11 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
     normalize_advantage: bool = True
     critic_fit: str = "minibatch"
     critic_lambda: float | None = None
+    use_masking: bool = True
 
     actor: PolicyActor
     recurrent_states: Tensor | None = None  # after the last rollout, if the policy is recurrent
+    masked = False  # whether the environments' masks are used
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -157,7 +163,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         self, batch: Batch, actions: Tensor, advantages: Tensor, **options: Any
     ) -> SurrogateObjective:
         """Return the objective of an update; the options are keyword arguments of `SurrogateObjective`."""
-        return SurrogateObjective(self.actor, batch.observations, actions, advantages, **options)
+        return SurrogateObjective(self.actor, batch.inputs, actions, advantages, **options)
 
     def learn(
         self,
@@ -206,9 +212,24 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             return collect_tensors(self, env, callback, rollout_buffer, n_rollout_steps)
         return collect(self, env, callback, rollout_buffer, n_rollout_steps)
 
-    def predict(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Return actions in the dtype of the action space, and None; arguments as in SB3's `predict`."""
-        actions, state = super().predict(*args, **kwargs)
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+        action_masks: Any = None,
+    ) -> tuple[Any, Any]:
+        """Return actions in the dtype of the action space, and the state; see `MlpPolicy.predict`."""
+        masks = {} if action_masks is None else {"action_masks": action_masks}
+        if self.masked and not masks:
+            warnings.warn(
+                "the policy was trained with action masks, and predict without them may return forbidden "
+                "actions; pass action_masks, or evaluate with agents.masking.evaluate_policy",
+                UserWarning,
+                stacklevel=2,
+            )
+        actions, state = self.policy.predict(observation, state, episode_start, deterministic, **masks)
         return to_space(self.action_space, actions), state
 
     def train(self) -> None:
@@ -254,6 +275,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         """Train in another environment, with equal spaces and the same number of environments."""
         super().set_env(env, force_reset)
         warn_of_two_normalisers(self.policy, self.get_vec_normalize_env(), stacklevel=3)
+        self.masked = masks_used(self)
         self.rollout_buffer = make_buffer(self)
 
     def _setup_model(self) -> None:
@@ -263,6 +285,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
             self.device = faster_device(self.policy, self.n_envs, self.n_steps)
             self.policy.to(self.device)
             self.rollout_buffer.device = self.device
+        self.masked = masks_used(self)
         self.rollout_buffer = make_buffer(self)
         if isinstance(self.policy, MlpLstmPolicy):
             self.recurrent_states = self.policy.zero_states(self.n_envs)

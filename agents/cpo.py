@@ -150,9 +150,7 @@ class CPO(TRPO):
         _, mean, _ = self.ranks.moments(costs)
         # An episode has as many states as its length: this turns costs per step into costs per episode.
         per_episode = (costs - mean) * self.episode_costs.mean_length
-        return ConstrainedObjective(
-            self.actor, batch.observations, actions, advantages, per_episode, **options
-        )
+        return ConstrainedObjective(self.actor, batch.inputs, actions, advantages, per_episode, **options)
 
     def policy_step(self, batch: Batch, objective: SurrogateObjective) -> ConstrainedStep:
         """Return a step with KL ≤ δ that respects the limits, or a rejected step."""

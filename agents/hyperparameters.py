@@ -41,7 +41,10 @@ GROUPS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "ent_coef": ("a number ≥ 0 or a schedule", lambda v: callable(v) or 0 <= v < math.inf),
     "target_kl": ("a number of nats > 0, or a schedule", lambda v: callable(v) or 0 < v < math.inf),
     "learning_rate": ("a number > 0 or a schedule", lambda v: callable(v) or 0 < v < math.inf),
-    "adaptive_damping captured normalize_advantage use_sde": ("true or false", lambda v: isinstance(v, bool)),
+    "adaptive_damping captured normalize_advantage use_masking use_sde": (
+        "true or false",
+        lambda v: isinstance(v, bool),
+    ),
     "critic_fit": ('the name of a registered critic fit, e.g. "minibatch"', lambda v: v in CRITICS),
     "policy_kwargs": (
         'a mapping such as {"net_arch": [64, 64]} with integers ≥ 1 for the widths of layers, or None',

@@ -42,9 +42,13 @@ class LoadedPolicy:
         state: tuple[np.ndarray, ...] | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
+        action_masks: Any = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Return the actions for one raw observation or for several, and the state, as SB3's `predict`."""
-        return self.policy.predict(self._normalised(observation), state, episode_start, deterministic)
+        """Return actions for one or several raw observations, and the state; see `MlpPolicy.predict`."""
+        masks = {} if action_masks is None else {"action_masks": action_masks}
+        return self.policy.predict(
+            self._normalised(observation), state, episode_start, deterministic, **masks
+        )
 
     def _normalised(self, observation: Any) -> Any:
         moments = self._shared.moments

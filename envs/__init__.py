@@ -8,6 +8,7 @@ import gymnasium as gym
 
 from envs.errors import InvalidResultError, MissingExtraError, UnknownEnvironmentError
 from envs.factory import make_vec_env, register_vec_env
+from envs.masks import ActionMasker
 from envs.tasks.catch import Catch
 from envs.tasks.constrained_linear_quadratic import ConstrainedLinearQuadratic
 from envs.tasks.gaussian_bandit import GaussianBandit
@@ -23,6 +24,7 @@ from envs.vector.env_pool import EnvPoolVecEnv
 from envs.vector.gymnasium_vector import GymnasiumVecEnv
 
 __all__ = [
+    "ActionMasker",
     "Catch",
     "ConstrainedLinearQuadratic",
     "EnvPoolVecEnv",

@@ -12,6 +12,7 @@ import gymnasium as gym
 
 from envs.checked_env import CheckedEnv
 from envs.cores import usable_cores
+from envs.masks import AllowedActions
 from envs.single_env import EnvId, env_pool_spec, make_function, make_one
 
 # Seconds that a step of WorkerVecEnv adds to the environments' own time, measured on two cores: to wake the
@@ -58,7 +59,7 @@ def choose_vec_env(
     processes = min(len(usable_cores()), n_envs)
     if processes == 1:
         return VecEnvChoice("dummy", "one environment" if n_envs == 1 else "one core")
-    env = CheckedEnv(make_one(make), copy.deepcopy)  # wrapped as in training
+    env = AllowedActions(CheckedEnv(make_one(make), copy.deepcopy))  # wrapped as in training
     seconds = _time_step(env)
     env.close()
     saved = (n_envs - math.ceil(n_envs / processes)) * seconds

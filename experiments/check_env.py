@@ -13,7 +13,9 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.env_checker import check_env as check_with_sb3
 
+from agents.policy.masks import checked_masks
 from envs.checked_env import CheckedEnv
+from envs.masks import METHOD, AllowedActions
 from envs.single_env import environment_spec, make_function, make_one
 from envs.state.environment_state import StateUnavailableError, take_state
 from envs.user_modules import import_user_module
@@ -63,17 +65,24 @@ def make(settings: RunSettings) -> gym.Env:
     """Make the environment with its arguments and wrappers, and check what it returns."""
     env: gym.Env = CheckedEnv(make_one(make_function(settings.env, dict(settings.env_kwargs))), copy.deepcopy)
     wrapper = env_wrapper(settings)
-    return wrapper(env) if wrapper else env
+    return AllowedActions(wrapper(env) if wrapper else env)
 
 
 def measure(env: gym.Env, steps: int, seed: int = 0) -> Measured:
-    """Play with random actions for a number of steps."""
+    """Play with random actions, among those that the environment allows, for a number of steps.
+
+    Raises:
+        MaskError: a mask has the wrong shape, or allows no action.
+    """
     found = Measured()
+    masks = env.get_wrapper_attr(METHOD) if env.has_wrapper_attr(METHOD) else None
     episode = [0.0, 0.0]  # return and length
     env.action_space.seed(seed)
     observation, _ = env.reset(seed=seed)
     found.add(observation)
     for _ in range(steps):
+        if masks is not None:
+            checked_masks(masks(), env.action_space, 1)
         action = env.action_space.sample()
         start = time.perf_counter()
         observation, reward, terminated, truncated, _ = env.step(action)

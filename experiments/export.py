@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 from agents import ALGORITHMS
 from agents.hyperparameters import nearest
+from agents.masking import masks_apply
 from agents.policy.actor import sample_observations, unvalidated
+from agents.policy.masks import choices
 from agents.policy.recurrent.policies import MlpLstmPolicy
 from agents.policy.recurrent.sequences import Sequences
 from experiments.evaluation.seeded_episodes import find_environment, make_env
@@ -36,6 +38,7 @@ from experiments.terminal import show
 
 OBSERVATION, ACTION = "observation", "action"
 STATE, NEXT_STATE = "state", "next_state"  # of a recurrent policy
+MASKS = "action_masks"
 TOLERANCE = 1e-5
 LARGEST = 1e3  # largest random observation; at some spaces' bounds, the largest float, networks overflow
 
@@ -67,18 +70,22 @@ class Predictor(nn.Module):
             bounds = [np.where(abs(b) < 2.0**53, b, np.nextafter(b, 0)) if self.whole else b for b in bounds]
             self.low, self.high = map(tensor, bounds)
 
-    def forward(self, parts: dict[str, Tensor], state: Tensor | None = None) -> Any:
+    def forward(
+        self, parts: dict[str, Tensor], state: Tensor | None = None, action_masks: Tensor | None = None
+    ) -> Any:
         """Return deterministic actions, one row each, for raw observations, which are given by input name.
 
-        A recurrent policy takes and also returns its state, (parts, layers, rows, H).
+        A recurrent policy takes and also returns its state, (parts, layers, rows, H). With masks, (rows, K),
+        all actions are allowed ones.
         """
         for key, (mean, deviation) in self.moments.items():
             part = (parts[key].double() - mean) / deviation
             parts = parts | {key: part.clamp(-self.clip, self.clip).float()}
         given = as_space(self.policy.observation_space, parts)
+        masks = {} if action_masks is None else {MASKS: action_masks}
         if state is None:
-            return self._to_space(self.policy._predict(given, True))
-        actions, after = self.policy._predict(given, state, True)
+            return self._to_space(self.policy._predict(given, True, **masks))
+        actions, after = self.policy._predict(given, state, True, **masks)
         return self._to_space(actions), after
 
     def _to_space(self, actions: Tensor) -> Tensor:
@@ -102,7 +109,11 @@ def as_space(space: spaces.Space, parts: dict[str, Any]) -> Any:
 
 
 def export_onnx(
-    model: OnPolicyAlgorithm | ActorCriticPolicy, path: str | Path, normaliser: VecNormalize | None = None
+    model: OnPolicyAlgorithm | ActorCriticPolicy,
+    path: str | Path,
+    normaliser: VecNormalize | None = None,
+    *,
+    masked: bool | None = None,
 ) -> None:
     """Write a deterministic policy as one ONNX file; an existing file is replaced.
 
@@ -113,6 +124,8 @@ def export_onnx(
         model: a policy, or an agent with one.
         path: path of the file.
         normaliser: normaliser of the model's observations; None for that of the agent's environment, if any.
+        masked: whether the file has the further input "action_masks", (N, K) of bool; None for whether the
+            agent uses masks.
 
     Raises:
         ImportError: the extra `onnx` is not installed.
@@ -125,6 +138,7 @@ def export_onnx(
     policy: Any = model
     if isinstance(model, OnPolicyAlgorithm):
         policy, normaliser = model.policy, normaliser or model.get_vec_normalize_env()
+        masked = getattr(model, "masked", False) if masked is None else masked
     shape = policy.observation_space.shape
     if normaliser is not None and normaliser.observation_space.shape != shape:
         raise ValueError(f"the normaliser is for {normaliser.observation_space}, not for shape {shape}")
@@ -135,6 +149,10 @@ def export_onnx(
     if isinstance(policy, MlpLstmPolicy):
         inputs, shapes = inputs | {STATE: random_state(policy, 3)}, shapes | {STATE: {2: batch}}
         names |= {STATE: "input", NEXT_STATE: "output"}
+    if masked:
+        masks = torch.as_tensor(random_masks(policy.action_space, 3), device=policy.device)
+        inputs, shapes = inputs | {MASKS: masks}, shapes | {MASKS: {0: batch}}
+        names |= {MASKS: "input"}
     if taken := [name for name in names if name in example]:
         name = taken[0]
         raise ValueError(f"the file's {names[name]} is called {name!r}; rename that part of the observation")
@@ -153,30 +171,38 @@ def export_onnx(
         node.ClearField("metadata_props")  # stack traces, with paths on this machine
     session = runtime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     for n in (1, 64):
-        verify(policy, normaliser, session, n)
+        verify(policy, normaliser, session, n, bool(masked))
     with replacing(Path(path)) as file:
         file.write(graph.SerializeToString())
 
 
-def verify(policy: ActorCriticPolicy, normaliser: VecNormalize | None, session: Any, n: int) -> None:
+def verify(
+    policy: ActorCriticPolicy,
+    normaliser: VecNormalize | None,
+    session: Any,
+    n: int,
+    masked: bool,
+) -> None:
     """Raise RuntimeError unless an onnxruntime session agrees with `predict` on n random observations."""
     raw = random_observations(policy, normaliser, n)
     given = as_space(policy.observation_space, raw)
     given = given if normaliser is None else normaliser.normalize_obs(given)
     before = random_state(policy, n) if isinstance(policy, MlpLstmPolicy) else None
     state = {} if before is None else {STATE: before.numpy(force=True)}
-    expected, after = policy.predict(given, state.get(STATE), deterministic=True)
-    actions, *rest = session.run(None, raw | state)
+    masks: dict[str, Any] = {MASKS: random_masks(policy.action_space, n)} if masked else {}
+    expected, after = policy.predict(given, state.get(STATE), deterministic=True, **masks)
+    actions, *rest = session.run(None, raw | state | masks)
     agree = (actions.dtype, actions.shape) == (expected.dtype, expected.shape)
     agree &= np.allclose(rest, [] if after is None else [after], rtol=TOLERANCE, atol=TOLERANCE)
     if agree and not isinstance(policy.action_space, spaces.Box):
         # Compare probabilities: of two choices that are equally likely up to rounding, either is correct.
         tensor: Any = obs_as_tensor(given, policy.device)
-        choices: Any = policy.get_distribution(
-            tensor if before is None else Sequences.of_step(tensor, before)  # type: ignore[arg-type]
+        distribution: Any = policy.get_distribution(
+            tensor if before is None else Sequences.of_step(tensor, before),  # type: ignore[arg-type]
+            **masks,
         )
         floats = (obs_as_tensor(a.astype(np.float32), policy.device) for a in (actions, expected))
-        for_action = (choices.log_prob(each) for each in floats)
+        for_action = (distribution.log_prob(each) for each in floats)
         actions, expected = (log_prob.numpy(force=True) for log_prob in for_action)
     if not (agree and np.allclose(actions, expected, rtol=TOLERANCE, atol=TOLERANCE)):
         raise RuntimeError("onnxruntime and the policy disagree on random observations; nothing is written")
@@ -197,8 +223,19 @@ def random_observations(policy: ActorCriticPolicy, normaliser: VecNormalize | No
     return {key: part.astype(sample[key].dtype) for key, part in as_parts(raw).items()}
 
 
-def load_run(arguments: Export) -> tuple[ActorCriticPolicy, VecNormalize | None]:
-    """Return the policy of a run folder, and its normaliser or None; nothing is unpickled.
+def random_masks(space: spaces.Space, n: int) -> np.ndarray:
+    """Return n random masks, each of which allows an action; deterministic for each n."""
+    generator, parts = np.random.default_rng(n), []
+    for size in choices(space):
+        parts.append(generator.random((n, size)) < 0.5)
+        parts[-1][np.arange(n), generator.integers(size, size=n)] = True
+    return np.concatenate(parts, axis=1)
+
+
+def load_run(arguments: Export) -> tuple[ActorCriticPolicy, VecNormalize | None, bool]:
+    """Return the policy of a run folder, its normaliser or None, and whether it uses masks.
+
+    Nothing is unpickled.
 
     Raises:
         ImportError, OSError, ValueError: the folder, its environment or an option is invalid.
@@ -210,13 +247,16 @@ def load_run(arguments: Export) -> tuple[ActorCriticPolicy, VecNormalize | None]
     env = make_env(find_environment(settings.env, arguments.import_), seed=0, n_envs=1, settings=settings)
     try:
         policy, env = restore_policy(read_policy(folder, arguments.checkpoint), settings, env)
-        return policy, env if isinstance(env, VecNormalize) else None
+        masked = masks_apply(policy, env, settings.hyperparameters)
+        return policy, env if isinstance(env, VecNormalize) else None, masked
     finally:
         env.close()
 
 
-def load_model(arguments: Export) -> tuple[ActorCriticPolicy, VecNormalize | None]:
-    """Return the policy of a saved model, and its normaliser or None; both are unpickled.
+def load_model(arguments: Export) -> tuple[ActorCriticPolicy, VecNormalize | None, bool]:
+    """Return the policy of a saved model, its normaliser or None, and whether it uses masks.
+
+    Model and normaliser are unpickled.
 
     Raises:
         OSError: the model or the normaliser cannot be read.
@@ -233,7 +273,7 @@ def load_model(arguments: Export) -> tuple[ActorCriticPolicy, VecNormalize | Non
     model = ALGORITHMS[algo].load(arguments.path, device="cpu")
     path = arguments.normaliser or arguments.path.with_name("vecnormalize.pkl")
     if not (path.is_file() or arguments.normaliser):
-        return model.policy, None
+        return model.policy, None, model.masked
     try:
         normaliser = pickle.loads(path.read_bytes())
     except (OSError, EOFError, pickle.UnpicklingError) as error:
@@ -242,7 +282,7 @@ def load_model(arguments: Export) -> tuple[ActorCriticPolicy, VecNormalize | Non
         ) from None
     if not isinstance(normaliser, VecNormalize):
         raise ValueError(f"{path} holds no VecNormalize; name the model's by --normaliser")
-    return model.policy, normaliser
+    return model.policy, normaliser, model.masked
 
 
 def main(arguments: Export) -> int:
@@ -253,8 +293,8 @@ def main(arguments: Export) -> int:
     try:
         if out.exists() and not arguments.force:
             raise FileExistsError(f"{out} exists; add --force to replace it, or choose another --out")
-        policy, normaliser = load_run(arguments) if is_run else load_model(arguments)
-        export_onnx(policy, out, normaliser)
+        policy, normaliser, masked = load_run(arguments) if is_run else load_model(arguments)
+        export_onnx(policy, out, normaliser, masked=masked)
     except (ValueError, ImportError, OSError, RuntimeError, AssertionError, gym.error.Error) as error:
         show(f"error: {error}", error=True)
         return 2

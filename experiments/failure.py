@@ -10,6 +10,7 @@ from pathlib import Path
 import agents
 import envs
 import npg
+from agents.policy.masks import MaskError
 from agents.ranks import RankError
 from agents.rollout.finite import NonFiniteError
 from envs.errors import InvalidResultError
@@ -67,14 +68,15 @@ def raised_at(error: BaseException | None) -> str:
 def describe_failure(error: BaseException, when: str) -> str:
     """Return the message for an exception: its traceback, and a last line that says what, where and when.
 
-    NaN and infinity, lost workers and ranks, and system errors such as a full disk have no traceback, unless
-    a user's own code raised them.
+    NaN and infinity, wrong masks, lost workers and ranks, and system errors such as a full disk have no
+    traceback, unless a user's own code raised them.
 
     Args:
         error: the exception.
         when: when it was raised, e.g. "in the evaluation".
     """
-    if isinstance(error, NonFiniteError | OSError | RankError | WorkerError) and not raised_at(error):
+    known = NonFiniteError | MaskError | OSError | RankError | WorkerError
+    if isinstance(error, known) and not raised_at(error):
         return f"error: {error}"
     where = "; ".join(["", *notes_of(error)])
     lines = "".join(traceback.format_exception(error))

@@ -181,7 +181,7 @@ def undisturbed(policy: ActorCriticPolicy) -> Iterator[None]:
 
 
 def read(buffer: RolloutBuffer, action_space: spaces.Space, most: int) -> tuple[Any, Tensor, Tensor]:
-    """Return observations, actions and log-probabilities of at most `most` states of a new rollout.
+    """Return the actor's inputs, actions and log-probabilities of at most `most` states of a new rollout.
 
     The buffer's `get` is not used, since it draws from NumPy's global generator and reorders the arrays. The
     states are evenly spaced in the concatenation of the environments' trajectories.
@@ -192,11 +192,13 @@ def read(buffer: RolloutBuffer, action_space: spaces.Space, most: int) -> tuple[
     def pick(array: np.ndarray) -> Tensor:
         return buffer.to_torch(array[step, env])
 
-    observations = each(pick, buffer.observations)  # type: ignore[arg-type]  # arrays
+    masks = getattr(buffer, "action_masks", None)
+    observations: Any = buffer.observations
+    inputs = each(pick, observations if masks is None else (observations, masks))
     actions = pick(buffer.actions).float()
     if isinstance(action_space, spaces.Discrete):
         actions = actions.long().flatten()
-    return observations, actions, pick(buffer.log_probs)
+    return inputs, actions, pick(buffer.log_probs)
 
 
 def probed_diagonal(actor: PolicyActor, observations: Any, probes: int) -> Tensor:

@@ -29,6 +29,7 @@ def model_card(
     result: Mapping[str, Any],
     files: Collection[str],
     name: str,
+    masked: bool = False,
 ) -> str:
     """Return the content of README.md.
 
@@ -38,6 +39,7 @@ def model_card(
         result: the content of evaluation.json.
         files: names of the files in the folder.
         name: what to call the folder in commands.
+        masked: whether the policy chooses among the actions that the environment's masks allow.
     """
     title = f"{label(settings.algo)} on {settings.env}"
     mean, spread = f"{result['mean_return']:.2f}", f"{result['std_return']:.2f}"
@@ -86,7 +88,8 @@ def model_card(
         f"    npg evaluate {code(shlex.join([name, *imports]))}",
         f"```python\n{''.join(f'import {code(m)}{chr(10)}' for m in modules)}import agents\n\n"
         f"policy = agents.load({name!r})\n"
-        "action, _ = policy.predict(observation, deterministic=True)   # a raw observation\n```",
+        f"action, _ = policy.predict(observation, {'action_masks=env.action_masks(), ' * masked}"
+        "deterministic=True)   # a raw observation\n```",
         "## Training",
         training(settings),
         f"Versions: {plain(packages)}." if packages else "",

@@ -81,7 +81,7 @@ def write_folder(arguments: Share, out: Path, name: str) -> None:
     document = plain_yaml.read(run.config)
     prepare_headless()
     spec = find_environment(settings.env, arguments.import_)
-    write_policy(read_policy(run, arguments.checkpoint), settings, spec, out)
+    masked = write_policy(read_policy(run, arguments.checkpoint), settings, spec, out)
     with replacing(out / "config.yaml") as file:
         file.write(yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode())
     # What is evaluated is what was written.
@@ -100,7 +100,7 @@ def write_folder(arguments: Share, out: Path, name: str) -> None:
     attempt("replay.mp4", lambda: record(written, settings, spec, result, out / "replay.mp4"))
     files = {path.name for path in out.iterdir()}
     with replacing(out / "README.md") as file:
-        file.write(model_card(settings, document, result, files, name).encode())
+        file.write(model_card(settings, document, result, files, name, masked).encode())
 
 
 def compare(result: dict[str, Any], run: RunFolder) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from stable_baselines3.common.vec_env import VecNormalize
 
+from agents.masking import masks_apply
 from agents.shared_policy import DOCUMENT, MOMENTS, TENSORS, SharedPolicy, read_shared_policy
 from envs.state.vec_env_checkpointer import LOST, NORMALISER
 from experiments.evaluation.seeded_episodes import make_env
@@ -41,8 +42,8 @@ def read_policy(folder: RunFolder, name: str | None = None) -> Checkpoint:
     return folder.path / TENSORS, content
 
 
-def write_policy(checkpoint: Checkpoint, settings: RunSettings, spec: Any, out: Path) -> None:
-    """Write policy.json and policy.safetensors into a folder.
+def write_policy(checkpoint: Checkpoint, settings: RunSettings, spec: Any, out: Path) -> bool:
+    """Write policy.json and policy.safetensors into a folder; return whether the policy uses action masks.
 
     Args:
         checkpoint: a run's checkpoint.
@@ -68,11 +69,13 @@ def write_policy(checkpoint: Checkpoint, settings: RunSettings, spec: Any, out: 
             parameters=policy.state_dict(),
             **statistics(env),
         )
+        masked = masks_apply(policy, env, settings.hyperparameters)
     finally:
         env.close()
     for name, data in shared.files().items():
         with replacing(out / name) as file:
             file.write(data)
+    return masked
 
 
 def statistics(env: Any) -> dict[str, Any]:

@@ -48,6 +48,8 @@ def run(arguments: Arguments, ranks: Ranks = ONE) -> int:
     with closing(folder), closing(made) as env:
         with setup_errors("this command line"):
             agent = build(settings, env)
+        if getattr(agent, "masked", False):
+            show("action masks: only allowed actions are chosen; --set use_masking=false ignores the masks")
         settings = replace(settings, device=str(agent.device))
         document = describe(settings, agent, ranks)
 

@@ -16,6 +16,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, distributions, nn
 
 from agents.policy.distributions import to_npg
+from agents.policy.masks import split
 from agents.policy.recurrent.policies import MlpLstmPolicy
 from npg import Distribution
 
@@ -52,10 +53,15 @@ class PolicyActor(nn.Module):
         self._critic_names = value_names - self._actor_names
         self.shares_parameters = bool(value_names & self._actor_names)
 
-    def forward(self, observations: Any) -> Distribution:
-        """Return the policy's distribution at N observations, already on the policy's device."""
+    def forward(self, inputs: Any) -> Distribution:
+        """Return the policy's distribution at N observations, already on the policy's device.
+
+        Args:
+            inputs: the observations, or a pair of observations and masks (N, K) of the allowed actions.
+        """
+        observations, masks = split(inputs)
         with unvalidated():
-            return to_npg(self.policy.get_distribution(observations))
+            return to_npg(self.policy.get_distribution(observations, **masks))
 
     def unsquash(self, actions: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
         """Return actions (N, A) and log-probabilities (N,) before the tanh, if the policy has one.

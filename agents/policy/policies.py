@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from agents.policy import heads  # noqa: F401  # registers npg's own
 from agents.policy.actions import to_space
 from agents.policy.distributions import HEADS, HeadDistribution
+from agents.policy.masks import masked_distribution
 from agents.policy.names import check_new, with_classes
 from agents.policy.normalisation import ObservationNormaliser, RunningMoments
 from agents.ranks import ONE, Ranks
@@ -103,26 +104,77 @@ class MlpPolicy(ActorCriticPolicy):
             return values
         return values * self.return_moments.deviation.to(values) + self.return_moments.mean.to(values)
 
-    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, obs: PyTorchObs, deterministic: bool = False, action_masks: Any = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return actions, values and log-probabilities at N raw observations."""
+        if action_masks is not None:
+            distribution = self.get_distribution(obs, action_masks)
+            actions = distribution.get_actions(deterministic=deterministic)
+            log_prob = distribution.log_prob(actions)
+            return actions.reshape((-1, *self.action_space.shape)), self.predict_values(obs), log_prob  # type: ignore[misc]
         actions, values, log_prob = super().forward(self._normalised(obs), deterministic)  # type: ignore[arg-type]
         return actions, self._in_return_units(values), log_prob
 
-    def predict(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Return actions in the dtype of the action space, and None; arguments as in SB3's `predict`."""
-        actions, state = super().predict(*args, **kwargs)
-        return to_space(self.action_space, actions), state
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+        action_masks: Any = None,
+    ) -> tuple[Any, Any]:
+        """Return actions in the dtype of the action space, and `state`.
 
-    def get_distribution(self, obs: PyTorchObs) -> Distribution:
-        """Return the distribution of actions at N raw observations."""
-        return super().get_distribution(self._normalised(obs))
+        Args:
+            observation: one raw observation, or several.
+            state: returned as it is, since the policy is not recurrent.
+            episode_start: not used, as in SB3.
+            deterministic: whether to take the most likely actions instead of sampling.
+            action_masks: which actions are allowed, as an environment's `action_masks()` returns it, one row
+                per observation; None for all.
+
+        Raises:
+            MaskError: the masks have the wrong shape, or one allows no action.
+        """
+        if action_masks is None:
+            actions, state = super().predict(observation, state, episode_start, deterministic)
+            return to_space(self.action_space, actions), state
+        self.set_training_mode(False)
+        tensors, several = self.obs_to_tensor(observation)
+        with torch.no_grad():
+            chosen = self._predict(tensors, deterministic, action_masks)
+        array = chosen.cpu().numpy().reshape((-1, *self.action_space.shape))  # type: ignore[misc]
+        return to_space(self.action_space, array if several else array.squeeze(axis=0)), state
+
+    def _predict(
+        self, observation: PyTorchObs, deterministic: bool = False, action_masks: Any = None
+    ) -> Tensor:
+        return self.get_distribution(observation, action_masks).get_actions(deterministic=deterministic)
+
+    def get_distribution(self, obs: PyTorchObs, action_masks: Any = None) -> Distribution:
+        """Return the distribution of actions at N raw observations, or of the allowed ones alone.
+
+        Args:
+            obs: N raw observations.
+            action_masks: see `agents.policy.masks.masked_distribution`; None if all actions are allowed.
+        """
+        if action_masks is None:
+            return super().get_distribution(self._normalised(obs))
+        features = BasePolicy.extract_features(self, self._normalised(obs), self.pi_features_extractor)
+        return masked_distribution(self, self.mlp_extractor.forward_actor(features), action_masks)
 
     def predict_values(self, obs: PyTorchObs) -> Tensor:
         """Return the values (N, 1) of N raw observations, in units of the return."""
         return self._in_return_units(super().predict_values(self._normalised(obs)))
 
-    def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def evaluate_actions(
+        self, obs: PyTorchObs, actions: Tensor, action_masks: Any = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return values, log-probabilities and entropy of actions at N raw observations."""
+        if action_masks is not None:
+            distribution = self.get_distribution(obs, action_masks)
+            return self.predict_values(obs), distribution.log_prob(actions), distribution.entropy()
         values, log_prob, entropy = super().evaluate_actions(self._normalised(obs), actions)
         return self._in_return_units(values), log_prob, entropy
 

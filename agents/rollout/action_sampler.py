@@ -7,6 +7,7 @@ from stable_baselines3.common.distributions import CategoricalDistribution, Diag
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
+from agents.policy.masks import split
 from agents.policy.plain_layers import plain_layers
 from agents.policy.policies import MlpPolicy
 from npg import Categorical, DiagGaussian
@@ -22,14 +23,17 @@ STANDARD_HEAD = ActorCriticPolicy._get_action_dist_from_latent
 
 
 class ActionSampler(Protocol):
-    """Sample actions now; compute values and log-probabilities later in one batch."""
+    """Sample actions now; compute values and log-probabilities later in one batch.
 
-    def sample(self, observations: Any) -> tuple[Tensor, Tensor | None]:
+    Inputs are those of `PolicyActor`: observations, or a pair of observations and masks.
+    """
+
+    def sample(self, inputs: Any) -> tuple[Tensor, Tensor | None]:
         """Return actions (n_envs, ...), and the distribution parameters that `evaluate` needs, if any."""
         ...
 
     def evaluate(
-        self, observations: Any, actions: Tensor, distribution_parameters: Tensor | None
+        self, inputs: Any, actions: Tensor, distribution_parameters: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return values (N, 1) and log-probabilities (N,) of actions sampled over any number of steps."""
         ...
@@ -52,15 +56,17 @@ class PolicySampler:
     def __init__(self, policy: ActorCriticPolicy):
         self._policy = policy
 
-    def sample(self, observations: Any) -> tuple[Tensor, Tensor | None]:
+    def sample(self, inputs: Any) -> tuple[Tensor, Tensor | None]:
         """Return actions, and None."""
-        return self._policy.get_distribution(observations).get_actions(), None
+        observations, masks = split(inputs)
+        return self._policy.get_distribution(observations, **masks).get_actions(), None
 
     def evaluate(
-        self, observations: Any, actions: Tensor, distribution_parameters: Tensor | None
+        self, inputs: Any, actions: Tensor, distribution_parameters: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return values and log-probabilities by a second pass through actor and critic."""
-        values, log_prob, _ = self._policy.evaluate_actions(observations, actions)
+        observations, masks = split(inputs)
+        values, log_prob, _ = self._policy.evaluate_actions(observations, actions, **masks)
         return values, log_prob
 
 
@@ -84,9 +90,12 @@ class MlpSampler:
         self._normaliser = policy.observation_normaliser if isinstance(policy, MlpPolicy) else None
         self.log_std = getattr(policy, "log_std", None)
 
-    def sample(self, observations: Any) -> tuple[Tensor, Tensor | None]:
+    def sample(self, inputs: Any) -> tuple[Tensor, Tensor | None]:
         """Return actions, and the distribution parameters: means or logits, one row per environment."""
+        observations, masks = split(inputs)
         parameters = self.parameters(observations)
+        for allowed in masks.values():
+            parameters = Categorical(parameters).masked(allowed).logits
         return self._sample(parameters), parameters
 
     def parameters(self, observations: Any) -> Tensor:
@@ -98,7 +107,7 @@ class MlpSampler:
         return x
 
     def evaluate(
-        self, observations: Any, actions: Tensor, distribution_parameters: Tensor | None
+        self, inputs: Any, actions: Tensor, distribution_parameters: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return values and log-probabilities, the latter from the kept distribution parameters."""
         assert distribution_parameters is not None
@@ -107,7 +116,7 @@ class MlpSampler:
             if self.log_std is None
             else DiagGaussian(distribution_parameters, self.log_std)
         )
-        return self._policy.predict_values(observations), distribution.log_prob(actions)
+        return self._policy.predict_values(split(inputs)[0]), distribution.log_prob(actions)
 
     def _sample(self, output: Tensor) -> Tensor:
         """Sample as torch.distributions does, so that a seed gives the same actions as through SB3."""

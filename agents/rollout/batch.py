@@ -21,12 +21,13 @@ class Batch:
     """N transitions as tensors on the agent's device.
 
     Attributes:
-        observations: input of the policy: a tensor (N, ...), a dictionary of them, or `Sequences`.
+        observations: input of the critic: a tensor (N, ...), a dictionary of them, or `Sequences`.
         actions: (N,) int64 for Discrete actions, else (N, A).
         old_log_prob: log-probability of the actions under the policy that took them, (N,), in nats.
         old_values: the critic's estimates during the rollout, (N,).
         advantages: (N,).
         returns: targets of the critic, (N,).
+        action_masks: whether each action was allowed, (N, K) of bool; None if all were.
     """
 
     observations: Any
@@ -35,6 +36,12 @@ class Batch:
     old_values: Tensor
     advantages: Tensor
     returns: Tensor
+    action_masks: Tensor | None = None
+
+    @property
+    def inputs(self) -> Any:
+        """Input of the actor: the observations, or a pair of them and the masks."""
+        return self.observations if self.action_masks is None else (self.observations, self.action_masks)
 
     def __len__(self) -> int:
         return self.returns.shape[0]
@@ -49,8 +56,10 @@ class Batch:
         if isinstance(buffer, TensorRolloutBuffer):
             names = ("observations", "actions", "log_probs", "values", "advantages", "returns")
             return cls(*map(buffer.flat, names))
+        masks = getattr(buffer, "action_masks", None)
         if not buffer.generator_ready:  # SB3's flag for a buffer that is flat already
-            for name in ("observations", "actions", "values", "log_probs", "advantages", "returns"):
+            names = ["observations", "actions", "values", "log_probs", "advantages", "returns"]
+            for name in names if masks is None else [*names, "action_masks"]:
                 flat = each(buffer.swap_and_flatten, getattr(buffer, name))  # type: ignore[arg-type]  # arrays
                 setattr(buffer, name, flat)
             buffer.generator_ready = True
@@ -68,6 +77,7 @@ class Batch:
             samples.old_values,
             samples.advantages,
             samples.returns,
+            None if masks is None else buffer.to_torch(buffer.action_masks),  # type: ignore[attr-defined]
         )
 
     def select(self, indices: Tensor | slice) -> Any:
@@ -75,10 +85,11 @@ class Batch:
         return select(self.observations, indices)
 
     def every(self, k: int, first: int = 0) -> Any:
-        """Return the observations of every k-th state; if there are sequences, of every k-th sequence."""
-        if isinstance(self.observations, Sequences):
-            return self.observations.take(np.arange(0, len(self.observations.lengths), k))
-        return self.select(slice(first, None, k))
+        """Return the actor's input at every k-th state; if there are sequences, in every k-th sequence."""
+        if not isinstance(self.observations, Sequences):
+            return select(self.inputs, slice(first, None, k))
+        sequences = np.arange(0, len(self.observations.lengths), k)
+        return select(self.inputs, torch.as_tensor(self.observations.states_of(sequences)))
 
 
 def standardise(advantages: Tensor, ranks: Ranks = ONE) -> Tensor:

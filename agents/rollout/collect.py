@@ -14,15 +14,17 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from agents.policy.actions import to_space
+from agents.policy.masks import split
 from agents.rollout.action_sampler import ActionSampler, make_sampler
 from agents.rollout.behaviour_weights import BehaviourWeights
 from agents.rollout.deferred import Deferred
 from agents.rollout.finite import check_ended, check_finite, kept_statistics, named_sampling_errors
 from agents.rollout.gae import write_advantages
 from agents.rollout.infos import is_truncated, last_observations, statistics_of
+from agents.rollout.masks import masks_of
 from agents.rollout.memory import Memory
 from agents.rollout.threads import acting_threads, threads
-from agents.rollout.trajectories import Step, Trajectories
+from agents.rollout.trajectories import Step, Trajectories, inputs_of
 
 
 def collect(
@@ -60,14 +62,18 @@ def collect(
     stepped = env.num_envs if share is None else share.total
     trajectories = Trajectories(agent.policy, sampler, behaviour, agent.gamma)
     memory = Memory.of(agent)
+    masked, action_masks = getattr(agent, "masked", False), None
     with kept_statistics(agent), threads(acting_threads(agent.policy, env.num_envs)):
         last_obs: Any = agent._last_obs
         check_finite(agent, env, "observation", last_obs)
         for n_steps in range(n_rollout_steps):
             if agent.use_sde and agent.sde_sample_freq > 0 and n_steps % agent.sde_sample_freq == 0:
                 agent.policy.reset_noise(env.num_envs)
-            obs_tensor = obs_as_tensor(last_obs, agent.device)
-            sampled, values, log_probs, parameters = act(agent, sampler, behaviour, obs_tensor, memory)
+            if masked:
+                action_masks = masks_of(env, agent.action_space, agent.num_timesteps)
+            inputs = inputs_of(last_obs, action_masks, agent.device)
+            obs_tensor, _ = split(inputs)
+            sampled, values, log_probs, parameters = act(agent, sampler, behaviour, inputs, memory)
             actions = sampled.cpu().numpy()
             check_finite(agent, env, "action", actions)  # clipping would hide an infinity
             clipped_actions = to_environment(agent, actions)
@@ -87,8 +93,8 @@ def collect(
             starts: Any = agent._last_episode_starts
             cut = {i: observation for i, observation in last.items() if is_truncated(infos[i])}
             reached = memory.states if memory is not None and cut else None
-            step = Step(last_obs, actions, rewards, starts, values, log_probs, parameters, cut, reached)
-            trajectories.add(step)
+            kept = (values, log_probs, parameters, cut, reached, action_masks)
+            trajectories.add(Step(last_obs, actions, rewards, starts, *kept))
             if behaviour.changed:
                 trajectories.evaluate()
                 behaviour.keep()
@@ -112,7 +118,7 @@ def act(
     agent: OnPolicyAlgorithm,
     sampler: ActionSampler | None,
     behaviour: BehaviourWeights,
-    observations: Any,
+    inputs: Any,
     memory: Memory | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Return actions, values, log-probabilities and distribution parameters (or None) at n_envs states.
@@ -125,15 +131,16 @@ def act(
     policy = agent.policy
     with named_sampling_errors(agent):
         if memory is not None:
-            return *memory.act(observations), None
+            return *memory.act(inputs), None
         if sampler is None:
-            return *policy(observations), None
-        actions, parameters = sampler.sample(observations)
+            observations, masks = split(inputs)
+            return *policy(observations, **masks), None
+        actions, parameters = sampler.sample(inputs)
 
     @cache
     def evaluated() -> tuple[Tensor, Tensor]:
         with torch.no_grad(), behaviour.restored():
-            return sampler.evaluate(observations, actions, parameters)
+            return sampler.evaluate(inputs, actions, parameters)
 
     shaped = actions.reshape((-1, *agent.action_space.shape))  # type: ignore[misc]
     return shaped, Deferred(lambda: evaluated()[0]), Deferred(lambda: evaluated()[1]), parameters

@@ -7,6 +7,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
 
+from agents.policy.masks import split
 from agents.policy.recurrent.policies import MlpLstmPolicy
 from agents.policy.recurrent.sequences import Sequences
 
@@ -40,9 +41,14 @@ class Memory:
         starts = torch.as_tensor(self._agent._last_episode_starts, device=self.states.device)
         return Sequences.of_step(observations, self.states * ~starts.bool().unsqueeze(1))
 
-    def act(self, observations: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Return actions, values and log-probabilities, and remember the observations."""
-        actions, values, log_probs, self.states = self._agent.policy(self.recall(observations))
+    def act(self, inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Return actions, values and log-probabilities, and remember the observations.
+
+        Args:
+            inputs: raw observations (n_envs, ...), or a pair of them and masks.
+        """
+        observations, masks = split(inputs)
+        actions, values, log_probs, self.states = self._agent.policy(self.recall(observations), **masks)
         self._agent.recurrent_states = self.states
         return actions, values, log_probs
 

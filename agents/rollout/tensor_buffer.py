@@ -146,12 +146,14 @@ def make_buffer(agent: OnPolicyAlgorithm) -> RolloutBuffer:
     """Return the buffer for an agent's environment: of tensors, if its rollouts can stay on the device.
 
     They can if the environment has the attribute `tensor_env`, on the agent's device, without a wrapper like
-    `VecNormalize` around it, and if the user has chosen neither a class of buffers nor a recurrent policy.
+    `VecNormalize` around it, if the user has chosen neither a class of buffers nor a recurrent policy, and if
+    actions are not masked.
     """
     tensor_env = None if isinstance(agent.env, VecEnvWrapper) else getattr(agent.env, "tensor_env", None)
     present, chosen = agent.rollout_buffer, agent.rollout_buffer_class or RolloutBuffer
     near = tensor_env is not None and same_device(tensor_env.device, agent.device)
     near = near and not isinstance(agent.policy, MlpLstmPolicy)  # whose states `collect` keeps
+    near = near and not getattr(agent, "masked", False)  # the host reads masks at every step
     suitable: type[RolloutBuffer] = TensorRolloutBuffer if near and chosen is RolloutBuffer else chosen
     if type(present) is suitable:
         return present

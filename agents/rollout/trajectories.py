@@ -36,6 +36,7 @@ class Step:
         distribution_parameters: what `ActionSampler.sample` returned with the actions.
         truncated: {environment: last observation} of the episodes that this step truncated.
         recurrent_states: those after the observations, (K, layers, n_envs, H), if the policy has any.
+        action_masks: which actions were allowed, (n_envs, K) of bool; None for all.
     """
 
     observations: Any
@@ -47,6 +48,7 @@ class Step:
     distribution_parameters: Tensor | None
     truncated: dict[int, Any]
     recurrent_states: Tensor | None = None
+    action_masks: np.ndarray | None = None
 
 
 class Trajectories:
@@ -85,6 +87,8 @@ class Trajectories:
         for step in self._steps:
             actions = step.actions.reshape(len(step.actions), -1)
             buffer.add(step.observations, actions, step.rewards, step.starts, step.values, step.log_probs)
+        masks = [step.action_masks for step in self._steps if step.action_masks is not None]
+        buffer.action_masks = np.stack(masks) if masks else None  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def evaluate(self) -> None:
@@ -107,8 +111,9 @@ class Trajectories:
             ]
             device = self._policy.device
             assert self._sampler is not None  # only a sampler defers values
+            masks = [step.action_masks for step in steps if step.action_masks is not None]
             values, log_probs = self._sampler.evaluate(
-                obs_as_tensor(observations, device),
+                inputs_of(observations, np.concatenate(masks) if masks else None, device),
                 torch.as_tensor(actions, device=device),
                 torch.cat(distribution_parameters) if distribution_parameters else None,
             )
@@ -144,6 +149,12 @@ class Trajectories:
             length = max(STATES_AT_ONCE // len(steps[0].actions), 1)
             for start in range(0, len(steps), length):
                 yield steps[start : start + length]
+
+
+def inputs_of(observations: Any, masks: np.ndarray | None, device: torch.device) -> Any:
+    """Return an actor's inputs as tensors: observations, or a pair of observations and masks."""
+    tensors = obs_as_tensor(observations, device)
+    return tensors if masks is None else (tensors, torch.as_tensor(masks, device=device))
 
 
 def joined(observations: list[Any], join: Callable[..., Any] = np.concatenate) -> Any:

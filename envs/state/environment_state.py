@@ -12,6 +12,7 @@ from stable_baselines3.common import atari_wrappers
 from stable_baselines3.common.monitor import Monitor
 
 from envs.checked_env import CheckedEnv
+from envs.masks import ActionMasker, AllowedActions
 from envs.state.generator_state import restore_generator, restore_spaces, take_generator, take_spaces
 from envs.state.physics_state import is_physics, restore_physics, take_physics
 from envs.state.plain_data import Plain, copy_plain
@@ -58,6 +59,7 @@ _WRAPPERS: dict[type, tuple[str, ...]] = {
     atari_wrappers.StickyActionEnv: ("_sticky_action",),
 } | dict.fromkeys(
     (  # no attributes; functions passed to them must be stateless too
+        ActionMasker,
         atari_wrappers.AtariWrapper,
         atari_wrappers.ClipRewardEnv,
         atari_wrappers.FireResetEnv,
@@ -81,6 +83,9 @@ _WRAPPERS: dict[type, tuple[str, ...]] = {
     (),
 )
 
+
+# As above, but of a package that may not be installed.
+_OPTIONAL = {"sb3_contrib.common.wrappers.action_masker.ActionMasker"}
 
 # Wrappers that only convert something store little: attributes of their own are their state if they are plain
 # data. Other wrappers may depend on more, e.g. on the environment that they step themselves.
@@ -160,7 +165,7 @@ def class_name(thing: object) -> str:
 def _layers(env: gym.Env[Any, Any]) -> Iterator[Any]:
     """Yield the wrappers, outermost first and without those that have no state, then the environment."""
     while isinstance(env, gym.Wrapper):
-        if type(env) not in (CheckedEnv, WrappedEpisodes):
+        if type(env) not in (AllowedActions, CheckedEnv, WrappedEpisodes):
             yield env
         env = env.env
     yield env
@@ -227,6 +232,8 @@ def _attribute_names(layer: Any) -> tuple[str, ...]:
             f"the Monitor writes its episodes to {layer.results_writer.file_handler.name}, "
             "and restoring a state would not remove lines from it; pass filename=None"
         )
+    if class_name(layer) in _OPTIONAL:
+        return ()
     known = _WRAPPERS if isinstance(layer, gym.Wrapper) else _ENVIRONMENTS
     if type(layer) not in known and isinstance(layer, _CONVERTERS):
         return tuple(sorted(vars(layer).keys() - _BASE))

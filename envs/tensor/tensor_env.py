@@ -35,6 +35,9 @@ class TensorEnv(ABC):
     generator (``torch.cuda.CUDAGraph.register_generator_state``). What it returns shares no memory with the
     state.
 
+    A subclass that forbids actions in some states has a method `action_masks() -> Tensor`, (N, K) of bool on
+    the device: whether each action is allowed. The agents then step it through `TensorVecEnv`, on the host.
+
     Attributes:
         num_envs: the number of environments, N.
         device: where all tensors are.

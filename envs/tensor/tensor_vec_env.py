@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from torch import Tensor
 
+from envs.masks import METHOD
 from envs.tensor.tensor_env import TensorEnv
 from envs.vector.episode_statistics import EpisodeStatistics
 
@@ -142,11 +143,14 @@ class TensorVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call ``render`` for each index; raise an error for any other method.
+        """Call ``render`` for each index, or return what ``action_masks`` returns for it.
 
         Raises:
-            NotImplementedError: If the method is not ``render``.
+            NotImplementedError: For any other method.
         """
+        if method_name == METHOD:
+            masks = self.tensor_env.action_masks().cpu().numpy()  # type: ignore[attr-defined]
+            return [masks[i] for i in self._get_indices(indices)]
         if method_name != "render":
             raise NotImplementedError(
                 f"cannot call {method_name!r} of single tensor environments; {_INSTEAD}"

@@ -123,6 +123,12 @@ class GymnasiumVecEnv(VecEnv):
         """Close the vector environment."""
         self.vector_env.close()
 
+    def has_attr(self, attr_name: str) -> bool:
+        """Return whether all environments, or a natively vectorised one, have an attribute."""
+        if hasattr(self.vector_env, "call"):  # get_attr of AsyncVectorEnv ends the processes if there is none
+            return all(self.vector_env.call("has_wrapper_attr", attr_name))
+        return hasattr(self.vector_env, attr_name)
+
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Return an attribute of each environment, or that of a natively vectorised one, once per index."""
         if hasattr(self.vector_env, "get_attr"):

@@ -6,6 +6,8 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
+from envs.masks import METHOD
+
 
 class VecEnvTask(gym.Env[Any, Any]):
     """The only environment of a vector environment that resets itself; it has an end where that has one."""
@@ -18,6 +20,11 @@ class VecEnvTask(gym.Env[Any, Any]):
         self.observation_space = vec_env.observation_space
         self.action_space = vec_env.action_space
         self.render_mode = vec_env.render_mode
+
+    def __getattr__(self, name: str) -> Any:
+        if name == METHOD and self._vec_env.has_attr(METHOD):
+            return lambda: self._vec_env.env_method(METHOD)[0]
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode; `options` is not used."""

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -17,6 +18,7 @@ from envs.workers.pool_state import restore_pool_state, take_pool_state
 from envs.workers.worker import TIMEOUT, Worker
 from envs.workers.worker_error import WorkerError
 from envs.workers.worker_pool import WorkerPool
+from envs.workers.worker_process import call_method
 
 
 class WorkerVecEnv(VecEnv):
@@ -80,8 +82,7 @@ class WorkerVecEnv(VecEnv):
         """Reset all environments, with the seeds and options that were set before; these are used only once.
 
         Returns:
-            The first observations (n_envs, ...), or a dict or tuple of such arrays; `reset_infos` has the
-            infos.
+            The first observations (n_envs, ...), or a dict or tuple of them; `reset_infos` has the infos.
 
         Raises:
             WorkerError: If an environment raises, or a worker dies three times.
@@ -184,6 +185,10 @@ class WorkerVecEnv(VecEnv):
         self._pool.close()
         self._stepping = False
 
+    def has_attr(self, attr_name: str) -> bool:
+        """Return whether all environments have an attribute."""
+        return all(self.env_method("has_wrapper_attr", attr_name))
+
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Return an attribute of each environment (see `VecEnv.get_attr`).
 
@@ -201,14 +206,10 @@ class WorkerVecEnv(VecEnv):
     ) -> list[Any]:
         """Call a method of each environment and return the results (see `VecEnv.env_method`).
 
-        If the worker dies in the call, the call is repeated on the replacement.
-
         Raises:
             WorkerError: If an environment raises, or a worker dies three times.
         """
-        return self._call(
-            lambda env: env.get_wrapper_attr(method_name)(*method_args, **method_kwargs), indices
-        )
+        return self._call(partial(call_method, method_name, method_args, method_kwargs), indices)
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
         """Return whether each environment has a wrapper (see `VecEnv.env_is_wrapped`)."""

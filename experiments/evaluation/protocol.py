@@ -11,6 +11,7 @@ from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.masking import MaskedPredictor, masks_apply
 from envs.single_env import environment_spec
 from experiments.evaluation.seeded_episodes import EvaluationError, Explorer, make_env, play
 from experiments.evaluation.video import Recorded, open_video, stride
@@ -140,8 +141,10 @@ def evaluate_in_training(
 def load(
     checkpoint: Checkpoint, settings: RunSettings, env: VecEnv, deterministic: bool
 ) -> tuple[PolicyPredictor, VecEnv]:
-    """Return a run's policy, and `env` with the run's normaliser."""
+    """Return what predicts with a run's policy, and `env` with the run's normaliser."""
     policy, env = restore_policy(checkpoint, settings, env)
+    if masks_apply(policy, env, settings.hyperparameters):
+        return MaskedPredictor(policy, env), env
     if deterministic or not policy.use_sde:
         return policy, env
     steps = [settings.hyperparameters.get(name) for name in ("sde_sample_freq", "n_steps")]

@@ -1,5 +1,6 @@
 """Independent bits."""
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -7,7 +8,14 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from npg.distributions.distribution import Coordinates, Distribution, check_pair, check_shape, kl_terms
+from npg.distributions.distribution import (
+    Coordinates,
+    Distribution,
+    check_masks,
+    check_pair,
+    check_shape,
+    kl_terms,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,22 +23,32 @@ class Bernoulli(Distribution):
     """Independent bits.
 
     Args:
-        logits: log-odds of a 1, (N, A).
+        logits: log-odds of a 1, (N, A); -inf forbids a 1, inf a 0.
     """
 
     logits: Tensor
 
+    def masked(self, masks: Tensor) -> Self:
+        """Return the distributions on the values where `masks` (N, 2 A) is true.
+
+        The entries 2 i and 2 i + 1 say whether bit i may be 0, and whether it may be 1.
+        """
+        size = self.logits.shape[-1]
+        check_masks(masks, (*self.logits.shape[:-1], 2 * size))
+        zero, one = masks.unflatten(-1, (size, 2)).unbind(-1)
+        logits = torch.where(zero, self.logits, math.inf)
+        return type(self)(torch.where(one, logits, torch.where(zero, -math.inf, math.nan).to(logits)))
+
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return log π of actions (N, A) in {0, 1}, shape (N,)."""
         check_shape(actions, self.logits.shape)
-        ones = actions.to(self.logits.dtype)
-        log_p, log_not_p = F.logsigmoid(self.logits), F.logsigmoid(-self.logits)
-        return (ones * log_p + (1 - ones) * log_not_p).sum(-1)
+        return F.logsigmoid(torch.where(actions > 0, self.logits, -self.logits)).sum(-1)
 
     def entropy(self) -> Tensor:
         """Return the joint entropy, shape (N,)."""
         p, not_p = self._probabilities()
-        return -(p * F.logsigmoid(self.logits) + not_p * F.logsigmoid(-self.logits)).sum(-1)
+        log_p, log_not_p = F.logsigmoid(self.logits), F.logsigmoid(-self.logits)
+        return -(p * torch.where(p > 0, log_p, 0) + not_p * torch.where(not_p > 0, log_not_p, 0)).sum(-1)
 
     def kl(self, new: Self) -> Tensor:
         """Return the joint KL(self ‖ new), shape (N,)."""
@@ -38,6 +56,10 @@ class Bernoulli(Distribution):
         (p, not_p), (q, not_q) = self._probabilities(), new._probabilities()
         off = F.softplus(self.logits) - F.softplus(new.logits)
         on = new.logits - self.logits + off
+        # Of a bit with a forbidden value, the other one has probability 1: differences would be ∞ − ∞.
+        fixed = self.logits.isinf()
+        on = torch.where(fixed, F.logsigmoid(new.logits), on)
+        off = torch.where(fixed, F.logsigmoid(-new.logits), off)
         return (kl_terms(p, q, on) + kl_terms(not_p, not_q, off)).sum(-1)
 
     def fisher_product(self, tangent: Coordinates) -> Coordinates:

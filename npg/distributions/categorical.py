@@ -1,5 +1,6 @@
 """One choice out of K."""
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -7,7 +8,14 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from npg.distributions.distribution import Coordinates, Distribution, check_pair, check_shape, kl_terms
+from npg.distributions.distribution import (
+    Coordinates,
+    Distribution,
+    check_masks,
+    check_pair,
+    check_shape,
+    kl_terms,
+)
 
 ALMOST_CERTAIN = -0.01  # the log-probability above which a choice is almost certain
 
@@ -21,6 +29,11 @@ class Categorical(Distribution):
     """
 
     logits: Tensor
+
+    def masked(self, masks: Tensor) -> Self:
+        """Return the distributions on the choices where `masks` (N, K) is true."""
+        check_masks(masks, self.logits.shape)
+        return type(self)(torch.where(masks, self.logits, -math.inf))
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return log π of integer actions (N,), shape (N,)."""

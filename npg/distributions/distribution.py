@@ -25,6 +25,21 @@ class Distribution(ABC):
         """Return a detached copy, which later changes of the parameters do not affect."""
         return type(self)(*(z.detach().clone() for z in self.coordinates))
 
+    def masked(self, masks: Tensor) -> Self:
+        """Return the distributions of the same coordinates on the allowed outcomes alone.
+
+        All values and derivatives are those of distributions that lack the other outcomes; the coordinates of
+        these have no effect, not even if they are NaN. A state in which no outcome is allowed gives NaN.
+
+        Args:
+            masks: bool, whether an outcome is allowed; a family with outcomes describes its shape.
+
+        Raises:
+            TypeError: the family has no outcomes that could be excluded.
+            ValueError: the masks have another shape or dtype.
+        """
+        raise TypeError(f"a {type(self).__name__} has no single outcomes, so a mask cannot exclude any")
+
     @abstractmethod
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return log π(action | state), (N,), in nats."""
@@ -79,6 +94,19 @@ def check_shape(actions: Tensor, expected: tuple[int, ...]) -> None:
     if tuple(actions.shape) != tuple(expected):
         raise ValueError(
             f"actions must have shape {tuple(expected)}, one action per state; got {tuple(actions.shape)}"
+        )
+
+
+def check_masks(masks: Tensor, expected: tuple[int, ...]) -> None:
+    """Check the shape and dtype of masks.
+
+    Raises:
+        ValueError: they differ from what is expected.
+    """
+    if tuple(masks.shape) != tuple(expected) or masks.dtype != torch.bool:
+        raise ValueError(
+            f"masks must be of torch.bool and have shape {tuple(expected)}, one entry per state and outcome; "
+            f"got {masks.dtype} and {tuple(masks.shape)}"
         )
 
 

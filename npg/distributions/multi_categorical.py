@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from npg.distributions.categorical import Categorical
-from npg.distributions.distribution import Coordinates, Distribution, check_pair, check_shape
+from npg.distributions.distribution import Coordinates, Distribution, check_masks, check_pair, check_shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,13 @@ class MultiCategorical(Distribution):
     def snapshot(self) -> Self:
         """Return a detached copy, which later changes of the parameters do not affect."""
         return type(self)(tuple(logits.detach().clone() for logits in self.logits))
+
+    def masked(self, masks: Tensor) -> Self:
+        """Return the distributions where `masks` (N, Σ K_i) is true, with the choices' entries in order."""
+        sizes = [logits.shape[-1] for logits in self.logits]
+        check_masks(masks, (*self.coordinates[0].shape[:-1], sum(sizes)))
+        parts = zip(self.choices, masks.split(sizes, -1), strict=True)
+        return type(self)([choice.masked(part).logits for choice, part in parts])
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return log π of integer actions (N, A), shape (N,)."""

@@ -18,6 +18,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
 from agents.policy.actions import to_space
+from agents.policy.masks import masked_distribution
 from agents.policy.policies import MlpPolicy, register_policy
 from agents.policy.recurrent.layers import CELLS, RecurrentLayers
 from agents.policy.recurrent.sequences import Packing, Sequences
@@ -120,29 +121,29 @@ class MlpLstmPolicy(MlpPolicy):
         return Sequences(observations, (length,) * n, self.zero_states(n))
 
     def forward(  # type: ignore[override]
-        self, obs: Sequences, deterministic: bool = False
+        self, obs: Sequences, deterministic: bool = False, action_masks: Any = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return actions, values, log-probabilities and new recurrent states, for sequences of one state."""
-        distribution, of_actor = self._distribution(obs.observations, obs.packing, obs.states)
+        distribution, of_actor = self._distribution(obs.observations, obs.packing, obs.states, action_masks)
         values, of_critic = self._value(obs)
         actions = distribution.get_actions(deterministic=deterministic)
         log_prob = distribution.log_prob(actions)
         states = torch.cat([of_actor, of_critic]) if self.enable_critic_lstm else of_actor
         return actions.reshape((-1, *(self.action_space.shape or ()))), values, log_prob, states
 
-    def get_distribution(self, obs: Sequences) -> Distribution:  # type: ignore[override]
-        """Return the distribution of actions at the N states of sequences."""
-        return self._distribution(obs.observations, obs.packing, obs.states)[0]
+    def get_distribution(self, obs: Sequences, action_masks: Any = None) -> Distribution:  # type: ignore[override]
+        """Return the distribution of actions, or of the allowed ones alone, at the N states of sequences."""
+        return self._distribution(obs.observations, obs.packing, obs.states, action_masks)[0]
 
     def predict_values(self, obs: Sequences) -> Tensor:  # type: ignore[override]
         """Return the values (N, 1) of the N states of sequences, in units of the return."""
         return self._value(obs)[0]
 
     def evaluate_actions(  # type: ignore[override]
-        self, obs: Sequences, actions: Tensor
+        self, obs: Sequences, actions: Tensor, action_masks: Any = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return values, log-probabilities and entropy of actions at the N states of sequences."""
-        distribution = self.get_distribution(obs)
+        distribution = self.get_distribution(obs, action_masks)
         return self.predict_values(obs), distribution.log_prob(actions), distribution.entropy()
 
     def observe(self, observations: Sequences, ranks: Ranks = ONE) -> None:  # type: ignore[override]
@@ -153,18 +154,21 @@ class MlpLstmPolicy(MlpPolicy):
         return BasePolicy.extract_features(self, self._normalised(observations), extractor)
 
     def _distribution(
-        self, observations: Any, packing: Packing | None, states: Tensor
+        self, observations: Any, packing: Packing | None, states: Tensor, action_masks: Any = None
     ) -> tuple[Distribution, Tensor]:
-        """Return the distributions of actions, and the actor's next recurrent states."""
+        """Return the distributions of (allowed) actions, and the actor's next recurrent states."""
         features = self._features(observations, self.pi_features_extractor)
         memory, states = self.lstm_actor(features, packing, states[: self.lstm_actor.cell.parts])
-        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(memory)), states
+        latent = self.mlp_extractor.forward_actor(memory)
+        if action_masks is None:
+            return self._get_action_dist_from_latent(latent), states
+        return masked_distribution(self, latent, action_masks), states
 
     def _predict(  # type: ignore[override]
-        self, observation: Any, states: Tensor, deterministic: bool = False
+        self, observation: Any, states: Tensor, deterministic: bool = False, action_masks: Any = None
     ) -> tuple[Tensor, Tensor]:
         """Return actions and the actor's next recurrent states, for n observations and recurrent states."""
-        distribution, after = self._distribution(observation, None, states)
+        distribution, after = self._distribution(observation, None, states, action_masks)
         return distribution.get_actions(deterministic=deterministic), after
 
     def _value(self, obs: Sequences) -> tuple[Tensor, Tensor]:
@@ -185,6 +189,7 @@ class MlpLstmPolicy(MlpPolicy):
         state: tuple[np.ndarray, ...] | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
+        action_masks: Any = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """Return actions in the dtype of the action space, and the next recurrent states.
 
@@ -195,6 +200,7 @@ class MlpLstmPolicy(MlpPolicy):
             episode_start: whether each observation is the first of an episode, (n,); None if it is not. There
                 the recurrent state is reset.
             deterministic: whether to take the most likely actions instead of sampling.
+            action_masks: which actions are allowed, one row per observation; None for all.
 
         Raises:
             ValueError: `state` or `episode_start` does not fit the observations.
@@ -204,7 +210,7 @@ class MlpLstmPolicy(MlpPolicy):
         n = len(leaves_of(given)[0])
         states = self._checked_states(state, n) * ~self._checked_starts(episode_start, n)
         with torch.no_grad():
-            chosen, after = self._predict(given, states, deterministic)
+            chosen, after = self._predict(given, states, deterministic, action_masks)
         actions = chosen.cpu().numpy().reshape((-1, *(self.action_space.shape or ())))
         if isinstance(self.action_space, spaces.Box) and self.squash_output:
             actions = self.unscale_action(actions)

@@ -1,11 +1,13 @@
 """Every observation space with every action space."""
 
+import inspect
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from masked_env import SPACES, MaskedEnv
 from spaces_env import ACTIONS, OBSERVATIONS, SpacesEnv, policy_for
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
@@ -74,6 +76,19 @@ def test_features_shared_or_not(make: Callable, weights: Callable, observations:
         policy_kwargs={"share_features_extractor": shared},
     )
     check_learns(agent, weights)
+
+
+@pytest.mark.parametrize(
+    "actions", ["discrete", *(pytest.param(other, marks=pytest.mark.slow) for other in [*SPACES][1:])]
+)
+def test_masks_learn(algorithm: type, make: Callable, weights: Callable, actions: str) -> None:
+    """Only allowed actions are taken; the environment would raise an error for others."""
+    if "use_masking" not in inspect.signature(algorithm).parameters:
+        pytest.skip("sb3-contrib's TRPO and SB3's A2C ignore masks")
+    agent = make("MlpPolicy", DummyVecEnv([lambda: MaskedEnv(SPACES[actions])] * 2))
+    before = weights(agent.policy)
+    after = weights(agent.learn(64).policy)
+    assert torch.isfinite(after).all() and not torch.equal(before, after)
 
 
 def test_dict_needs_its_policy(make: Callable) -> None:
