@@ -66,14 +66,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "shared": {"shared_lstm": True, "enable_critic_lstm": False},
     "without": {"enable_critic_lstm": False, "normalize_observations": True, "normalize_returns": True},
 }
-CASES = [
-    *[("lstm", observation, "box") for observation in OBSERVATIONS],
-    *[("gru", "box", action) for action in ACTIONS],
-    *[(variant, "box", "discrete") for variant in ("shared", "without")],
-]
 
 
-@pytest.mark.parametrize(("variant", "observation", "action"), CASES)
+@pytest.mark.covering(1)
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("observation", ["dict", "box", "discrete", "image_first"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_the_update_sees_the_policy_of_the_rollout(variant: str, observation: str, action: str) -> None:
     """Ratios are 1, values those of the rollout and the KL is 0, in a rollout that starts within episodes."""
     agent = make(observation=observation, action=action, policy_kwargs=VARIANTS[variant]).learn(24)
@@ -149,6 +147,7 @@ def test_minibatches_have_whole_sequences() -> None:
     assert [len(part) for part in shuffled(batch, None)] == [24]
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("critic_fit", ["minibatch", "lbfgs"])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("agent_class", [VPG, NPG, TRPO])
