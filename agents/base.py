@@ -114,7 +114,6 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
     use_masking: bool = True
 
     actor: PolicyActor
-    recurrent_states: Tensor | None = None  # after the last rollout, if the policy is recurrent
     masked = False  # whether the environments' masks are used
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -145,6 +144,7 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         self.iterations = 0
         self.outcomes: dict[str, int] = dict.fromkeys(("accepted", *map(str, Rejection)), 0)  # policy steps
         self.kl_exceeded = self.critic_rejected = 0  # accepted steps with KL > 2δ; critic fits with NaN
+        self.recurrent_states: Tensor | None = None  # after the last rollout, if the policy is recurrent
         self.rejections: list[str] = []  # the latest consecutive updates with NaN or infinity
         if self.env is not None:
             check_policy(str(policy), self.policy_class, self.policy_kwargs, self.observation_space)

@@ -17,6 +17,7 @@ from agents.critic import CRITICS
 from agents.hyperparameters import RANGES
 from agents.policy.actor import PolicyActor
 from agents.policy.policies import observe
+from agents.policy.recurrent.policies import MlpLstmPolicy
 from agents.rollout.batch import Batch
 from agents.rollout.costs import CostBatch, CostRecorder, EpisodeCosts, costs_of
 from agents.rollout.tensor_buffer import TensorRolloutBuffer
@@ -71,6 +72,11 @@ class CPO(TRPO):
             raise ValueError(
                 "CPO needs cost_limit, the largest expected sum of an episode's costs, e.g. cost_limit=25; "
                 "or a list with one limit per cost"
+            )
+        if issubclass(self.policy_class, MlpLstmPolicy):
+            raise ValueError(
+                "CPO does not train recurrent policies, since its cost critics have no memory; use a policy "
+                f"without memory in place of {self.policy_class.__name__}, or TRPO"
             )
         super()._setup_model()
         if isinstance(self.rollout_buffer, TensorRolloutBuffer):

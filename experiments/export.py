@@ -190,7 +190,9 @@ def verify(
     before = random_state(policy, n) if isinstance(policy, MlpLstmPolicy) else None
     state = {} if before is None else {STATE: before.numpy(force=True)}
     masks: dict[str, Any] = {MASKS: random_masks(policy.action_space, n)} if masked else {}
-    expected, after = policy.predict(given, state.get(STATE), deterministic=True, **masks)
+    expected, after = policy.predict(
+        given, tuple(state[STATE]) if state else None, deterministic=True, **masks
+    )
     actions, *rest = session.run(None, raw | state | masks)
     agree = (actions.dtype, actions.shape) == (expected.dtype, expected.shape)
     agree &= np.allclose(rest, [] if after is None else [after], rtol=TOLERANCE, atol=TOLERANCE)

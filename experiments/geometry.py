@@ -17,13 +17,15 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from agents.policy.actor import PolicyActor
+from agents.policy.recurrent.policies import MlpLstmPolicy
+from agents.rollout.batch import Batch
 from experiments.spectrum_figure import draw
 from npg import EmpiricalFisher, ExactFisher, FlatParameters, LikelihoodHessian
 from npg.fisher.root_scores import white_noise
 from npg.geometry.diagnostics import block_coupling, relative_gap
 from npg.geometry.spectrum import Estimate, Spectrum, spectrum
 from npg.policy import evaluate
-from npg.states import each
+from npg.states import each, select
 
 PREFIX = "npg/geometry/"
 DEFAULT_DAMPING = 0.1
@@ -47,6 +49,9 @@ class GeometryCallback(BaseCallback):
 
     Names that end in `_se` are standard errors over random probes. The probes are the same every time, so
     curves do not show their noise.
+
+    Of a recurrent policy, whole sequences are used, and the Hessian is left out, since recurrent layers have
+    no second derivatives by their parameters.
 
     The callback does not change training, bit for bit. It works with any on-policy SB3 algorithm whose action
     distribution `PolicyActor` supports.
@@ -120,7 +125,6 @@ class GeometryCallback(BaseCallback):
         found = spectrum(fisher, steps=self.steps, probes=self.probes)
         dimension = found.effective_dimension(damping)
         empirical = EmpiricalFisher(actor, observations, actions)
-        hessian = LikelihoodHessian(actor, observations, actions)
         coupling = block_coupling(
             fisher,
             probed_diagonal(actor, observations, DIAGONAL_PROBES),
@@ -138,9 +142,11 @@ class GeometryCallback(BaseCallback):
             "trace": found.trace,
             "effective_dimension": dimension,
             "empirical_gap": relative_gap(empirical, fisher, probes=self.probes),
-            "hessian_gap": relative_gap(hessian, fisher, probes=self.probes),
             "off_diagonal_mass": coupling.off_diagonal_mass,
         }
+        if not isinstance(policy, MlpLstmPolicy):
+            hessian = LikelihoodHessian(actor, observations, actions)
+            measures["hessian_gap"] = relative_gap(hessian, fisher, probes=self.probes)
         for name, value in measures.items():
             if isinstance(value, Estimate):
                 self.logger.record(f"{PREFIX}{name}_se", value.standard_error)
@@ -187,6 +193,14 @@ def read(buffer: RolloutBuffer, action_space: spaces.Space, most: int) -> tuple[
     states are evenly spaced in the concatenation of the environments' trajectories.
     """
     states = buffer.buffer_size * buffer.n_envs
+    if hasattr(buffer, "recurrent_states"):
+        batch = Batch.from_buffer(buffer, action_space)
+        lengths = np.array(batch.observations.lengths)
+        sequences = np.arange(0, len(lengths), -(-states // most))
+        fits = np.cumsum(lengths[sequences]) <= most
+        sequences = sequences[: max(fits.sum(), 1)]
+        rows = torch.as_tensor(batch.observations.states_of(sequences))
+        return select(batch.inputs, rows), batch.actions[rows], batch.old_log_prob[rows]
     env, step = np.divmod(np.arange(0, states, -(-states // most)), buffer.buffer_size)
 
     def pick(array: np.ndarray) -> Tensor:

@@ -18,10 +18,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import distributed as dist
 
 from agents import ALGORITHMS, PolicyGradientAgent
+from agents.policy.recurrent.sequences import Sequences
 from agents.rollout.batch import Batch
+from npg.states import select
 
 ENVS, STEPS, UPDATES = 11, 4, 2
 SPACES: dict[str, spaces.Space] = {"gaussian": spaces.Box(-1, 1, (2,)), "categorical": spaces.Discrete(3)}
+RECURRENT = "recurrent"  # a family of its own, with categorical distributions
 
 
 class Case(NamedTuple):
@@ -49,6 +52,7 @@ CASES = [
         [*FITS, ("acktr", "whole"), ("acktr", "parts")], SPACES, (False, True)
     )
 ]
+CASES += [Case(algo, fit, RECURRENT, True) for algo, fit in FITS]
 
 
 class Still(gym.Env[np.ndarray, Any]):
@@ -57,7 +61,7 @@ class Still(gym.Env[np.ndarray, Any]):
     observation_space = spaces.Box(-np.inf, np.inf, (3,))
 
     def __init__(self, family: str):
-        self.action_space = SPACES[family]
+        self.action_space = SPACES.get(family, spaces.Discrete(3))
 
     def reset(self, **_: Any) -> tuple[np.ndarray, dict[str, Any]]:  # type: ignore[override]
         """Return zeros."""
@@ -75,11 +79,12 @@ def make(case: Case, n_envs: int) -> PolicyGradientAgent:
     if case.normalised:
         options["ent_coef"] = 0.3
     if case.algo in ("npg", "trpo"):
-        options |= {"sub_sampling_factor": 5, "adaptive_damping": True}
+        # Every k-th sequence is counted per rank.
+        options |= {"sub_sampling_factor": 1 if case.family == RECURRENT else 5, "adaptive_damping": True}
         options["cg_max_steps"] = 8  # later iterations amplify the rounding of a product
     torch.set_default_dtype(torch.float64)
     agent: PolicyGradientAgent = ALGORITHMS[case.algo](
-        "MlpPolicy",
+        "MlpLstmPolicy" if case.family == RECURRENT else "MlpPolicy",
         DummyVecEnv([lambda: Still(case.family)] * n_envs),
         n_steps=STEPS,
         seed=0,
@@ -88,6 +93,7 @@ def make(case: Case, n_envs: int) -> PolicyGradientAgent:
             "net_arch": [5],
             "normalize_observations": case.normalised,
             "normalize_returns": case.normalised,
+            **({"lstm_hidden_size": 3} if case.family == RECURRENT else {}),
         },
         **options,
     )
@@ -103,8 +109,12 @@ def joined(policy: Any, family: str, generator: torch.Generator) -> Batch:
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    observations = 2 * normal(n, 3) + 1
-    actions = torch.randint(3, (n,), generator=generator) if family == "categorical" else normal(n, 2)
+    observations: Any = 2 * normal(n, 3) + 1
+    first = observations[:, 0]
+    actions = normal(n, 2) if family == "gaussian" else torch.randint(3, (n,), generator=generator)
+    if family == RECURRENT:
+        starts = np.arange(STEPS * ENVS).reshape(STEPS, ENVS) % 5 == 0
+        observations = Sequences.of_rollout(observations, starts, policy.zero_states(ENVS) + 0.5)
     values, log_prob, _ = policy.evaluate_actions(observations, actions)
     noise = 0.1 * normal(n)
     return Batch(
@@ -112,7 +122,7 @@ def joined(policy: Any, family: str, generator: torch.Generator) -> Batch:
         actions,
         log_prob.detach() + noise,
         values.detach().flatten(),
-        normal(n) + observations[:, 0],
+        normal(n) + first,
         3 * normal(n) + 5,
     )
 
@@ -128,12 +138,14 @@ def result_of(case: Case) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(1)
     for update in range(UPDATES):
         whole = joined(agent.policy, case.family, generator)
-        mine = Batch(*(tensor[part] for tensor in vars(whole).values()))
+        mine = Batch(*(select(value, part) for value in vars(whole).values() if value is not None))
         torch.manual_seed(update)
         with mock.patch.object(Batch, "from_buffer", return_value=mine):
             agent.train()
     logged = {k: v for k, v in agent.logger.name_to_value.items() if not k.startswith("time/")}
-    return {"tensors": agent.policy.state_dict(), "logged": logged, "resumable": agent.resumable_state()}
+    resumable = agent.resumable_state()
+    resumable.pop("recurrent_states", None)  # of this rank's environments
+    return {"tensors": agent.policy.state_dict(), "logged": logged, "resumable": resumable}
 
 
 def main(out: Path, *names: str) -> None:

@@ -11,7 +11,8 @@ from agents.ranks import Ranks
 from envs.state.vec_env_checkpointer import LOST, NORMALISER
 from experiments.run.generators import take_generators
 
-OWN = ("_last_obs", "_last_original_obs", "_last_episode_starts")  # of agent.moving
+# Of agent.moving.
+OWN = ("_last_obs", "_last_original_obs", "_last_episode_starts", "recurrent_states")
 
 
 def ranks_of(agent: OnPolicyAlgorithm) -> Ranks:
@@ -39,8 +40,10 @@ def content_for(agent: OnPolicyAlgorithm, content: Mapping[str, Any]) -> dict[st
     others = content.get("ranks", [])
     if len(others) + 1 != ranks.size:
         assert agent.env is not None
+        present = agent.resumable_state() if isinstance(agent, PolicyGradientAgent) else {}
         part = {
             "moving": {
+                **{name: present[name] for name in OWN if name in present},
                 "_last_obs": agent.env.reset(),
                 "_last_original_obs": None,
                 "_last_episode_starts": np.ones(agent.n_envs, dtype=bool),

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from rank_updates import CASES, FITS, Case, result_of
+from rank_updates import CASES, FITS, RECURRENT, Case, result_of
 from torchrun import run
 
 # One of each fit, with everything that is averaged; all others are slow.
 FEW = [case for case in CASES if case.normalised and case.family == "gaussian"]
+FEW += [Case("trpo", "minibatch", RECURRENT, True)]
 
 
 def check(ranks: int, cases: list[Case], folder: Path) -> None:
