@@ -131,7 +131,7 @@ def test_action_masker() -> None:
         env = ActionMasker(gym.wrappers.TimeLimit(Plain(), 5), mask)
         env.reset(seed=0)
         assert env.action_masks() == env.unwrapped.mask.tolist()
-        assert TRPO("MlpPolicy", DummyVecEnv([lambda env=env: env]), **SMALL).learn(32).masked
+    assert TRPO("MlpPolicy", DummyVecEnv([lambda: env]), **SMALL).learn(16).masked
     with pytest.raises(ValueError, match=r"'other' of .* is not a method"):
         ActionMasker(Plain(), "other")
     with pytest.raises(AttributeError, match="missing"):
