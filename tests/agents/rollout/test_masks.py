@@ -76,6 +76,8 @@ def test_the_update_uses_the_stored_masks(
     assert 0.2 < batch.action_masks.float().mean() < 0.9
     policies = agent.actor(batch.inputs)
     torch.testing.assert_close(policies.log_prob(batch.actions), batch.old_log_prob, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"use batch\.inputs instead"):
+        agent.actor(batch.observations)
     objective = SurrogateObjective(
         agent.actor, batch.inputs, batch.actions, batch.advantages, old_log_prob=batch.old_log_prob
     )
