@@ -31,6 +31,7 @@ def update(agent: "PolicyGradientAgent") -> None:
     agent.policy.set_training_mode(False)
     if agent.actor.policy is not agent.policy:  # the user replaced it
         agent.actor = PolicyActor(agent.policy)
+    agent.actor.masked = agent.masked
     agent._update_learning_rates()
     batch = Batch.from_buffer(agent.rollout_buffer, agent.action_space)
     advantages = standardise(batch.advantages, ranks) if agent.normalize_advantage else batch.advantages

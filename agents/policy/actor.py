@@ -34,6 +34,7 @@ class PolicyActor(nn.Module):
 
     Attributes:
         shares_parameters: whether the value depends on some of them too.
+        masked: whether inputs must have masks.
 
     Raises:
         TypeError: the policy's action distribution has no npg counterpart.
@@ -41,7 +42,7 @@ class PolicyActor(nn.Module):
 
     def __init__(self, policy: ActorCriticPolicy):
         super().__init__()
-        self.policy = policy
+        self.policy, self.masked = policy, False
         if isinstance(policy.action_dist, StateDependentNoiseDistribution):
             # gSDE's variance depends on the features. By default SB3 hides this from autograd; but the line
             # search evaluates it, so gradient and Fisher matrix must include it.
@@ -58,8 +59,16 @@ class PolicyActor(nn.Module):
 
         Args:
             inputs: the observations, or a pair of observations and masks (N, K) of the allowed actions.
+
+        Raises:
+            ValueError: there are no masks, though the policy acts with masks.
         """
         observations, masks = split(inputs)
+        if self.masked and not masks:
+            raise ValueError(
+                "the policy acts with masks, and the actor's input has none; use batch.inputs instead of "
+                "batch.observations"
+            )
         with unvalidated():
             return to_npg(self.policy.get_distribution(observations, **masks))
 

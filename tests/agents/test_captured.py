@@ -10,6 +10,7 @@ import pytest
 import torch
 from fake_graph import FakeGraph, fake_graphs
 from gymnasium import spaces
+from masked_env import MaskedEnv
 from spaces_env import OBSERVATIONS, SpacesEnv
 from stable_baselines3.common.utils import set_random_seed
 from torch import Tensor, nn
@@ -48,12 +49,14 @@ def make(
     observation: str = "box",
     action: str = "Box",
     policy_kwargs: dict[str, Any] | None = None,
+    masked: bool = False,
     **options: Any,
 ) -> NaturalGradientAgent:
     """Return an agent."""
     kinds = {"dict": "MultiInputPolicy", "image_first": "CnnPolicy"}
     policy_kwargs = {"net_arch": [8, 8]} | (policy_kwargs or {})
-    env = SpacesEnv(copy.deepcopy(OBSERVATIONS[observation]), copy.deepcopy(ACTIONS[action]))
+    space = copy.deepcopy(ACTIONS[action])
+    env = MaskedEnv(space) if masked else SpacesEnv(copy.deepcopy(OBSERVATIONS[observation]), space)
     return agent_class(
         kinds.get(observation, "MlpPolicy"),
         env,
@@ -105,6 +108,7 @@ def test_action_spaces(agent_class: type[NaturalGradientAgent], action: str, dev
         {"observation": "discrete"},
         {"observation": "multi_discrete", "fisher": "finite_difference"},
         {"sub_sampling_factor": 3},
+        {"masked": True, "action": "MultiDiscrete", "sub_sampling_factor": 2},
         {"use_sde": True, "sde_sample_freq": 4},
         {"adaptive_damping": True, "target_kl": lambda progress: 0.01 + 0.05 * progress},
         {"target_kl": 2.0, "line_search_max_iter": 4, "action": "Discrete"},

@@ -131,7 +131,7 @@ def test_action_masker() -> None:
         env = ActionMasker(gym.wrappers.TimeLimit(Plain(), 5), mask)
         env.reset(seed=0)
         assert env.action_masks() == env.unwrapped.mask.tolist()
-        assert TRPO("MlpPolicy", DummyVecEnv([lambda env=env: env]), **SMALL).learn(32).masked
+    assert TRPO("MlpPolicy", DummyVecEnv([lambda: env]), **SMALL).learn(16).masked
     with pytest.raises(ValueError, match=r"'other' of .* is not a method"):
         ActionMasker(Plain(), "other")
     with pytest.raises(AttributeError, match="missing"):
@@ -164,6 +164,31 @@ def test_allowed_actions_of_a_shifted_space() -> None:
     """Entries of a mask count from the first action."""
     space = gym.spaces.Discrete(3, start=5)
     assert allowed(np.int64(5), [False, True, False], space) == 6
+
+
+@pytest.mark.slow
+def test_seventy_actions_of_which_fifty_five_are_forbidden() -> None:
+    """sb3-contrib's task, in 2048 steps: at least 90 of 100, and far less without masks."""
+    task = pytest.importorskip("sb3_contrib.common.envs").InvalidActionEnvDiscrete
+    returns = {}
+    for use_masking in (True, False):
+        np.random.seed(0)  # noqa: NPY002 (the task draws from it)
+        env = Monitor(task(dim=70, n_invalid_actions=55))
+        agent = TRPO(
+            "MlpPolicy",
+            env,
+            n_steps=512,
+            gamma=0.1,
+            target_kl=1.0,
+            cg_damping=1e-3,
+            cg_max_steps=30,
+            policy_kwargs={"net_arch": []},
+            use_masking=use_masking,
+            seed=0,
+            device="cpu",
+        ).learn(2048)
+        returns[use_masking] = evaluate_policy(agent, env, 20, use_masking=use_masking)[0]
+    assert returns[True] >= 90 and returns[False] < 50, returns
 
 
 # --- with memory

@@ -73,12 +73,21 @@ def state_of(run: Path) -> dict[str, Any]:
 
 def test_training_says_that_it_uses_masks(folder: Path, capsys: pytest.CaptureFixture) -> None:
     """Once, with the way to ignore them, which is a setting like others."""
-    assert command.main(["train", *ENV, "--steps", "32", "--seed", "1", "--geometry", "1", *SHORT]) == 0
+    assert command.main(["train", *ENV, "--steps", "32", "--seed", "1", *SHORT]) == 0
     assert capsys.readouterr().out.count("--set use_masking=false ignores the masks") == 1
     ignoring = ["train", *ENV, "--steps", "32", "--seed", "2", "--episodes", "1", *SHORT, "use_masking=false"]
     assert command.main(ignoring) == 1
     shown = capsys.readouterr()
     assert "action masks" not in shown.out and "is forbidden" in shown.err
+
+
+@pytest.mark.slow
+def test_the_geometry_of_a_masked_policy(tmp_path: Path) -> None:
+    """The Fisher matrix is that of the stored masks."""
+    words = ["train", *ENV, "--steps", "32", "--geometry", "1", "--out", str(tmp_path), *SHORT]
+    assert command.main(words) == 0
+    (log,) = tmp_path.rglob("progress.csv")
+    assert "geometry/" in log.read_text().splitlines()[0]
 
 
 @pytest.mark.parametrize("vec_env", ["dummy", pytest.param("workers", marks=pytest.mark.slow)])
@@ -96,6 +105,7 @@ def test_a_run_is_resumed_bit_for_bit(trained: Path, tmp_path: Path, vec_env: st
     assert (run / "evaluation.json").read_text() == (other / "evaluation.json").read_text()
 
 
+@pytest.mark.slow
 def test_evaluation_and_video_use_the_masks(trained: Path) -> None:
     """The same episodes as after training, with the most likely and with sampled actions."""
     pytest.importorskip("imageio_ffmpeg")

@@ -76,6 +76,8 @@ def test_the_update_uses_the_stored_masks(
     assert 0.2 < batch.action_masks.float().mean() < 0.9
     policies = agent.actor(batch.inputs)
     torch.testing.assert_close(policies.log_prob(batch.actions), batch.old_log_prob, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"use batch\.inputs instead"):
+        agent.actor(batch.observations)
     objective = SurrogateObjective(
         agent.actor, batch.inputs, batch.actions, batch.advantages, old_log_prob=batch.old_log_prob
     )
@@ -250,7 +252,8 @@ def test_without_the_method_there_are_no_masks(make: Callable[[], VecEnv]) -> No
     env.close()
 
 
-@pytest.mark.parametrize("policy", [pytest.param("MlpPolicy", marks=pytest.mark.slow), "MultiInputPolicy"])
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["MlpPolicy", "MultiInputPolicy"])
 def test_normalised_and_stacked_observations(policy: str) -> None:
     """Masks are those of the environments, whatever happens to observations."""
     make = MaskedEnv if policy == "MlpPolicy" else lambda: Dictionary(MaskedEnv())
@@ -286,6 +289,7 @@ def test_images(shared: bool) -> None:
         assert agent.masked and agent.outcomes["accepted"] == 2
 
 
+@pytest.mark.slow
 def test_the_critic_and_the_buffer_are_sb3s() -> None:
     """A buffer class of one's own is filled, and keeps the masks as an attribute."""
 
