@@ -206,7 +206,8 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
 
     def _fits_in_parallel(self, critic: Critic) -> bool:
         # On several ranks, the collectives of two threads could pair in different orders.
-        alone = not (self.actor.shares_parameters or self.ranks.several)
+        actor = self.actor
+        alone = not (actor.shares_parameters or actor.has_fused_attention or self.ranks.several)
         return alone and not critic.draws_random_numbers and self.device.type == "cpu"
 
     def make_critic(self) -> Critic:

@@ -18,6 +18,7 @@ from agents.policy.distributions import HEADS, HeadDistribution
 from agents.policy.names import check_new, with_classes
 from agents.policy.normalisation import ObservationNormaliser, RunningMoments
 from agents.ranks import ONE, Ranks
+from npg.kernels import same_kernels
 
 
 class MlpPolicy(ActorCriticPolicy):
@@ -95,6 +96,14 @@ class MlpPolicy(ActorCriticPolicy):
             "distribution": self.distribution,
         }
 
+    def set_training_mode(self, mode: bool) -> None:
+        """Switch to training or evaluation mode; see SB3."""
+        super().set_training_mode(mode)
+        for module in self.modules():
+            # cuDNN has no gradient of recurrent layers in evaluation mode; without dropout, modes are equal.
+            if isinstance(module, nn.RNNBase) and not module.dropout:
+                module.train()
+
     def _normalised(self, obs: PyTorchObs) -> PyTorchObs:
         return obs if self.observation_normaliser is None else self.observation_normaliser(obs)
 
@@ -103,6 +112,7 @@ class MlpPolicy(ActorCriticPolicy):
             return values
         return values * self.return_moments.deviation.to(values) + self.return_moments.mean.to(values)
 
+    @same_kernels
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Return actions, values and log-probabilities at N raw observations."""
         actions, values, log_prob = super().forward(self._normalised(obs), deterministic)  # type: ignore[arg-type]
@@ -113,14 +123,17 @@ class MlpPolicy(ActorCriticPolicy):
         actions, state = super().predict(*args, **kwargs)
         return to_space(self.action_space, actions), state
 
+    @same_kernels
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
         """Return the distribution of actions at N raw observations."""
         return super().get_distribution(self._normalised(obs))
 
+    @same_kernels
     def predict_values(self, obs: PyTorchObs) -> Tensor:
         """Return the values (N, 1) of N raw observations, in units of the return."""
         return self._in_return_units(super().predict_values(self._normalised(obs)))
 
+    @same_kernels
     def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return values, log-probabilities and entropy of actions at N raw observations."""
         values, log_prob, entropy = super().evaluate_actions(self._normalised(obs), actions)
