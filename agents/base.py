@@ -38,7 +38,7 @@ from agents.rollout.collect import collect
 from agents.rollout.finite import check_finite, kept_statistics
 from agents.rollout.tensor_buffer import TensorRolloutBuffer, make_buffer
 from agents.rollout.tensor_collect import collect_tensors
-from agents.spaces import check_policy, made_with_checks
+from agents.spaces import check_policy, check_starts, made_with_checks
 from agents.update import update
 from npg import PolicyStep, Rejection, SurrogateObjective
 
@@ -136,7 +136,9 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         self.kl_exceeded = self.critic_rejected = 0  # accepted steps with KL > 2δ; critic fits with NaN
         self.rejections: list[str] = []  # the latest consecutive updates with NaN or infinity
         if self.env is not None:
-            check_policy(str(policy), self.policy_class, self.policy_kwargs, self.observation_space)
+            name, seen, acted = str(policy), self.observation_space, self.action_space
+            check_starts(name, self.policy_class, observation_space=seen, action_space=acted)
+            check_policy(name, self.policy_class, self.policy_kwargs, seen)
             check_spread(self.n_steps, self.n_envs, self.normalize_advantage)
             check_unread(type(self), self.critic_fit, arguments | sb3)
         if init_setup_model:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from agents import ALGORITHMS
 from agents.hyperparameters import nearest
+from agents.policy.actions import starts_at_zero
 from agents.policy.actor import sample_observations, unvalidated
 from experiments.evaluation.seeded_episodes import find_environment, make_env
 from experiments.extras import needs
@@ -57,6 +58,9 @@ class Predictor(nn.Module):
                 self.moments[key] = tensor(moment.mean), tensor(np.sqrt(moment.var + normaliser.epsilon))
         space = policy.action_space
         self.dtype: torch.dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
+        self.starts = not starts_at_zero(space)
+        if self.starts:
+            self.start = tensor(space.start)
         if isinstance(space, spaces.Box):
             self.whole = space.dtype.kind in "iu"  # rounded in float64
             bounds = [bound.astype(float) if self.whole else bound for bound in (space.low, space.high)]
@@ -72,7 +76,7 @@ class Predictor(nn.Module):
         actions: Tensor = self.policy._predict(as_space(self.policy.observation_space, parts), True)
         actions = actions.reshape((-1, *self.policy.action_space.shape))
         if not isinstance(self.policy.action_space, spaces.Box):
-            return actions.to(self.dtype)
+            return (actions.long() + self.start).to(self.dtype) if self.starts else actions.to(self.dtype)
         if self.policy.squash_output:
             actions = self.low + 0.5 * (actions + 1.0) * (self.high - self.low)
         inside = torch.minimum(torch.maximum(actions, self.low), self.high)
@@ -147,7 +151,8 @@ def verify(policy: ActorCriticPolicy, normaliser: VecNormalize | None, session: 
     if agree and not isinstance(policy.action_space, spaces.Box):
         # Compare probabilities: of two choices that are equally likely up to rounding, either is correct.
         choices: Any = policy.get_distribution(obs_as_tensor(given, policy.device))
-        floats = (obs_as_tensor(a.astype(np.float32), policy.device) for a in (actions, expected))
+        start = 0 if starts_at_zero(policy.action_space) else policy.action_space.start
+        floats = (obs_as_tensor((a - start).astype(np.float32), policy.device) for a in (actions, expected))
         for_action = (choices.log_prob(each) for each in floats)
         actions, expected = (log_prob.numpy(force=True) for log_prob in for_action)
     if not (agree and np.allclose(actions, expected, rtol=TOLERANCE, atol=TOLERANCE)):

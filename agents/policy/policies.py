@@ -13,10 +13,11 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 from agents.policy import heads  # noqa: F401  # registers npg's own
-from agents.policy.actions import to_space
+from agents.policy.actions import from_policy, starts_at_zero
 from agents.policy.distributions import HEADS, HeadDistribution
 from agents.policy.names import check_new, with_classes
 from agents.policy.normalisation import ObservationNormaliser, RunningMoments
+from agents.policy.observations import count_from_zero
 from agents.ranks import ONE, Ranks
 from npg.kernels import same_kernels
 
@@ -58,6 +59,7 @@ class MlpPolicy(ActorCriticPolicy):
         **kwargs: Any,
     ):
         self.distribution = distribution
+        self._counts_from_zero = starts_at_zero(observation_space)
         super().__init__(
             observation_space,
             action_space,
@@ -105,6 +107,8 @@ class MlpPolicy(ActorCriticPolicy):
                 module.train()
 
     def _normalised(self, obs: PyTorchObs) -> PyTorchObs:
+        if not self._counts_from_zero:
+            obs = count_from_zero(self.observation_space, obs)
         return obs if self.observation_normaliser is None else self.observation_normaliser(obs)
 
     def _in_return_units(self, values: Tensor) -> Tensor:
@@ -121,7 +125,7 @@ class MlpPolicy(ActorCriticPolicy):
     def predict(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """Return actions in the dtype of the action space, and None; arguments as in SB3's `predict`."""
         actions, state = super().predict(*args, **kwargs)
-        return to_space(self.action_space, actions), state
+        return from_policy(self.action_space, actions), state
 
     @same_kernels
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
