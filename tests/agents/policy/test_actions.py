@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from agents import ACKTR, NPG, TRPO, VPG
 from agents.policy.actions import from_policy, to_space
 from agents.policy.observations import count_from_zero
+from agents.rollout.tensor_actions import TensorActions
 from envs.checked_env import _to_integers
 
 INTEGERS = np.iinfo(np.int64)
@@ -69,7 +70,7 @@ SHIFTED = {
     "start": discrete(3, np.int64, 5),
     "negative": discrete(4, np.int32, -2),
     "starts": spaces.MultiDiscrete([3, 2], start=[-1, 4]),
-    "narrow": spaces.MultiDiscrete([200, 2], dtype=np.int8, start=[-100, 0]),
+    "narrow": spaces.MultiDiscrete([100, 2], dtype=np.int8, start=[-100, 0]),
 }
 
 
@@ -107,6 +108,8 @@ def test_choices_count_from_their_start(name: str) -> None:
     space = SHIFTED[name]
     sampled = np.zeros((2, *space.shape), np.int64)
     assert np.array_equal(from_policy(space, sampled), sampled + space.start)
+    on_device = TensorActions(space, squashed=False, device="cpu")(torch.as_tensor(sampled))
+    assert np.array_equal(on_device, sampled + space.start)
     dictionary = spaces.Dict({"a": space, "b": spaces.Box(0, 1, (2,))})
     for observations, policy in ((space, "MlpPolicy"), (dictionary, "MultiInputPolicy")):
         env = AnyEnv(observation_space=observations, action_space=space, length=4)
