@@ -44,7 +44,7 @@ from agents.rollout.masks import masks_used
 from agents.rollout.tensor_buffer import TensorRolloutBuffer, make_buffer
 from agents.rollout.tensor_collect import collect_tensors
 from agents.rollout.threads import threads, update_threads
-from agents.spaces import check_policy, made_with_checks
+from agents.spaces import check_policy, check_starts, made_with_checks
 from agents.update import update
 from npg import PolicyStep, Rejection, SurrogateObjective
 
@@ -147,7 +147,9 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
         self.recurrent_states: Tensor | None = None  # after the last rollout, if the policy is recurrent
         self.rejections: list[str] = []  # the latest consecutive updates with NaN or infinity
         if self.env is not None:
-            check_policy(str(policy), self.policy_class, self.policy_kwargs, self.observation_space)
+            name, seen, acted = str(policy), self.observation_space, self.action_space
+            check_starts(name, self.policy_class, observation_space=seen, action_space=acted)
+            check_policy(name, self.policy_class, self.policy_kwargs, seen)
             check_spread(self.n_steps, self.n_envs, self.normalize_advantage)
             check_unread(type(self), self.critic_fit, arguments | sb3)
         if init_setup_model:
@@ -239,7 +241,8 @@ class PolicyGradientAgent(OnPolicyAlgorithm):
 
     def _fits_in_parallel(self, critic: Critic) -> bool:
         # On several ranks, the collectives of two threads could pair in different orders.
-        alone = not (self.actor.shares_parameters or self.ranks.several)
+        actor = self.actor
+        alone = not (actor.shares_parameters or actor.has_fused_attention or self.ranks.several)
         return alone and not critic.draws_random_numbers and self.device.type == "cpu"
 
     def make_critic(self) -> Critic:

@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.patch_gym import _patch_env
 from torch import nn
 
+from agents.policy.actions import starts_at_zero
 from agents.policy.names import with_classes
 from agents.policy.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from agents.policy.recurrent.policies import CnnLstmPolicy, MlpLstmPolicy, MultiInputLstmPolicy
@@ -93,8 +94,6 @@ def _problem_of_part(name: str, space: spaces.Space) -> str | None:
             problem += f"its bounds must be finite; declare a sensible range, and scale by {wrapper}"
         case spaces.Box() if not (is_action or space.shape):
             problem += f"an observation needs a dimension; use the shape (1,), or {FLATTEN}"
-        case spaces.Discrete() | spaces.MultiDiscrete() if np.any(space.start):
-            problem += f"{kind.lower()}s must count from 0; shift them, e.g. by {wrapper}"
         case spaces.MultiDiscrete() | spaces.MultiBinary() if len(space.shape) != 1:
             reshape = f"declare it flat, and reshape actions by {wrapper}" if is_action else FLATTEN
             # SB3's words, which its users may look for.
@@ -113,6 +112,26 @@ def _problem_of_part(name: str, space: spaces.Space) -> str | None:
             problem += "expected a Box, Discrete, MultiDiscrete or MultiBinary, or one Dict of them; "
             problem += f"{FLATTEN}, or declare a Dict by TransformObservation"
     return problem
+
+
+def check_starts(policy: str, policy_class: type, **named: spaces.Space) -> None:
+    """Check that a policy can shift choices that do not count from 0.
+
+    Args:
+        policy: name of the policy, for messages.
+        policy_class: the policy's class.
+        named: the spaces of observations and actions.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    for name, space in named.items():
+        if not (starts_at_zero(space) or issubclass(policy_class, MlpPolicy)):
+            kind = name.partition("_")[0].capitalize()
+            raise UnsupportedSpaceError(
+                f"{name} is {space}, but {policy} counts from 0; use a subclass of agents.MlpPolicy, or "
+                f"shift choices by gymnasium.wrappers.Transform{kind}"
+            )
 
 
 def check_policy(policy: str, policy_class: type, kwargs: Mapping[str, Any], space: spaces.Space) -> None:

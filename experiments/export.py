@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from agents import ALGORITHMS
 from agents.hyperparameters import nearest
 from agents.masking import masks_apply
+from agents.policy.actions import starts_at_zero
 from agents.policy.actor import sample_observations, unvalidated
 from agents.policy.masks import choices
 from agents.policy.recurrent.policies import MlpLstmPolicy
@@ -63,6 +64,9 @@ class Predictor(nn.Module):
                 self.moments[key] = tensor(moment.mean), tensor(np.sqrt(moment.var + normaliser.epsilon))
         space = policy.action_space
         self.dtype: torch.dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
+        self.starts = not starts_at_zero(space)
+        if self.starts:
+            self.start = tensor(space.start)
         if isinstance(space, spaces.Box):
             self.whole = space.dtype.kind in "iu"  # rounded in float64
             bounds = [bound.astype(float) if self.whole else bound for bound in (space.low, space.high)]
@@ -91,7 +95,7 @@ class Predictor(nn.Module):
     def _to_space(self, actions: Tensor) -> Tensor:
         actions = actions.reshape((-1, *self.policy.action_space.shape))
         if not isinstance(self.policy.action_space, spaces.Box):
-            return actions.to(self.dtype)
+            return (actions.long() + self.start).to(self.dtype) if self.starts else actions.to(self.dtype)
         if self.policy.squash_output:
             actions = self.low + 0.5 * (actions + 1.0) * (self.high - self.low)
         inside = torch.minimum(torch.maximum(actions, self.low), self.high)
@@ -205,6 +209,10 @@ def verify(
         )
         floats = (obs_as_tensor(a.astype(np.float32), policy.device) for a in (actions, expected))
         for_action = (distribution.log_prob(each) for each in floats)
+        choices: Any = policy.get_distribution(obs_as_tensor(given, policy.device))
+        start = 0 if starts_at_zero(policy.action_space) else policy.action_space.start
+        floats = (obs_as_tensor((a - start).astype(np.float32), policy.device) for a in (actions, expected))
+        for_action = (choices.log_prob(each) for each in floats)
         actions, expected = (log_prob.numpy(force=True) for log_prob in for_action)
     if not (agree and np.allclose(actions, expected, rtol=TOLERANCE, atol=TOLERANCE)):
         raise RuntimeError("onnxruntime and the policy disagree on random observations; nothing is written")

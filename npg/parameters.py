@@ -82,7 +82,8 @@ class FlatParameters:
     def flatten(self, tensors: Sequence[Tensor | None]) -> Tensor:
         """Concatenate one tensor per parameter; None, autograd's result for an unused one, means zeros."""
         pairs = zip(tensors, self.tensors, strict=True)
-        return torch.cat([(torch.zeros_like(p) if t is None else t).reshape(-1) for t, p in pairs])
+        dense = (torch.zeros_like(p) if t is None else t.to_dense() if t.is_sparse else t for t, p in pairs)
+        return torch.cat([t.reshape(-1) for t in dense])
 
     def unflatten(self, vector: Tensor) -> tuple[Tensor, ...]:
         """Split a vector (P,) into views shaped as the parameters.

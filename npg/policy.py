@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from npg.distributions import Distribution
+from npg.kernels import same_kernels
 
 
 def evaluate(
@@ -25,7 +26,10 @@ def evaluate(
         ValueError: there is no state; or gradients are enabled, but the distribution depends on no trainable
             parameter.
     """
-    distribution = actor(observations) if parameters is None else call_with(parameters, actor, observations)
+    with same_kernels:
+        distribution = (
+            actor(observations) if parameters is None else call_with(parameters, actor, observations)
+        )
     if not isinstance(distribution, Distribution):
         raise TypeError(
             f"the actor must return an npg distribution, e.g. npg.DiagGaussian; "
@@ -41,6 +45,7 @@ def evaluate(
     return distribution
 
 
+@same_kernels
 def call_with(parameters: Mapping[str, Tensor], actor: nn.Module, observations: Any) -> Any:
     """Return `actor(observations)` with tensors in place of the actor's parameters, which are not modified.
 

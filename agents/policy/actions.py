@@ -1,8 +1,22 @@
-"""Actions as an environment receives them."""
+"""Actions as an environment receives them, and choices as a network counts them."""
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
+
+
+def starts_at_zero(space: spaces.Space) -> bool:
+    """Return whether all choices in a space are counted from 0."""
+    if isinstance(space, spaces.Dict):
+        return all(map(starts_at_zero, space.spaces.values()))
+    return not (isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start))
+
+
+def from_policy(space: spaces.Space, sampled: NDArray) -> NDArray:
+    """Return what a policy sampled, whose choices count from 0, as actions (..., *shape) in their space."""
+    if starts_at_zero(space):
+        return to_space(space, sampled)
+    return to_space(space, np.asarray(sampled).astype(np.int64) + space.start)  # type: ignore[attr-defined]
 
 
 def to_space(space: spaces.Space, actions: NDArray) -> NDArray:

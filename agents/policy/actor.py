@@ -19,6 +19,8 @@ from agents.policy.distributions import to_npg
 from agents.policy.masks import split
 from agents.policy.recurrent.policies import MlpLstmPolicy
 from npg import Distribution
+from npg.fisher.jacobian import nodes_before
+from npg.fisher.linearisation import first_line
 
 LARGE = 10.0  # the largest number in a sampled observation, unless its space requires larger ones
 
@@ -35,9 +37,11 @@ class PolicyActor(nn.Module):
     Attributes:
         shares_parameters: whether the value depends on some of them too.
         masked: whether inputs must have masks.
+        has_fused_attention: whether the critic uses a kernel that the policy step may replace in all threads.
 
     Raises:
-        TypeError: the policy's action distribution has no npg counterpart.
+        TypeError: the policy's action distribution has no npg counterpart, or the policy cannot be
+            differentiated.
     """
 
     def __init__(self, policy: ActorCriticPolicy):
@@ -50,7 +54,9 @@ class PolicyActor(nn.Module):
         policy.set_training_mode(False)  # batch norm must not be updated with the example
         probe = example_observations(policy)
         self._actor_names = reached_names(policy, self(probe).coordinates)
-        value_names = reached_names(policy, (policy.predict_values(probe),))
+        values = policy.predict_values(probe)
+        self.has_fused_attention = any("ScaledDotProduct" in n.name() for n in nodes_before([values.grad_fn]))
+        value_names = reached_names(policy, (values,))
         self._critic_names = value_names - self._actor_names
         self.shares_parameters = bool(value_names & self._actor_names)
 
@@ -115,12 +121,19 @@ def unvalidated() -> Iterator[None]:
 
 
 def reached_names(module: nn.Module, outputs: tuple[Tensor, ...]) -> set[str]:
-    """Return the names of the module's trainable parameters that the outputs depend on."""
+    """Return the names of the module's trainable parameters that the outputs depend on.
+
+    Raises:
+        TypeError: torch cannot differentiate the outputs.
+    """
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
     scalars = [output.sum() for output in outputs if output.requires_grad]
     if not (named and scalars):
         return set()
-    gradients = torch.autograd.grad(scalars, list(named.values()), allow_unused=True)
+    try:
+        gradients = torch.autograd.grad(scalars, list(named.values()), allow_unused=True)
+    except RuntimeError as error:
+        raise TypeError(f"{type(module).__name__} cannot be differentiated: {first_line(error)}") from error
     return {name for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
 
 

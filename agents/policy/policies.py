@@ -13,12 +13,14 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 from agents.policy import heads  # noqa: F401  # registers npg's own
-from agents.policy.actions import to_space
+from agents.policy.actions import from_policy, starts_at_zero
 from agents.policy.distributions import HEADS, HeadDistribution
 from agents.policy.masks import masked_distribution
 from agents.policy.names import check_new, with_classes
 from agents.policy.normalisation import ObservationNormaliser, RunningMoments
+from agents.policy.observations import count_from_zero
 from agents.ranks import ONE, Ranks
+from npg.kernels import same_kernels
 
 
 class MlpPolicy(ActorCriticPolicy):
@@ -58,6 +60,7 @@ class MlpPolicy(ActorCriticPolicy):
         **kwargs: Any,
     ):
         self.distribution = distribution
+        self._counts_from_zero = starts_at_zero(observation_space)
         super().__init__(
             observation_space,
             action_space,
@@ -96,7 +99,17 @@ class MlpPolicy(ActorCriticPolicy):
             "distribution": self.distribution,
         }
 
+    def set_training_mode(self, mode: bool) -> None:
+        """Switch to training or evaluation mode; see SB3."""
+        super().set_training_mode(mode)
+        for module in self.modules():
+            # cuDNN has no gradient of recurrent layers in evaluation mode; without dropout, modes are equal.
+            if isinstance(module, nn.RNNBase) and not module.dropout:
+                module.train()
+
     def _normalised(self, obs: PyTorchObs) -> PyTorchObs:
+        if not self._counts_from_zero:
+            obs = count_from_zero(self.observation_space, obs)
         return obs if self.observation_normaliser is None else self.observation_normaliser(obs)
 
     def _in_return_units(self, values: Tensor) -> Tensor:
@@ -104,6 +117,7 @@ class MlpPolicy(ActorCriticPolicy):
             return values
         return values * self.return_moments.deviation.to(values) + self.return_moments.mean.to(values)
 
+    @same_kernels
     def forward(
         self, obs: PyTorchObs, deterministic: bool = False, action_masks: Any = None
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,19 +153,20 @@ class MlpPolicy(ActorCriticPolicy):
         """
         if action_masks is None:
             actions, state = super().predict(observation, state, episode_start, deterministic)
-            return to_space(self.action_space, actions), state
+            return from_policy(self.action_space, actions), state
         self.set_training_mode(False)
         tensors, several = self.obs_to_tensor(observation)
         with torch.no_grad():
             chosen = self._predict(tensors, deterministic, action_masks)
         array = chosen.cpu().numpy().reshape((-1, *self.action_space.shape))  # type: ignore[misc]
-        return to_space(self.action_space, array if several else array.squeeze(axis=0)), state
+        return from_policy(self.action_space, array if several else array.squeeze(axis=0)), state
 
     def _predict(
         self, observation: PyTorchObs, deterministic: bool = False, action_masks: Any = None
     ) -> Tensor:
         return self.get_distribution(observation, action_masks).get_actions(deterministic=deterministic)
 
+    @same_kernels
     def get_distribution(self, obs: PyTorchObs, action_masks: Any = None) -> Distribution:
         """Return the distribution of actions at N raw observations, or of the allowed ones alone.
 
@@ -164,10 +179,12 @@ class MlpPolicy(ActorCriticPolicy):
         features = BasePolicy.extract_features(self, self._normalised(obs), self.pi_features_extractor)
         return masked_distribution(self, self.mlp_extractor.forward_actor(features), action_masks)
 
+    @same_kernels
     def predict_values(self, obs: PyTorchObs) -> Tensor:
         """Return the values (N, 1) of N raw observations, in units of the return."""
         return self._in_return_units(super().predict_values(self._normalised(obs)))
 
+    @same_kernels
     def evaluate_actions(
         self, obs: PyTorchObs, actions: Tensor, action_masks: Any = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -13,7 +13,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from agents.policy.actions import to_space
+from agents.policy.actions import from_policy
 from agents.policy.masks import split
 from agents.rollout.action_sampler import ActionSampler, make_sampler
 from agents.rollout.behaviour_weights import BehaviourWeights
@@ -147,7 +147,7 @@ def act(
 
 
 def to_environment(agent: OnPolicyAlgorithm, actions: np.ndarray) -> np.ndarray:
-    """Return the actions as the environment expects them (see `to_space`)."""
+    """Return the actions as the environment expects them (see `from_policy`)."""
     if isinstance(agent.action_space, spaces.Box) and agent.policy.squash_output:
         actions = agent.policy.unscale_action(actions)
-    return to_space(agent.action_space, actions)
+    return from_policy(agent.action_space, actions)

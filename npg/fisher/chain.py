@@ -110,7 +110,7 @@ def jacobian_of(outputs: Coordinates, tensors: Iterable[Tensor]) -> Jacobian | C
     """Return the Jacobian of outputs (with their graph) with respect to tensors, as a chain if possible.
 
     Raises:
-        TypeError: the outputs can be differentiated only once.
+        NotTwiceDifferentiableError: the outputs can be differentiated only once.
     """
     tensors = tuple(tensors)
     chain = _chain(outputs, tensors)

@@ -1,12 +1,12 @@
 """The exact Fisher matrix, from the metric of the policy's distribution."""
 
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor
 
 from npg.distributions import Distribution
-from npg.fisher.chain import ChainJacobian, jacobian_of
-from npg.fisher.jacobian import DifferenceJacobian, Jacobian
+from npg.fisher.linearisation import AnyJacobian
 from npg.fisher.state_mean import StateMean, StateSum
 from npg.parameters import FlatParameters
 
@@ -14,20 +14,17 @@ from npg.parameters import FlatParameters
 class ExactFisher(StateMean):
     """The matrix Jᵀ M J / N, positive semi-definite by construction and without sampling noise.
 
-    Arguments and errors are those of `npg.fisher.state_mean.StateMean`.
+    If torch cannot differentiate the actor twice, products are those of `FiniteDifferenceFisher`, with a
+    warning. Arguments and errors are those of `npg.fisher.state_mean.StateMean`.
     """
 
     def linearise(self, observations: Any) -> StateSum:
         """Return v ↦ Σ_s J_sᵀ M_s J_s v."""
-        policy = self.policy(observations)
-        return metric_sum(jacobian_of(policy.coordinates, self.tensors), policy, self.parameters)
+        policy, jacobian = self.jacobian(observations, attrgetter("coordinates"))
+        return metric_sum(jacobian, policy, self.parameters)
 
 
-def metric_sum(
-    jacobian: Jacobian | ChainJacobian | DifferenceJacobian,
-    distribution: Distribution,
-    parameters: FlatParameters,
-) -> StateSum:
+def metric_sum(jacobian: AnyJacobian, distribution: Distribution, parameters: FlatParameters) -> StateSum:
     """Return v ↦ Σ_s J_sᵀ M_s J_s v."""
     metric = distribution.snapshot()
 

@@ -1,14 +1,18 @@
 """Hessians of means over states, by differentiating twice."""
 
 from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from npg.distributions import Distribution
-from npg.fisher.jacobian import check_twice_differentiable
+from npg.fisher.jacobian import DifferenceJacobian, check_twice_differentiable
+from npg.fisher.linearisation import linearise
 from npg.fisher.state_mean import StateMean, StateSum
+from npg.policy import evaluate
 from npg.reduction import Reduce, identity
 
 
@@ -17,22 +21,56 @@ class _MeanHessian(StateMean):
 
     @staticmethod
     @abstractmethod
-    def values(policy: Distribution, *further: Tensor) -> Tensor:
-        """Return the function's value per state, (N,)."""
+    def function(policy: Distribution, *further: Tensor) -> Callable[[Distribution], Tensor]:
+        """Return the function, with one value per state, (N,); its Hessian is taken at the policy."""
 
     def linearise(self, observations: Any, *further: Any) -> StateSum:
         """Return v ↦ Σ_s ∇²f_s v."""
-        values, tensors = self.values(self.policy(observations), *further), self.tensors
-        gradient = torch.autograd.grad(values.sum(), tensors, create_graph=True, materialize_grads=True)
-        check_twice_differentiable(gradient)
+        parameters, tensors = self.parameters, self.tensors
 
-        def product(vector: Tensor) -> Tensor:
-            parts = self.parameters.unflatten(vector)
-            return self.parameters.flatten(
-                torch.autograd.grad(gradient, tensors, parts, retain_graph=True, allow_unused=True)
-            )
+        def exact(policy: Distribution) -> StateSum:
+            values = self.function(policy, *further)(policy)
+            gradient = torch.autograd.grad(values.sum(), tensors, create_graph=True, allow_unused=True)
+            check_twice_differentiable([values], gradient)
 
-        return StateSum(product, values.numel())
+            def product(vector: Tensor) -> Tensor:
+                pairs = zip(gradient, parameters.unflatten(vector), strict=True)
+                moving = [(g, v) for g, v in pairs if g is not None and g.requires_grad]
+                if not moving:
+                    return torch.zeros_like(vector)
+                moved, parts = zip(*moving, strict=True)
+                return parameters.flatten(
+                    torch.autograd.grad(moved, tensors, parts, retain_graph=True, allow_unused=True)
+                )
+
+            return StateSum(product, values.numel())
+
+        def by_differences(policy: Distribution) -> StateSum:
+            function = self.function(policy, *further)
+            base = self.parameters.copies() if self._theta is None else self._theta
+
+            def gradient_at(theta: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+                with torch.enable_grad():
+                    values = function(evaluate(self._actor, observations, theta))
+                    parts = torch.autograd.grad(values.sum(), tuple(theta.values()), allow_unused=True)
+                return parameters.unflatten(parameters.flatten(parts))  # dense
+
+            def displaced(steps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+                moved = torch._foreach_add([p.detach() for p in base.values()], list(steps))
+                return gradient_at({name: p.requires_grad_() for name, p in zip(base, moved, strict=True)})
+
+            jacobian = DifferenceJacobian(gradient_at(base), base.values(), displaced)
+
+            def product(vector: Tensor) -> Tensor:
+                return parameters.flatten(jacobian.push_forward(parameters.unflatten(vector)))
+
+            return StateSum(product, policy.coordinates[0].shape[:-1].numel())
+
+        def multiply(made: StateSum) -> None:
+            made.product(torch.ones(self.size, dtype=self.dtype, device=self.device))
+
+        kind, evaluated = type(self).__name__, partial(self.policy, observations)
+        return linearise(self._actor, kind, evaluated, exact, by_differences, multiply)
 
 
 class KLHessian(_MeanHessian):
@@ -44,9 +82,9 @@ class KLHessian(_MeanHessian):
     """
 
     @staticmethod
-    def values(policy: Distribution, *_: Tensor) -> Tensor:
-        """Return KL(π_θ ‖ π_θ') at θ' = θ, as a function of θ'."""
-        return policy.snapshot().kl(policy)
+    def function(policy: Distribution, *_: Tensor) -> Callable[[Distribution], Tensor]:
+        """Return π_θ' ↦ KL(π_θ ‖ π_θ')."""
+        return policy.snapshot().kl
 
 
 class LikelihoodHessian(_MeanHessian):
@@ -73,6 +111,6 @@ class LikelihoodHessian(_MeanHessian):
         super().__init__(actor, observations, actions, micro_batch_size=micro_batch_size, reduce=reduce)
 
     @staticmethod
-    def values(policy: Distribution, *further: Tensor) -> Tensor:
-        """Return −log π."""
-        return -policy.log_prob(*further)
+    def function(policy: Distribution, *further: Tensor) -> Callable[[Distribution], Tensor]:
+        """Return π ↦ −log π(a | s)."""
+        return lambda policy: -policy.log_prob(*further)

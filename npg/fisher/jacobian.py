@@ -1,10 +1,12 @@
 """Products with the Jacobian of a module's outputs with respect to its parameters."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
 from npg import host
 from npg.distributions import Coordinates
@@ -23,7 +25,7 @@ class Jacobian:
         tensors: the parameters; at least one output depends on them.
 
     Raises:
-        TypeError: the outputs can be differentiated only once.
+        NotTwiceDifferentiableError: the outputs can be differentiated only once.
     """
 
     def __init__(self, outputs: Coordinates, tensors: Iterable[Tensor]):
@@ -33,14 +35,16 @@ class Jacobian:
         self._outputs = [z for z in outputs if z.requires_grad]
         self._cotangents = [torch.zeros_like(z, requires_grad=True) for z in self._outputs]
         with torch.enable_grad():
-            self._pulled_back = torch.autograd.grad(
-                self._outputs, self._tensors, self._cotangents, create_graph=True, materialize_grads=True
+            pulled_back = torch.autograd.grad(
+                self._outputs, self._tensors, self._cotangents, create_graph=True, allow_unused=True
             )
-        check_twice_differentiable(self._pulled_back)
+        check_twice_differentiable(self._outputs, pulled_back)
+        self._pulled_back = pulled_back
 
     def push_forward(self, tangents: Sequence[Tensor]) -> Coordinates:
         """Return J v, shaped as the outputs; v has one tensor per parameter."""
-        reached = [(t, v) for t, v in zip(self._pulled_back, tangents, strict=True) if t.requires_grad]
+        pairs = zip(self._pulled_back, tangents, strict=True)
+        reached = [(t, v) for t, v in pairs if t is not None and t.requires_grad]
         if not reached:
             return tuple(torch.zeros_like(z) for z in self._shapes)
         pulled_back, moving = zip(*reached, strict=True)
@@ -49,8 +53,8 @@ class Jacobian:
                 pulled_back, self._cotangents, moving, retain_graph=True, materialize_grads=True
             )
         )
-        pairs = zip(self._shapes, self._moves, strict=True)
-        return tuple(next(pushed) if moves else torch.zeros_like(z) for z, moves in pairs)
+        shapes = zip(self._shapes, self._moves, strict=True)
+        return tuple(next(pushed) if moves else torch.zeros_like(z) for z, moves in shapes)
 
     def pull_back(self, cotangents: Coordinates) -> Sequence[Tensor | None]:
         """Return Jᵀ u, one tensor per parameter; None means zeros."""
@@ -58,32 +62,48 @@ class Jacobian:
         return torch.autograd.grad(self._outputs, self._tensors, moving, retain_graph=True, allow_unused=True)
 
 
-def check_twice_differentiable(gradients: Iterable[Tensor]) -> None:
-    """Check that gradients can be differentiated once more.
+class NotTwiceDifferentiableError(TypeError):
+    """The gradient of an actor cannot be differentiated."""
 
-    A function marked with `once_differentiable` leaves a node in their graph that should raise an error. But
-    torch prunes that node, and silently takes its part of the derivative as zero.
+
+def check_twice_differentiable(outputs: Iterable[Tensor], gradients: Iterable[Tensor | None]) -> None:
+    """Check that the gradients of outputs can be differentiated once more.
+
+    A function marked with `once_differentiable` leaves a node in the gradients' graph that should raise an
+    error. But torch prunes that node, and silently takes its part of the derivative as zero. It does the same
+    if a user's backward pass computes outside of autograd, e.g. by NumPy, which leaves no node.
 
     Raises:
-        TypeError: there is such a function.
+        NotTwiceDifferentiableError: there is such a function.
     """
-    nodes = [g.grad_fn for g in gradients if g.grad_fn is not None]
-    seen = set(nodes)
-    while nodes:
-        node = nodes.pop()
+    reached = [g for g in gradients if g is not None]
+    for node in nodes_before(g.grad_fn for g in reached):
         if type(node).__name__ == "Error":
-            raise TypeError(
-                "the actor uses a function that can be differentiated only once; use FiniteDifferenceFisher"
-            )
-        new = {after for after, _ in node.next_functions if after is not None} - seen
+            raise NotTwiceDifferentiableError("a function in it is marked with once_differentiable")
+    if any(g.grad_fn is None for g in reached):  # it is 0 where numbers are rounded, else hidden
+        for node in nodes_before(z.grad_fn for z in outputs):
+            if isinstance(node, BackwardCFunction) or "CppNode" in node.name():
+                raise NotTwiceDifferentiableError(
+                    f"{node.name()} in it computes a gradient outside of autograd"
+                )
+
+
+def nodes_before(nodes: Iterable[Any]) -> Iterator[Any]:
+    """Yield nodes of autograd's graph, None being none, and those that they depend on, each once."""
+    remaining = [node for node in nodes if node is not None]
+    seen = set(remaining)
+    while remaining:
+        node = remaining.pop()
+        yield node
+        new = {before for before, _ in node.next_functions if before is not None} - seen
         seen |= new
-        nodes += new
+        remaining += new
 
 
 class DifferenceJacobian:
     """J = ∂outputs/∂parameters, with J v by a forward difference and Jᵀ u by one backward pass.
 
-    For modules that can be differentiated only once, e.g. a fused LSTM.
+    For modules that can be differentiated only once.
 
     Args:
         outputs: tensors with a graph, at the parameters θ.

@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -9,9 +10,9 @@ from torch import Tensor, nn
 
 from npg.fisher.blocks import Dense, Diagonal
 from npg.fisher.exact import metric_sum
-from npg.fisher.jacobian import Jacobian
 from npg.fisher.kronecker import Kronecker
 from npg.fisher.layers import Layer
+from npg.fisher.linearisation import jacobian_at
 from npg.fisher.passes import Pass
 from npg.fisher.root_scores import root_scores
 from npg.linear_operator import InvertibleOperator
@@ -110,8 +111,11 @@ class ModuleBlocks:
             drawn = [own.flatten([total.get(key) for key in own.names]) for total in through.totals]
             sums[name] = [torch.stack(drawn).square().sum(0)]
         for name, own in self._exact.items():
-            jacobian = Jacobian(through.policy.coordinates, own.tensors)
-            product = metric_sum(jacobian, through.policy, own).product
+            coordinates, named = attrgetter("coordinates"), own.named()
+            policy, jacobian = jacobian_at(
+                self._actor, through.observations, named, coordinates, policy=through.policy
+            )
+            product = metric_sum(jacobian, policy, own).product
             units = torch.eye(own.size, dtype=own.dtype, device=own.device)
             sums[name] = [torch.stack([product(unit) for unit in units])]
         return sums

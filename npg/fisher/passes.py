@@ -19,6 +19,7 @@ class Pass:
     """The inputs, outputs and gradients of the layers in one pass of n states.
 
     Attributes:
+        observations: the states.
         policy: the distribution, with its graph.
         states: n.
         inputs: {layer's name: (n, T, D')}.
@@ -29,6 +30,7 @@ class Pass:
         totals: for every draw, {parameter's name: its root scores, summed over the states}.
     """
 
+    observations: Any
     policy: Distribution
     states: int
     inputs: dict[str, Tensor]
@@ -108,7 +110,7 @@ def pass_through(
             {name: layers[name].rows(reached[name], states) for name in names if name in reached}
         )
         totals.append({name: reached[name] for name in parameters if name in reached})
-    return Pass(policy, states, inputs, outputs, gradients, totals)
+    return Pass(observations, policy, states, inputs, outputs, gradients, totals)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.func import vjp, vmap
 
 from npg.distributions import Coordinates, Distribution
+from npg.kernels import differentiable_kernels
 from npg.policy import call_with, evaluate
 from npg.states import check_micro_batch_size, each, micro_batches
 
@@ -72,7 +73,8 @@ def root_scores(
     numbers = len(columns) * sum(p.numel() for p in parameters.values())
     for part in micro_batches(observations, micro_batch_size or max(1, NUMBERS_AT_A_TIME // numbers)):
         try:
-            rows = vmap(rows_of_state)(part)
+            with differentiable_kernels():  # fused ones have no rule for vmap
+                rows = vmap(rows_of_state)(part)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:

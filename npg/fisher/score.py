@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from npg.fisher.chain import jacobian_of
+from npg.distributions import Coordinates, Distribution
 from npg.fisher.state_mean import StateMean, StateSum
 from npg.policy import evaluate
 from npg.reduction import Reduce, identity
@@ -19,15 +19,17 @@ class _ScoreCovariance(StateMean):
 
     def linearise(self, observations: Any, *actions: Tensor) -> StateSum:
         """Return v ↦ 1/k Σ s (sᵀv) over states and k actions: Jᵀ M J with outputs log π and metric I / k."""
-        policy = self.policy(observations)
-        log_prob = torch.stack([policy.log_prob(action) for action in actions])
-        jacobian = jacobian_of((log_prob,), self.tensors)
+
+        def log_prob(policy: Distribution) -> Coordinates:
+            return (torch.stack([policy.log_prob(action) for action in actions]),)
+
+        policy, jacobian = self.jacobian(observations, log_prob)
 
         def product(vector: Tensor) -> Tensor:
             (derivative,) = jacobian.push_forward(self.parameters.unflatten(vector))
             return self.parameters.flatten(jacobian.pull_back((derivative / len(actions),)))
 
-        return StateSum(product, log_prob[0].numel())
+        return StateSum(product, policy.coordinates[0].shape[:-1].numel())
 
 
 class EmpiricalFisher(_ScoreCovariance):

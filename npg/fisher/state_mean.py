@@ -7,7 +7,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from npg.distributions import Distribution
+from npg.distributions import Coordinates, Distribution
+from npg.fisher.linearisation import AnyJacobian, jacobian_at
 from npg.linear_operator import LinearOperator
 from npg.parameters import FlatParameters
 from npg.policy import evaluate
@@ -46,10 +47,11 @@ class StateMean(LinearOperator):
     Raises:
         ValueError: there is no state, the distribution depends on no trainable parameter, or
             micro_batch_size < 1.
-        TypeError: the actor does not return an npg distribution, or can be differentiated only once.
+        TypeError: the actor does not return an npg distribution, or cannot be differentiated.
     """
 
     copies_parameters: ClassVar[bool] = False  # even without micro-batches
+    exact: ClassVar[bool] = True  # whether to use finite differences only if necessary
 
     def __init__(
         self,
@@ -87,6 +89,15 @@ class StateMean(LinearOperator):
     def policy(self, observations: Any) -> Distribution:
         """Return the actor's distributions at the observations, as a function of `tensors`."""
         return evaluate(self._actor, observations, self._theta)
+
+    def jacobian(
+        self, observations: Any, outputs_of: Callable[[Distribution], Coordinates]
+    ) -> tuple[Distribution, AnyJacobian]:
+        """Return the policy, and the Jacobian of functions of it, such as its coordinates."""
+        tensors = dict(zip(self.parameters.names, self.tensors, strict=True))
+        return jacobian_at(
+            self._actor, observations, tensors, outputs_of, theta=self._theta, exact=self.exact
+        )
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Return 1/N Σ_s A_s v."""

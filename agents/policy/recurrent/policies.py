@@ -17,12 +17,13 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
-from agents.policy.actions import to_space
+from agents.policy.actions import from_policy
 from agents.policy.masks import masked_distribution
 from agents.policy.policies import MlpPolicy, register_policy
 from agents.policy.recurrent.layers import CELLS, RecurrentLayers
 from agents.policy.recurrent.sequences import Packing, Sequences
 from agents.ranks import ONE, Ranks
+from npg.kernels import same_kernels
 from npg.states import leaves_of
 
 
@@ -120,6 +121,7 @@ class MlpLstmPolicy(MlpPolicy):
         n = len(leaves_of(observations)[0]) // length
         return Sequences(observations, (length,) * n, self.zero_states(n))
 
+    @same_kernels
     def forward(  # type: ignore[override]
         self, obs: Sequences, deterministic: bool = False, action_masks: Any = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -131,14 +133,17 @@ class MlpLstmPolicy(MlpPolicy):
         states = torch.cat([of_actor, of_critic]) if self.enable_critic_lstm else of_actor
         return actions.reshape((-1, *(self.action_space.shape or ()))), values, log_prob, states
 
+    @same_kernels
     def get_distribution(self, obs: Sequences, action_masks: Any = None) -> Distribution:  # type: ignore[override]
         """Return the distribution of actions, or of the allowed ones alone, at the N states of sequences."""
         return self._distribution(obs.observations, obs.packing, obs.states, action_masks)[0]
 
+    @same_kernels
     def predict_values(self, obs: Sequences) -> Tensor:  # type: ignore[override]
         """Return the values (N, 1) of the N states of sequences, in units of the return."""
         return self._value(obs)[0]
 
+    @same_kernels
     def evaluate_actions(  # type: ignore[override]
         self, obs: Sequences, actions: Tensor, action_masks: Any = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -214,7 +219,7 @@ class MlpLstmPolicy(MlpPolicy):
         actions = chosen.cpu().numpy().reshape((-1, *(self.action_space.shape or ())))
         if isinstance(self.action_space, spaces.Box) and self.squash_output:
             actions = self.unscale_action(actions)
-        actions = to_space(self.action_space, actions)
+        actions = from_policy(self.action_space, actions)
         return actions if several else actions.squeeze(axis=0), tuple(after.cpu().numpy())
 
     def _checked_states(self, state: Any, n: int) -> Tensor:

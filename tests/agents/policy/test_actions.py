@@ -12,7 +12,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents import ACKTR, NPG, TRPO, VPG
-from agents.policy.actions import to_space
+from agents.policy.actions import from_policy, to_space
+from agents.policy.observations import count_from_zero
+from agents.rollout.tensor_actions import TensorActions
 from envs.checked_env import _to_integers
 
 INTEGERS = np.iinfo(np.int64)
@@ -64,6 +66,12 @@ ACTIONS = BOXES | {
     "multi": spaces.MultiDiscrete([3, 4], dtype=np.int32),
     "discrete": discrete(3, np.int32),
 }
+SHIFTED = {
+    "start": discrete(3, np.int64, 5),
+    "negative": discrete(4, np.int32, -2),
+    "starts": spaces.MultiDiscrete([3, 2], start=[-1, 4]),
+    "narrow": spaces.MultiDiscrete([100, 2], dtype=np.int8, start=[-100, 0]),
+}
 
 
 class Plain(ActorCriticPolicy):
@@ -74,10 +82,11 @@ class Plain(ActorCriticPolicy):
 @pytest.mark.parametrize(
     ("agent_class", "policy"), [(TRPO, "MlpPolicy"), (NPG, Plain), (VPG, Plain), (ACKTR, "MlpPolicy")]
 )
-@pytest.mark.parametrize("name", ACTIONS)
+@pytest.mark.parametrize("name", [*ACTIONS, *SHIFTED])
 def test_rollouts_and_predictions_are_in_the_space(agent_class: Any, policy: Any, name: str) -> None:
     """Of environments that nothing checks; `AnyEnv` raises otherwise."""
-    space = ACTIONS[name]
+    space = (ACTIONS | SHIFTED)[name]
+    policy = "MlpPolicy" if name in SHIFTED else policy
     env = DummyVecEnv([lambda: AnyEnv(action_space=space, length=4)] * 2)
     agent = agent_class(policy, env, n_steps=8, batch_size=8, seed=0, device="cpu")
     with torch.no_grad():
@@ -92,6 +101,36 @@ def test_rollouts_and_predictions_are_in_the_space(agent_class: Any, policy: Any
         for action in (*actions, single):
             assert space.contains(np.asarray(action) if isinstance(space, spaces.Box) else action)
             assert action.dtype == space.dtype
+
+
+@pytest.mark.parametrize("name", SHIFTED)
+def test_choices_count_from_their_start(name: str) -> None:
+    """The agent's choice 0 is the environment's start, and the observation `start` is the network's 0."""
+    space = SHIFTED[name]
+    sampled = np.zeros((2, *space.shape), np.int64)
+    assert np.array_equal(from_policy(space, sampled), sampled + space.start)
+    on_device = TensorActions(space, squashed=False, device="cpu")(torch.as_tensor(sampled))
+    assert np.array_equal(on_device, sampled + space.start)
+    dictionary = spaces.Dict({"a": space, "b": spaces.Box(0, 1, (2,))})
+    for observations, policy in ((space, "MlpPolicy"), (dictionary, "MultiInputPolicy")):
+        env = AnyEnv(observation_space=observations, action_space=space, length=4)
+        agent = TRPO(policy, env, n_steps=8, batch_size=8, seed=0, device="cpu").learn(16)
+        seen = agent.get_env().reset()
+        best = agent.actor(agent.policy.obs_to_tensor(seen)[0])
+        logits = [best.logits] if isinstance(space, spaces.Discrete) else best.logits
+        expected = np.stack([z.argmax(-1).numpy() for z in logits], -1).reshape(sampled[:1].shape)
+        actions, _ = agent.predict(seen, deterministic=True)
+        assert np.array_equal(actions, expected + space.start)
+        assert agent.outcomes["accepted"] == 2
+
+
+def test_observations_are_encoded_from_their_start() -> None:
+    """Every element of the space is a different unit vector."""
+    space = spaces.Dict({"a": discrete(3, np.int64, -1), "b": spaces.MultiDiscrete([2, 2], start=[7, -3])})
+    states = {"a": torch.tensor([-1, 0, 1]), "b": torch.tensor([[7, -3], [8, -3], [7, -2]])}
+    counted = count_from_zero(space, states)
+    assert counted["a"].tolist() == [0, 1, 2]
+    assert counted["b"].tolist() == [[0, 0], [1, 0], [0, 1]]
 
 
 def test_squashed_actions_are_rounded_too() -> None:

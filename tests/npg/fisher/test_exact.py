@@ -1,6 +1,7 @@
 """What every Fisher operator keeps to, and the exact matrix in four ways."""
 
 import math
+import warnings
 from functools import partial
 
 import operators
@@ -314,7 +315,7 @@ class Recurrent(nn.Module):
 def test_an_lstm_has_a_fisher_matrix() -> None:
     """In float32, where the CPU runs a fused kernel, a difference gives the matrix to 3e-3.
 
-    This kernel can be differentiated twice (the one of CUDA cannot), so that ExactFisher holds there too.
+    This kernel can be differentiated twice, so that ExactFisher holds there too.
     """
     observations = oracles.randn(0, 5, 6, 3)
     double = ExactFisher(Recurrent(torch.float64), observations).to_dense()
@@ -325,7 +326,7 @@ def test_an_lstm_has_a_fisher_matrix() -> None:
 
 
 def test_a_difference_needs_one_derivative_only() -> None:
-    """Of a module without a second derivative ExactFisher says so, and a difference gives the matrix."""
+    """Without a second derivative, every operator uses a difference, which one warning per actor says."""
 
     class Once(torch.autograd.Function):
         @staticmethod
@@ -344,8 +345,12 @@ def test_a_difference_needs_one_derivative_only() -> None:
 
     observations = oracles.observations(0)
     for name in ("exact", "kl", "empirical", "likelihood", "sampled"):
-        with pytest.raises(TypeError, match="only once; use FiniteDifferenceFisher"):
-            EVERY[name](Fused("categorical"), observations)
+        actor = Fused("categorical")
+        with pytest.warns(RuntimeWarning, match="marked with once_differentiable.*finite differences"):
+            dense = EVERY[name](actor, observations).to_dense()
+        near("difference", dense, EVERY[name](RandomActor("categorical"), observations).to_dense())
+        with warnings.catch_warnings(action="error"):
+            EVERY[name](actor, observations, micro_batch_size=2)
     dense = FiniteDifferenceFisher(Fused("categorical"), observations).to_dense()
     near("difference", dense, ExactFisher(RandomActor("categorical"), observations).to_dense())
 
