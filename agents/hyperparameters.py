@@ -222,7 +222,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if name in ABSENT:
         return f"; {ABSENT[name]}"
     known = list(known)
-    matches = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    lower = {each.lower(): each for each in reversed(known)}
+    matches = [lower[each] for each in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
     if matches:
         return f"; did you mean {' or '.join(map(repr, matches))}?"
     return f"; expected one of {', '.join(known)}"

@@ -55,7 +55,11 @@ def environment_spec(env_id: str) -> EnvSpec:
             if nearest
             else "gymnasium.pprint_registry() lists every id; import the package that registers it."
         )
-        if isinstance(getattr(sys.modules.get(module), name, None), type):
+        if isinstance(error, ModuleNotFoundError):
+            fix = f"run the command in the folder of {module.split('.')[0]}, install it, or correct its name"
+        elif not module and "." in name and "/" not in name:
+            fix = f"write module:Name-v0, e.g. '{name.rpartition('.')[0]}:{name.rpartition('.')[2]}-v0'"
+        elif isinstance(getattr(sys.modules.get(module), name, None), type):
             entry_point = f"entry_point={f'{module}:{name}'!r}, max_episode_steps=500"
             fix = f"{name} is a class; add to {module}: gymnasium.register('{name}-v0', {entry_point})"
         elif importlib.util.find_spec("envpool") is None:
@@ -135,6 +139,8 @@ def make_one(make: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
         entry_point = spec.entry_point if isinstance(spec.entry_point, str) else ""
         extras = [extra for package, extra in _EXTRAS.items() if entry_point.startswith(package)]
         fix = install_command(extras[0]) if extras else "install what is named above"
+        if newer := [each for each in _find_nearest_ids(spec.id)[:1] if each != spec.id and not extras]:
+            fix += f", or use {newer[0]!r}"
         raise MissingExtraError(
             f"{spec.id} needs a package that is not installed ({type(error).__name__}: {error}); {fix}"
         ) from error

@@ -14,12 +14,13 @@ from gymnasium import spaces
 from stable_baselines3.common.env_checker import check_env as check_with_sb3
 
 from agents.policy.masks import checked_masks
+from agents.spaces import check_spaces
 from envs.checked_env import CheckedEnv
 from envs.masks import METHOD, AllowedActions
 from envs.single_env import environment_spec, make_function, make_one
 from envs.state.environment_state import StateUnavailableError, take_state
 from envs.user_modules import import_user_module
-from experiments.failure import SETUP_ERRORS, describe_failure, raised_at
+from experiments.failure import SETUP_ERRORS, describe_failure, is_of_environment, raised_at
 from experiments.options import CheckEnv
 from experiments.settings.arguments import Arguments
 from experiments.settings.configuration import resolve
@@ -31,6 +32,7 @@ from experiments.text_table import aligned
 SLOW = 1000.0  # steps per second; a policy and its update make a few thousand
 SAME = 50  # steps that are repeated with the same seed
 RANGE = "symmetric and normalized Box"  # in SB3's warning about actions, of which `advice_on` says more
+LEAST_SIDE = 36  # pixels of an image for SB3's CnnPolicy
 LARGE, SMALL = 10.0, 0.01  # scale of observations and rewards that networks learn from without normalising
 
 
@@ -190,6 +192,8 @@ def repeats(settings: RunSettings) -> bool:
 
 def check(arguments: CheckEnv) -> None:
     """Check an environment, and print what was found."""
+    if arguments.steps < 1:
+        raise ValueError(f"expected --steps ≥ 1, got {arguments.steps}")
     for module in arguments.import_:
         import_user_module(module)
     given: dict[str, Any] = {"env_kwargs": arguments.env_kwargs, "env_wrapper": arguments.env_wrapper}
@@ -197,6 +201,7 @@ def check(arguments: CheckEnv) -> None:
     settings = resolve(Arguments(env=(arguments.env,), **given))
     with warnings.catch_warnings(record=True) as caught, closing(make(settings)) as env:
         warnings.simplefilter("always")
+        check_spaces(env.observation_space, env.action_space)
         check_with_sb3(env, warn=True, skip_render_check=True)
     with closing(make(settings)) as env:
         show(f"{spec.id}: {env.observation_space} -> {env.action_space}")
@@ -220,20 +225,17 @@ def policy_of(space: spaces.Space) -> str:
     if isinstance(space, spaces.Dict):
         return "MultiInputPolicy"
     image = isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
-    return "CnnPolicy" if image else "MlpPolicy"
+    return "CnnPolicy" if image and sorted(space.shape)[1] >= LEAST_SIDE else "MlpPolicy"
 
 
 def main(arguments: CheckEnv) -> int:
     """Check, and return the exit code: 1 if the environment has an error."""
     try:
         check(arguments)
-    except (ImportError, OSError, ValueError) as error:
-        show(f"error: {error}{raised_at(error)}", error=True)
-        return 2
-    except SETUP_ERRORS as error:  # of SB3's checker
-        show(f"error: {' '.join(str(error).split())}{raised_at(error)}", error=True)
-        return 1
     except Exception as error:
-        show(describe_failure(error, "in the check"), error=True)
-        return 1
+        if is_of_environment(error) or not isinstance(error, SETUP_ERRORS):
+            show(describe_failure(error, "in the check"), error=True)
+            return 1
+        show(f"error: {' '.join(str(error).split())}{raised_at(error)}", error=True)
+        return 2 if isinstance(error, ImportError | OSError | ValueError) else 1  # 1: of SB3's checker
     return 0

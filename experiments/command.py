@@ -9,7 +9,8 @@
     npg share      write a trained policy into a folder for others, or upload it to Hugging Face's hub
     npg zoo        train, replay and tune the agents with RL Zoo
 
-`npg COMMAND --help` explains a command and its options. To get started, run: npg train
+`npg COMMAND --help` explains a command and its options, `npg --version` prints the version. To get started,
+run: npg train
 """
 
 import difflib
@@ -17,6 +18,7 @@ import inspect
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any
 
 import tyro
@@ -73,6 +75,9 @@ def main(words: Sequence[str] | None = None) -> int:
     name, *rest = (sys.argv[1:] if words is None else words) or ("--help",)
     if name in ("-h", "--help"):
         print(__doc__, end="")
+        return 0
+    if name == "--version":
+        print(f"npg-toolkit {version('npg-toolkit')}")
         return 0
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)

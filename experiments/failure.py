@@ -34,6 +34,8 @@ def setup_errors(source: Path | str) -> Iterator[None]:
         yield
     except SETUP_ERRORS:
         raise
+    except InvalidResultError as error:  # which names the environment and the remedy
+        raise ValueError(str(error)) from error
     except (Exception, SystemExit) as error:
         raise ValueError(
             f"{source} describes a run that cannot be built ({type(error).__name__}: {error})"
@@ -68,14 +70,14 @@ def raised_at(error: BaseException | None) -> str:
 def describe_failure(error: BaseException, when: str) -> str:
     """Return the message for an exception: its traceback, and a last line that says what, where and when.
 
-    NaN and infinity, wrong masks, lost workers and ranks, and system errors such as a full disk have no
-    traceback, unless a user's own code raised them.
+    NaN and infinity, wrong masks and other invalid results of environments, lost workers and ranks, and
+    system errors such as a full disk have no traceback, unless a user's own code raised them.
 
     Args:
         error: the exception.
         when: when it was raised, e.g. "in the evaluation".
     """
-    known = NonFiniteError | MaskError | OSError | RankError | WorkerError
+    known = NonFiniteError | MaskError | OSError | RankError | WorkerError | InvalidResultError
     if isinstance(error, known) and not raised_at(error):
         return f"error: {error}"
     where = "; ".join(["", *notes_of(error)])

@@ -2,13 +2,15 @@
 
 from dataclasses import replace
 
+import gymnasium as gym
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.ranks import ONE, Ranks
+from agents.spaces import check_spaces
 from envs import choose_vec_env, make_vec_env
 from envs.atari import is_atari
-from envs.single_env import make_function, make_one
+from envs.single_env import env_pool_spec, make_function, make_one
 from experiments.algorithms import PEERS
 from experiments.normalised import normalised
 from experiments.settings.class_list import entries
@@ -62,10 +64,15 @@ def choose(settings: RunSettings, n_envs: int) -> RunSettings:
     show_atari(settings)
     wrapper, make = env_wrapper(settings), make_function(settings.env, dict(settings.env_kwargs))
     if settings.vec_env == "auto":
-        if wrapper is None:
-            choice = choose_vec_env(settings.env, n_envs, env_kwargs=dict(settings.env_kwargs))
-        else:
-            choice = choose_vec_env(lambda: wrapper(make_one(make)), n_envs)
+
+        def single() -> gym.Env:
+            env = make_one(make)
+            env = wrapper(env) if wrapper else env
+            check_spaces(env.observation_space, env.action_space)  # before it is stepped
+            return env
+
+        only_env_pool = env_pool_spec(settings.env) is not None
+        choice = choose_vec_env(settings.env if only_env_pool else single, n_envs)
         show(f"vec_env: {choice}")
         settings = replace(settings, vec_env=choice.vec_env)
     if settings.env_kwargs and settings.vec_env in ("envpool", "tensor"):

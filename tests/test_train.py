@@ -111,7 +111,11 @@ def test_normalised_run_keeps_its_statistics(arguments: Arguments) -> None:
     ("changes", "message"),
     [
         ({"algo": ("trop",)}, "unknown algorithm 'trop'; did you mean 'trpo'"),
+        ({"algo": ("TRPO",)}, "unknown algorithm 'TRPO'; did you mean 'trpo'"),
         ({"env": ("CartPole-v9",)}, "CartPole-v1"),
+        ({"env": ("no_module_x:A-v0",)}, "run the command in the folder of no_module_x, install it"),
+        ({"env": ("my.module.Task",)}, "write module:Name-v0, e.g. 'my.module:Task-v0'"),
+        ({"env": ("Hopper-v2",)}, "or use 'Hopper-v5'"),
         ({"env": ("Cartpol-v1",)}, "CartPole-v1"),
         ({"set": (("targetkl=0.1",),)}, "no setting 'targetkl'; did you mean 'target_kl'"),
         ({"set": (("target_kl=0",),)}, "target_kl must be a number of nats > 0, or a schedule, got 0"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from gymnasium import spaces
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -147,6 +148,8 @@ def build(settings: RunSettings, env: VecEnv) -> OnPolicyAlgorithm:
     """
     given = copy.deepcopy(dict(settings.hyperparameters))  # A2C changes its policy_kwargs
     options = {key: with_schedule(value) for key, value in given.items()}
+    if isinstance(env.observation_space, spaces.Dict) and settings.policy in ("MlpPolicy", "CnnPolicy"):
+        raise ValueError(f"observations of {settings.env} are a Dict; add --set policy=MultiInputPolicy")
     chosen = agent_class(settings.algo)
     policy = (
         settings.policy if settings.policy in chosen.policy_aliases else policy_class(chosen, settings.policy)

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from registries import restored_registries
 
 from experiments import command
+from experiments.check_env import policy_of
 
 
 class Checked(gym.Env):
@@ -34,6 +35,8 @@ class Checked(gym.Env):
         observation = np.array(
             [draw() * self.scale, 0.5 * self.scale * (self.fault != "constant")], np.float32
         )
+        if self.fault == "old":
+            return observation, 0.0, False, {}  # type: ignore[return-value]
         if self.fault == "error":
             raise RuntimeError("a wheel came off")
         if self.fault == "bounds":
@@ -102,12 +105,43 @@ def test_scale_is_shown_and_explained(capsys: pytest.CaptureFixture) -> None:
         ("shape", "the observation has shape (3,), its space (2,)"),
         ("error", "a wheel came off"),
         ("bounds", "observation space"),
+        ("old", "(expected 5, got 4); raised by step() of environment 0"),
     ],
 )
 def test_errors_end_the_check(fault: str, message: str, capsys: pytest.CaptureFixture) -> None:
     """With exit code 1, so that scripts notice."""
     assert check("--env-kwargs", f"fault={fault}") == 1
     assert message in capsys.readouterr().err
+
+
+def test_an_invalid_result_has_no_traceback(capsys: pytest.CaptureFixture) -> None:
+    """The message says all; frames of this project would hide it."""
+    assert check("--env-kwargs", "fault=shape") == 1
+    assert capsys.readouterr().err.startswith("error: reset() of environment 0")
+
+
+@pytest.mark.parametrize("verb", ["check-env", "train"])
+def test_actions_that_no_agent_has_are_named(
+    verb: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the environment is stepped with one."""
+    pair = spaces.Tuple([spaces.Discrete(2), spaces.Discrete(2)])
+    gym.register("Pair-v0", lambda: gym.wrappers.TransformAction(Checked(), lambda action: action[0], pair))
+    assert command.main([verb, *(["--env"] if verb == "train" else []), "Pair-v0"]) == 2
+    assert "a MultiDiscrete for a Tuple of Discrete" in capsys.readouterr().err
+
+
+def test_a_number_of_steps_is_positive(capsys: pytest.CaptureFixture) -> None:
+    """Nothing can be measured in none."""
+    assert command.main(["check-env", "Checked-v0", "--steps", "0"]) == 2
+    assert "expected --steps ≥ 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("side", "policy"), [(36, "CnnPolicy"), (35, "MlpPolicy")])
+def test_the_next_command_works_on_small_images(side: int, policy: str) -> None:
+    """SB3's CnnPolicy needs 36 pixels, with the channels first or last."""
+    for shape in ((side, 50, 3), (3, 50, side)):
+        assert policy_of(spaces.Box(0, 255, shape, np.uint8)) == policy
 
 
 def test_wrappers_are_checked_too(capsys: pytest.CaptureFixture) -> None:

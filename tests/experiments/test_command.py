@@ -57,6 +57,12 @@ def test_every_option_has_a_group_and_a_sentence(capsys: pytest.CaptureFixture) 
         assert f"{name} options" in shown
 
 
+def test_the_version(capsys: pytest.CaptureFixture) -> None:
+    """Of the installed package, without importing torch."""
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("npg-toolkit 0.")
+
+
 @pytest.mark.parametrize("word", ["tarin", "--algo"])
 def test_an_unknown_command_is_named(word: str, capsys: pytest.CaptureFixture) -> None:
     """With the nearest one, or all."""
