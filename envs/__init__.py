@@ -12,6 +12,7 @@ from envs.masks import ActionMasker
 from envs.tasks.catch import Catch
 from envs.tasks.constrained_linear_quadratic import ConstrainedLinearQuadratic
 from envs.tasks.gaussian_bandit import GaussianBandit
+from envs.tasks.hidden_velocity import CartPoleHiddenVelocity
 from envs.tasks.linear_quadratic import LinearQuadratic
 from envs.tasks.point_hazard import PointHazard
 from envs.tasks.two_state_chain import TwoStateChain
@@ -25,6 +26,7 @@ from envs.vector.gymnasium_vector import GymnasiumVecEnv
 
 __all__ = [
     "ActionMasker",
+    "CartPoleHiddenVelocity",
     "Catch",
     "ConstrainedLinearQuadratic",
     "EnvPoolVecEnv",
@@ -50,6 +52,7 @@ __all__ = [
 
 # Episodes of the linear-quadratic tasks and of the chain never terminate: a time limit truncates them.
 _TASKS: dict[str, tuple[str, int | None]] = {
+    "CartPoleHiddenVelocity-v0": ("envs.tasks.hidden_velocity:CartPoleHiddenVelocity", 500),
     "Catch-v0": ("envs.tasks.catch:Catch", None),
     "ConstrainedLinearQuadratic-v0": (
         "envs.tasks.constrained_linear_quadratic:ConstrainedLinearQuadratic",

@@ -5,7 +5,6 @@ import pickle
 import sys
 import warnings
 import zipfile
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecNormalize
-from torch import Tensor, nn
+from torch import Tensor
 
 from agents import ALGORITHMS
 from agents.hyperparameters import nearest
@@ -31,85 +30,15 @@ from agents.policy.recurrent.sequences import Sequences
 from experiments.evaluation.seeded_episodes import find_environment, make_env
 from experiments.extras import needs
 from experiments.options import Export
+from experiments.predictor import ACTION, MASKS, NEXT_STATE, STATE, Predictor, as_parts, as_space
 from experiments.run.atomic_file import replacing
 from experiments.run.run_folder import RunFolder
 from experiments.run.stored_policy import restore_policy
 from experiments.shared_folder import read_policy
 from experiments.terminal import show
 
-OBSERVATION, ACTION = "observation", "action"
-STATE, NEXT_STATE = "state", "next_state"  # of a recurrent policy
-MASKS = "action_masks"
 TOLERANCE = 1e-5
 LARGEST = 1e3  # largest random observation; at some spaces' bounds, the largest float, networks overflow
-
-
-class Predictor(nn.Module):
-    """Compute `predict` from raw observations to actions, in tensors.
-
-    Args:
-        policy: an SB3 policy.
-        normaliser: the normaliser of its observations, or None.
-    """
-
-    def __init__(self, policy: Any, normaliser: VecNormalize | None):
-        super().__init__()
-        self.policy = policy
-        self.moments: dict[str, tuple[Tensor, Tensor]] = {}
-        tensor = partial(torch.as_tensor, device=policy.device)
-        if normaliser is not None and normaliser.norm_obs:
-            self.clip = float(normaliser.clip_obs)
-            for key, moment in as_parts(normaliser.obs_rms).items():
-                # float64, as in VecNormalize, since float32 loses digits if the mean is far from 0.
-                self.moments[key] = tensor(moment.mean), tensor(np.sqrt(moment.var + normaliser.epsilon))
-        space = policy.action_space
-        self.dtype: torch.dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
-        self.starts = not starts_at_zero(space)
-        if self.starts:
-            self.start = tensor(space.start)
-        if isinstance(space, spaces.Box):
-            self.whole = space.dtype.kind in "iu"  # rounded in float64
-            bounds = [bound.astype(float) if self.whole else bound for bound in (space.low, space.high)]
-            # A bound of int64 may be rounded to a float outside of int64, so large ones move towards 0.
-            bounds = [np.where(abs(b) < 2.0**53, b, np.nextafter(b, 0)) if self.whole else b for b in bounds]
-            self.low, self.high = map(tensor, bounds)
-
-    def forward(
-        self, parts: dict[str, Tensor], state: Tensor | None = None, action_masks: Tensor | None = None
-    ) -> Any:
-        """Return deterministic actions, one row each, for raw observations, which are given by input name.
-
-        A recurrent policy takes and also returns its state, (parts, layers, rows, H). With masks, (rows, K),
-        all actions are allowed ones.
-        """
-        for key, (mean, deviation) in self.moments.items():
-            part = (parts[key].double() - mean) / deviation
-            parts = parts | {key: part.clamp(-self.clip, self.clip).float()}
-        given = as_space(self.policy.observation_space, parts)
-        masks = {} if action_masks is None else {MASKS: action_masks}
-        if state is None:
-            return self._to_space(self.policy._predict(given, True, **masks))
-        actions, after = self.policy._predict(given, state, True, **masks)
-        return self._to_space(actions), after
-
-    def _to_space(self, actions: Tensor) -> Tensor:
-        actions = actions.reshape((-1, *self.policy.action_space.shape))
-        if not isinstance(self.policy.action_space, spaces.Box):
-            return (actions.long() + self.start).to(self.dtype) if self.starts else actions.to(self.dtype)
-        if self.policy.squash_output:
-            actions = self.low + 0.5 * (actions + 1.0) * (self.high - self.low)
-        inside = torch.minimum(torch.maximum(actions, self.low), self.high)
-        return (inside.round() if self.whole else inside).to(self.dtype)
-
-
-def as_parts(value: Any) -> dict[str, Any]:
-    """Return the parts of an observation, or of what belongs to one, by the names of the file's inputs."""
-    return value if isinstance(value, dict) else {OBSERVATION: value}
-
-
-def as_space(space: spaces.Space, parts: dict[str, Any]) -> Any:
-    """Return the parts in the form of the space: a dict, or the only part itself."""
-    return parts if isinstance(space, spaces.Dict) else parts[OBSERVATION]
 
 
 def export_onnx(
@@ -207,12 +136,9 @@ def verify(
             tensor if before is None else Sequences.of_step(tensor, before),  # type: ignore[arg-type]
             **masks,
         )
-        floats = (obs_as_tensor(a.astype(np.float32), policy.device) for a in (actions, expected))
-        for_action = (distribution.log_prob(each) for each in floats)
-        choices: Any = policy.get_distribution(obs_as_tensor(given, policy.device))
-        start = 0 if starts_at_zero(policy.action_space) else policy.action_space.start
+        start: Any = 0 if starts_at_zero(policy.action_space) else policy.action_space.start  # type: ignore[attr-defined]
         floats = (obs_as_tensor((a - start).astype(np.float32), policy.device) for a in (actions, expected))
-        for_action = (choices.log_prob(each) for each in floats)
+        for_action = (distribution.log_prob(each) for each in floats)
         actions, expected = (log_prob.numpy(force=True) for log_prob in for_action)
     if not (agree and np.allclose(actions, expected, rtol=TOLERANCE, atol=TOLERANCE)):
         raise RuntimeError("onnxruntime and the policy disagree on random observations; nothing is written")

@@ -18,6 +18,7 @@ from envs.state.physics_state import is_physics, restore_physics, take_physics
 from envs.state.plain_data import Plain, copy_plain
 from envs.tasks.catch import Catch
 from envs.tasks.gaussian_bandit import GaussianBandit
+from envs.tasks.hidden_velocity import CartPoleHiddenVelocity
 from envs.tasks.linear_quadratic import LinearQuadratic
 from envs.tasks.two_state_chain import TwoStateChain
 from envs.wrapped_episodes import WrappedEpisodes
@@ -33,6 +34,7 @@ _ENVIRONMENTS: dict[type, tuple[str, ...]] = {
     classic_control.MountainCarEnv: ("state",),
     classic_control.PendulumEnv: ("state", "last_u"),
     Catch: ("_ball_row", "_ball_column", "_paddle"),
+    CartPoleHiddenVelocity: ("state", "steps_beyond_terminated"),
     GaussianBandit: (),
     LinearQuadratic: ("_state",),
     TwoStateChain: ("_state",),

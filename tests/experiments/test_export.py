@@ -117,6 +117,29 @@ def test_every_action_space(actions: str, tmp_path: Path) -> None:
     assert all(ACTIONS[actions].contains(a) for a in run(tmp_path / "policy.onnx", sample(VECTOR, 7)))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("observations", ["vector", "dict"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_recurrent_policies_have_a_state(cell: str, observations: str, tmp_path: Path) -> None:
+    """Fed back, it gives predict's actions over an episode, for several environments."""
+    space = VECTOR if observations == "vector" else OBSERVATIONS["dict"]
+    name = "MlpLstmPolicy" if observations == "vector" else "MultiInputLstmPolicy"
+    options = {"lstm_hidden_size": 8, "n_lstm_layers": 2, "cell": cell, "normalize_observations": True}
+    model = TRPO(name, make_env(space, BOX), n_steps=64, policy_kwargs=options, seed=0, device="cpu")
+    export_onnx(model, tmp_path / "policy.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "policy.onnx")
+    given, state = None, np.zeros((2 if cell == "lstm" else 1, 2, 3, 8), np.float32)
+    for step in range(4):
+        raw = sample(model.observation_space, 3, seed=step)
+        expected, given = model.predict(raw, given, np.array([step == 2, False, False]), deterministic=True)
+        state[:, :, 0] *= step != 2
+        parts = raw if isinstance(raw, dict) else {"observation": raw}
+        actions, state = session.run(["action", "next_state"], parts | {"state": state})
+        np.testing.assert_allclose(actions, expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(state, np.stack(given), rtol=1e-5, atol=1e-5)
+        state = state.copy()
+
+
 @pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.float64])
 def test_box_actions_have_the_dtype_of_their_space(dtype: type, tmp_path: Path) -> None:
     """Integers are rounded, within bounds as wide as the dtype, too."""
