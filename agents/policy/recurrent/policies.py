@@ -24,6 +24,7 @@ from agents.policy.recurrent.layers import CELLS, RecurrentLayers
 from agents.policy.recurrent.sequences import Packing, Sequences
 from agents.ranks import ONE, Ranks
 from npg.kernels import same_kernels
+from npg.kernels import same_kernels
 from npg.states import leaves_of
 
 
@@ -158,6 +159,7 @@ class MlpLstmPolicy(MlpPolicy):
     def _features(self, observations: Any, extractor: BaseFeaturesExtractor) -> Tensor:
         return BasePolicy.extract_features(self, self._normalised(observations), extractor)
 
+    @same_kernels
     def _distribution(
         self, observations: Any, packing: Packing | None, states: Tensor, action_masks: Any = None
     ) -> tuple[Distribution, Tensor]:
@@ -176,6 +178,7 @@ class MlpLstmPolicy(MlpPolicy):
         distribution, after = self._distribution(observation, None, states, action_masks)
         return distribution.get_actions(deterministic=deterministic), after
 
+    @same_kernels
     def _value(self, obs: Sequences) -> tuple[Tensor, Tensor]:
         """Return the values in units of the return, and the next recurrent states of the critic's layers."""
         features = self._features(obs.observations, self.vf_features_extractor)

@@ -125,9 +125,8 @@ def test_no_sequence_depends_on_another(cell: str) -> None:
 def test_second_derivatives_are_an_error() -> None:
     """They are not implemented, and must not be silently wrong."""
     actor, sequences = make("lstm")
-    fisher = KLHessian(actor, sequences)
     with pytest.raises(TypeError, match="no second derivatives"):
-        _ = fisher @ torch.ones(fisher.size, dtype=torch.float64)
+        _ = (fisher := KLHessian(actor, sequences)) @ torch.ones(fisher.size, dtype=torch.float64)
 
 
 def test_sequences_are_selected_whole() -> None:
