@@ -71,6 +71,11 @@ def state_of(run: Path) -> dict[str, Any]:
     return {"policy": content["agent"]["parameters"]["policy"], "envs": content["envs"]}
 
 
+def returns_of(path: Path) -> list[float]:
+    """Return the returns of an evaluation."""
+    return json.loads(path.read_text())["returns"]
+
+
 def test_training_says_that_it_uses_masks(folder: Path, capsys: pytest.CaptureFixture) -> None:
     """Once, with the way to ignore them, which is a setting like others."""
     assert command.main(["train", *ENV, "--steps", "32", "--seed", "1", *SHORT]) == 0
@@ -102,7 +107,7 @@ def test_a_run_is_resumed_bit_for_bit(trained: Path, tmp_path: Path, vec_env: st
     (other,) = (path.parent for path in (tmp_path / "s").rglob("config.yaml"))
     if vec_env == "dummy":
         assert encode(state_of(run)) == encode(state_of(other))
-    assert (run / "evaluation.json").read_text() == (other / "evaluation.json").read_text()
+    assert returns_of(run / "evaluation.json") == returns_of(other / "evaluation.json")
 
 
 @pytest.mark.slow
@@ -111,8 +116,7 @@ def test_evaluation_and_video_use_the_masks(trained: Path) -> None:
     pytest.importorskip("imageio_ffmpeg")
     words = ["evaluate", str(trained), "--import", "user_masks", "--video"]
     assert command.main(words) == 0
-    results = [json.loads((trained / f"{each}.json").read_text()) for each in ("evaluation", "evaluate")]
-    assert results[0] == results[1]
+    assert returns_of(trained / "evaluation.json") == returns_of(trained / "evaluate.json")
     assert (trained / "video.mp4").stat().st_size
     assert command.main([*words[:-1], "--stochastic", "--out", str(trained / "sampled.json")]) == 0
 
