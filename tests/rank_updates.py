@@ -18,10 +18,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import distributed as dist
 
 from agents import ALGORITHMS, PolicyGradientAgent
+from agents.policy.distributions import HEADS
 from agents.rollout.batch import Batch
 
 ENVS, STEPS, UPDATES = 11, 4, 2
-SPACES: dict[str, spaces.Space] = {"gaussian": spaces.Box(-1, 1, (2,)), "categorical": spaces.Discrete(3)}
+BOX = spaces.Box(-1, 1, (2,))
+SPACES: dict[str, spaces.Space] = {"gaussian": BOX, "categorical": spaces.Discrete(3)}
+SPACES |= dict.fromkeys(HEADS, BOX)
 
 
 class Case(NamedTuple):
@@ -46,9 +49,10 @@ FITS = [(algo, fit) for algo in ("vpg", "npg", "trpo") for fit in ("lbfgs", "min
 CASES = [
     Case(algo, fit, family, normalised)
     for (algo, fit), family, normalised in itertools.product(
-        [*FITS, ("acktr", "whole"), ("acktr", "parts")], SPACES, (False, True)
+        [*FITS, ("acktr", "whole"), ("acktr", "parts")], ("gaussian", "categorical"), (False, True)
     )
 ]
+CASES += [Case(algo, fit, family, True) for (algo, fit), family in itertools.product(FITS[1:3], HEADS)]
 
 
 class Still(gym.Env[np.ndarray, Any]):
@@ -86,6 +90,7 @@ def make(case: Case, n_envs: int) -> PolicyGradientAgent:
         device="cpu",
         policy_kwargs={
             "net_arch": [5],
+            "distribution": case.family if case.family in HEADS else None,
             "normalize_observations": case.normalised,
             "normalize_returns": case.normalised,
         },
@@ -105,6 +110,7 @@ def joined(policy: Any, family: str, generator: torch.Generator) -> Batch:
 
     observations = 2 * normal(n, 3) + 1
     actions = torch.randint(3, (n,), generator=generator) if family == "categorical" else normal(n, 2)
+    actions = actions.tanh() if family == "beta" else actions
     values, log_prob, _ = policy.evaluate_actions(observations, actions)
     noise = 0.1 * normal(n)
     return Batch(
