@@ -30,7 +30,7 @@ from envs.tensor.tensor_vec_env import TensorVecEnv
 from experiments.report.statistics import bootstrap_interval, mean
 from experiments.text_table import aligned
 
-N_ENVS, N_STEPS, EPISODES, EVALUATIONS = 64, 16, 100, 10
+N_ENVS, N_STEPS, EPISODES, EVALUATIONS = 64, 16, 100, 8
 
 
 class Sprint(TensorTask):
@@ -82,9 +82,9 @@ class Task:
 
 
 TASKS = {
-    "inside": Task(linear_quadratic, 40 * 1024, 0.95),
-    "at the bounds": Task(lambda n, seed: Sprint(n, seed=seed), 40 * 1024, 0.95),
-    "Pendulum-v1": Task(lambda n, seed: TensorPendulum(n, seed=seed), 120 * 1024, 0.9),
+    "inside": Task(linear_quadratic, 24 * 1024, 0.95),
+    "at the bounds": Task(lambda n, seed: Sprint(n, seed=seed), 24 * 1024, 0.95),
+    "Pendulum-v1": Task(lambda n, seed: TensorPendulum(n, seed=seed), 80 * 1024, 0.9),
 }
 GSDE: dict[str, Any] = {"use_sde": True, "sde_sample_freq": 4}
 POLICIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # arguments of the policy, and of the agent
@@ -114,7 +114,7 @@ class Arguments:
 
 
 def train(task: Task, policy: str, seed: int, steps: int) -> dict[str, Any]:
-    """Return the steps and returns of a run's evaluations, and the share of sampled actions at a bound."""
+    """Return a run's curve of deterministic returns, and its scores at the end."""
     kwargs, arguments = POLICIES[policy]
     kwargs = {"normalize_observations": True, "normalize_returns": True, **kwargs}
     agent = TRPO(
@@ -132,28 +132,25 @@ def train(task: Task, policy: str, seed: int, steps: int) -> dict[str, Any]:
     curve: list[dict[str, float]] = []
     for _ in range(EVALUATIONS):
         agent.learn(steps // EVALUATIONS, reset_num_timesteps=False, log_interval=None)
-        curve.append({"steps": agent.num_timesteps, **evaluate(agent, task)})
-    return {"curve": curve}
+        mean_return, _ = evaluate(agent, task, deterministic=True)
+        curve.append({"steps": agent.num_timesteps, "return": mean_return})
+    sampled, at_bound = evaluate(agent, task, deterministic=False)
+    return {"curve": curve, "deterministic": curve[-1]["return"], "sampled": sampled, "at_bound": at_bound}
 
 
 @torch.no_grad()
-def evaluate(agent: TRPO, task: Task) -> dict[str, float]:
-    """Return mean returns of deterministic and of sampled actions, and how many of these are at a bound."""
-    result = {}
-    for name, deterministic in (("deterministic", True), ("sampled", False)):
-        env = task.make(EPISODES, 12345)
-        observations, total, steps, at_bound = env.reset(), torch.zeros(EPISODES), 0, 0.0
-        space: Any = env.action_space
-        done = torch.zeros(EPISODES, dtype=torch.bool)
-        while not done.any():  # all episodes end together
-            actions, _ = agent.policy.predict(observations.numpy(), deterministic=deterministic)
-            step = env.step(torch.as_tensor(actions))
-            observations, done = step.observations, step.truncated
-            total, steps = total + step.rewards, steps + 1
-            at_bound += float(np.mean((actions <= space.low) | (actions >= space.high)))
-        result[name] = float(total.mean())
-        result[f"{name}_at_bound"] = at_bound / steps
-    return result
+def evaluate(agent: TRPO, task: Task, *, deterministic: bool) -> tuple[float, float]:
+    """Return the mean return of an agent's actions, and the share of them that is at a bound."""
+    env = task.make(EPISODES, 12345)
+    observations, total, at_bound = env.reset(), torch.zeros(EPISODES), []
+    space: Any = env.action_space
+    done = torch.zeros(EPISODES, dtype=torch.bool)
+    while not done.any():  # all episodes end together
+        actions, _ = agent.policy.predict(observations.numpy(), deterministic=deterministic)
+        step = env.step(torch.as_tensor(actions))
+        observations, done, total = step.observations, step.truncated, total + step.rewards
+        at_bound.append(np.mean((actions <= space.low) | (actions >= space.high)))
+    return float(total.mean()), float(np.mean(at_bound))
 
 
 def path_of(out: Path, task: str, policy: str, seed: int) -> Path:
@@ -169,12 +166,6 @@ def best_return(task: str) -> float | None:
     return None
 
 
-def final(run: dict[str, Any], name: str) -> float:
-    """Return the mean of a run's last quarter of evaluations."""
-    last = run["curve"][-EVALUATIONS // 4 :]
-    return float(np.mean([row[name] for row in last]))
-
-
 def rows(arguments: Arguments) -> list[list[str]]:
     """Return the table: means of the seeds with 95 % intervals."""
     table = []
@@ -186,10 +177,10 @@ def rows(arguments: Arguments) -> list[list[str]]:
                 continue
             cells = [task, policy, str(len(runs))]
             for name in ("deterministic", "sampled"):
-                scores = np.array([final(run, name) for run in runs])
+                scores = np.array([run[name] for run in runs])
                 interval = bootstrap_interval(mean, [scores], generator=np.random.default_rng(0))
                 cells.append(f"{interval.estimate:.2f} [{interval.low:.2f}, {interval.high:.2f}]")
-            cells.append(f"{np.mean([final(run, 'sampled_at_bound') for run in runs]):.0%}")
+            cells.append(f"{np.mean([run['at_bound'] for run in runs]):.0%}")
             table.append(cells)
     return table
 
@@ -205,7 +196,7 @@ def draw(arguments: Arguments) -> None:
             runs = [json.loads(file.read_text())["curve"] for file in files if file.exists()]
             if runs:
                 steps = [row["steps"] / 1000 for row in runs[0]]
-                returns = np.array([[row["deterministic"] for row in run] for run in runs])
+                returns = np.array([[row["return"] for row in run] for run in runs])
                 (line,) = axis.plot(steps, returns.mean(0), label=policy)
                 axis.fill_between(steps, returns.min(0), returns.max(0), color=line.get_color(), alpha=0.15)
         if (best := best_return(task)) is not None:
@@ -223,14 +214,14 @@ def main(arguments: Arguments) -> None:
     """Make the runs that are missing, then print the table."""
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for policy in arguments.policies:
-        for seed in arguments.seeds:
+    for seed in arguments.seeds:
+        for policy in arguments.policies:
             for task in arguments.tasks:
                 path = path_of(arguments.out, task, policy, seed)
                 if not path.exists():
                     run = train(TASKS[task], policy, seed, arguments.steps or TASKS[task].steps)
                     path.write_text(json.dumps(run))
-                    print(path.stem, f"{final(run, 'deterministic'):.2f}", flush=True)
+                    print(path.stem, f"{run['deterministic']:.2f}", flush=True)
     header = ["task", "policy", "seeds", "deterministic", "sampled", "at a bound"]
     print(*aligned([header, *rows(arguments)]), sep="\n")
     if arguments.figure is not None:
