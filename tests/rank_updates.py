@@ -18,13 +18,16 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import distributed as dist
 
 from agents import ALGORITHMS, PolicyGradientAgent
+from agents.policy.distributions import HEADS
 from agents.policy.recurrent.sequences import Sequences
 from agents.rollout.batch import Batch
 from npg.states import select
 
 ENVS, STEPS, UPDATES = 11, 4, 2
-SPACES: dict[str, spaces.Space] = {"gaussian": spaces.Box(-1, 1, (2,)), "categorical": spaces.Discrete(3)}
 RECURRENT = "recurrent"  # a family of its own, with categorical distributions
+BOX = spaces.Box(-1, 1, (2,))
+SPACES: dict[str, spaces.Space] = {"gaussian": BOX, "categorical": spaces.Discrete(3)}
+SPACES |= dict.fromkeys(HEADS, BOX)
 
 
 class Case(NamedTuple):
@@ -49,10 +52,11 @@ FITS = [(algo, fit) for algo in ("vpg", "npg", "trpo") for fit in ("lbfgs", "min
 CASES = [
     Case(algo, fit, family, normalised)
     for (algo, fit), family, normalised in itertools.product(
-        [*FITS, ("acktr", "whole"), ("acktr", "parts")], SPACES, (False, True)
+        [*FITS, ("acktr", "whole"), ("acktr", "parts")], ("gaussian", "categorical"), (False, True)
     )
 ]
 CASES += [Case(algo, fit, RECURRENT, True) for algo, fit in FITS]
+CASES += [Case(algo, fit, family, True) for (algo, fit), family in itertools.product(FITS[1:3], HEADS)]
 
 
 class Still(gym.Env[np.ndarray, Any]):
@@ -91,6 +95,7 @@ def make(case: Case, n_envs: int) -> PolicyGradientAgent:
         device="cpu",
         policy_kwargs={
             "net_arch": [5],
+            "distribution": case.family if case.family in HEADS else None,
             "normalize_observations": case.normalised,
             "normalize_returns": case.normalised,
             **({"lstm_hidden_size": 3} if case.family == RECURRENT else {}),
@@ -111,7 +116,9 @@ def joined(policy: Any, family: str, generator: torch.Generator) -> Batch:
 
     observations: Any = 2 * normal(n, 3) + 1
     first = observations[:, 0]
-    actions = normal(n, 2) if family == "gaussian" else torch.randint(3, (n,), generator=generator)
+    discrete = family in ("categorical", RECURRENT)
+    actions = torch.randint(3, (n,), generator=generator) if discrete else normal(n, 2)
+    actions = actions.tanh() if family == "beta" else actions
     if family == RECURRENT:
         starts = np.arange(STEPS * ENVS).reshape(STEPS, ENVS) % 5 == 0
         observations = Sequences.of_rollout(observations, starts, policy.zero_states(ENVS) + 0.5)

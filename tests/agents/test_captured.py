@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from agents import NPG, TRPO
 from agents.natural_gradient import NaturalGradientAgent
+from agents.policy.distributions import HEADS
 from agents.ranks import Ranks
 from npg import Damped, DiagonalFisher, ExactFisher, LinearOperator, Solution, conjugate_gradient
 
@@ -113,8 +114,9 @@ def test_action_spaces(agent_class: type[NaturalGradientAgent], action: str, dev
         {"adaptive_damping": True, "target_kl": lambda progress: 0.01 + 0.05 * progress},
         {"target_kl": 2.0, "line_search_max_iter": 4, "action": "Discrete"},
         {"policy_kwargs": {"share_features_extractor": True}, "critic_fit": "lbfgs"},
+        *[{"policy_kwargs": {"distribution": name}} for name in HEADS],
     ],
-    ids=lambda options: " ".join(options),
+    ids=lambda options: " ".join(options | options.get("policy_kwargs", {})),
 )
 def test_options(options: dict[str, Any], device: str) -> None:
     """Dictionaries, gSDE, sub-sampling, schedules, backtracking, shared layers."""

@@ -21,6 +21,7 @@ from run_folders import CONFIG, change_checkpoint, write_checkpoint
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from agents import TRPO, VPG
+from agents.policy.distributions import HEADS
 from experiments import export
 from experiments.export import export_onnx, main
 from experiments.options import Export
@@ -138,6 +139,25 @@ def test_recurrent_policies_have_a_state(cell: str, observations: str, tmp_path:
         np.testing.assert_allclose(actions, expected, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(state, np.stack(given), rtol=1e-5, atol=1e-5)
         state = state.copy()
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "beta")) for name in HEADS]
+)
+def test_every_distribution(name: str, tmp_path: Path) -> None:
+    """The deterministic action of npg's own, for a box with bounds of its own."""
+    model = make_model(make_env(VECTOR, BOX), distribution=name)
+    export_onnx(model, tmp_path / "policy.onnx")
+    check(tmp_path / "policy.onnx", model)
+
+
+def test_choices_that_do_not_count_from_zero(tmp_path: Path) -> None:
+    """Observations and actions are shifted in the file, too."""
+    parts = {"a": spaces.Discrete(4, start=-2), "b": spaces.MultiDiscrete([3, 2], start=[5, -1])}
+    actions = spaces.MultiDiscrete([2, 3], start=[-1, 7])
+    model = make_model(make_env(spaces.Dict(parts), actions), scale=20.0)
+    export_onnx(model, tmp_path / "policy.onnx")
+    check(tmp_path / "policy.onnx", model)
+    found = run(tmp_path / "policy.onnx", sample(spaces.Dict(parts), 7))
+    assert all(actions.contains(action) for action in found)
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.float64])

@@ -17,6 +17,7 @@ from stable_baselines3.common.logger import Figure, KVWriter, Logger, configure
 from torch import Tensor, nn
 
 from agents import TRPO
+from agents.policy.distributions import HEADS
 from agents.rollout.batch import Batch
 from experiments.geometry import GeometryCallback, probed_diagonal, read
 from experiments.spectrum_figure import draw
@@ -221,6 +222,14 @@ def test_a_gaussians_scale_is_a_block_of_its_own() -> None:
 def test_every_kind_of_space(observations: str, actions: str) -> None:
     """Observations of every kind with actions of every kind."""
     agent = spaces_agent(observations, actions)
+    (row,) = run(agent, GeometryCallback(probes=2, steps=3, max_states=8)).geometry()
+    check(row)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_distribution(name: str) -> None:
+    """Npg's own in SB3's policies."""
+    agent = spaces_agent("box", "box", policy_kwargs={"distribution": name})
     (row,) = run(agent, GeometryCallback(probes=2, steps=3, max_states=8)).geometry()
     check(row)
 

@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 import agents
 import envs  # noqa: F401 (registers Catch-v0)
+from agents.policy.distributions import HEADS
 from agents.shared_policy import decode_space, encode_space, read_shared_policy
 from experiments.algorithms import agent_class
 from experiments.evaluate import main as evaluate
@@ -41,10 +42,14 @@ CASES: dict[str, tuple[str, str, str, dict[str, Any], bool]] = {
     "VecNormalize": ("npg", "Pendulum-v1", "MlpPolicy", SMALL, True),
     "images": ("npg", "Catch-v0", "CnnPolicy", {}, False),
     "gSDE": ("vpg", "Pendulum-v1", "MlpPolicy", {"use_sde": True} | SMALL, False),
+    **{
+        name: ("npg", "Pendulum-v1", "MlpPolicy", {"policy_kwargs": {"distribution": name}}, False)
+        for name in HEADS
+    },
     "ppo": ("sb3:ppo", "CartPole-v1", "MlpPolicy", {"policy_kwargs": {"net_arch": [8]}}, False),
 }
 
-SLOW = {"images", "gSDE"}
+SLOW = {"images", "gSDE", "full_gaussian", "state_dependent_gaussian"}
 
 
 def write_run(

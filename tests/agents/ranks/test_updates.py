@@ -8,7 +8,7 @@ from rank_updates import CASES, FITS, RECURRENT, Case, result_of
 from torchrun import run
 
 # One of each fit, with everything that is averaged; all others are slow.
-FEW = [case for case in CASES if case.normalised and case.family == "gaussian"]
+FEW = [case for case in CASES if case.normalised and case.family in ("gaussian", "beta")]
 FEW += [Case("trpo", "minibatch", RECURRENT, True)]
 
 

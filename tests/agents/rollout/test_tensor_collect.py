@@ -16,6 +16,7 @@ from tensor_task import ACTIONS, RandomTask
 
 from agents import ACKTR, NPG, TRPO, VPG, NonFiniteError
 from agents.base import PolicyGradientAgent
+from agents.policy.distributions import HEADS
 from agents.policy.policies import MlpPolicy
 from agents.rollout.batch import Batch
 from agents.rollout.host_views import HostArray
@@ -99,6 +100,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("box", {"use_sde": True, "sde_sample_freq": 4}),
     ("box", {"use_sde": True, "policy_kwargs": {"squash_output": True}}),
     ("discrete", {"policy": OwnForward}),
+    *[("matrix", {"policy_kwargs": {"distribution": name}}) for name in HEADS],
 ]
 
 
