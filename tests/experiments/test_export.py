@@ -139,6 +139,8 @@ def test_recurrent_policies_have_a_state(cell: str, observations: str, tmp_path:
         np.testing.assert_allclose(actions, expected, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(state, np.stack(given), rtol=1e-5, atol=1e-5)
         state = state.copy()
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "beta")) for name in HEADS]
 )

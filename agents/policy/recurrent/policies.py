@@ -24,7 +24,6 @@ from agents.policy.recurrent.layers import CELLS, RecurrentLayers
 from agents.policy.recurrent.sequences import Packing, Sequences
 from agents.ranks import ONE, Ranks
 from npg.kernels import same_kernels
-from npg.kernels import same_kernels
 from npg.states import leaves_of
 
 
