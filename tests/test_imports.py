@@ -1,6 +1,7 @@
 """Who may import whom, read from the source: packages, sub-packages and modules."""
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator
 from itertools import takewhile
@@ -60,8 +61,9 @@ def path_of(node: ast.AST, path: Path) -> Path | None:
     return None
 
 
-def imports(path: Path, text: str | None = None) -> Iterator[tuple[str, str]]:
-    """Yield (absolute dotted name, dotted name of the enclosing scope) of every import.
+@functools.cache
+def imports(path: Path, text: str | None = None) -> tuple[tuple[str, str], ...]:
+    """Return (absolute dotted name, dotted name of the enclosing scope) of every import.
 
     The name of `from a import b` is a.b. A path that is computed from ``__file__`` and leaves the module's
     folder is an import of what it reaches.
@@ -87,7 +89,7 @@ def imports(path: Path, text: str | None = None) -> Iterator[tuple[str, str]]:
         for child in ast.iter_child_nodes(node):
             yield from walk(child, scope)
 
-    yield from walk(ast.parse(path.read_text() if text is None else text), ())
+    return tuple(walk(ast.parse(path.read_text() if text is None else text), ()))
 
 
 def imported(package: str) -> set[str]:

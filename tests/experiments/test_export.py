@@ -1,7 +1,9 @@
 """An exported policy acts as `predict` does."""
 
+import itertools
 import logging
 import pickle
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,9 +42,9 @@ ACTIONS = {
     "multi_binary": spaces.MultiBinary(3),
 }
 OBSERVATIONS = {
+    "image": spaces.Box(0, 255, (2, 36, 36), np.uint8),
     "float64": spaces.Box(-np.inf, np.inf, (2, 2), np.float64),
     "largest_bounds": spaces.Box(-3.4e38, 3.4e38, (3,), np.float32),
-    "image": spaces.Box(0, 255, (2, 36, 36), np.uint8),
     "discrete": spaces.Discrete(4),
     "multi_discrete": spaces.MultiDiscrete([2, 3]),
     "multi_binary": spaces.MultiBinary(3),
@@ -109,13 +111,17 @@ def check(path: Path, model: TRPO, normaliser: VecNormalize | None = None) -> No
     assert len(np.unique(expected.reshape(n, -1), axis=0)) > 1, "the actions should depend on observations"
 
 
-@pytest.mark.parametrize("actions", ACTIONS)
-def test_every_action_space(actions: str, tmp_path: Path) -> None:
-    """The file gives predict's actions, of its type and shape, within the bounds."""
-    model = make_model(make_env(VECTOR, ACTIONS[actions]))
+@pytest.mark.parametrize(("observations", "actions"), zip(OBSERVATIONS, itertools.cycle(ACTIONS)))
+def test_every_space(observations: str, actions: str, tmp_path: Path) -> None:
+    """The file takes raw observations in the space's own type, one input for each part.
+
+    It gives predict's actions, of its type and shape, within the bounds.
+    """
+    model = make_model(make_env(OBSERVATIONS[observations], ACTIONS[actions]), scale=2.0)
     export_onnx(model, tmp_path / "policy.onnx")
     check(tmp_path / "policy.onnx", model)
-    assert all(ACTIONS[actions].contains(a) for a in run(tmp_path / "policy.onnx", sample(VECTOR, 7)))
+    given = sample(OBSERVATIONS[observations], 7)
+    assert all(ACTIONS[actions].contains(action) for action in run(tmp_path / "policy.onnx", given))
 
 
 @pytest.mark.slow
@@ -184,14 +190,6 @@ def test_actions_beyond_the_bounds_of_int64(tmp_path: Path) -> None:
     export_onnx(model, tmp_path / "policy.onnx")  # which compares it with `predict`
     (action,) = run(tmp_path / "policy.onnx", sample(VECTOR, 1))
     assert action[0] > 0.99 * whole.max and action[1] < 0.99 * whole.min
-
-
-@pytest.mark.parametrize("observations", OBSERVATIONS)
-def test_every_observation_space(observations: str, tmp_path: Path) -> None:
-    """The file takes raw observations in the space's own type, one input for each part."""
-    model = make_model(make_env(OBSERVATIONS[observations], BOX), scale=2.0)
-    export_onnx(model, tmp_path / "policy.onnx")
-    check(tmp_path / "policy.onnx", model)
 
 
 @pytest.mark.parametrize("squash", [False, True])
@@ -292,19 +290,32 @@ def test_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         export_onnx(make_model(make_env(VECTOR, BOX)), tmp_path / "x.onnx")
 
 
-@pytest.fixture
-def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run that used VecNormalize, as train.py leaves it."""
+def register(patch: pytest.MonkeyPatch) -> None:
+    """Let Gymnasium make the environment of the run."""
     name = "ExportedEpisodes-v0"
-    monkeypatch.setitem(gym.registry, name, EnvSpec(name, entry_point=lambda: make_env(VECTOR, BOX)))
-    (tmp_path / "run").mkdir()
+    patch.setitem(gym.registry, name, EnvSpec(name, entry_point=lambda: make_env(VECTOR, BOX)))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that used VecNormalize, as train.py leaves it."""
+    folder = tmp_path_factory.mktemp("finished")
     env = normalised(VECTOR, clip_obs=10.0)
     model = make_model(env, VPG)
-    model.save(tmp_path / "run" / "model.zip")
-    env.save(str(tmp_path / "run" / "vecnormalize.pkl"))
-    write_checkpoint(tmp_path / "run", model)
-    write_config(tmp_path / "run")
-    return tmp_path / "run"
+    model.save(folder / "model.zip")
+    env.save(str(folder / "vecnormalize.pkl"))
+    with pytest.MonkeyPatch.context() as patch:
+        register(patch)
+        write_checkpoint(folder, model)
+    write_config(folder)
+    return folder
+
+
+@pytest.fixture
+def run_folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it."""
+    register(monkeypatch)
+    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 def without_action(content: dict[str, Any]) -> None:
@@ -327,18 +338,19 @@ def write_config(run: Path, **changes: object) -> None:
 def test_command_exports_a_run(
     run_folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run folder gives model.onnx with the run's normaliser, unpickles nothing, and needs --force again."""
+    """It has the run's normaliser; nothing is unpickled; --force replaces an older file."""
     env = normalised(VECTOR, clip_obs=10.0)
     model = VPG.load(run_folder / "model.zip", device="cpu")
     (run_folder / "vecnormalize.pkl").write_bytes(b"junk")
     (run_folder / "model.zip").unlink()
     for name in ("pickle.load", "pickle.loads", "cloudpickle.loads"):
         monkeypatch.setattr(name, lambda *_, **__: pytest.fail("unpickled"))
-    assert main(Export(run_folder)) == 0
-    check(run_folder / "model.onnx", model, env)
+    (run_folder / "model.onnx").write_bytes(b"old")
     assert main(Export(run_folder)) == 2
     assert "--force" in capsys.readouterr().err
+    assert (run_folder / "model.onnx").read_bytes() == b"old"
     assert main(Export(run_folder, force=True)) == 0
+    check(run_folder / "model.onnx", model, env)
 
 
 def test_command_exports_a_model(run_folder: Path, tmp_path: Path) -> None:

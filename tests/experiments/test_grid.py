@@ -2,9 +2,7 @@
 
 import os
 import signal
-import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from experiments.grid import Cell, run_grid, stop
 from experiments.progress import progress_bar
 from experiments.run.csv_log import last_row
 from experiments.run.run_folder import RunFolder, RunInUseError
+from experiments.run.stop_signals import Stopped
 
 FINISH = """
 import pathlib, sys
@@ -72,26 +71,24 @@ def test_a_killed_run_is_a_failure(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_let_runs_save(tmp_path: Path, number: int, code: int) -> None:
     """Each running one gets one Ctrl-C, those that wait are never started, and none is left behind."""
-    program = f"""
-        import sys
-        sys.path[:0] = {[str(Path(__file__).parents[3]), str(Path(__file__).parent)]!r}
-        from pathlib import Path
-        from test_grid import SAVE_AT_CTRL_C, cell
-        from experiments.grid import run_grid
-        from experiments.run.stop_signals import Stopped
+    process = os.fork()  # an interpreter would import for seconds
+    if process == 0:
         try:
-            run_grid([cell(Path({str(tmp_path)!r}), seed, SAVE_AT_CTRL_C) for seed in range(3)], jobs=2)
+            run_grid([cell(tmp_path, seed, SAVE_AT_CTRL_C) for seed in range(3)], jobs=2)
         except Stopped as stopped:
-            sys.exit(stopped.code)
-    """
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stderr=subprocess.DEVNULL)
+            os._exit(stopped.code)
+        finally:
+            os._exit(1)
     folders = [tmp_path / "Task-v0" / "npg" / f"seed-{seed}" for seed in range(3)]
     deadline = time.monotonic() + 60
     while not all((folder / "started").exists() for folder in folders[:2]):
-        assert time.monotonic() < deadline and process.poll() is None
+        assert time.monotonic() < deadline and os.waitpid(process, os.WNOHANG) == (0, 0)
         time.sleep(0.05)
-    os.kill(process.pid, number)
-    assert process.wait(60) == code
+    os.kill(process, number)
+    while not (ended := os.waitpid(process, os.WNOHANG))[0]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert os.waitstatus_to_exitcode(ended[1]) == code
     assert [(folder / "saved").exists() for folder in folders] == [True, True, False]
     assert not folders[2].exists()
 

@@ -1,6 +1,7 @@
 """Text for any terminal, and reading and writing text in any locale."""
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -48,6 +49,7 @@ def test_an_ascii_locale_without_fcntl(tmp_path: Path) -> None:
     assert done.stderr.count("cannot be locked (this platform has no fcntl)") == 1
 
 
+@functools.cache
 def calls() -> list[tuple[Path, ast.Call, str]]:
     """Return every call in the product, with the name that is called."""
     found = []

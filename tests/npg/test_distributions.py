@@ -104,16 +104,27 @@ def test_kl_is_the_expected_log_ratio_under_the_old(make) -> None:
     equal((weights * ratios).sum(0), old.kl(new))
 
 
+def repeated(distribution: Distribution, copies: int) -> Distribution:
+    """Return the distribution of N states for as many copies of them."""
+
+    def repeat(value: object) -> object:
+        if isinstance(value, Tensor):
+            return value.repeat(copies, 1) if value.dim() == 2 else value
+        return tuple(map(repeat, value)) if isinstance(value, tuple) else value
+
+    fields = dataclasses.fields(distribution)
+    return type(distribution)(*(repeat(getattr(distribution, field.name)) for field in fields))
+
+
 @every_family
 def test_samples_follow_the_distribution(make) -> None:
     """The sampled mean of log old − log new is KL and that of −log old the entropy, to 4 errors."""
     old, new, draws = make(0), make(1), 4000
     source = oracles.generator(3)
-    actions = [old.sample(source) for _ in range(draws)]
-    for samples, exact in (
-        (torch.stack([old.log_prob(a) - new.log_prob(a) for a in actions]), old.kl(new)),
-        (torch.stack([-old.log_prob(a) for a in actions]), old.entropy()),
-    ):
+    old_copies, new_copies = repeated(old, draws), repeated(new, draws)
+    actions = old_copies.sample(source)
+    before, after = (copies.log_prob(actions).view(draws, N) for copies in (old_copies, new_copies))
+    for samples, exact in ((before - after, old.kl(new)), (-before, old.entropy())):
         error = samples.std(0) / math.sqrt(draws)
         assert ((samples.mean(0) - exact).abs() <= 4 * error).all()
 

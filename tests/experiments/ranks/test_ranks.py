@@ -68,7 +68,19 @@ def seed_0(folder: Path, algo: str, env: str = "CartPole-v1") -> Path:
 
 def test_a_run_on_two_ranks_is_one_run(tmp_path: Path) -> None:
     """Steps and episodes are counted over both ranks, of which one writes."""
-    options = ("--algo", "npg", "--steps", 4000, "--n-envs", 5, *SHORT, "--out", tmp_path)
+    options = (
+        "--algo",
+        "npg",
+        "--steps",
+        900,
+        "--n-envs",
+        5,
+        *SHORT,
+        "--set",
+        "n_steps=64",
+        "--out",
+        tmp_path,
+    )
     run(2, TRAIN, *options, folder=tmp_path)
     folder = seed_0(tmp_path, "npg")
     config = yaml.safe_load((folder / "config.yaml").read_text())

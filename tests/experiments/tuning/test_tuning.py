@@ -1,6 +1,7 @@
 """The search for settings: its spaces, its study on disk, and what it leaves behind."""
 
 import csv
+import functools
 import importlib
 import os
 import pickle
@@ -34,6 +35,7 @@ from experiments.settings.arguments import Arguments
 from experiments.settings.configuration import build, resolve
 from experiments.settings.run_settings import RunSettings
 from experiments.settings.tuning_seeds import check_reported
+from experiments.tuning import result as tuning_result
 from experiments.tuning import search as tuning
 from experiments.tuning.search import tune
 from experiments.tuning.search_space import SearchSpace, read, with_values
@@ -49,6 +51,7 @@ from experiments.tuning.study import (
 from experiments.tuning.training_return import REPORTS, TrainingReturn, report_or_prune
 
 OPTIONS = {"n_steps": 16, "n_critic_updates": 1}
+READ_ONCE = functools.cache(tuning_result.versions)
 TRIED = {optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED}
 
 
@@ -63,6 +66,12 @@ def configuration_of(algo: str = "vpg", env_id: str = "CartPole-v1") -> RunSetti
     return resolve(Arguments(algo=(algo,), env=(env_id,)))
 
 
+@pytest.fixture(autouse=True)
+def _versions_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading them asks git."""
+    monkeypatch.setattr(tuning_result, "versions", READ_ONCE)
+
+
 @pytest.fixture
 def search(tmp_path: Path) -> Search:
     """A search whose trials take a fraction of a second."""
@@ -72,7 +81,7 @@ def search(tmp_path: Path) -> Search:
 
 @pytest.fixture
 def closed_form(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Put a function of the settings in the place of training, and return the list of its values."""
+    """Put a function of the settings in the place of training; return its values. No figure is drawn."""
     values: list[float] = []
 
     def objective(search: Search, trial: optuna.Trial) -> float:
@@ -82,6 +91,7 @@ def closed_form(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         return values[-1]
 
     monkeypatch.setattr(tuning, "training_return", objective)
+    monkeypatch.setattr(tuning_result.TuningResult, "_draw", lambda *_: None)
     return values
 
 
@@ -102,11 +112,8 @@ def test_every_algorithm_has_a_space_of_five_to_eight_settings() -> None:
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
 @pytest.mark.parametrize("algo", names())
-def test_every_sample_builds_an_agent_and_survives_yaml(
-    algo: str, env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_sample_builds_an_agent_and_survives_yaml(algo: str, env_id: str, tmp_path: Path) -> None:
     """Thirty random samples: values in range, whole minibatches, no warning; best.yaml says the same."""
-    monkeypatch.setattr("experiments.tuning.result.versions", dict)  # asks git, thirty times
     base = replace(configuration_of(algo, env_id), n_envs=2)
     space = SearchSpace.of(algo, base)
     sampler = optuna.samplers.RandomSampler(seed=0)
