@@ -89,7 +89,7 @@ def model_card(
         f"```python\n{''.join(f'import {code(m)}{chr(10)}' for m in modules)}import agents\n\n"
         f"policy = agents.load({name!r})\n"
         f"action, _ = policy.predict(observation, {'action_masks=env.action_masks(), ' * masked}"
-        "deterministic=True)   # a raw observation\n```",
+        f"deterministic=True)   # {observation(settings)}\n```",
         "## Training",
         training(settings),
         f"Versions: {plain(packages)}." if packages else "",
@@ -97,6 +97,15 @@ def model_card(
     ]
     front = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
     return f"---\n{front}---\n\n" + "\n\n".join(part for part in parts if part) + "\n"
+
+
+def observation(settings: RunSettings) -> str:
+    """Return what `predict` takes, for a comment: normalisers are in the policy, but wrappers are not."""
+    wrapped = settings.env_wrapper or settings.vec_env_wrapper
+    what = "of the environment within its wrappers; see config.yaml" if wrapped else ""
+    if settings.frame_stack > 1:
+        return f"the last {settings.frame_stack} raw observations, stacked as by VecFrameStack {what}".strip()
+    return f"a raw observation {what}".strip()
 
 
 def training(settings: RunSettings) -> str:

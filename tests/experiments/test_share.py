@@ -28,10 +28,12 @@ from experiments.algorithms import agent_class
 from experiments.evaluate import main as evaluate
 from experiments.evaluation import protocol
 from experiments.evaluation.seeded_episodes import make_env, play
+from experiments.model_card import model_card
 from experiments.normalised import normalised
 from experiments.options import Evaluate, Share
 from experiments.run.run_folder import RunFolder
 from experiments.run.stored_policy import restore_policy
+from experiments.settings.run_settings import RunSettings
 from experiments.share import main
 from experiments.shared_folder import read_policy, write_policy
 
@@ -238,6 +240,24 @@ def test_options_that_make_no_sense_are_rejected(shared: Path, capsys: pytest.Ca
     assert "it has one policy" in capsys.readouterr().err
     with pytest.raises(ValueError, match="expected a folder that npg share wrote"):
         agents.load(shared.parent)
+
+
+@pytest.mark.parametrize(
+    ("settings", "comment"),
+    [
+        ({}, "# a raw observation\n"),
+        ({"frame_stack": 4}, "# the last 4 raw observations, stacked as by VecFrameStack\n"),
+        (
+            {"env_wrapper": "gymnasium.wrappers.TimeAwareObservation"},
+            "# a raw observation of the environment within its wrappers; see config.yaml\n",
+        ),
+    ],
+)
+def test_the_card_says_what_the_policy_sees(settings: dict[str, Any], comment: str) -> None:
+    """In Python, the caller stacks and wraps."""
+    values = dict.fromkeys(("mean_return", "std_return", "iqm_return", "min_return", "max_return"), 1.0)
+    result = values | {"iqm_return_interval": [0.0, 2.0], "steps": 1, "episodes": 1, "seed": 0}
+    assert comment in model_card(RunSettings.from_document(CONFIG | settings), {}, result, (), "shared")
 
 
 class Payload:
