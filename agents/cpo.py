@@ -21,6 +21,7 @@ from agents.policy.recurrent.policies import MlpLstmPolicy
 from agents.rollout.batch import Batch
 from agents.rollout.costs import CostBatch, CostRecorder, EpisodeCosts, costs_of
 from agents.rollout.tensor_buffer import TensorRolloutBuffer
+from agents.rollout.threads import threads, update_threads
 from agents.trpo import TRPO
 from agents.update_log import count
 from npg import Case, ConstrainedObjective, ConstrainedStep, SurrogateObjective, constrained_step
@@ -79,6 +80,11 @@ class CPO(TRPO):
                 f"without memory in place of {self.policy_class.__name__}, or TRPO"
             )
         super()._setup_model()
+        if self.recurrent_states is not None:
+            raise ValueError(
+                "CPO needs a policy without memory, since its cost critics see single observations; use "
+                '"MlpPolicy", "CnnPolicy" or "MultiInputPolicy", e.g. with frame_stack'
+            )
         if isinstance(self.rollout_buffer, TensorRolloutBuffer):
             raise ValueError(
                 'CPO does not train in tensor environments; choose another one, e.g. vec_env="auto"'
@@ -178,7 +184,8 @@ class CPO(TRPO):
     def train(self) -> None:
         """Update policy and critics from the rollout buffer."""
         super().train()
-        self._fit_cost_critics()
+        with threads(update_threads(self.policy, self.batch_size or self.n_steps * self.n_envs)):
+            self._fit_cost_critics()
         for name, number in self.cases.items():
             count(self, f"npg/case/{name}", number)
         self._warn_if_stalled()

@@ -1,6 +1,7 @@
 """The command `npg evaluate`."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,24 @@ def table(summary: dict[str, Any]) -> str:
                 cells.append(f"{value:.2f}")
         lines.append(f"  {row.replace('iqm', 'IQM'):8}" + "".join(f"{cell:>24}" for cell in cells))
     return "\n".join(lines)
+
+
+def cost_lines(result: Mapping[str, Any], limit: Any = None) -> list[str]:
+    """Return a line per cost that the environment reported, with the mean sum per episode.
+
+    Args:
+        result: the result of an evaluation.
+        limit: the run's cost_limit; None if it has none.
+    """
+    names = protocol.cost_names(len(result["costs"][0])) if "costs" in result else []
+    limits = limit if isinstance(limit, list) else [limit]
+    lines = []
+    for i, name in enumerate(names):
+        low, high = result[f"mean_{name}_interval"]
+        text = f"  {name:8} {result[f'mean_{name}']:.2f} per episode"
+        text += "" if None in (low, high) else f", 95 % interval {low:.2f} to {high:.2f}"
+        lines.append(text + (f"; limit {limits[i]:g}" if i < len(limits) and limits[i] is not None else ""))
+    return lines
 
 
 def evaluate(arguments: Evaluate) -> None:
@@ -74,6 +93,8 @@ def evaluate(arguments: Evaluate) -> None:
     trained = f"{settings.algo.upper()} on {spec.id} after {result['steps']} steps"
     show(f"\n{trained}, {result['episodes']} {kind} episodes\n")
     show(table(result))
+    for line in cost_lines(result, settings.hyperparameters.get("cost_limit")):
+        show(line)
     show("\n  The interval is over episodes of this one policy; other training seeds differ by more.")
     out.parent.mkdir(parents=True, exist_ok=True)  # after printing the results, since this may fail
     write_json(out, result)

@@ -11,6 +11,7 @@ import gymnasium
 
 from agents import ALGORITHMS
 from envs.single_env import environment_spec
+from experiments.evaluate import cost_lines
 from experiments.grid import Cell
 from experiments.run.run_folder import RunFolder
 from experiments.settings.arguments import Arguments, owner_of
@@ -33,6 +34,8 @@ def print_run(
             f"  return   {evaluation['mean_return']:.1f} ± {evaluation['std_return']:.1f} "
             f"over {evaluation['episodes']} deterministic episodes{verdict}"
         )
+        for line in cost_lines(evaluation, settings.hyperparameters.get("cost_limit")):
+            show(line)
     show(f"  trained  {steps} steps in {seconds:.1f} s, {steps / max(seconds, 1e-9):.0f} steps/s")
     show(f"  files    {folder.path}")
     show(f"  curves   {shlex.join(['tensorboard', '--logdir', str(folder.path.parent.parent)])}")

@@ -10,7 +10,7 @@ Observation = NDArray[np.float32]
 
 START, GOAL = np.array([-1.0, 0.0]), np.array([1.0, 0.0])
 START_SPREAD, GOAL_RADIUS, HAZARD_RADIUS = 0.2, 0.15, 0.5
-SPEED, STEP_REWARD, WALL = 0.1, -0.02, 2.0
+SPEED, REWARD, WALL = 0.1, -0.1, 2.0  # distances per step; reward per distance and step
 SIDE = 200  # pixels of the image
 
 
@@ -18,10 +18,10 @@ class PointHazard(gym.Env[Observation, Observation]):
     """A point moves in the plane from the left to a goal on the right; a hazard lies in between.
 
     The action is the velocity (2,), of length at most 1 (longer ones are shortened); a step moves the point
-    by a tenth of it. The reward is the distance by which the point came closer to the goal, minus 0.02 per
-    step; an episode ends at the goal (within 0.15). info["cost"] is 1 at every step that ends inside the
-    hazard, a disc of radius 0.5 around the origin, and 0 elsewhere. So the shortest way crosses the hazard,
-    with a cost of about 10; the way around it is about a fifth longer and costs nothing.
+    by a tenth of it. The reward is minus a tenth of the distance to the goal; an episode ends at the goal
+    (within 0.15). info["cost"] is 1 at every step that ends inside the hazard, a disc of radius 0.5 around
+    the origin, and 0 elsewhere. So the shortest way crosses the hazard, with a cost of about 10; the way
+    around it is about a fifth longer and costs nothing.
 
     The start is (-1, 0), plus up to 0.2 in both coordinates; walls at ±2 stop the point. The observation is
     the position, which is all there is to know, in float32.
@@ -52,13 +52,11 @@ class PointHazard(gym.Env[Observation, Observation]):
         """Move the point."""
         velocity = np.asarray(action, dtype=np.float64)
         velocity = velocity / max(1.0, float(np.linalg.norm(velocity)))
-        before = float(np.linalg.norm(GOAL - self._position))
         self._position = np.clip(self._position + SPEED * velocity, -WALL, WALL)
         distance = float(np.linalg.norm(GOAL - self._position))
         inside = float(np.linalg.norm(self._position)) < HAZARD_RADIUS
-        reward = before - distance + STEP_REWARD
         observation = self._position.astype(np.float32)
-        return observation, reward, distance < GOAL_RADIUS, False, {"cost": float(inside)}
+        return observation, REWARD * distance, distance < GOAL_RADIUS, False, {"cost": float(inside)}
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]  # gym.Env knows only its own type
         """Return an image (200, 200, 3) with hazard, goal and point, or None without a render mode."""

@@ -15,7 +15,7 @@ from agents.masking import MaskedPredictor, masks_apply
 from envs.single_env import environment_spec
 from experiments.evaluation.seeded_episodes import EvaluationError, Explorer, make_env, play
 from experiments.evaluation.video import Recorded, open_video, stride
-from experiments.report.statistics import bootstrap_interval, iqm
+from experiments.report.statistics import bootstrap_interval, iqm, mean
 from experiments.run.atomic_file import replacing
 from experiments.run.generators import restore_generators, take_generators
 from experiments.run.stored_policy import Checkpoint, restore_policy
@@ -58,7 +58,7 @@ def evaluate(
         ImportError, ValueError: see `restore_policy`.
     """
     seed = FIRST_SEED + settings.seed if seed is None else seed
-    returns, lengths = play_checkpoint(
+    returns, lengths, costs = play_checkpoint(
         checkpoint,
         settings,
         spec,
@@ -76,6 +76,7 @@ def evaluate(
         "seed": seed,
         "interval_level": LEVEL,
         **summarise(returns, lengths, seed),
+        **({} if costs is None else summarise_costs(costs, seed)),
         "returns": returns.tolist(),
         "lengths": lengths.tolist(),
         "versions": versions(),
@@ -92,8 +93,8 @@ def play_checkpoint(
     deterministic: bool = True,
     after_step: Callable[[], None] = lambda: None,
     show_bar: bool = True,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the returns and lengths of episodes with the policy of a checkpoint; see `evaluate`.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return the returns, lengths and costs of episodes with the policy of a checkpoint; see `play`.
 
     The random number generators of the caller are not changed.
     """
@@ -123,7 +124,7 @@ def evaluate_in_training(
     All evaluations of a run play the same episodes, which are not those of the final evaluation.
     """
     try:
-        returns, lengths = play_checkpoint(
+        returns, lengths, _ = play_checkpoint(
             (IN_TRAINING, dict(content)),
             settings,
             environment_spec(settings.env),
@@ -168,6 +169,26 @@ def summarise(returns: np.ndarray, lengths: np.ndarray, seed: int) -> dict[str, 
             f"max_{name}": float(np.max(values)),
         }
     return result
+
+
+def summarise_costs(costs: np.ndarray, seed: int) -> dict[str, Any]:
+    """Return the sums of costs (episodes, m), and their means with intervals."""
+    result: dict[str, Any] = {"costs": costs.tolist()}
+    for name, values in zip(cost_names(costs.shape[1]), costs.T, strict=True):
+        interval = bootstrap_interval(mean, [values], generator=np.random.default_rng(seed), level=LEVEL)
+        bounds = [float(bound) if np.isfinite(bound) else None for bound in (interval.low, interval.high)]
+        result |= {
+            f"mean_{name}": float(np.mean(values)),
+            f"mean_{name}_interval": bounds,
+            f"std_{name}": float(np.std(values)),
+            f"max_{name}": float(np.max(values)),
+        }
+    return result
+
+
+def cost_names(count: int) -> list[str]:
+    """Return the names of costs in results."""
+    return ["cost"] if count == 1 else [f"cost_{i}" for i in range(count)]
 
 
 def record_video(

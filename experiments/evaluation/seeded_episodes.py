@@ -22,6 +22,7 @@ from envs.checked_env import CheckedEnv
 from envs.single_env import env_pool_spec, make_one
 from envs.user_modules import import_user_module
 from envs.wrapped_episodes import WrappedEpisodes
+from experiments.evaluation.episode_costs import EpisodeCosts, read_costs
 from experiments.progress import progress_bar
 from experiments.settings.run_settings import RunSettings
 from experiments.settings.wrapping import env_wrapper, wrapped
@@ -124,7 +125,7 @@ def make_env(
     def one(i: int) -> gym.Env:
         env = make_single(spec, kwargs)
         env = SeededEpisodes(wrap(env) if wrap else env, seed + n_envs - 1 - i, n_envs)
-        checked = CheckedEnv(env, copy.deepcopy)
+        checked = CheckedEnv(EpisodeCosts(env), copy.deepcopy)
         checked.set_index_for_messages(i)
         monitor = Monitor(checked)
         return WrappedEpisodes(wrapper(monitor)) if wrapper else monitor
@@ -170,8 +171,10 @@ def play(
     seed: int,
     after_step: Callable[[], None] = lambda: None,
     show_bar: bool = True,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the returns and lengths of episodes, (episodes,) each, in the order of their seeds.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return the returns, lengths and costs of episodes, in the order of their seeds.
+
+    The costs (episodes, m) are None if the environment reports none; returns and lengths are (episodes,).
 
     Every environment plays a fixed number of episodes, so that short ones, which end first, are not
     over-represented.
@@ -213,4 +216,4 @@ def play(
             f"expected finite returns, got {returns[k]} in the episode of seed {seed + k}: the environment "
             "gave such a reward; run it with another --seed, or fix the environment"
         )
-    return returns, lengths
+    return returns, lengths, read_costs(env, dealt)

@@ -209,7 +209,7 @@ def test_short_episodes_count_no_more() -> None:
     )
     for n_envs in (1, 2, 3, 4):
         env = make_env(spec, 0, n_envs)
-        returns, lengths = play(Still(), env, 4, deterministic=True, seed=0)
+        returns, lengths, _ = play(Still(), env, 4, deterministic=True, seed=0)
         assert returns.tolist() == lengths.tolist() == [1, 9, 1, 9]
 
 

@@ -116,7 +116,7 @@ def test_the_folder_plays_the_episodes_of_the_run(tmp_path: Path, case: str) -> 
     loaded = agents.load(out)
     assert (before == torch.get_rng_state()).all()
     env = make_env(spec, results[0]["seed"], 3)
-    returns, _ = play(loaded, env, 3, deterministic=True, seed=results[0]["seed"])
+    returns, _, _ = play(loaded, env, 3, deterministic=True, seed=results[0]["seed"])
     assert returns.tolist() == results[0]["returns"]
 
 

@@ -102,7 +102,7 @@ def test_a_row_has_the_evaluation_of_the_policy_that_collected_it(evaluated: Run
     assert [k for k, cell in enumerate(found) if cell] == [0, 2, 4]
     settings, spec = evaluated.read_settings(), environment_spec("CartPole-v1")
     path, content = evaluated.read_checkpoint("checkpoint-000000256")  # after four updates
-    returns, lengths = play_checkpoint(
+    returns, lengths, _ = play_checkpoint(
         (path, content),
         settings,
         spec,
