@@ -98,7 +98,7 @@ class CPO(TRPO):
         self.stalled, self.lowest = [0] * len(self.limits), [0.0] * len(self.limits)
         # Its own random numbers, so that a limit that is never reached changes nothing.
         with torch.random.fork_rng(devices=[]):
-            self.cost_critics = nn.ModuleList([self._make_cost_critic() for _ in self.limits])
+            self.cost_critics: Any = nn.ModuleList([self._make_cost_critic() for _ in self.limits])
 
     def _make_cost_critic(self) -> nn.Module:
         """Return another policy like the agent's, of which only the values are used."""
@@ -129,6 +129,7 @@ class CPO(TRPO):
         recorder = self.recorder
         self.episode_costs.finish_rollout(recorder.ended, self.ranks, recorder.own)
         if complete:
+            assert self._last_episode_starts is not None
             self.cost_batch = recorder.batch(
                 list(self.cost_critics),
                 rollout_buffer.observations,

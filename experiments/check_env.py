@@ -224,8 +224,9 @@ def policy_of(space: spaces.Space) -> str:
     """Return the name of the policy for these observations."""
     if isinstance(space, spaces.Dict):
         return "MultiInputPolicy"
-    image = isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
-    return "CnnPolicy" if image and sorted(space.shape)[1] >= LEAST_SIDE else "MlpPolicy"
+    shape = space.shape or ()
+    image = isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(shape) == 3
+    return "CnnPolicy" if image and sorted(shape)[1] >= LEAST_SIDE else "MlpPolicy"
 
 
 def main(arguments: CheckEnv) -> int:

@@ -158,7 +158,7 @@ class MlpPolicy(ActorCriticPolicy):
         tensors, several = self.obs_to_tensor(observation)
         with torch.no_grad():
             chosen = self._predict(tensors, deterministic, action_masks)
-        array = chosen.cpu().numpy().reshape((-1, *self.action_space.shape))  # type: ignore[misc]
+        array = chosen.cpu().numpy().reshape((-1, *(self.action_space.shape or ())))
         return from_policy(self.action_space, array if several else array.squeeze(axis=0)), state
 
     def _predict(

@@ -54,8 +54,8 @@ class Batch:
         batch. SB3's `get` is not used, since it draws a permutation from NumPy's global generator.
         """
         if isinstance(buffer, TensorRolloutBuffer):
-            names = ("observations", "actions", "log_probs", "values", "advantages", "returns")
-            return cls(*map(buffer.flat, names))
+            fields = ("observations", "actions", "log_probs", "values", "advantages", "returns")
+            return cls(*map(buffer.flat, fields))
         masks = getattr(buffer, "action_masks", None)
         if not buffer.generator_ready:  # SB3's flag for a buffer that is flat already
             names = ["observations", "actions", "values", "log_probs", "advantages", "returns"]
