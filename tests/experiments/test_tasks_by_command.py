@@ -22,6 +22,7 @@ TASKS: dict[str, tuple[list[str], list[str]]] = {
     "LunarLander-v3": (["--env-kwargs", "continuous=true", "wind_power=5.0", "enable_wind=true"], []),
     "Catch-v0": ([], ["frame_stack=4", NO_NORMALISER]),
     "Parts-v0": ([], ["policy=MultiInputPolicy", "frame_stack=2"]),
+    "CartPoleHiddenVelocity-v0": ([], ["policy_kwargs={lstm_hidden_size: 8}"]),
 }
 
 
@@ -66,4 +67,4 @@ def test_train_resume_evaluate_record_export(task: str, tmp_path: Path) -> None:
     if options:
         assert config["env_kwargs"] == {"continuous": True, "wind_power": 5.0, "enable_wind": True}
     else:
-        assert config["frame_stack"] == (4 if task == "Catch-v0" else 2)
+        assert config.get("frame_stack") == {"Catch-v0": 4, "Parts-v0": 2}.get(task)

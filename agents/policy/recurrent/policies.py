@@ -121,7 +121,6 @@ class MlpLstmPolicy(MlpPolicy):
         n = len(leaves_of(observations)[0]) // length
         return Sequences(observations, (length,) * n, self.zero_states(n))
 
-    @same_kernels
     def forward(  # type: ignore[override]
         self, obs: Sequences, deterministic: bool = False, action_masks: Any = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -133,17 +132,14 @@ class MlpLstmPolicy(MlpPolicy):
         states = torch.cat([of_actor, of_critic]) if self.enable_critic_lstm else of_actor
         return actions.reshape((-1, *(self.action_space.shape or ()))), values, log_prob, states
 
-    @same_kernels
     def get_distribution(self, obs: Sequences, action_masks: Any = None) -> Distribution:  # type: ignore[override]
         """Return the distribution of actions, or of the allowed ones alone, at the N states of sequences."""
         return self._distribution(obs.observations, obs.packing, obs.states, action_masks)[0]
 
-    @same_kernels
     def predict_values(self, obs: Sequences) -> Tensor:  # type: ignore[override]
         """Return the values (N, 1) of the N states of sequences, in units of the return."""
         return self._value(obs)[0]
 
-    @same_kernels
     def evaluate_actions(  # type: ignore[override]
         self, obs: Sequences, actions: Tensor, action_masks: Any = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:

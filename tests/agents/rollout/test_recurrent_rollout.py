@@ -14,6 +14,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from agents import ACKTR, NPG, TRPO, VPG, Batch, PolicyGradientAgent
 from agents.critic.critic import shuffled
 from agents.policy.recurrent.sequences import Sequences
+from agents.rollout.tensor_buffer import TensorRolloutBuffer
+from envs import TensorVecEnv, make_tensor_env
 from npg import SurrogateObjective
 
 SMALL: dict[str, Any] = {"lstm_hidden_size": 4, "net_arch": [4]}
@@ -251,3 +253,18 @@ def test_contradictory_arguments(options: dict[str, Any]) -> None:
     """They raise what sb3-contrib raises."""
     with pytest.raises(AssertionError, match="shared_lstm=True needs"):
         make(policy_kwargs=options)
+
+
+def test_tensor_environments_step_through_the_host() -> None:
+    """They have no rollout of tensors for a policy with memory."""
+    agent = TRPO(
+        "MlpLstmPolicy",
+        TensorVecEnv(make_tensor_env("CartPole-v1", 3)),
+        n_steps=8,
+        batch_size=24,
+        policy_kwargs=SMALL,
+        seed=0,
+    )
+    agent.learn(48)
+    assert not isinstance(agent.rollout_buffer, TensorRolloutBuffer)
+    assert isinstance(batch_of(agent).observations, Sequences)

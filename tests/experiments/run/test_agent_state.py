@@ -2,11 +2,15 @@
 
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 from stable_baselines3 import A2C
 
 from agents import NPG, TRPO
 from experiments.run.agent_state import restore_agent, take_agent
+from experiments.run.checkpoint_schema import check_fits
+from experiments.run.rank_state import content_for, take_part
 
 SMALL: dict[str, Any] = {"n_steps": 32, "seed": 0, "device": "cpu"}
 
@@ -56,3 +60,25 @@ def test_sb3s_own_algorithms_have_its_counters() -> None:
     fresh._setup_learn(64)
     restore_agent(fresh, take_agent(agent))
     assert (fresh.num_timesteps, fresh._n_updates) == (64, 2)
+
+
+def test_what_a_recurrent_policy_remembers() -> None:
+    """It is restored on every rank; one of another shape does not fit; a new number of ranks starts anew."""
+    options: Any = {"batch_size": 32, "policy_kwargs": {"lstm_hidden_size": 4, "cell": "gru"}}
+    agent = TRPO("MlpLstmPolicy", "CartPole-v1", **options, **SMALL).learn(32)
+    state = take_agent(agent)
+    kept = state["moving"]["recurrent_states"]
+    assert np.abs(kept).max() > 0
+    content = {"agent": state, "envs": {}, "generators": {}}
+    assert take_part(content)["moving"]["recurrent_states"] is kept
+    fresh = TRPO("MlpLstmPolicy", "CartPole-v1", **options, **SMALL | {"seed": 1})
+    fresh._setup_learn(32)
+    check_fits(content, fresh)
+    restore_agent(fresh, state)
+    assert torch.equal(fresh.recurrent_states, agent.recurrent_states)
+    other = TRPO("MlpLstmPolicy", "CartPole-v1", **options, **SMALL)
+    moved = content_for(other, content | {"ranks": [take_part(content)]})
+    assert not moved["agent"]["moving"]["recurrent_states"].any()
+    state["moving"]["recurrent_states"] = kept[:, :, :, :3]
+    with pytest.raises(ValueError, match="recurrent_states must be numbers of shape"):
+        check_fits(content, fresh)
