@@ -41,7 +41,7 @@ class MaskedEnv(gym.Env):
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
         """Check that the action is allowed, and go on to the next target."""
-        chosen = np.reshape(action, -1)
+        chosen = np.reshape(action - np.asarray(getattr(self.action_space, "start", 0)), -1)
         parts = np.split(self.mask, np.cumsum(self.sizes)[:-1])
         assert all(part[value] for part, value in zip(parts, chosen, strict=True)), f"{action} is forbidden"
         reward = float(np.mean(chosen == self.target))

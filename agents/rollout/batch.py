@@ -58,8 +58,8 @@ class Batch:
             return cls(*map(buffer.flat, fields))
         masks = getattr(buffer, "action_masks", None)
         if not buffer.generator_ready:  # SB3's flag for a buffer that is flat already
-            names = ["observations", "actions", "values", "log_probs", "advantages", "returns"]
-            for name in names if masks is None else [*names, "action_masks"]:
+            flattened = ("observations", "actions", "values", "log_probs", "advantages", "returns")
+            for name in flattened if masks is None else (*flattened, "action_masks"):
                 flat = each(buffer.swap_and_flatten, getattr(buffer, name))  # type: ignore[arg-type]  # arrays
                 setattr(buffer, name, flat)
             buffer.generator_ready = True

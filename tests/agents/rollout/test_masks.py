@@ -146,6 +146,18 @@ def test_forbidden_outputs_have_no_effect() -> None:
     assert torch.equal(*weights)
 
 
+def test_masks_of_shifted_spaces_count_from_zero() -> None:
+    """Entry i is for the action start + i, in rollouts and in predict."""
+    for space, entry, action in (
+        (spaces.Discrete(4, start=7), [0, 0, 1, 0], 9),
+        (spaces.MultiDiscrete([2, 3], start=[5, -1]), [0, 1, 1, 0, 0], [6, -1]),
+    ):
+        agent = TRPO("MlpPolicy", vec_env(space), **SMALL).learn(32)
+        assert agent.masked
+        found, _ = agent.predict(np.zeros(len(entry), np.float32), action_masks=entry)
+        assert np.array_equal(found, action)
+
+
 def test_masks_can_be_ignored() -> None:
     """use_masking=False trains as without them; here the environment complains."""
     agent = TRPO("MlpPolicy", vec_env(), use_masking=False, **SMALL)
