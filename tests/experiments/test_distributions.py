@@ -37,5 +37,5 @@ def test_a_run_resumes_bit_for_bit(name: str, vec_env: str, tmp_path: Path) -> N
     parts = train(tmp_path / "parts", name, vec_env, 64)
     assert main(Arguments(resume=parts, steps=192)) == 0
     first, second = (RunFolder(folder).read_checkpoint()[1] for folder in (whole, parts))
-    assert to_bytes(first["policy"]) == to_bytes(second["policy"])
+    assert to_bytes(first["agent"]["parameters"]) == to_bytes(second["agent"]["parameters"])
     assert command.main(["evaluate", str(parts), "--episodes", "1"]) == 0
