@@ -12,7 +12,7 @@ from experiments.run.run_folder import RunFolder
 from experiments.settings.arguments import Arguments
 from experiments.train import main
 
-SETTINGS = ("n_envs=2", "n_steps=32", "batch_size=64", "n_critic_updates=1")
+SETTINGS = ("n_envs=2", "n_steps=32", "n_critic_updates=1")
 
 
 def train(out: Path, name: str, vec_env: str, steps: int) -> Path:
