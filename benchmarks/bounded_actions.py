@@ -28,7 +28,6 @@ from envs.tensor.tensor_env import TensorEnv
 from envs.tensor.tensor_task import TensorTask
 from envs.tensor.tensor_vec_env import TensorVecEnv
 from experiments.report.statistics import bootstrap_interval, mean
-from experiments.text_table import aligned
 
 N_ENVS, N_STEPS, EPISODES, EVALUATIONS = 64, 16, 100, 8
 
@@ -211,7 +210,7 @@ def draw(arguments: Arguments) -> None:
 
 
 def main(arguments: Arguments) -> None:
-    """Make the runs that are missing, then print the table."""
+    """Make the runs that are missing, then print the table, in Markdown."""
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for seed in arguments.seeds:
@@ -223,7 +222,8 @@ def main(arguments: Arguments) -> None:
                     path.write_text(json.dumps(run))
                     print(path.stem, f"{run['deterministic']:.2f}", flush=True)
     header = ["task", "policy", "seeds", "deterministic", "sampled", "at a bound"]
-    print(*aligned([header, *rows(arguments)]), sep="\n")
+    for cells in (header, ["---"] * len(header), *rows(arguments)):
+        print("|", " | ".join(cells), "|")
     if arguments.figure is not None:
         draw(arguments)
 
