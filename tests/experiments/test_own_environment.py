@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from registries import restored_registries
 
+import agents
 from experiments import command
 from experiments.run.checkpoints import Checkpoints
 from experiments.run.plain_data import to_bytes as encode
@@ -207,6 +209,59 @@ def test_later_commands_have_the_arguments(trained: Path, tmp_path: Path, name: 
         assert encode(parameters_of(run)) == encode(parameters_of(other))
         assert (run / "evaluation.json").read_text() == (other / "evaluation.json").read_text()
         assert rollouts_of(run) == rollouts_of(other) == ["1", "2", "3"]
+
+
+@pytest.fixture(scope="module")
+def shared(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run as a shared folder, without its pictures."""
+    out = tmp_path_factory.mktemp("others") / "shared"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("record", "draw_curve"):
+            patch.setattr(f"experiments.share.{name}", lambda *args: args[-1].write_bytes(b"picture"))
+        assert command.main(["share", str(trained), "--to", str(out), "--import", "user_line"]) == 0
+    return out
+
+
+def test_a_shared_folder_has_the_arguments(
+    trained: Path, shared: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """It plays the run's episodes if the user names the module; its card names it, too."""
+    made()
+    capsys.readouterr()
+    for words in (["evaluate", str(shared)], ["share", str(trained), "--to", str(shared / "again")]):
+        assert command.main(words) == 2
+        assert "--import user_line, if you trust it" in capsys.readouterr().err and not made()
+    assert command.main(["evaluate", str(shared), "--import", "user_line"]) == 0 and made() == MADE
+    results = [
+        json.loads(path.read_text()) for path in (shared / "evaluate.json", trained / "evaluation.json")
+    ]
+    assert results[0] == results[1]
+    card = (shared / "README.md").read_text()
+    assert "npg evaluate shared --import user_line" in card and "the last 2 raw observations" in card
+    assert agents.load(shared).observation_space.shape == (2,)
+
+
+FRESH = """
+import pickle, sys
+import torch
+from experiments import command
+def forbidden(*args, **kwargs):
+    raise AssertionError("something is unpickled")
+pickle.load = pickle.loads = torch.load = torch.serialization._load = forbidden
+sys.exit(command.main(["evaluate", sys.argv[1], "--import", "user_line", "--out", "again.json"]))
+"""
+
+
+@pytest.mark.slow
+def test_a_fresh_process_evaluates_it_without_pickle(folder: Path, shared: Path, tmp_path: Path) -> None:
+    """All that it needs is the module, in the current folder."""
+    shutil.copy(folder / "user_line.py", tmp_path)
+    env = os.environ | {"PYTHONPATH": str(Path(command.__file__).parents[1])}
+    words = [sys.executable, "-c", FRESH, str(shared)]
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    written = [json.loads(path.read_text()) for path in (shared / "evaluation.json", tmp_path / "again.json")]
+    assert written[0] == written[1]
 
 
 def test_arguments_in_a_section_are_changed_one_by_one(folder: Path) -> None:
