@@ -80,11 +80,6 @@ class CPO(TRPO):
                 f"without memory in place of {self.policy_class.__name__}, or TRPO"
             )
         super()._setup_model()
-        if self.recurrent_states is not None:
-            raise ValueError(
-                "CPO needs a policy without memory, since its cost critics see single observations; use "
-                '"MlpPolicy", "CnnPolicy" or "MultiInputPolicy", e.g. with frame_stack'
-            )
         if isinstance(self.rollout_buffer, TensorRolloutBuffer):
             raise ValueError(
                 'CPO does not train in tensor environments; choose another one, e.g. vec_env="auto"'
