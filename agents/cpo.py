@@ -33,8 +33,8 @@ PATIENCE = 50
 
 def is_limit(value: Any) -> bool:
     """Return whether a value is a finite number, or a list of at least one."""
-    limits = [value] if np.ndim(value) == 0 else list(value)
-    return value is None or (len(limits) > 0 and bool(np.isfinite(np.array(limits, dtype=float)).all()))
+    limits = np.atleast_1d(np.array(0.0 if value is None else value, dtype=float))
+    return limits.ndim == 1 and len(limits) > 0 and bool(np.isfinite(limits).all())
 
 
 RANGES["cost_limit"] = ("a finite number, or a list with one per cost", is_limit)
@@ -224,8 +224,9 @@ class CPO(TRPO):
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         rest = super()._init_callback(callback, progress_bar)
+        self.recorder.init_callback(self)
         both = CallbackList([self.recorder, rest])
-        both.init_callback(self)
+        both.model = self  # `init_callback` would initialise the user's callback again
         return both
 
     def _update_learning_rates(self) -> None:
