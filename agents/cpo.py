@@ -79,6 +79,8 @@ class CPO(TRPO):
                 "CPO does not train recurrent policies, since its cost critics have no memory; use a policy "
                 f"without memory in place of {self.policy_class.__name__}, or TRPO"
             )
+        if self.ranks.several:
+            raise ValueError("CPO trains in one process; start it without torchrun")
         super()._setup_model()
         if isinstance(self.rollout_buffer, TensorRolloutBuffer):
             raise ValueError(
@@ -231,7 +233,8 @@ class CPO(TRPO):
 
     def _update_learning_rates(self) -> None:
         super()._update_learning_rates()
-        for critic in self.cost_critics:
+        critics: Any = self.cost_critics
+        for critic in critics:
             self._update_learning_rate(critic.optimizer)
 
     def resumable_state(self) -> dict[str, Any]:

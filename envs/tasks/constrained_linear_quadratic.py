@@ -46,9 +46,9 @@ class ConstrainedLinearQuadratic(LinearQuadratic):
         """Return the K_t (m, n) of all steps that maximise return - price · energy."""
         R = self.R + price * np.eye(len(self.R))
         P = np.zeros_like(self.Q)  # nothing is paid after the last step
-        gains = []
+        gains: list[Array] = []
         for _ in range(self.steps):
-            K = np.linalg.solve(R + self.B.T @ P @ self.B, self.B.T @ P @ self.A)
+            K: Array = np.linalg.solve(R + self.B.T @ P @ self.B, self.B.T @ P @ self.A)
             P = self.Q + self.A.T @ P @ (self.A - self.B @ K)
             gains.append(K)
         return gains[::-1]
