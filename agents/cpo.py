@@ -68,6 +68,8 @@ class CPO(TRPO):
     cost_gae_lambda: float | None = None
     project: bool = False
 
+    cost_critics: Any  # a ModuleList of policies, one per cost
+
     def _setup_model(self) -> None:
         if self.cost_limit is None:
             raise ValueError(
@@ -127,11 +129,11 @@ class CPO(TRPO):
         self.episode_costs.finish_rollout(recorder.ended, self.ranks, recorder.own)
         if complete:
             self.cost_batch = recorder.batch(
-                list(self.cost_critics),
+                self.cost_critics,
                 rollout_buffer.observations,
                 rollout_buffer.episode_starts,
                 self._last_obs,
-                self._last_episode_starts,
+                np.asarray(self._last_episode_starts),
                 self.gamma if self.cost_gamma is None else self.cost_gamma,
                 self.gae_lambda if self.cost_gae_lambda is None else self.cost_gae_lambda,
             )
@@ -233,8 +235,7 @@ class CPO(TRPO):
 
     def _update_learning_rates(self) -> None:
         super()._update_learning_rates()
-        critics: Any = self.cost_critics
-        for critic in critics:
+        for critic in self.cost_critics:
             self._update_learning_rate(critic.optimizer)
 
     def resumable_state(self) -> dict[str, Any]:
