@@ -98,6 +98,7 @@ def test_far_from_its_limit_it_is_trpo(parameters: Callable) -> None:
     assert torch.equal(parameters(one.policy), parameters(other.policy))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("project", [False, True])
 def test_the_limit_decides(project: bool) -> None:
     """Reward and cost are the same number: without a limit all is spent, with one of 1.0 about that much."""
