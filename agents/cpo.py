@@ -33,8 +33,8 @@ PATIENCE = 50
 
 def is_limit(value: Any) -> bool:
     """Return whether a value is a finite number, or a list of at least one."""
-    limits = [value] if np.ndim(value) == 0 else list(value)
-    return value is None or (len(limits) > 0 and bool(np.isfinite(np.array(limits, dtype=float)).all()))
+    limits = np.atleast_1d(np.array(0.0 if value is None else value, dtype=float))
+    return limits.ndim == 1 and len(limits) > 0 and bool(np.isfinite(limits).all())
 
 
 RANGES["cost_limit"] = ("a finite number, or a list with one per cost", is_limit)
@@ -68,6 +68,8 @@ class CPO(TRPO):
     cost_gae_lambda: float | None = None
     project: bool = False
 
+    cost_critics: Any  # a ModuleList of policies, one per cost
+
     def _setup_model(self) -> None:
         if self.cost_limit is None:
             raise ValueError(
@@ -79,12 +81,9 @@ class CPO(TRPO):
                 "CPO does not train recurrent policies, since its cost critics have no memory; use a policy "
                 f"without memory in place of {self.policy_class.__name__}, or TRPO"
             )
+        if self.ranks.several:
+            raise ValueError("CPO trains in one process; start it without torchrun")
         super()._setup_model()
-        if self.recurrent_states is not None:
-            raise ValueError(
-                "CPO needs a policy without memory, since its cost critics see single observations; use "
-                '"MlpPolicy", "CnnPolicy" or "MultiInputPolicy", e.g. with frame_stack'
-            )
         if isinstance(self.rollout_buffer, TensorRolloutBuffer):
             raise ValueError(
                 'CPO does not train in tensor environments; choose another one, e.g. vec_env="auto"'
@@ -131,11 +130,11 @@ class CPO(TRPO):
         if complete:
             assert self._last_episode_starts is not None
             self.cost_batch = recorder.batch(
-                list(self.cost_critics),
+                self.cost_critics,
                 rollout_buffer.observations,
                 rollout_buffer.episode_starts,
                 self._last_obs,
-                self._last_episode_starts,
+                np.asarray(self._last_episode_starts),
                 self.gamma if self.cost_gamma is None else self.cost_gamma,
                 self.gae_lambda if self.cost_gae_lambda is None else self.cost_gae_lambda,
             )
@@ -230,8 +229,9 @@ class CPO(TRPO):
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         rest = super()._init_callback(callback, progress_bar)
+        self.recorder.init_callback(self)
         both = CallbackList([self.recorder, rest])
-        both.init_callback(self)
+        both.model = self  # `init_callback` would initialise the user's callback again
         return both
 
     def _update_learning_rates(self) -> None:

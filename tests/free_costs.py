@@ -1,4 +1,4 @@
-"""All algorithms, with a CPO whose environments need no costs, for tests of what agents have in common."""
+"""All algorithms, with a CPO for environments without costs, for tests of what agents have in common."""
 
 from typing import Any
 

@@ -48,7 +48,7 @@ class ConstrainedLinearQuadratic(LinearQuadratic):
         P = np.zeros_like(self.Q)  # nothing is paid after the last step
         gains: list[Array] = []
         for _ in range(self.steps):
-            K = np.linalg.solve(R + self.B.T @ P @ self.B, self.B.T @ P @ self.A)
+            K: Any = np.linalg.solve(R + self.B.T @ P @ self.B, self.B.T @ P @ self.A)
             P = self.Q + self.A.T @ P @ (self.A - self.B @ K)
             gains.append(np.asarray(K, dtype=np.float64))
         return gains[::-1]

@@ -27,7 +27,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "algorithm" in metafunc.fixturenames:
         mark = [] if metafunc.definition.get_closest_marker("with_controls") else [pytest.mark.slow]
         controls = [pytest.param(name, marks=mark) for name in CONTROLS]
-        names = metafunc.config.getoption("--algorithm") or [*OURS, *controls]
+        constrained = pytest.param("free_costs:FreeCPO", marks=pytest.mark.slow)  # TRPO with a critic more
+        names = metafunc.config.getoption("--algorithm") or [*OURS, constrained, *controls]
         metafunc.parametrize("algorithm", names, indirect=True)
 
 

@@ -1,0 +1,125 @@
+"""Costs in evaluations, and runs of CPO on the command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from agents import CPO
+from experiments import command
+from experiments.evaluate import cost_lines
+from experiments.evaluation.episode_costs import EpisodeCosts, read_costs
+from experiments.evaluation.protocol import summarise_costs
+from experiments.evaluation.seeded_episodes import make_env, play
+from experiments.settings.arguments import Arguments
+from experiments.train import main
+
+
+class Costs(gym.Env):
+    """Reports the given infos, one per step, in episodes of two steps."""
+
+    def __init__(self, infos: list[dict[str, Any]] | None = None):
+        self.observation_space, self.action_space = gym.spaces.Discrete(2), gym.spaces.Discrete(2)
+        self.infos, self.steps = infos or [{"cost": 1.0}, {"cost": 2.0}], 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+        """Begin again."""
+        super().reset(seed=seed)
+        return np.int64(0), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        """Report."""
+        info = self.infos[self.steps % len(self.infos)]
+        self.steps += 1
+        return np.int64(0), 0.0, self.steps % 2 == 0, False, dict(info)
+
+
+def sums(infos: list[dict[str, Any]], steps: int) -> list[Any]:
+    """Return the sums of costs of the episodes in so many steps, after a last reset."""
+    env = EpisodeCosts(Costs(infos))
+    env.reset()
+    for _ in range(steps):
+        _, _, over, _, _ = env.step(0)
+        if over:
+            env.reset()
+    env.reset()
+    return [None if costs is None else costs.tolist() for costs in env.get_episode_costs()]
+
+
+@pytest.mark.parametrize(
+    ("infos", "expected"),
+    [
+        ([{"cost": 1.0}, {"cost": 2.0}], [[3.0], [3.0], [1.0]]),
+        ([{"costs": [1.0, 0.5]}, {"costs": (2.0, 1)}], [[3.0, 1.5], [3.0, 1.5], [1.0, 0.5]]),
+        ([{"cost": 1.0}, {}], [None, None, [1.0]]),
+        ([{"cost": "high"}, {"cost": 1.0}], [None, None, None]),
+    ],
+)
+def test_sums_of_costs(infos: list[dict[str, Any]], expected: list[Any]) -> None:
+    """Of one cost or several; none if a step has none; an episode that a wrapper ended counts."""
+    assert sums(infos, 5) == expected
+
+
+class Still:
+    """Always action 0."""
+
+    def predict(self, observation: Any, state: Any = None, *_: Any, **__: Any) -> tuple[np.ndarray, None]:
+        """Return it."""
+        return np.zeros(len(observation), dtype=np.int64), None
+
+
+def test_evaluations_have_costs_in_order() -> None:
+    """As many as episodes; in environments without costs, none."""
+    spec = EnvSpec("Costs-v0", entry_point=Costs)
+    _, lengths, costs = play(Still(), make_env(spec, 0, 2), 3, deterministic=True, seed=0)
+    assert lengths.tolist() == [2, 2, 2] and costs is not None and costs.tolist() == [[3.0]] * 3
+    assert play(Still(), make_env(gym.spec("CartPole-v1"), 0, 2), 2, deterministic=True, seed=0)[2] is None
+    assert read_costs(DummyVecEnv([lambda: EpisodeCosts(Costs())]), [(0, 0)]) is None
+
+
+def test_summary_of_costs() -> None:
+    """Mean and interval per cost, and one printed line for each."""
+    one = summarise_costs(np.array([[1.0], [2.0], [6.0]]), 0)
+    assert one["mean_cost"] == 3.0 and one["max_cost"] == 6.0 and one["costs"] == [[1.0], [2.0], [6.0]]
+    low, high = one["mean_cost_interval"]
+    assert low < 3.0 < high
+    assert cost_lines(one, 2.5) == [
+        f"  cost     3.00 per episode, 95 % interval {low:.2f} to {high:.2f}; limit 2.5"
+    ]
+    two = summarise_costs(np.array([[1.0, 0.0], [2.0, 0.0]]), 0)
+    lines = cost_lines(two, [5.0, 1.0])
+    assert [line.split()[0] for line in lines] == ["cost_0", "cost_1"] and lines[1].endswith("limit 1")
+    assert cost_lines({}, 2.0) == [] and "limit" not in cost_lines(one)[0]
+
+
+@pytest.mark.slow
+def test_a_run_resumes_with_the_same_bits(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """With cost critics, sums of costs and counts; costs are in progress.csv, evaluation and the summary."""
+    small = (("n_steps=20", "cost_limit=0.5"),)
+    base = {"algo": ("cpo",), "env": ("PointHazard-v0",), "vec_env": "dummy", "device": "cpu", "set": small}
+    runs = []
+    for name, budgets in (("whole", (1280,)), ("parts", (640, 1280))):
+        folder = tmp_path / name / "PointHazard-v0" / "cpo" / "seed-0"
+        assert main(Arguments(**base, out=tmp_path / name, steps=budgets[0], n_envs=8, episodes=4)) == 0
+        if len(budgets) > 1:
+            assert main(Arguments(resume=str(folder), steps=budgets[1])) == 0
+        runs.append(folder)
+    agents = [CPO.load(folder / "model.zip", device="cpu") for folder in runs]
+    for name in ("policy", "cost_critics"):
+        pairs = zip(getattr(agents[0], name).parameters(), getattr(agents[1], name).parameters(), strict=True)
+        assert all(torch.equal(*pair) for pair in pairs), name
+    logs = [pd.read_csv(folder / "progress.csv") for folder in runs]
+    assert list(logs[0]["rollout/ep_cost_mean"]) == list(logs[1]["rollout/ep_cost_mean"])
+    assert (logs[0]["rollout/cost_limit"] == 0.5).all() and "npg/case/recovery" in logs[0]
+    evaluation = json.loads((runs[0] / "evaluation.json").read_text())
+    assert len(evaluation["costs"]) == 4 and "mean_cost_interval" in evaluation
+    assert "limit 0.5" in capsys.readouterr().out
+    assert command.main(["evaluate", str(runs[0])]) == 0
+    assert "limit 0.5" in capsys.readouterr().out
