@@ -55,7 +55,7 @@ def diagnosis(
         batch: the last update's batch.
         gradients: {name of a parameter: gradient of the last update's objective}.
     """
-    parts = vars(batch)
+    parts = {name: part for name, part in vars(batch).items() if part is not None}
     if isinstance(batch.observations, Sequences):
         parts = parts | {"observations": batch.observations.observations}
     tensors = {

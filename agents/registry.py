@@ -121,4 +121,4 @@ register_algorithm(
     colour="#009e73",
     dashes=(0, (5, 1.5, 1, 1.5)),
 )
-register_algorithm("cpo", CPO, search_space=NATURAL_SPACE, colour="#cc79a7", dashes=(0, (3, 1, 1, 1, 1, 1)))
+register_algorithm("cpo", CPO, search_space=NATURAL_SPACE, colour="#661100", dashes=(0, (3, 1, 1, 1, 1, 1)))

@@ -23,7 +23,7 @@ from experiments.extras import needs
 from npg import EmpiricalFisher
 from npg.distributions import Distribution
 
-with needs('-e ".[gallery]"'):
+with needs("gallery"):
     import matplotlib.pyplot as plt
     from picard import amari_distance, picard
     from scipy.io import wavfile

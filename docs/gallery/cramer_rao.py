@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from experiments.extras import needs
 from npg import Bernoulli, ExactFisher, parameter_covariance, standard_error
 
-with needs('-e ".[gallery]"'):
+with needs("gallery"):
     import matplotlib.pyplot as plt
     import statsmodels.api as sm
 

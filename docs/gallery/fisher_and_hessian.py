@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from experiments.extras import needs
 from npg import Categorical, DiagGaussian, EmpiricalFisher, ExactFisher, LikelihoodHessian, relative_gap
 
-with needs('-e ".[gallery]"'):
+with needs("gallery"):
     import matplotlib.pyplot as plt
 
 SMALL = os.environ.get("GALLERY_SMALL") == "1"

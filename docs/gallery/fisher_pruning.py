@@ -24,7 +24,7 @@ import npg
 from agents import TRPO
 from experiments.extras import needs
 
-with needs('-e ".[gallery]"'):
+with needs("gallery"):
     import matplotlib.pyplot as plt
     from sklearn.datasets import load_digits
 

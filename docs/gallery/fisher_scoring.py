@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from experiments.extras import needs
 from npg import Bernoulli, Distribution, ExactFisher
 
-with needs('-e ".[gallery]"'):
+with needs("gallery"):
     import matplotlib.pyplot as plt
     import statsmodels.api as sm
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from experiments.extras import needs
 from npg import Categorical, ExactFisher, FlatParameters, SurrogateObjective, conjugate_gradient, natural_step
 
-with needs('-e ".[gallery]"'):
+with needs("gallery"):
     import matplotlib.pyplot as plt
 
 SMALL = os.environ.get("GALLERY_SMALL") == "1"

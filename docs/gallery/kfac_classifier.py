@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import npg
 from experiments.extras import needs
 
-with needs('-e ".[gallery]"'):
+with needs("gallery"):
     import matplotlib.pyplot as plt
     from sklearn.datasets import load_digits
 

@@ -21,7 +21,7 @@ import torch
 from experiments.extras import needs
 from npg import DiagGaussian
 
-with needs('-e ".[gallery]"'):
+with needs("gallery"):
     import matplotlib.pyplot as plt
     from ngboost import NGBRegressor
     from sklearn.base import clone

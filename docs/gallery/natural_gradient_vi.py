@@ -24,7 +24,7 @@ from experiments.extras import needs
 from npg import FlatParameters, KLHessian, conjugate_gradient
 from npg.distributions import Distribution
 
-with needs('-e ".[gallery]"'):
+with needs("gallery"):
     import matplotlib.pyplot as plt
 
 

@@ -30,7 +30,7 @@ from experiments.extras import needs
 from experiments.report.score_intervals import improvement_interval
 from experiments.settings.configuration import default_config, read_section
 
-with needs('-e ".[gallery]"'):
+with needs("gallery"):
     import matplotlib.pyplot as plt
 
 SMALL = os.environ.get("GALLERY_SMALL") == "1"

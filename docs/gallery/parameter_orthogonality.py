@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from experiments.extras import needs
 from npg import DiagGaussian, DiagonalFisher, ExactFisher, block_coupling, parameter_covariance
 
-with needs('-e ".[gallery]"'):
+with needs("gallery"):
     import matplotlib.pyplot as plt
 SMALL = os.environ.get("GALLERY_SMALL") == "1"
 

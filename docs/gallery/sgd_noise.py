@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from experiments.extras import needs
 from npg import Bernoulli, DiagGaussian, EmpiricalFisher, ExactFisher, LikelihoodHessian
 
-with needs('-e ".[gallery]"'):
+with needs("gallery"):
     import matplotlib.pyplot as plt
 
 walkers, steps, epochs = (1000, 500, 500) if "GALLERY_SMALL" in os.environ else (5000, 3000, 2000)

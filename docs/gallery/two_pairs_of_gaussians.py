@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from experiments.extras import needs
 from npg import DiagGaussian, ExactFisher
 
-with needs('-e ".[gallery]"'):
+with needs("gallery"):
     import matplotlib.pyplot as plt
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from free_costs import ALGORITHMS as WITH_FREE_COSTS
 from gymnasium import spaces
 from registries import restored_registries
 from spaces_env import ACTIONS, OBSERVATIONS, SpacesEnv
@@ -119,7 +120,7 @@ def test_a_policy_is_one_entry() -> None:
             super().__init__(*args, **{"net_arch": [4], **kwargs})
 
     register_policy("Small", Small)
-    for agent_class in ALGORITHMS.values():
+    for agent_class in WITH_FREE_COSTS.values():
         agent = agent_class("Small", "CartPole-v1", **SMALL)
         assert isinstance(agent.policy, Small) and agent.policy.mlp_extractor.latent_dim_pi == 4
 

@@ -83,7 +83,7 @@ def events(folder: Path) -> list[tuple[int, str, bytes]]:
         for _, file in sorted((f for f in files if f[1]), key=lambda f: (f[0], f[1][0].wall_time))
         for event in file
         for value in event.summary.value
-        if value.tag.partition("/")[2] not in TIMES  # the tag without its group
+        if value.tag not in TIMES
     ]
 
 

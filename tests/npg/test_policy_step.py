@@ -171,8 +171,10 @@ def test_non_finite_candidates_are_named(moved: tuple[float, ...], reason: Rejec
 
 
 def test_every_reason_has_its_test() -> None:
-    """A reason added to Rejection must be added to this file, or to ACKTR's."""
-    source = Path(__file__).read_text() + (Path(__file__).parents[1] / "agents" / "test_acktr.py").read_text()
+    """A reason added to Rejection must be added to this file, to ACKTR's, or to that of constrained steps."""
+    here = Path(__file__)
+    files = here, here.parents[1] / "agents" / "test_acktr.py", here.with_name("test_constrained_step.py")
+    source = "".join(path.read_text() for path in files)
     assert all(f"Rejection.{reason.name}" in source for reason in Rejection)
 
 
