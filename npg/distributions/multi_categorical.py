@@ -48,7 +48,7 @@ class MultiCategorical(Distribution):
         """Return the distributions where `masks` (N, Σ K_i) is true, with the choices' entries in order."""
         sizes = [logits.shape[-1] for logits in self.logits]
         check_masks(masks, (*self.coordinates[0].shape[:-1], sum(sizes)))
-        parts = zip(self.choices, masks.split(sizes, -1), strict=True)
+        parts = zip(self.choices, torch.split(masks, sizes, -1), strict=True)
         return type(self)([choice.masked(part).logits for choice, part in parts])
 
     def log_prob(self, actions: Tensor) -> Tensor:
