@@ -35,7 +35,7 @@ class Bernoulli(Distribution):
         """
         size = self.logits.shape[-1]
         check_masks(masks, (*self.logits.shape[:-1], 2 * size))
-        zero, one = masks.reshape(*masks.shape[:-1], size, 2).unbind(-1)
+        zero, one = masks[..., 0::2], masks[..., 1::2]
         logits = torch.where(zero, self.logits, math.inf)
         return type(self)(torch.where(one, logits, torch.where(zero, -math.inf, math.nan).to(logits)))
 
