@@ -120,7 +120,7 @@ def test_every_space(observations: str, actions: str, tmp_path: Path) -> None:
     model = make_model(make_env(OBSERVATIONS[observations], ACTIONS[actions]), scale=2.0)
     export_onnx(model, tmp_path / "policy.onnx")
     check(tmp_path / "policy.onnx", model)
-    given = sample(OBSERVATIONS[observations], 7)
+    given = sample(model.observation_space, 7)
     assert all(ACTIONS[actions].contains(action) for action in run(tmp_path / "policy.onnx", given))
 
 

@@ -85,7 +85,9 @@ def test_an_error_in_training(name: str, arguments: Arguments, capsys: pytest.Ca
     assert main(arguments) == 1
     error = capsys.readouterr().err
     assert message in error and "environment 0" in error and "at step 1 of its episode" in error
-    assert "Traceback (most recent call last)" in error and "error: at step 40, " in error
+    a_sentence = name in ("reward", "shape", "values")  # of ours, which says what the environment returned
+    assert ("Traceback (most recent call last)" in error) is not a_sentence
+    assert ("error: " if a_sentence else "error: at step 40, ") in error
     assert "The last good checkpoint is" in error
     if name in ("ValueError", "KeyError"):
         assert 'raise error("a mistake in the task")' in error  # the original traceback
@@ -124,7 +126,8 @@ def test_an_error_in_an_evaluation(
     monkeypatch.setattr(SeededEpisodes, "reset", reset)
     assert main(arguments) == 1
     error = capsys.readouterr().err
-    assert message in error and "environment" in error and "error: in the evaluation, " in error
+    assert message in error and "environment" in error
+    assert ("error: " if name == "reward" else "error: in the evaluation, ") in error
     folder = arguments.out / NAME / "trpo" / "seed-0"
     assert not (folder / "evaluation.json").exists()
     assert evaluate(Evaluate(run=folder, episodes=2)) == 1

@@ -24,7 +24,8 @@ def test_shipped_sections_build_an_agent(algo: str, task: str) -> None:
     configuration = resolve(Arguments(algo=(algo,), env=(task,)))
     env_id = "Pendulum-v1" if configuration.hyperparameters.get("use_sde") else "CartPole-v1"
     env = make_vec_env(env_id, configuration.n_envs)
-    agent = ALGORITHMS[algo](configuration.policy, env, **configuration.hyperparameters)
+    limit = {"cost_limit": 1.0} if algo == "cpo" else {}  # which `default` leaves to the user
+    agent = ALGORITHMS[algo](configuration.policy, env, **configuration.hyperparameters | limit)
     assert isinstance(agent, PolicyGradientAgent)
     states = agent.n_steps * configuration.n_envs
     assert states % (agent.batch_size or states) == 0
