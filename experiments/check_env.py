@@ -202,6 +202,8 @@ def check(arguments: CheckEnv) -> None:
     with warnings.catch_warnings(record=True) as caught, closing(make(settings)) as env:
         warnings.simplefilter("always")
         check_spaces(env.observation_space, env.action_space)
+        if env.has_wrapper_attr(METHOD):  # SB3's checker does not know masks
+            measure(env, arguments.steps)
         check_with_sb3(env, warn=True, skip_render_check=True)
     with closing(make(settings)) as env:
         show(f"{spec.id}: {env.observation_space} -> {env.action_space}")

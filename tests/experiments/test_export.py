@@ -111,7 +111,7 @@ def check(path: Path, model: TRPO, normaliser: VecNormalize | None = None) -> No
     assert len(np.unique(expected.reshape(n, -1), axis=0)) > 1, "the actions should depend on observations"
 
 
-@pytest.mark.parametrize(("observations", "actions"), zip(OBSERVATIONS, itertools.cycle(ACTIONS)))
+@pytest.mark.parametrize(("observations", "actions"), [*zip(OBSERVATIONS, itertools.cycle(ACTIONS))])
 def test_every_space(observations: str, actions: str, tmp_path: Path) -> None:
     """The file takes raw observations in the space's own type, one input for each part.
 
