@@ -222,15 +222,9 @@ def shared(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_a_shared_folder_has_the_arguments(
-    trained: Path, shared: Path, capsys: pytest.CaptureFixture
-) -> None:
-    """It plays the run's episodes if the user names the module; its card names it, too."""
+def test_a_shared_folder_has_the_arguments(trained: Path, shared: Path) -> None:
+    """It plays the run's episodes, and its card names the module."""
     made()
-    capsys.readouterr()
-    for words in (["evaluate", str(shared)], ["share", str(trained), "--to", str(shared / "again")]):
-        assert command.main(words) == 2
-        assert "--import user_line, if you trust it" in capsys.readouterr().err and not made()
     assert command.main(["evaluate", str(shared), "--import", "user_line"]) == 0 and made() == MADE
     results = [
         json.loads(path.read_text()) for path in (shared / "evaluate.json", trained / "evaluation.json")
@@ -248,18 +242,21 @@ from experiments import command
 def forbidden(*args, **kwargs):
     raise AssertionError("something is unpickled")
 pickle.load = pickle.loads = torch.load = torch.serialization._load = forbidden
-sys.exit(command.main(["evaluate", sys.argv[1], "--import", "user_line", "--out", "again.json"]))
+words = ["evaluate", sys.argv[1], "--out", "again.json"]
+assert command.main(words) == 2 and "user_line" not in sys.modules
+sys.exit(command.main([*words, "--import", "user_line"]))
 """
 
 
 @pytest.mark.slow
 def test_a_fresh_process_evaluates_it_without_pickle(folder: Path, shared: Path, tmp_path: Path) -> None:
-    """All that it needs is the module, in the current folder."""
+    """All that it needs is the module, in the current folder, and the user's word."""
     shutil.copy(folder / "user_line.py", tmp_path)
     env = os.environ | {"PYTHONPATH": str(Path(command.__file__).parents[1])}
     words = [sys.executable, "-c", FRESH, str(shared)]
     done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert "--import user_line, if you trust it" in done.stderr
     written = [json.loads(path.read_text()) for path in (shared / "evaluation.json", tmp_path / "again.json")]
     assert written[0] == written[1]
 

@@ -257,7 +257,9 @@ def test_the_card_says_what_the_policy_sees(settings: dict[str, Any], comment: s
     """In Python, the caller stacks and wraps."""
     values = dict.fromkeys(("mean_return", "std_return", "iqm_return", "min_return", "max_return"), 1.0)
     result = values | {"iqm_return_interval": [0.0, 2.0], "steps": 1, "episodes": 1, "seed": 0}
-    assert comment in model_card(RunSettings.from_document(CONFIG | settings), {}, result, (), "shared")
+    task = {"algo": "trpo", "env": "CartPole-v1", "policy": "MlpPolicy", "normalize": False}
+    found = RunSettings.from_document(CONFIG | task | {"hyperparameters": {}} | settings)
+    assert comment in model_card(found, {}, result, (), "shared")
 
 
 class Payload:
