@@ -34,8 +34,9 @@ from agents.hyperparameters import (
 )
 from agents.policy.actions import to_space
 from agents.policy.actor import PolicyActor, warn_of_unreached
-from agents.policy.policies import POLICIES, warn_of_two_normalisers
+from agents.policy.policies import POLICIES
 from agents.policy.recurrent.policies import MlpLstmPolicy
+from agents.policy.statistics import warn_of_two_normalisers
 from agents.ranks import Ranks, check_same_numbers
 from agents.rollout.batch import Batch
 from agents.rollout.collect import collect

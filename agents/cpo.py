@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from agents.critic import CRITICS
 from agents.hyperparameters import RANGES
 from agents.policy.actor import PolicyActor
-from agents.policy.policies import observe
 from agents.policy.recurrent.policies import MlpLstmPolicy
+from agents.policy.statistics import observe
 from agents.rollout.batch import Batch
 from agents.rollout.costs import CostBatch, CostRecorder, EpisodeCosts, costs_of
 from agents.rollout.tensor_buffer import TensorRolloutBuffer

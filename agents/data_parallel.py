@@ -12,7 +12,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 
 from agents.hyperparameters import defaults_of
-from agents.policy.policies import has_batch_norm
+from agents.policy.statistics import has_batch_norm
 from agents.ranks import Ranks, check_same_settings
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from agents.critic import CriticFit
 from agents.divergence import count_rejections
 from agents.hyperparameters import present_value
 from agents.policy.actor import PolicyActor
-from agents.policy.policies import observe
 from agents.policy.snapshot import Snapshot
+from agents.policy.statistics import observe
 from agents.ranks import check_same_numbers
 from agents.rollout.batch import Batch, standardise
 from agents.rollout.threads import threads, update_threads

@@ -1,6 +1,5 @@
 """SB3's actor-critic policies, with separate feature extractors and normalisers of their own."""
 
-import warnings
 from typing import Any
 
 import torch
@@ -9,7 +8,6 @@ from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 from agents.policy import heads  # noqa: F401  # registers npg's own
@@ -255,34 +253,3 @@ def register_policy(name: str, policy_class: type[ActorCriticPolicy]) -> None:
     """
     check_new(name, POLICIES, "policy")
     POLICIES[name] = policy_class
-
-
-def warn_of_two_normalisers(policy: ActorCriticPolicy, outer: VecNormalize | None, stacklevel: int) -> None:
-    """Warn if a policy normalises what a `VecNormalize` has normalised already."""
-    if outer is None or not isinstance(policy, MlpPolicy):
-        return
-    observations, returns = policy.observation_normaliser, policy.return_moments
-    if (outer.norm_obs and observations) or (outer.norm_reward and returns):
-        warnings.warn(
-            "VecNormalize and the policy normalise the same numbers; leave normalize_observations and "
-            "normalize_returns out of policy_kwargs, or VecNormalize out of the environments",
-            UserWarning,
-            stacklevel=stacklevel,
-        )
-
-
-def has_batch_norm(policy: ActorCriticPolicy) -> bool:
-    """Return whether a policy has layers of batch norm."""
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in policy.modules())
-
-
-def observe(policy: ActorCriticPolicy, observations: PyTorchObs, actions: Tensor, ranks: Ranks = ONE) -> None:
-    """Update the statistics of a policy's normaliser and batch norm with N transitions."""
-    if isinstance(policy, MlpPolicy):
-        policy.observe(observations, ranks)
-    if len(actions) > 1 and has_batch_norm(
-        policy
-    ):  # a single state has no variance, and batch norm would raise
-        policy.set_training_mode(True)
-        with torch.no_grad():
-            policy.evaluate_actions(observations, actions)

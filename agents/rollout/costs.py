@@ -16,7 +16,7 @@ from agents.ranks import Ranks
 from agents.rollout.finite import NonFiniteError, name_of
 from agents.rollout.gae import generalised_advantages
 from agents.rollout.infos import Info, is_truncated, last_observations
-from agents.rollout.trajectories import STATES_AT_ONCE, joined
+from agents.rollout.trajectories import STATES_AT_ONCE, last_values
 from npg.states import each, select
 
 
@@ -210,12 +210,9 @@ class CostRecorder(BaseCallback):
             of_cost = costs[..., i].astype(np.float32)
             values = predict_all(critic, flat, of_cost.size).reshape(of_cost.shape)
             final = critic.predict_values(obs_as_tensor(last_observations, critic.device))
-            for start in range(0, len(self.truncated), STATES_AT_ONCE):
-                part = self.truncated[start : start + STATES_AT_ONCE]
-                seen, _ = critic.obs_to_tensor(joined([last for _, _, last in part], np.stack))
-                bootstraps = critic.predict_values(seen).flatten().tolist()
-                for (t, env, _), value in zip(part, bootstraps, strict=True):
-                    of_cost[t, env] += gamma * value
+            bootstraps = last_values(critic, [last for _, _, last in self.truncated])
+            for (t, env, _), value in zip(self.truncated, bootstraps, strict=True):
+                of_cost[t, env] += gamma * value
             advantages = generalised_advantages(
                 of_cost, values, starts, final.cpu().numpy().flatten(), dones, gamma, gae_lambda
             )

@@ -1,6 +1,6 @@
 """The steps of one rollout, and what is computed for all of them at its end."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,15 +133,10 @@ class Trajectories:
         truncations = [
             (step, i, last) for step in self._steps[self._evaluated :] for i, last in step.truncated.items()
         ]
-        for start in range(0, len(truncations), STATES_AT_ONCE):
-            part = truncations[start : start + STATES_AT_ONCE]
-            observations: Any = self._policy.obs_to_tensor(joined([last for _, _, last in part], np.stack))[0]
-            reached = [s.recurrent_states[:, :, i] for s, i, _ in part if s.recurrent_states is not None]
-            if reached:
-                observations = Sequences.of_step(observations, torch.stack(reached, 2))
-            values = self._policy.predict_values(observations).flatten().tolist()
-            for (step, i, _), value in zip(part, values, strict=True):
-                step.rewards[i] += self._gamma * value
+        reached = [s.recurrent_states[:, :, i] for s, i, _ in truncations if s.recurrent_states is not None]
+        values = last_values(self._policy, [last for _, _, last in truncations], reached)
+        for (step, i, _), value in zip(truncations, values, strict=True):
+            step.rewards[i] += self._gamma * value
 
     @staticmethod
     def _parts(steps: list[Step]) -> Iterator[list[Step]]:
@@ -149,6 +144,26 @@ class Trajectories:
             length = max(STATES_AT_ONCE // len(steps[0].actions), 1)
             for start in range(0, len(steps), length):
                 yield steps[start : start + length]
+
+
+def last_values(
+    policy: ActorCriticPolicy, observations: list[Any], recurrent_states: Sequence[Tensor] = ()
+) -> list[float]:
+    """Return the values of single observations, in batches.
+
+    Args:
+        policy: estimates the values.
+        observations: n raw observations, e.g. the last ones of truncated episodes.
+        recurrent_states: the recurrent states (K, layers, H) of a recurrent policy before each of them.
+    """
+    values: list[float] = []
+    for start in range(0, len(observations), STATES_AT_ONCE):
+        part = slice(start, start + STATES_AT_ONCE)
+        given: Any = policy.obs_to_tensor(joined(observations[part], np.stack))[0]
+        if recurrent_states:
+            given = Sequences.of_step(given, torch.stack([*recurrent_states[part]], 2))
+        values += policy.predict_values(given).flatten().tolist()
+    return values
 
 
 def inputs_of(observations: Any, masks: np.ndarray | None, device: torch.device) -> Any:

@@ -14,7 +14,7 @@ from agents import ACKTR, NPG, TRPO, VPG
 from agents.base import PolicyGradientAgent
 from agents.policy.actor import PolicyActor
 from agents.policy.normalisation import ObservationNormaliser, RunningMoments
-from agents.policy.policies import observe
+from agents.policy.statistics import observe
 from agents.rollout.batch import standardise
 from npg import SurrogateObjective, host
 

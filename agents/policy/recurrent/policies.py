@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from agents.policy.actions import from_policy
 from agents.policy.masks import masked_distribution
 from agents.policy.policies import MlpPolicy, register_policy
+from agents.policy.recurrent.checks import check_arguments, checked_starts, checked_states
 from agents.policy.recurrent.layers import CELLS, RecurrentLayers
 from agents.policy.recurrent.sequences import Packing, Sequences
 from agents.ranks import ONE, Ranks
@@ -211,7 +212,8 @@ class MlpLstmPolicy(MlpPolicy):
         self.set_training_mode(False)
         given, several = self.obs_to_tensor(observation)
         n = len(leaves_of(given)[0])
-        states = self._checked_states(state, n) * ~self._checked_starts(episode_start, n)
+        zeros = self.zero_states(n)[: self.lstm_actor.cell.parts]
+        states = checked_states(state, zeros) * ~checked_starts(episode_start, n).to(self.device)
         with torch.no_grad():
             chosen, after = self._predict(given, states, deterministic, action_masks)
         actions = chosen.cpu().numpy().reshape((-1, *(self.action_space.shape or ())))
@@ -219,29 +221,6 @@ class MlpLstmPolicy(MlpPolicy):
             actions = self.unscale_action(actions)
         actions = from_policy(self.action_space, actions)
         return actions if several else actions.squeeze(axis=0), tuple(after.cpu().numpy())
-
-    def _checked_states(self, state: Any, n: int) -> Tensor:
-        """Return the actor's recurrent states before n observations, (parts, layers, n, H)."""
-        zeros = self.zero_states(n)[: self.lstm_actor.cell.parts]
-        if state is None:
-            return zeros
-        shapes = [np.shape(part) for part in state] if isinstance(state, tuple | list | np.ndarray) else state
-        if shapes != [(*zeros.shape[1:],)] * len(zeros):
-            raise ValueError(
-                f"state must be None or what the last predict returned, {len(zeros)} arrays of shape "
-                f"{(*zeros.shape[1:],)} (layers, environments, units); got {shapes!r:.200}"
-            )
-        return torch.as_tensor(np.stack(state), dtype=zeros.dtype, device=zeros.device)
-
-    def _checked_starts(self, episode_start: Any, n: int) -> Tensor:
-        """Return whether each of n observations starts an episode, (n, 1)."""
-        starts = np.zeros(n, dtype=bool) if episode_start is None else np.asarray(episode_start)
-        if starts.shape != (n,) or not np.isin(starts, (0, 1)).all():
-            raise ValueError(
-                f"episode_start must say for each of the {n} observations whether it is the first of an "
-                f"episode: {n} booleans; got shape {starts.shape} of {starts.dtype}"
-            )
-        return torch.as_tensor(starts.astype(bool), device=self.device).unsqueeze(1)
 
 
 class CnnLstmPolicy(MlpLstmPolicy):
@@ -260,21 +239,3 @@ class MultiInputLstmPolicy(MlpLstmPolicy):
 
 for _class in (MlpLstmPolicy, CnnLstmPolicy, MultiInputLstmPolicy):
     register_policy(_class.__name__, _class)
-
-
-def check_arguments(hidden: Any, layers: Any, kwargs: Mapping[str, Any], cell: str) -> None:
-    """Check the arguments of the recurrent layers.
-
-    Raises:
-        ValueError: one is out of range.
-    """
-    for name, value in {"lstm_hidden_size": hidden, "n_lstm_layers": layers}.items():
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be an integer ≥ 1, got {value!r:.200}")
-    if cell not in CELLS:
-        raise ValueError(f"cell must be one of {', '.join(map(repr, CELLS))}; got {cell!r:.200}")
-    if other := set(kwargs) - {"bias", "dropout"}:
-        raise ValueError(
-            f"lstm_kwargs may have 'bias' and 'dropout', got {', '.join(map(repr, sorted(other)))}; other "
-            "options of torch's layers, e.g. bidirectional ones, do not work step by step"
-        )

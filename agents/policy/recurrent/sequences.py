@@ -76,10 +76,10 @@ class Sequences(GroupedStates):
         divided[:, 0] = True
         places = np.flatnonzero(divided)
         lengths = np.diff(np.append(places, divided.size))
-        # An episode that started before the rollout goes on; any other starts with zeros.
+        # An episode that started before the rollout keeps its recurrent state; any other starts from zeros.
         environments = torch.as_tensor(places // len(starts), device=states.device)
-        goes_on = torch.as_tensor(~first.reshape(-1)[places], device=states.device)
-        before = states[:, :, environments] * goes_on[:, np.newaxis]
+        continued = torch.as_tensor(~first.reshape(-1)[places], device=states.device)
+        before = states[:, :, environments] * continued[:, np.newaxis]
         return cls(observations, tuple(lengths.tolist()), before)
 
     @cached_property

@@ -161,7 +161,7 @@ def test_micro_batches_have_whole_sequences() -> None:
 
 
 def test_a_rollout_is_divided_at_the_starts() -> None:
-    """Environment by environment; only what goes on from before has the states of before."""
+    """Environment by environment; only episodes that started before keep their recurrent states."""
     starts = np.array([[1, 0, 0], [0, 0, 1], [0, 1, 1], [0, 0, 0]], dtype=np.float32)
     before = torch.randn(2, 1, 3, 4)
     sequences = Sequences.of_rollout(torch.arange(12.0), starts, before)
