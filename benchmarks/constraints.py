@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents import CPO
+from agents import CPO, REGISTRY
 from envs import ConstrainedLinearQuadratic, make_vec_env
 from experiments.settings.arguments import Arguments
 from experiments.settings.configuration import build, resolve
 
 EPISODES, FIRST_SEED = 100, 10_000
-COLOURS = {"trpo": "#d55e00", "cpo": "#cc79a7", "pcpo": "#0072b2"}
+COLOURS = {"trpo": REGISTRY["trpo"].colour, "cpo": REGISTRY["cpo"].colour, "pcpo": "#0072b2"}
 
 
 class Curve(BaseCallback):
@@ -109,8 +109,8 @@ def figure(results: list[dict[str, Any]], path: Path) -> None:
         style = {"color": COLOURS[result["algo"]], "lw": 1, "alpha": 0.8}
         axes[0].plot(steps, returns, **style, label=result["algo"].upper() if result["seed"] == 0 else None)
         axes[1].plot(steps, costs, **style)
-    axes[1].axhline(chosen[0]["limit"], color="black", ls="--", lw=1)
-    axes[1].text(0, chosen[0]["limit"] * 1.1, "limit")
+    axes[1].axhline(chosen[0]["limit"], color="black", ls="--", lw=1, label="limit")
+    axes[1].legend()
     axes[0].set(xlabel="environment steps", ylabel="return per episode")
     axes[1].set(xlabel="environment steps", ylabel="cost per episode", ylim=(0, None))
     axes[0].legend()
