@@ -194,6 +194,32 @@ def test_cost_returns_by_hand(ends: str) -> None:
     assert batch.old_values[0, 0] == pytest.approx(critic.predict_values(first).item())
 
 
+@pytest.mark.parametrize("length", [2, 8])
+def test_the_gradient_of_a_cost_is_per_episode(length: int) -> None:
+    """By hand for the biases of the last layer, whose gradient is T · E[(a - π(1)) (cost - mean cost)]."""
+    options = {"normalize_returns": True}  # so the values start at 0
+    agent = CPO(
+        "MlpPolicy", env(2, length=length), cost_limit=1.0, cost_gamma=0.0, policy_kwargs=options, **SMALL
+    )
+    found: list[torch.Tensor] = []
+    make = agent.make_objective
+
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        objective = make(*args, **kwargs)
+        parts = objective.parameters.unflatten(objective.constraint_gradients()[0])
+        names = [name for name, p in agent.actor.named_parameters() if p.requires_grad]
+        bias = parts[names.index("policy.action_net.bias")]
+        actions, states = args[1].double(), args[0].observations
+        probabilities = agent.policy.get_distribution(states).distribution.probs[:, 1].detach().double()
+        expected = length * ((actions - probabilities) * (actions - actions.mean())).mean()
+        found.extend([bias.double(), torch.stack([-expected, expected])])
+        return objective
+
+    agent.make_objective = recorded  # type: ignore[method-assign]
+    agent.learn(32)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-7)
+
+
 def test_sums_of_episodes() -> None:
     """Episodes may cross rollouts; without a complete one yet, the costs so far are a lower bound."""
     costs = EpisodeCosts(2, 1)
