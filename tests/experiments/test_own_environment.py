@@ -167,6 +167,7 @@ def test_training_and_its_evaluation_have_the_arguments(training: tuple[Path, se
     assert config_of(trained) == STORED and made_in_training == MADE
     assert json.loads((trained / "evaluation.json").read_text())["returns"][0] % 7 == 0
     assert rollouts_of(trained) == ["1", "2"]
+    assert "Tired" in str(parameters_of(trained)["envs"])  # in training, too
 
 
 @pytest.mark.parametrize(
