@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from registries import restored_registries
@@ -81,69 +81,51 @@ SPACES_OF = {
     "shifted": spaces.Discrete(3, start=5),
     "multi_shifted": spaces.MultiDiscrete([2, 3], start=[-1, 7]),
     "integers": spaces.Box(-2, 5, (2,), np.int64),
-    "tokens": spaces.Box(-1, 1, (3, 4), np.float32),
+    "obs_tokens": spaces.Box(-1, 1, (3, 4), np.float32),
 }
 gymnasium.register("Task-v0", Task, kwargs={"observations": "obs_box", "actions": "box"})
 gymnasium.register("Masked-v0", Masked, kwargs={"actions": "discrete"})
 '''
-NET = "policy_kwargs={net_arch: [8]}"
-LSTM = "policy_kwargs={net_arch: [8], lstm_hidden_size: 8}"
-GRU = "policy_kwargs={net_arch: [8], lstm_hidden_size: 8, cell: gru}"
-GSDE = "policy_kwargs={net_arch: [8], squash_output: true}"
-IMAGE = "policy_kwargs={net_arch: [8], features_extractor_kwargs: {features_dim: 8}"
 
 
-class Case(NamedTuple):
-    """A task and settings."""
-
-    env: str
-    env_kwargs: tuple[str, ...]
-    settings: tuple[str, ...]
-
-
-def task(observations: str = "box", actions: str = "box", *settings: str) -> Case:
-    """Return a task with these spaces."""
-    return Case("Task-v0", (f"observations=obs_{observations}", f"actions={actions}"), settings or (NET,))
+def words(env: str, env_kwargs: list[str], settings: tuple[str, ...], policy_kwargs: Any) -> list[str]:
+    """Return options of `npg train`; the network is small."""
+    kwargs = json.dumps({"net_arch": [8]} | policy_kwargs)
+    changed = ["n_steps=16", "n_critic_updates=1", *settings, f"policy_kwargs={kwargs}"]
+    return ["--env", f"user_policies:{env}", "--env-kwargs", *env_kwargs, "--set", *changed]
 
 
-def masked(actions: str, *settings: str) -> Case:
-    """Return a task with masks."""
-    return Case("Masked-v0", (f"actions={actions}",), settings or (NET,))
+def task(observations: str, actions: str, *settings: str, **policy_kwargs: Any) -> list[str]:
+    """Return options for a task with these spaces."""
+    spaces = [f"observations=obs_{observations}", f"actions={actions}"]
+    return words("Task-v0", spaces, settings, policy_kwargs)
 
 
+def masked(actions: str, *settings: str, **policy_kwargs: Any) -> list[str]:
+    """Return options for a task with masks."""
+    return words("Masked-v0", [f"actions={actions}"], settings, policy_kwargs)
+
+
+LSTM: dict[str, Any] = {"lstm_hidden_size": 8}
+GRU = LSTM | {"cell": "gru"}
+MEMORY = "policy=MlpLstmPolicy"
 CASES = {
-    "LSTM": task("box", "discrete", "policy=MlpLstmPolicy", LSTM),
-    "GRU": task("multi_discrete", "multi_binary", "policy=MlpLstmPolicy", GRU),
-    "LSTM, images": task(
-        "image_last", "multi_discrete", "policy=CnnLstmPolicy", f"{IMAGE}, lstm_hidden_size: 8}}"
-    ),
-    "GRU, dictionaries": task("dict", "box", "policy=MultiInputLstmPolicy", GRU),
-    "LSTM, gSDE": task("box", "box", "policy=MlpLstmPolicy", "use_sde=true", LSTM),
-    "LSTM, Beta": task(
-        "box",
-        "box",
-        "policy=MlpLstmPolicy",
-        "policy_kwargs={net_arch: [8], lstm_hidden_size: 8, distribution: beta}",
-    ),
+    "LSTM": task("box", "discrete", MEMORY, **LSTM),
+    "GRU, dictionaries": task("dict", "multi_binary", "policy=MultiInputLstmPolicy", **GRU),
+    "LSTM, images": task("image_last", "multi_discrete", "policy=CnnLstmPolicy", **LSTM),
+    "LSTM, squashed": task("box", "box", MEMORY, "use_sde=true", squash_output=True, **LSTM),
+    "GRU, Beta": task("box", "box", MEMORY, distribution="beta", **GRU),
     "masks": masked("discrete"),
-    "masks, MultiDiscrete": masked("multi_discrete"),
     "masks, MultiBinary": masked("multi_binary"),
-    "masks and LSTM": masked("discrete", "policy=MlpLstmPolicy", LSTM),
-    "masks and GRU, MultiDiscrete": masked("multi_discrete", "policy=MlpLstmPolicy", GRU),
-    "masks and LSTM, MultiBinary": masked("multi_binary", "policy=MlpLstmPolicy", LSTM),
-    **{
-        name: task("box", "box", f"policy_kwargs={{net_arch: [8], distribution: {name}}}")
-        for name in ("beta", "full_gaussian", "state_dependent_gaussian")
-    },
-    "squashed": task("box", "box", "use_sde=true", GSDE),
-    "attention": Case(
-        "Task-v0", ("observations=tokens", "actions=discrete"), ("policy=user_policies:AttentionPolicy", NET)
-    ),
-    "finite differences": task("box", "box", "fisher=finite_difference", NET),
-    "shifted": task("shifted", "shifted", "policy=MultiInputPolicy", NET),
+    "masks, LSTM": masked("discrete", MEMORY, **LSTM),
+    "masks, GRU, MultiDiscrete": masked("multi_discrete", MEMORY, **GRU),
+    "squashed": task("box", "box", "use_sde=true", squash_output=True),
+    "attention": task("tokens", "discrete", "policy=user_policies:AttentionPolicy"),
+    "finite differences": task("box", "box", "fisher=finite_difference"),
+    "shifted": task("shifted", "shifted", "policy=MultiInputPolicy"),
     "shifted, MultiDiscrete": task("multi_discrete", "multi_shifted"),
     "integers": task("box", "integers"),
-    "integers, Beta": task("box", "integers", "policy_kwargs={net_arch: [8], distribution: beta}"),
+    "integers, Beta": task("box", "integers", distribution="beta"),
 }
 SHORT = ("--device", "cpu", "--n-envs", "2", "--episodes", "3")
 IMPORT = ("--import", "user_policies")
@@ -162,12 +144,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     sys.modules.pop("user_policies", None)
 
 
-def train(case: Case, out: Path, steps: int, vec_env: str = "dummy", *words: str) -> Path:
+def train(case: list[str], out: Path, steps: int, vec_env: str = "dummy", *others: str) -> Path:
     """Train for a moment, and return the run's folder."""
-    of_task = ["--env", f"user_policies:{case.env}", "--env-kwargs", *case.env_kwargs, *IMPORT]
-    of_run = ["--steps", str(steps), "--out", str(out), "--vec-env", vec_env, *SHORT, *words]
-    settings = ["--set", "n_steps=16", "n_critic_updates=1", *case.settings]
-    assert command.main(["train", *of_task, *of_run, *settings]) == 0
+    options = ["--steps", str(steps), "--out", str(out), "--vec-env", vec_env, *IMPORT, *SHORT, *others]
+    assert command.main(["train", *options, *case]) == 0
     (config,) = out.rglob("config.yaml")
     return config.parent
 
