@@ -231,6 +231,8 @@ def test_memory_and_masks_in_predict() -> None:
         assert actions.tolist() == [column] * 2 and state is not None
         start = np.zeros(2, dtype=bool)
     assert evaluate_policy(agent, vec_env(allowed=0.0), 4)[0] == 10.0
+    with pytest.raises(MaskError, match="the mask of state 0 of 2 allows no action"):
+        agent.predict(observations, action_masks=torch.zeros(2, 5, dtype=torch.bool))
 
 
 @pytest.mark.slow

@@ -126,12 +126,24 @@ def test_wrong_masks_are_rejected(space: spaces.Space) -> None:
     for value in (2, 0.5, np.nan, -np.inf):
         with pytest.raises(MaskError, match="True or 1 for an allowed action"):
             policy.predict(observations, action_masks=np.where(masks, value, 0))
+    with pytest.raises(MaskError, match="one row per state .*; got rows of different lengths"):
+        policy.predict(observations, action_masks=[[1], *masks[1:].tolist()])
+    with pytest.raises(MaskError, match=r"got \(\), 'none'"):
+        policy.predict(observations, action_masks="none")
     masks[3, : sizes_of(space)[0]] = False
     dimension = "" if isinstance(space, spaces.Discrete) else " in dimension 0 of Multi"
-    with pytest.raises(MaskError, match=f"the mask of state 3 of 6 allows no action{dimension}"):
-        policy.predict(observations, action_masks=masks)
+    for given in (masks, masks.tolist(), torch.as_tensor(masks)):
+        with pytest.raises(MaskError, match=f"the mask of state 3 of 6 allows no action{dimension}"):
+            policy.predict(observations, action_masks=given)
     with pytest.raises(MaskError, match=f"the mask allows no action{dimension}"):
         policy.predict(observations[3], action_masks=masks[3])
+
+
+def test_the_number_of_entries_is_named() -> None:
+    """Of many choices of several sizes, too."""
+    space = spaces.MultiDiscrete([2, 3] * 5)
+    with pytest.raises(MaskError, match=r"masks of shape \(1, 25\), one row per state with 25 entries"):
+        checked_masks(np.ones(24), space, 1)
 
 
 def test_box_actions_have_no_masks() -> None:
