@@ -126,7 +126,7 @@ def test_wrong_masks_are_rejected(space: spaces.Space) -> None:
     for value in (2, 0.5, np.nan, -np.inf):
         with pytest.raises(MaskError, match="True or 1 for an allowed action"):
             policy.predict(observations, action_masks=np.where(masks, value, 0))
-    with pytest.raises(MaskError, match="one row per state .*; got rows of different lengths"):
+    with pytest.raises(MaskError, match=r"one row per state .*; got rows of different lengths"):
         policy.predict(observations, action_masks=[[1], *masks[1:].tolist()])
     with pytest.raises(MaskError, match=r"got \(\), 'none'"):
         policy.predict(observations, action_masks="none")
