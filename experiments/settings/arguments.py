@@ -189,7 +189,7 @@ class Arguments(Resume, Records, Execution, Hyperparameters, Task):
         return cls(**{name: value for group in vars(groups).values() for name, value in vars(group).items()})
 
     @classmethod
-    def _unknown(cls, word: str, value: str = "VALUE", *_: str) -> str:
+    def _unknown(cls, word: str, value: str = "VALUE", *further: str) -> str:
         if not word.startswith("-"):
             return f"{word!r} belongs to no option; for an environment, write --env {word}"
         name, _, given = word.lstrip("-").partition("=")
