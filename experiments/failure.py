@@ -69,8 +69,12 @@ def notes_of(error: BaseException) -> list[str]:
 
 
 def is_of_environment(error: BaseException) -> bool:
-    """Return whether an environment, wrapper or callback raised the exception, or gave an invalid result."""
-    return isinstance(error, InvalidResultError | WorkerError) or bool(notes_of(error))
+    """Return whether an environment, wrapper or callback raised it in use, or gave an invalid result."""
+    if isinstance(error, InvalidResultError | WorkerError):
+        return True
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    made = (frame.f_locals.get("self") for frame in frames if frame.f_code.co_name == "__init__")
+    return bool(notes_of(error)) and not any(isinstance(owner, PARTS) for owner in made)
 
 
 def raised_at(error: BaseException | None) -> str:

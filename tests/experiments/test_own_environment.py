@@ -279,6 +279,21 @@ def test_an_error_while_a_class_is_made_names_it(
     assert "KeyError: 'a mistake'" in error and "in mistake() of user_line.Count" in error
 
 
+def test_an_argument_that_a_class_rejects_is_a_sentence(
+    trained: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the place; the exit code is that of wrong settings."""
+
+    def __init__(self: object, *_: Any, **__: Any) -> None:  # noqa: N807
+        raise ValueError("factor must be positive")
+
+    monkeypatch.setattr("user_line.Tired.__init__", __init__)
+    assert command.main(["evaluate", str(trained), "--import", "user_line", "--out", "failed.json"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: factor must be positive; raised at ") and "Traceback" not in error
+    assert "in __init__() of user_line.Tired" in error
+
+
 def test_an_error_of_a_state_is_no_misfit_of_the_checkpoint(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
