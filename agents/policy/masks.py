@@ -54,7 +54,7 @@ def choices(space: spaces.Space) -> list[int]:
         case spaces.MultiDiscrete():
             return [int(n) for n in space.nvec]
         case spaces.MultiBinary():
-            return [2] * int(np.prod(space.shape))
+            return [2] * int(space.n)  # networks have no other shapes of bits
     raise MaskError(f"masks are for Discrete, MultiDiscrete and MultiBinary actions, not for {space}")
 
 
@@ -71,7 +71,7 @@ def checked_masks(masks: Any, space: spaces.Space, n: int) -> np.ndarray:
         MaskError: the masks have another shape or other values, or one allows no action.
     """
     sizes = choices(space)
-    rows = [(sum(sizes),), *([(len(sizes), sizes[0])] if len(set(sizes)) == 1 and len(sizes) > 1 else [])]
+    rows = [(sum(sizes),), *([(len(sizes), sizes[0])] if len(set(sizes)) == 1 else [])]
     entries = " + ".join(map(str, sizes)) if len(sizes) < 9 else sum(sizes)
     expected = f"{space} needs masks of shape {(n, *rows[0])}, one row per state with {entries} entries"
     try:

@@ -101,6 +101,18 @@ def test_predicted_actions_are_allowed(space: spaces.Space) -> None:
 
 
 @every_space
+def test_a_tie_is_decided_as_without_masks(space: spaces.Space) -> None:
+    """A bit that is as likely to be 0 as 1 is 0."""
+    policy = make_policy(space)
+    torch.nn.init.zeros_(policy.action_net.weight)
+    torch.nn.init.zeros_(policy.action_net.bias)
+    observations = np.zeros((N, policy.observation_space.shape[0]), np.float32)
+    plain, _ = policy.predict(observations, deterministic=True)
+    masked, _ = policy.predict(observations, deterministic=True, action_masks=np.ones_like(masks_of(space)))
+    assert np.array_equal(masked, plain)
+
+
+@every_space
 def test_masks_may_have_a_dimension_per_choice(space: spaces.Space) -> None:
     """(n, A, K / A) if all choices are as large as one another, and 0 and 1 instead of bool."""
     masks = masks_of(space)
