@@ -1,8 +1,10 @@
 """The command line of `npg train` and train.py. Nothing here imports torch, so that --help is quick."""
 
+import difflib
 import itertools
 import shlex
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from experiments.settings.tuning_seeds import check_reported
+from experiments.terminal import show
 
 AUTO = Path("auto")  # of --resume
 
@@ -23,23 +26,38 @@ def whole_number(text: str) -> int:
     """
     with suppress(ValueError):
         return int(text)
-    number = float(text)
-    if not number.is_integer():
-        raise ValueError(f"expected a whole number, got {text}")
-    return int(number)
+    with suppress(ValueError, OverflowError):
+        if (number := float(text)).is_integer():
+            return int(number)
+    raise ValueError(f"expected a whole number, e.g. 1000 or 1e3, got {text!r}")
 
 
-# The type of an option that is a whole number; tyro's own int does not accept 1e3.
-Whole = Annotated[
-    int,
-    tyro.constructors.PrimitiveConstructorSpec(
+def any_number(text: str) -> float:
+    """Return a number.
+
+    Raises:
+        ValueError: the text is no number.
+    """
+    with suppress(ValueError):
+        return float(text)
+    raise ValueError(f"expected a number, e.g. 1000 or 1e3, got {text!r}")
+
+
+def read_by(read: Callable[[str], float]) -> tyro.constructors.PrimitiveConstructorSpec:
+    """Return how tyro reads an option that is a number, or None by default."""
+    return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="N",
-        instance_from_str=lambda words: whole_number(words[0]),
-        is_instance=lambda value: isinstance(value, int),
+        instance_from_str=lambda words: read(words[0]),
+        is_instance=lambda value: value is None or isinstance(value, int | float),
         str_from_instance=lambda value: [str(value)],
-    ),
-]
+    )
+
+
+# The types of options; tyro's own int does not accept 1e3, and its messages about unions show Python's types.
+Whole = Annotated[int, read_by(whole_number)]
+MaybeWhole = Annotated[int | None, read_by(whole_number)]
+MaybeNumber = Annotated[float | None, read_by(any_number)]
 
 
 def shown(metavar: str, default: str | None = None, *, hint: str | None = None) -> Any:
@@ -58,7 +76,7 @@ class Task:
     """Train on these Gymnasium environments. module:Name-v0 imports the module that registers the id."""
     import_: Annotated[tuple[str, ...], tyro.conf.arg(name="import", metavar="MODULE [MODULE ...]")] = ()
     """Import these modules first, e.g. one that registers an environment or an algorithm."""
-    steps: Annotated[float | None, shown("N", "as configured; in a grid, the largest number")] = None
+    steps: Annotated[MaybeNumber, shown("N", "as configured; in a grid, the largest number")] = None
     """Train for this many environment steps, e.g. 1e6."""
     env_kwargs: Annotated[
         tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]], shown("NAME=VALUE [NAME=VALUE ...]")
@@ -83,9 +101,9 @@ class Hyperparameters:
         tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]], shown("NAME=VALUE [NAME=VALUE ...]")
     ] = ()
     """Change settings. In a grid, algo.name=value changes a setting of one algorithm."""
-    n_envs: Annotated[Whole | None, shown("N", "as configured")] = None
+    n_envs: Annotated[MaybeWhole, shown("N", "as configured")] = None
     """Step this many environments in parallel."""
-    tune: Annotated[Whole | None, shown("TRIALS", "no search")] = None
+    tune: Annotated[MaybeWhole, shown("TRIALS", "no search")] = None
     """Search for hyper-parameters until the study has this many trials."""
 
 
@@ -95,7 +113,7 @@ class Execution:
 
     out: Annotated[Path, shown("FOLDER")] = Path("runs")
     """Write run folders into this folder."""
-    jobs: Annotated[Whole | None, shown("N", "the number of cores")] = None
+    jobs: Annotated[MaybeWhole, shown("N", "the number of cores")] = None
     """Train this many runs of a grid, or trials of a search, in parallel."""
     cluster: Annotated[str | None, shown("ADDRESS", "this machine's processes")] = None
     """Make each run of a grid, or trial of a search, a task of Ray. With ray, start Ray on this machine;
@@ -162,8 +180,24 @@ class Arguments(Resume, Records, Execution, Hyperparameters, Task):
     ) -> "Arguments":
         """Parse a command line; exit with code 2 and a message if it is invalid."""
         plain = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
-        groups = tyro.cli(Grouped, args=words, prog=prog, description=description, config=plain)
+        groups, unknown = tyro.cli(
+            Grouped, args=words, prog=prog, description=description, config=plain, return_unknown_args=True
+        )
+        if unknown:
+            show(f"error: {cls._unknown(*unknown)}; {prog} --help lists all options", error=True)
+            sys.exit(2)
         return cls(**{name: value for group in vars(groups).values() for name, value in vars(group).items()})
+
+    @classmethod
+    def _unknown(cls, word: str, value: str = "VALUE", *further: str) -> str:
+        if not word.startswith("-"):
+            return f"{word!r} belongs to no option; for an environment, write --env {word}"
+        name, _, given = word.lstrip("-").partition("=")
+        options = [field.name.rstrip("_").replace("_", "-") for field in fields(cls)]
+        near = difflib.get_close_matches(name, options, n=1)
+        hint = f"did you mean --{near[0]}? A" if near else "a"
+        setting = f"{name.replace('-', '_')}={given or value}"
+        return f"there is no option --{name}; {hint} setting of the algorithm is given as --set {setting}"
 
     def single(self, algo: str, env: str, seed: int) -> "Arguments":
         """Return the arguments of one run of a grid, without settings for other algorithms."""
@@ -199,6 +233,8 @@ class Arguments(Resume, Records, Execution, Hyperparameters, Task):
             if len(set(given)) < max(len(given), 1):
                 raise ValueError(f"expected different names after --{name}, got {' '.join(given) or 'none'}")
         for text in itertools.chain.from_iterable(self.set):
+            if "=" not in text:
+                raise ValueError(f"expected name=value after --set, got {text!r}")
             if owner_of(text) not in (None, *self.algo):
                 raise ValueError(
                     f"--set {text} is for {owner_of(text)}, and --algo has {' '.join(self.algo)}"
