@@ -54,7 +54,7 @@ def choices(space: spaces.Space) -> list[int]:
         case spaces.MultiDiscrete():
             return [int(n) for n in space.nvec]
         case spaces.MultiBinary():
-            return [2] * int(space.n)  # networks have no other shapes of bits
+            return [2] * int(np.prod(space.shape))
     raise MaskError(f"masks are for Discrete, MultiDiscrete and MultiBinary actions, not for {space}")
 
 
