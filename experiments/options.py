@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.settings.arguments import MaybeWhole, Whole, shown
+from experiments.settings.option_types import MaybeWhole, Whole, shown
 
 Modules = Annotated[
     tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="import", metavar="MODULE")

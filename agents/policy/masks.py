@@ -54,7 +54,7 @@ def choices(space: spaces.Space) -> list[int]:
         case spaces.MultiDiscrete():
             return [int(n) for n in space.nvec]
         case spaces.MultiBinary():
-            return [2] * int(np.prod(space.shape))
+            return [2] * space.shape[0]  # networks have no other shapes of bits
     raise MaskError(f"masks are for Discrete, MultiDiscrete and MultiBinary actions, not for {space}")
 
 

@@ -4,66 +4,17 @@ import difflib
 import itertools
 import shlex
 import sys
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
+from experiments.settings.option_types import MaybeNumber, MaybeWhole, Whole, shown
 from experiments.settings.tuning_seeds import check_reported
 from experiments.terminal import show
 
 AUTO = Path("auto")  # of --resume
-
-
-def whole_number(text: str) -> int:
-    """Return a whole number, e.g. 1000 of "1000" or "1e3".
-
-    Raises:
-        ValueError: the text is no whole number.
-    """
-    with suppress(ValueError):
-        return int(text)
-    with suppress(ValueError, OverflowError):
-        if (number := float(text)).is_integer():
-            return int(number)
-    raise ValueError(f"expected a whole number, e.g. 1000 or 1e3, got {text!r}")
-
-
-def any_number(text: str) -> float:
-    """Return a number.
-
-    Raises:
-        ValueError: the text is no number.
-    """
-    with suppress(ValueError):
-        return float(text)
-    raise ValueError(f"expected a number, e.g. 1000 or 1e3, got {text!r}")
-
-
-def read_by(read: Callable[[str], float]) -> tyro.constructors.PrimitiveConstructorSpec:
-    """Return how tyro reads an option that is a number, or None by default."""
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="N",
-        instance_from_str=lambda words: read(words[0]),
-        is_instance=lambda value: value is None or isinstance(value, int | float),
-        str_from_instance=lambda value: [str(value)],
-    )
-
-
-# The types of options; tyro's own int does not accept 1e3, and its messages about unions show Python's types.
-Whole = Annotated[int, read_by(whole_number)]
-MaybeWhole = Annotated[int | None, read_by(whole_number)]
-MaybeNumber = Annotated[float | None, read_by(any_number)]
-
-
-def shown(metavar: str, default: str | None = None, *, hint: str | None = None) -> Any:
-    """Return how --help shows an option: its value's name, and a description of its default or a hint."""
-    hint = f"default: {default}" if default else hint
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"({hint})" if hint else None)
 
 
 @dataclass(frozen=True)
@@ -184,20 +135,9 @@ class Arguments(Resume, Records, Execution, Hyperparameters, Task):
             Grouped, args=words, prog=prog, description=description, config=plain, return_unknown_args=True
         )
         if unknown:
-            show(f"error: {cls._unknown(*unknown)}; {prog} --help lists all options", error=True)
+            show(f"error: {about_unknown(*unknown)}; {prog} --help lists all options", error=True)
             sys.exit(2)
         return cls(**{name: value for group in vars(groups).values() for name, value in vars(group).items()})
-
-    @classmethod
-    def _unknown(cls, word: str, value: str = "VALUE", *further: str) -> str:
-        if not word.startswith("-"):
-            return f"{word!r} belongs to no option; for an environment, write --env {word}"
-        name, _, given = word.lstrip("-").partition("=")
-        options = [field.name.rstrip("_").replace("_", "-") for field in fields(cls)]
-        near = difflib.get_close_matches(name, options, n=1)
-        hint = f"did you mean --{near[0]}? A" if near else "a"
-        setting = f"{name.replace('-', '_')}={given or value}"
-        return f"there is no option --{name}; {hint} setting of the algorithm is given as --set {setting}"
 
     def single(self, algo: str, env: str, seed: int) -> "Arguments":
         """Return the arguments of one run of a grid, without settings for other algorithms."""
@@ -277,3 +217,16 @@ def owner_of(text: str) -> str | None:
     """Return algo of "algo.name=value"; None for "name=value", which is for all algorithms."""
     owner, dot, _ = text.partition("=")[0].rpartition(".")
     return owner if dot else None
+
+
+def about_unknown(word: str, value: str = "VALUE", *more: str) -> str:
+    """Return what is wrong with the first of the words that belong to no option, and what may be meant."""
+    if not word.startswith("-"):
+        return f"{word!r} belongs to no option; for an environment, write --env {word}"
+    name, _, given = word.lstrip("-").partition("=")
+    options = [field.name.rstrip("_").replace("_", "-") for field in fields(Arguments)]
+    near = difflib.get_close_matches(name, options, n=1)
+    hint = f"did you mean --{near[0]}? " if near else ""
+    given = given or ("VALUE" if value.startswith("--") else value)
+    setting = f"a setting of the algorithm is given as --set {name.replace('-', '_')}={given}"
+    return f"there is no option {word.partition('=')[0]}; {hint}{setting}"

@@ -78,7 +78,7 @@ def test_an_unknown_command_is_named(word: str, capsys: pytest.CaptureFixture) -
             "train CartPole-v1",
             "error: 'CartPole-v1' belongs to no option; for an environment, write --env CartPole-v1",
         ),
-        ("train --timesteps 1e5", "error: there is no option --timesteps; did you mean --steps? A setting"),
+        ("train --timesteps 1e5", "error: there is no option --timesteps; did you mean --steps? a setting"),
         (
             "train --gamma=0.9",
             "error: there is no option --gamma; a setting of the algorithm is given as --set gamma=0.9;",
