@@ -130,7 +130,7 @@ def test_every_page_is_within_two_clicks() -> None:
 
 
 def test_included_pages_have_no_relative_links() -> None:
-    """A link that is relative to the root leads nowhere from the page of docs/ that includes the whole file."""
+    """A link relative to the root leads nowhere from the page of docs/ that includes the whole file."""
     included = [
         (path.parent / name).resolve()
         for path in DOCS.rglob("*.md")
