@@ -12,6 +12,7 @@ import envs
 import npg
 from agents.policy.masks import MaskError
 from agents.ranks import RankError
+from agents.rollout.costs import CostError
 from agents.rollout.finite import NonFiniteError
 from envs.errors import InvalidResultError
 from envs.workers.worker_error import WorkerError
@@ -70,14 +71,14 @@ def raised_at(error: BaseException | None) -> str:
 def describe_failure(error: BaseException, when: str) -> str:
     """Return the message for an exception: its traceback, and a last line that says what, where and when.
 
-    NaN and infinity, wrong masks and other invalid results of environments, lost workers and ranks, and
-    system errors such as a full disk have no traceback, unless a user's own code raised them.
+    NaN and infinity, wrong masks and costs, other invalid results of environments, lost workers and ranks,
+    and system errors such as a full disk have no traceback, unless a user's own code raised them.
 
     Args:
         error: the exception.
         when: when it was raised, e.g. "in the evaluation".
     """
-    known = NonFiniteError | MaskError | OSError | RankError | WorkerError | InvalidResultError
+    known = NonFiniteError | MaskError | CostError | OSError | RankError | WorkerError | InvalidResultError
     if isinstance(error, known) and not raised_at(error):
         return f"error: {error}"
     where = "; ".join(["", *notes_of(error)])
