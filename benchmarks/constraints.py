@@ -5,8 +5,8 @@
 
 Settings are those of configs/cpo.yaml. TRPO is CPO with a limit of 1e9, which makes the same steps
 (tests/agents/test_cpo.py) and records the costs. A run that is in the file already is not repeated. Seeds are
-1000, 2000, ...: an environment's seed is the run's plus its index, so runs with neighbouring seeds would share
-most of their random numbers.
+1000, 2000, ...: an environment's seed is the run's plus its index, so runs with neighbouring seeds would
+share most of their random numbers.
 """
 
 import argparse
