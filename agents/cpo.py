@@ -39,6 +39,7 @@ def is_limit(value: Any) -> bool:
 
 RANGES["cost_limit"] = ("a finite number, or a list with one per cost", is_limit)
 RANGES["cost_gamma"] = RANGES["cost_gae_lambda"] = ("a number in [0, 1], or None", RANGES["critic_lambda"][1])
+RANGES["cost_margin"] = RANGES["cg_damping"]
 RANGES["project"] = RANGES["use_sde"]
 
 
@@ -52,6 +53,8 @@ class CPO(TRPO):
     Args:
         cost_limit: the largest expected sum of the costs of an episode; a number, or a list with one number
             per cost. It has to be given.
+        cost_margin: k. The mean sum of the costs of a rollout's episodes plus k of its standard errors stays
+            below the limit; 0 for the mean alone, which is above its expectation half of the time.
         cost_gamma: discount factor of the cost critics and the cost advantages, not of the limit; None for
             `gamma`.
         cost_gae_lambda: λ of the cost advantages; None for `gae_lambda`.
@@ -64,6 +67,7 @@ class CPO(TRPO):
     resumable: ClassVar[tuple[str, ...]] = (*TRPO.resumable, "cases", "stalled", "lowest")
 
     cost_limit: float | Sequence[float] | None = None
+    cost_margin: float = 0.0
     cost_gamma: float | None = None
     cost_gae_lambda: float | None = None
     project: bool = False
@@ -150,8 +154,9 @@ class CPO(TRPO):
 
     @property
     def excesses(self) -> list[float]:
-        """By how much the mean sum of each cost per episode exceeds its limit."""
-        return (self.episode_costs.mean - self.limits).tolist()
+        """By how much the mean sum of each cost per episode, plus the margin, exceeds its limit."""
+        costs = self.episode_costs
+        return (costs.mean + self.cost_margin * costs.standard_error - self.limits).tolist()
 
     def make_objective(
         self, batch: Batch, actions: Tensor, advantages: Tensor, **options: Any

@@ -4,7 +4,9 @@
     python benchmarks/constraints.py --figure docs/constraints.png --out results.jsonl
 
 Settings are those of configs/cpo.yaml. TRPO is CPO with a limit of 1e9, which makes the same steps
-(tests/agents/test_cpo.py) and records the costs. A run that is in the file already is not repeated.
+(tests/agents/test_cpo.py) and records the costs. A run that is in the file already is not repeated. Seeds are
+1000, 2000, ...: an environment's seed is the run's plus its index, so runs with neighbouring seeds would
+share most of their random numbers.
 """
 
 import argparse
@@ -23,7 +25,7 @@ from envs import ConstrainedLinearQuadratic, make_vec_env
 from experiments.settings.arguments import Arguments
 from experiments.settings.configuration import build, resolve
 
-EPISODES, FIRST_SEED = 100, 10_000
+EPISODES, FIRST_SEED = 400, 1_000_000
 COLOURS = {"trpo": REGISTRY["trpo"].colour, "cpo": REGISTRY["cpo"].colour, "pcpo": "#0072b2"}
 
 
@@ -107,7 +109,9 @@ def figure(results: list[dict[str, Any]], path: Path) -> None:
     for result in chosen:
         steps, returns, costs = np.array(result["curve"]).T
         style = {"color": COLOURS[result["algo"]], "lw": 1, "alpha": 0.8}
-        axes[0].plot(steps, returns, **style, label=result["algo"].upper() if result["seed"] == 0 else None)
+        axes[0].plot(
+            steps, returns, **style, label=result["algo"].upper() if result["seed"] == 1000 else None
+        )
         axes[1].plot(steps, costs, **style)
     axes[1].axhline(chosen[0]["limit"], color="black", ls="--", lw=1, label="limit")
     axes[1].legend()
@@ -131,7 +135,7 @@ def main() -> None:
     lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
     results = [json.loads(line) for line in lines]
     known = {(result["env"], result["algo"], result["seed"]) for result in results}
-    for seed in range(arguments.seeds):
+    for seed in range(1000, 1000 * (arguments.seeds + 1), 1000):
         for algo in arguments.algos:
             if (arguments.env, algo, seed) in known:
                 continue

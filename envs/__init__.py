@@ -56,7 +56,7 @@ _TASKS: dict[str, tuple[str, int | None]] = {
     "Catch-v0": ("envs.tasks.catch:Catch", None),
     "ConstrainedLinearQuadratic-v0": (
         "envs.tasks.constrained_linear_quadratic:ConstrainedLinearQuadratic",
-        100,
+        200,
     ),
     "GaussianBandit-v0": ("envs.tasks.gaussian_bandit:GaussianBandit", None),
     "LinearQuadratic-v0": ("envs.tasks.linear_quadratic:LinearQuadratic", 100),

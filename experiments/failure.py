@@ -16,6 +16,7 @@ import envs
 import npg
 from agents.policy.masks import MaskError
 from agents.ranks import RankError
+from agents.rollout.costs import CostError
 from agents.rollout.finite import NonFiniteError
 from envs.errors import InvalidResultError
 from envs.state.environment_state import class_name
@@ -97,15 +98,15 @@ def raised_at(error: BaseException | None) -> str:
 def describe_failure(error: BaseException, when: str) -> str:
     """Return the message for an exception: its traceback, and a last line that says what, where and when.
 
-    NaN and infinity, wrong masks and other invalid results of environments, lost workers and ranks, system
-    errors such as a full disk, and errors of Gymnasium's and SB3's wrappers, which come from the arguments
-    in the settings, have no traceback, unless a user's own code raised them.
+    NaN and infinity, wrong masks and costs, other invalid results of environments, lost workers and ranks,
+    system errors such as a full disk, and errors of Gymnasium's and SB3's wrappers, which come from the
+    arguments in the settings, have no traceback, unless a user's own code raised them.
 
     Args:
         error: the exception.
         when: when it was raised, e.g. "in the evaluation".
     """
-    known = NonFiniteError | MaskError | OSError | RankError | WorkerError | InvalidResultError
+    known = NonFiniteError | MaskError | CostError | OSError | RankError | WorkerError | InvalidResultError
     at, owner = raised_at(error), innermost(error)
     if isinstance(error, known) and not at:
         return f"error: {error}"

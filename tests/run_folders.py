@@ -65,6 +65,7 @@ def write_run(
     returns: Sequence[float] = (10.0, 20.0, 30.0),
     steps: Sequence[int] | None = None,
     evaluation: Sequence[float] = (40.0, 60.0),
+    costs: Any = None,
     metrics: Mapping[str, Sequence[float]] | None = None,
     hyperparameters: Mapping[str, Any] | None = None,
     versions: Mapping[str, str] | None = None,
@@ -80,6 +81,7 @@ def write_run(
         returns: of progress.csv, a row each.
         steps: of the rows, 1000, 2000, … by default; a row takes a second and a half.
         evaluation: returns of the evaluation.
+        costs: of its episodes, a list each; none by default.
         metrics: more columns.
         hyperparameters: other than a learning rate and a target_kl.
         versions: of packages, over the usual ones.
@@ -112,5 +114,6 @@ def write_run(
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
     document = {"steps": steps[-1], "deterministic": True, "returns": list(evaluation)}
+    document |= {} if costs is None else {"costs": costs}
     (folder / "evaluation.json").write_text(json.dumps(document))
     return folder

@@ -70,13 +70,15 @@ class EpisodeCosts:
         sums: of the current episodes so far, (n, m).
         lengths: their numbers of steps so far, (n,).
         mean: mean sum of the episodes that ended in the latest rollout in which one ended, (m,).
+        standard_error: of `mean` as an estimate of the expected sum, (m,); 0 with fewer than two episodes.
         mean_length: their mean number of steps.
         ended: number of episodes that have ended, over all rollouts.
     """
 
     def __init__(self, n_envs: int, count: int):
         self.sums, self.lengths = np.zeros((n_envs, count)), np.zeros(n_envs)
-        self.mean, self.mean_length, self.ended = np.zeros(count), 0.0, 0
+        self.mean, self.standard_error = np.zeros(count), np.zeros(count)
+        self.mean_length, self.ended = 0.0, 0
 
     def state(self) -> dict[str, Any]:
         """Return everything as plain data."""
@@ -103,7 +105,9 @@ class EpisodeCosts:
         episodes = [episode for found, _, _ in parts for episode in found]
         self.ended += len(episodes)
         if episodes:
-            self.mean = np.mean([costs for costs, _ in episodes], axis=0)
+            sums = np.array([costs for costs, _ in episodes])
+            self.mean = sums.mean(axis=0)
+            self.standard_error = sums.std(axis=0, ddof=min(len(sums) - 1, 1)) / np.sqrt(len(sums))
             self.mean_length = float(np.mean([length for _, length in episodes]))
         elif not self.ended:
             self.mean, self.mean_length = self.sums.mean(axis=0), float(self.lengths.mean())

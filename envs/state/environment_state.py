@@ -17,9 +17,11 @@ from envs.state.generator_state import restore_generator, restore_spaces, take_g
 from envs.state.physics_state import is_physics, restore_physics, take_physics
 from envs.state.plain_data import Plain, copy_plain
 from envs.tasks.catch import Catch
+from envs.tasks.constrained_linear_quadratic import ConstrainedLinearQuadratic
 from envs.tasks.gaussian_bandit import GaussianBandit
 from envs.tasks.hidden_velocity import CartPoleHiddenVelocity
 from envs.tasks.linear_quadratic import LinearQuadratic
+from envs.tasks.point_hazard import PointHazard
 from envs.tasks.two_state_chain import TwoStateChain
 from envs.wrapped_episodes import WrappedEpisodes
 
@@ -35,8 +37,10 @@ _ENVIRONMENTS: dict[type, tuple[str, ...]] = {
     classic_control.PendulumEnv: ("state", "last_u"),
     Catch: ("_ball_row", "_ball_column", "_paddle"),
     CartPoleHiddenVelocity: ("state", "steps_beyond_terminated"),
+    ConstrainedLinearQuadratic: ("_state",),
     GaussianBandit: (),
     LinearQuadratic: ("_state",),
+    PointHazard: ("_position",),
     TwoStateChain: ("_state",),
 }
 _PHYSICS = ("init_qpos", "goal", "goal_pos", "cylinder_pos")  # Pusher modifies init_qpos too

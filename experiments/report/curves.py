@@ -41,6 +41,13 @@ GEOMETRY = {
         False,
         "Mean return of the deterministic episodes of each evaluation during training (`--eval-every`).",
     ),
+    "cost": Metric(
+        "cost per episode",
+        ("rollout/ep_cost_mean", "rollout/ep_cost_mean_0"),
+        False,
+        "Mean sum of the costs of the episodes that ended in a rollout, with sampled actions, which CPO "
+        "limits; of several costs the first.",
+    ),
     "kl": Metric(
         "KL(old ‖ new) [nats]",
         ("npg/kl", "train/kl_divergence_loss", "train/approx_kl"),

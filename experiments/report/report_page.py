@@ -69,6 +69,7 @@ def task_parts(task: Task, charts: Charts) -> dict[str, Any]:
             if any(score in entry.aggregates for entry in task.entries)
         },
         "geometry": {name: chart for name in GEOMETRY if (chart := charts.geometry(task, name))},
+        "costs": sorted({name for entry in task.entries for name in entry.costs}),
         "settings": settings,
         "differs": appearance.differing(settings),
         "shared": set.intersection(*map(set, settings.values())),

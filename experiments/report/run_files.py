@@ -97,15 +97,16 @@ def number(text: str) -> float:
         return math.nan
 
 
-def read_returns(folder: RunFolder) -> np.ndarray:
-    """Return the returns in evaluation.json, (episodes,).
+def read_returns(folder: RunFolder) -> tuple[np.ndarray, np.ndarray]:
+    """Return the returns (episodes,) in evaluation.json, and the costs (episodes, m), with m = 0 if none.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: the file is not JSON, or its returns are missing or not finite.
+        ValueError: the file is not JSON, or its returns are missing, or a return or cost is not finite.
     """
     try:
-        returns = folder.read_evaluation().get("returns")
+        evaluation = folder.read_evaluation()
+        returns, costs = evaluation.get("returns"), evaluation.get("costs", [])
     except (RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"corrupt: evaluation.json is not JSON ({error})") from None
     if not isinstance(returns, list):
@@ -114,4 +115,10 @@ def read_returns(folder: RunFolder) -> np.ndarray:
         raise ValueError(
             f"corrupt: evaluation.json has returns that are not finite numbers up to {LARGEST:g}"
         )
-    return np.array(returns, dtype=float)
+    try:
+        found = np.array(costs, dtype=float).reshape(len(costs), -1 if costs else 0)
+    except (TypeError, ValueError):
+        found = np.full((1, 1), math.nan)
+    if not (np.abs(found) <= LARGEST).all():
+        raise ValueError(f"corrupt: evaluation.json has costs that are not finite numbers up to {LARGEST:g}")
+    return np.array(returns, dtype=float), found

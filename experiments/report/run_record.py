@@ -6,7 +6,7 @@ No code in a folder is executed, so it is safe to report on untrusted runs.
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ class RunRecord:
         log: columns of progress.csv, (rows,) each; NaN if a cell is empty.
         evaluation: unnormalised returns of the final deterministic episodes, (episodes,); empty if there were
             none.
+        costs: the costs of these episodes, (episodes, m); (0, 0) if the environment reports none.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class RunRecord:
     config: str
     log: Mapping[str, np.ndarray]
     evaluation: np.ndarray
+    costs: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
 
     def series(self, metric: str, over: str = STEPS) -> tuple[np.ndarray, np.ndarray]:
         """Return the steps (or seconds) and values of a metric, (points,) each; empty if it is not logged."""
@@ -164,6 +166,7 @@ def read_run(path: Path) -> RunRecord:
     last, budget = log[STEPS][np.isfinite(log[RETURN])].max(), document["n_timesteps"]
     if last < LEAST_PART * budget:
         raise ValueError(f"corrupt: progress.csv ends at {last:g} of {budget} steps; repeat the run")
+    evaluation, costs = read_returns(folder)
     return RunRecord(
         path=path,
         algorithm=document["algo"],
@@ -175,7 +178,8 @@ def read_run(path: Path) -> RunRecord:
         hardware=as_texts(document.get("hardware")),
         config=yaml.safe_dump(document, sort_keys=False, allow_unicode=True),
         log=log,
-        evaluation=read_returns(folder),
+        evaluation=evaluation,
+        costs=costs,
     )
 
 

@@ -6,6 +6,7 @@ from itertools import combinations
 
 import numpy as np
 
+from experiments.evaluation.protocol import cost_names
 from experiments.report.curve_scores import area_under_curve, steps_to_threshold
 from experiments.report.curves import GEOMETRY, Curve, geometry_curve, learning_curve
 from experiments.report.pooling import Group
@@ -25,7 +26,8 @@ class Entry:
         group: the algorithm's runs.
         scores: scores by name, (runs,) each: "training" and "evaluation" returns (the latter are empty unless
             all runs have an evaluation), "area", "steps_to_threshold" (inf if never reached; missing without
-            a threshold) and "seconds".
+            a threshold), "seconds", and, in environments with costs, "cost" (or "cost_0", ...), the mean
+            over the episodes of the evaluation.
         aggregates: aggregates by score and then by name in `STATISTICS`; none of "steps_to_threshold".
         curves: learning curves over "steps" and over "seconds", and those of `GEOMETRY`, by these names; a
             curve without data is missing.
@@ -35,6 +37,11 @@ class Entry:
     scores: Mapping[str, np.ndarray]
     aggregates: Mapping[str, Mapping[str, Interval]]
     curves: Mapping[str, Curve]
+
+    @property
+    def costs(self) -> list[str]:
+        """The names of the costs among the scores."""
+        return [name for name in self.aggregates if name.startswith("cost")]
 
     @property
     def algorithm(self) -> str:
@@ -100,15 +107,16 @@ def make_entry(group: Group, budget: int, threshold: float | None, generator: np
     """Compute the scores of one algorithm on one task."""
     rows = [row_scores(record, budget, threshold) for record in group.records]
     scores = {name: np.array([row[name] for row in rows if name in row]) for name in (*rows[0], "evaluation")}
-    if len(scores["evaluation"]) < len(rows):  # an average over some of the runs would be misleading
-        scores["evaluation"] = np.empty(0)
+    for name, values in scores.items():
+        if len(values) < len(rows):  # an average over some of the runs would be misleading
+            scores[name] = np.empty(0)
     aggregates = {
         score: {
             name: bootstrap_interval(statistic, [scores[score]], generator=generator)
             for name, statistic in STATISTICS.items()
         }
-        for score in ("training", "evaluation", "area", "seconds")
-        if scores[score].size
+        for score, values in scores.items()
+        if values.size and score != "steps_to_threshold"
     }
     curves = {
         "steps": learning_curve(group, generator=generator),
@@ -132,6 +140,9 @@ def row_scores(record: RunRecord, budget: int, threshold: float | None) -> dict[
         scores["steps_to_threshold"] = steps_to_threshold(steps[: at + 1], returns[: at + 1], threshold)
     if record.evaluation.size:
         scores["evaluation"] = float(record.evaluation.mean())
+    if record.costs.size:
+        means = record.costs.mean(axis=0).tolist()
+        scores |= dict(zip(cost_names(len(means)), means, strict=True))
     return scores
 
 

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from agents import CPO, TRPO, NonFiniteError
 from agents.cpo import PATIENCE
-from agents.ranks import ONE
+from agents.ranks import ONE, Ranks
 from agents.rollout.costs import CostError, EpisodeCosts, costs_of
 from envs import make_vec_env
 from experiments.run.agent_state import restore_agent, take_agent
@@ -170,10 +170,19 @@ def test_limits_are_checked() -> None:
     for limit in ("much", [], float("nan"), [1.0, None], [[1.0]], True):
         with pytest.raises(ValueError, match="cost_limit must be a finite number, or a list"):
             CPO("MlpPolicy", env(), cost_limit=limit, **SMALL)
+    with pytest.raises(ValueError, match="cost_margin must be a number ≥ 0"):
+        CPO("MlpPolicy", env(), cost_limit=1.0, cost_margin=-1.0, **SMALL)
     with pytest.raises(ValueError, match="does not train recurrent policies"):
         CPO("MlpLstmPolicy", env(), cost_limit=1.0, **SMALL)
     with pytest.raises(ValueError, match="does not train in tensor environments"):
         CPO("MlpPolicy", make_vec_env("CartPole-v1", 2, vec_env="tensor"), cost_limit=1.0, **SMALL)
+
+
+def test_several_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is shared with the others."""
+    monkeypatch.setattr("agents.base.Ranks.current", lambda: Ranks(0, 2))
+    with pytest.raises(ValueError, match="CPO trains in one process; start it without torchrun"):
+        CPO("MlpPolicy", env(), cost_limit=1.0, **SMALL)
 
 
 @pytest.mark.parametrize("ends", ["terminated", "truncated"])
@@ -234,6 +243,22 @@ def test_sums_of_episodes() -> None:
     assert agent.episode_costs.ended == 1 and agent.episode_costs.lengths.tolist() == [6]
     agent.learn(16, reset_num_timesteps=False)
     assert agent.episode_costs.ended == 3 and agent.episode_costs.mean_length == 10
+
+
+def test_the_margin_is_in_standard_errors() -> None:
+    """Of the mean of the rollout's episodes; a single episode has none."""
+    costs = EpisodeCosts(2, 1)
+    costs.finish_rollout([(np.array([8.0]), 3.0)], ONE, slice(0, 2))
+    assert costs.standard_error.tolist() == [0.0]
+    episodes = [(np.array([cost]), 3.0) for cost in (1.0, 2.0, 6.0)]
+    costs.finish_rollout(episodes, ONE, slice(0, 2))
+    assert costs.standard_error[0] == pytest.approx(np.sqrt(7.0 / 3))  # the variance is (4 + 1 + 9) / 2
+    costs.finish_rollout([], ONE, slice(0, 2))
+    assert costs.standard_error[0] == pytest.approx(np.sqrt(7.0 / 3))
+    plain, careful = (CPO("MlpPolicy", env(), cost_limit=5.0, cost_margin=k, **SMALL) for k in (0.0, 2.0))
+    for agent in (plain, careful):
+        agent.episode_costs.finish_rollout(episodes, ONE, slice(0, 1))
+    assert plain.excesses == [-2.0] and careful.excesses == [pytest.approx(-2.0 + 2 * np.sqrt(7.0 / 3))]
 
 
 def test_vec_normalize_leaves_costs_alone() -> None:

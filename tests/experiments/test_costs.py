@@ -12,6 +12,7 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+import agents
 from agents import CPO
 from experiments import command
 from experiments.evaluation.episode_costs import EpisodeCosts, read_costs
@@ -102,24 +103,77 @@ def test_summary_of_costs() -> None:
 @pytest.mark.slow
 def test_a_run_resumes_with_the_same_bits(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """With cost critics, sums of costs and counts; costs are in progress.csv, evaluation and the summary."""
-    small = (("n_steps=20", "cost_limit=0.5"),)
+    # A number for δ, since a schedule depends on the budget, which differs.
+    small = (("n_steps=20", "cost_limit=0.5", "target_kl=0.01"),)
     base = {"algo": ("cpo",), "env": ("PointHazard-v0",), "vec_env": "dummy", "device": "cpu", "set": small}
     runs = []
     for name, budgets in (("whole", (1280,)), ("parts", (640, 1280))):
         folder = tmp_path / name / "PointHazard-v0" / "cpo" / "seed-0"
         assert main(Arguments(**base, out=tmp_path / name, steps=budgets[0], n_envs=8, episodes=4)) == 0
         if len(budgets) > 1:
-            assert main(Arguments(resume=str(folder), steps=budgets[1])) == 0
+            assert main(Arguments(resume=folder, steps=budgets[1])) == 0
         runs.append(folder)
     agents = [CPO.load(folder / "model.zip", device="cpu") for folder in runs]
     for name in ("policy", "cost_critics"):
         pairs = zip(getattr(agents[0], name).parameters(), getattr(agents[1], name).parameters(), strict=True)
         assert all(torch.equal(*pair) for pair in pairs), name
     logs = [pd.read_csv(folder / "progress.csv") for folder in runs]
-    assert list(logs[0]["rollout/ep_cost_mean"]) == list(logs[1]["rollout/ep_cost_mean"])
-    assert (logs[0]["rollout/cost_limit"] == 0.5).all() and "npg/case/recovery" in logs[0]
+    np.testing.assert_array_equal(*(log["rollout/ep_cost_mean"] for log in logs))
+    assert (logs[0]["rollout/cost_limit"][:-1] == 0.5).all() and "npg/case/recovery" in logs[0]
     evaluation = json.loads((runs[0] / "evaluation.json").read_text())
     assert len(evaluation["costs"]) == 4 and "mean_cost_interval" in evaluation
-    assert "limit 0.5" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "limit 0.5" in printed.out and "will start new episodes" not in printed.err
     assert command.main(["evaluate", str(runs[0])]) == 0
     assert "limit 0.5" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_what_else_a_run_is_for(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Evaluation with sampled actions, video, report, exported and shared policy."""
+    for name in ("imageio_ffmpeg", "onnxruntime", "onnxscript", "safetensors", "plotly"):
+        pytest.importorskip(name)
+    words = ["train", "--algo", "cpo", "--env", "PointHazard-v0", "--vec-env", "dummy", "--steps", "640"]
+    words += ["--n-envs", "8", "--episodes", "4", "--out", str(tmp_path / "runs")]
+    assert command.main([*words, "--set", "n_steps=20", "cost_margin=1", "cost_gae_lambda=1"]) == 0
+    run = tmp_path / "runs" / "PointHazard-v0" / "cpo" / "seed-0"
+    assert command.main(["evaluate", str(run), "--stochastic", "--video"]) == 0
+    assert (run / "video.mp4").stat().st_size and "limit 2" in capsys.readouterr().out
+    assert command.main(["report", str(tmp_path / "runs"), "--out", str(tmp_path / "report")]) == 0
+    assert "cost in the evaluation" in (tmp_path / "report" / "report.html").read_text()
+    agent = CPO.load(run / "model.zip", device="cpu")
+    seen = np.random.default_rng(0).uniform(-2, 2, (50, 2)).astype(np.float32)
+    expected = agent.predict(seen, deterministic=True)[0]
+    assert command.main(["export", str(run), "--out", str(tmp_path / "model.onnx")]) == 0
+    import onnxruntime
+
+    (actions,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"observation": seen})
+    np.testing.assert_allclose(actions, expected, rtol=1e-4, atol=1e-5)
+    assert command.main(["share", str(run), "--to", str(tmp_path / "shared")]) == 0
+    shared = agents.load(tmp_path / "shared")
+    np.testing.assert_allclose(shared.predict(seen, deterministic=True)[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "policy=MlpLstmPolicy"], "CPO does not train recurrent policies"),
+        pytest.param(
+            ["--env", "CartPole-v1", "--vec-env", "tensor", "--set", "cost_limit=1"],
+            "CPO does not train in tensor environments",
+            marks=pytest.mark.slow,
+        ),
+        (["--env", "CartPole-v1"], "CPO needs cost_limit"),
+        (["--env", "CartPole-v1", "--vec-env", "dummy", "--set", "cost_limit=1"], "reported no cost"),
+    ],
+)
+def test_what_cpo_cannot_do_is_said(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """On the command line, without a traceback."""
+    start = ["train", "--algo", "cpo", "--steps", "160", "--out", str(tmp_path)]
+    if "--env" not in words:
+        words = ["--env", "PointHazard-v0", *words]
+    assert command.main([*start, *words]) != 0
+    shown = capsys.readouterr().err
+    assert message in shown and "Traceback" not in shown

@@ -19,7 +19,7 @@ from experiments.run.plain_data import from_bytes, to_bytes
 
 CLASSIC = ["Acrobot-v1", "CartPole-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1"]
 OURS = ["CartPoleHiddenVelocity-v0", "Catch-v0", "GaussianBandit-v0", "LinearQuadratic-v0"]
-OURS += ["TwoStateChain-v0"]
+OURS += ["TwoStateChain-v0", "ConstrainedLinearQuadratic-v0", "PointHazard-v0"]
 ROBOTS = ["Ant", "HalfCheetah", "Hopper", "Humanoid", "HumanoidStandup", "InvertedDoublePendulum"]
 ROBOTS += ["InvertedPendulum", "Pusher", "Reacher", "Swimmer", "Walker2d"]
 TASKS = [

@@ -2,7 +2,9 @@
 
 import contextlib
 import csv
+import importlib
 import io
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -103,6 +105,42 @@ def test_numbers_are_those_of_the_runs_and_the_seed_repeats_them(tmp_path: Path)
     assert float(only(tables["improvement"], **pair, score="steps_to_threshold")["estimate"]) == 1
     points = [row for row in tables["curves"] if owner.items() <= row.items() and row["curve"] == "steps"]
     assert (float(points[-1]["x"]), float(points[-1]["estimate"])) == (3000, pytest.approx(79))
+
+
+def test_costs_have_columns_and_a_curve(tmp_path: Path) -> None:
+    """Of an algorithm that reports them; the highest seed is shown, too."""
+    log = {"rollout/ep_cost_mean": [5.0, 3.0, 2.0]}
+    for seed, cost in enumerate((1.0, 4.0, 2.5)):
+        write_run(tmp_path / "runs", "cpo", seed, costs=[[cost - 1], [cost + 1]], metrics=log)
+        write_run(tmp_path / "runs", "npg", seed)
+    found = find_runs([tmp_path / "runs"])
+    options: dict[str, Any] = {"thresholds": {}, "references": {}, "generator": np.random.default_rng(0)}
+    comparison = compare(*found, **options)
+    importlib.import_module("experiments.report.report_page").write_page(
+        comparison, tmp_path / "page.html", seed=0
+    )
+    page = (tmp_path / "page.html").read_text()
+    assert "cost in the evaluation" in page and "<h4>cost per episode</h4>" in page
+    assert re.search(r"<td>2\.50? <span class=\"ci\">\[[^<]*</span></td><td>4\.00?</td></tr>", page)
+    assert page.count("<td>\u2013</td><td>\u2013</td></tr>") == 1
+    write_tables(comparison, tmp_path)
+    runs = list(csv.DictReader((tmp_path / "runs.csv").open()))
+    assert [row["cost"] for row in runs if row["algorithm"] == "cpo"] == ["1.0", "4.0", "2.5"]
+    assert [row["cost"] for row in runs if row["algorithm"] == "npg"] == [""] * 3
+    aggregates = list(csv.DictReader((tmp_path / "aggregates.csv").open()))
+    assert only(aggregates, score="cost", statistic="mean")["estimate"] == "2.5"
+
+
+def test_two_costs_have_a_column_each(tmp_path: Path) -> None:
+    """A run without costs among those with some leaves its algorithm without an average."""
+    for seed in range(2):
+        write_run(tmp_path / "runs", "cpo", seed, costs=[[1.0, 9.0], [3.0, 11.0]])
+        write_run(tmp_path / "runs", "npg", seed, costs=[[1.0, 1.0]] if seed else None)
+    records, _ = find_runs([tmp_path / "runs"])
+    options: dict[str, Any] = {"thresholds": {}, "references": {}, "generator": np.random.default_rng(0)}
+    entries = {entry.algorithm: entry for entry in compare(records, [], **options).tasks[0].entries}
+    assert entries["cpo"].costs == ["cost_0", "cost_1"] and entries["npg"].costs == []
+    assert entries["cpo"].scores["cost_1"].tolist() == [10.0, 10.0]
 
 
 def only(rows: list[dict[str, str]], **cells: str) -> dict[str, str]:

@@ -150,6 +150,18 @@ BAD = {
     "json_text": (replace("evaluation.json", "60.0", '"60"'), "returns that are not finite"),
     "json_long": (replace("evaluation.json", "60.0", "1" + "0" * 400), "returns that are not finite"),
     "json_longer": (replace("evaluation.json", "60.0", "1" * 5000), "evaluation.json is not JSON"),
+    "costs_nan": (
+        replace("evaluation.json", "[40.0, 60.0]", '[40.0, 60.0], "costs": [[NaN]]'),
+        "has costs that are",
+    ),
+    "costs_text": (
+        replace("evaluation.json", "[40.0, 60.0]", '[40.0, 60.0], "costs": "many"'),
+        "has costs that are",
+    ),
+    "costs_ragged": (
+        replace("evaluation.json", "[40.0, 60.0]", '[40.0, 60.0], "costs": [[1.0], [1.0, 2.0]]'),
+        "has costs that are not finite",
+    ),
     "json_huge": (replace("evaluation.json", "60.0", "-1.7e308"), "returns that are not finite"),
     "huge": (replace("progress.csv", "20.0", "1.7e308"), "not a finite number up to 1e+38"),
     "steps": (replace("progress.csv", "2000,", "2e300,"), "not a finite number up to 9"),
