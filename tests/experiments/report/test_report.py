@@ -272,19 +272,23 @@ def test_page_fits_its_window(page: Any, width: int) -> None:
 
 
 def test_page_is_legible_in_the_dark(page: Any) -> None:
-    """Background, text and black lines change with the system's setting, and back."""
+    """Background, text, black lines and their bands change with the system's setting, and back."""
     plot = page.locator(".plotly-graph-div").nth(3)
     colours = "plot => [plot.layout.font.color, ...plot.data.map(t => t.line.color)]"
-    light = plot.evaluate(colours)
+    bands = """() => [...document.querySelectorAll(".plotly-graph-div")].flatMap(
+        plot => plot.data.filter(trace => trace.fill).map(trace => trace.fillcolor))"""
+    light, filled = plot.evaluate(colours), page.evaluate(bands)
     page.emulate_media(color_scheme="dark")
     page.wait_for_timeout(300)
-    dark = plot.evaluate(colours)
+    dark, filled_in_the_dark = plot.evaluate(colours), page.evaluate(bands)
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.emulate_media(color_scheme="light")
     page.wait_for_timeout(300)
     assert background == "rgb(20, 23, 28)" and dark[0] == "#e3e6ea"
     assert "#000000" in light and "#000000" not in dark and "#cccccc" in dark
-    assert plot.evaluate(colours) == light
+    assert filled and all(colour.startswith("rgba(") for colour in filled)
+    assert all(colour.startswith("#") and colour.endswith("33") for colour in filled_in_the_dark)
+    assert plot.evaluate(colours) == light and page.evaluate(bands) == filled
 
 
 def test_no_caption_scrolls_away(page: Any) -> None:
