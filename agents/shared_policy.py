@@ -92,7 +92,11 @@ def read_shared_policy(folder: Path) -> SharedPolicy:
     """
     path = folder / DOCUMENT
     if not path.exists() and not path.is_symlink():
-        raise ValueError(f"expected a folder that npg share wrote, got {folder}, which has no {DOCUMENT}")
+        hint = f"; load an agent of your own with its class, e.g. TRPO.load({str(folder / 'model.zip')!r})"
+        raise ValueError(
+            f"expected a folder that npg share wrote, got {folder}, which has no {DOCUMENT}"
+            + (hint if (folder / "model.zip").exists() else "")
+        )
     try:
         document = json.loads(read_bytes(path, MOST_DOCUMENT))
         if not isinstance(document, dict) or document.get("format") != FORMAT:

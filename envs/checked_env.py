@@ -95,12 +95,16 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         except SystemExit as error:  # would end this program without a message
             raise self._error(name, f"it called sys.exit({error.code!r}); raise an error instead") from error
         except Exception as error:
-            error.add_note(f"raised by {self._where(name)}")
+            if not any(note.startswith("raised by ") for note in getattr(error, "__notes__", ())):
+                error.add_note(f"raised by {self._where(name)}")
             raise
 
     def _where(self, method: str) -> str:
         at = f" at step {self._steps} of its episode" if method == "step" else ""
-        return f"{method}() of environment {self._index}, {self.unwrapped}{at}"
+        return f"{method}() of {self._environment()}{at}"
+
+    def _environment(self) -> str:
+        return f"environment {self._index}, {self.unwrapped}"
 
     def _error(self, method: str, message: str) -> InvalidResultError:
         return InvalidResultError(f"{self._where(method)}: {message}")

@@ -54,7 +54,7 @@ def _build(
         return vec_env_class(numbered, **kwargs)
 
     if options.get("wrapper_class") is not None:
-        options["wrapper_class"] = partial(_wrap, options["wrapper_class"])
+        options["wrapper_class"] = partial(_wrap, options["wrapper_class"], transfer)
 
     # Pass a function rather than the id: given an id, SB3 sets render_mode="rgb_array", which costs start-up
     # time and causes warnings.
@@ -67,8 +67,10 @@ def _build(
     )
 
 
-def _wrap(wrapper_class: Callable[..., Any], env: gym.Env[Any, Any], **kwargs: Any) -> gym.Env[Any, Any]:
-    return WrappedEpisodes(wrapper_class(env, **kwargs))
+def _wrap(
+    wrapper_class: Callable[..., Any], transfer: Callable[[Any], Any], env: gym.Env[Any, Any], **kwargs: Any
+) -> gym.Env[Any, Any]:
+    return WrappedEpisodes(wrapper_class(env, **kwargs), transfer)
 
 
 def _make_numbered(make: Callable[[], gym.Env[Any, Any]], index: int) -> gym.Env[Any, Any]:

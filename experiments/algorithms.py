@@ -78,7 +78,7 @@ def configured_as(name: str) -> str:
 
 def folder_name(name: str) -> str:
     """Return a name for files and folders, e.g. "sb3-ppo" for "sb3:ppo"."""
-    return name.replace(":", "-")
+    return name.replace(":", "-").replace("/", "-")
 
 
 def with_schedule(value: Any) -> Any:

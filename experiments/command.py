@@ -73,10 +73,12 @@ def main(words: Sequence[str] | None = None) -> int:
     """
     accept_any_text()
     name, *rest = (sys.argv[1:] if words is None else words) or ("--help",)
-    if name in ("-h", "--help"):
+    if name == "help" and rest:
+        name, rest = rest[0], ["--help"]
+    if name in ("-h", "--help", "help"):
         print(__doc__, end="")
         return 0
-    if name == "--version":
+    if name in ("-V", "--version", "version"):
         print(f"npg-toolkit {version('npg-toolkit')}")
         return 0
     if name not in COMMANDS:

@@ -1,14 +1,13 @@
 """The command `npg evaluate`."""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 import torch
 
 from experiments.evaluation import protocol
+from experiments.evaluation.result_text import cost_lines, table
 from experiments.evaluation.seeded_episodes import EvaluationError, find_environment, make_single
 from experiments.evaluation.video import RenderError, frames_per_second, prepare_headless
 from experiments.failure import describe_failure, is_of_environment, raised_at
@@ -21,39 +20,6 @@ from experiments.terminal import show
 EPISODES = 100  # used if the run's own evaluation had none
 # Raised for an invalid run folder, option or environment.
 ERRORS = (ValueError, OSError, ImportError, RuntimeError, SystemExit, gym.error.Error)
-
-
-def table(summary: dict[str, Any]) -> str:
-    """Return the summary as a table of text."""
-    lines = [f"  {'':8}{'return':>24}{'length':>24}"]
-    for row in ("mean", "std", "iqm", "iqm 95 %", "median", "min", "max"):
-        cells = []
-        for name in ("return", "length"):
-            value = summary[f"iqm_{name}_interval" if row == "iqm 95 %" else f"{row}_{name}"]
-            if isinstance(value, list):
-                cells.append("unknown" if None in value else f"{value[0]:.2f} to {value[1]:.2f}")
-            else:
-                cells.append(f"{value:.2f}")
-        lines.append(f"  {row.replace('iqm', 'IQM'):8}" + "".join(f"{cell:>24}" for cell in cells))
-    return "\n".join(lines)
-
-
-def cost_lines(result: Mapping[str, Any], limit: Any = None) -> list[str]:
-    """Return a line per cost that the environment reported, with the mean sum per episode.
-
-    Args:
-        result: the result of an evaluation.
-        limit: the run's cost_limit; None if it has none.
-    """
-    names = protocol.cost_names(len(result["costs"][0])) if "costs" in result else []
-    limits = limit if isinstance(limit, list) else [limit]
-    lines = []
-    for i, name in enumerate(names):
-        low, high = result[f"mean_{name}_interval"]
-        text = f"  {name:8} {result[f'mean_{name}']:.2f} per episode"
-        text += "" if None in (low, high) else f", 95 % interval {low:.2f} to {high:.2f}"
-        lines.append(text + (f"; limit {limits[i]:g}" if i < len(limits) and limits[i] is not None else ""))
-    return lines
 
 
 def evaluate(arguments: Evaluate) -> None:

@@ -29,6 +29,7 @@ from agents.policy.recurrent.policies import MlpLstmPolicy
 from agents.policy.recurrent.sequences import Sequences
 from experiments.evaluation.seeded_episodes import find_environment, make_env
 from experiments.extras import needs
+from experiments.failure import raised_at
 from experiments.options import Export
 from experiments.predictor import ACTION, MASKS, NEXT_STATE, STATE, Predictor, as_parts, as_space
 from experiments.run.atomic_file import replacing
@@ -232,7 +233,7 @@ def main(arguments: Export) -> int:
         policy, normaliser, masked = load_run(arguments) if is_run else load_model(arguments)
         export_onnx(policy, out, normaliser, masked=masked)
     except (ValueError, ImportError, OSError, RuntimeError, AssertionError, gym.error.Error) as error:
-        show(f"error: {error}", error=True)
+        show(f"error: {error}{raised_at(error)}", error=True)
         return 2
     show(f"wrote {out}, which agrees with the policy on random observations")
     return 0

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.settings.arguments import Whole, shown
+from experiments.settings.option_types import MaybeWhole, Whole, shown
 
 Modules = Annotated[
     tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="import", metavar="MODULE")
@@ -62,11 +62,11 @@ class Evaluate:
     """Evaluate the agent in this folder."""
     checkpoint: Annotated[str | None, shown("NAME", "the newest one")] = None
     """Evaluate this checkpoint of the run, e.g. best or checkpoint-000012288."""
-    episodes: Annotated[Whole | None, shown("N", "as at the end of training, or 100 if that was 0")] = None
+    episodes: Annotated[MaybeWhole, shown("N", "as at the end of training, or 100 if that was 0")] = None
     """Play this many episodes."""
     stochastic: bool = False
     """Sample actions as in training, instead of taking the most likely ones."""
-    seed: Annotated[Whole | None, shown("N", "10000 plus the run's seed, as at the end of training")] = None
+    seed: Annotated[MaybeWhole, shown("N", "10000 plus the run's seed, as at the end of training")] = None
     """Start episode k from this seed + k."""
     video: bool = False
     """Record the first three episodes as video.mp4, next to the JSON file."""

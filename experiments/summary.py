@@ -11,7 +11,7 @@ import gymnasium
 
 from agents import ALGORITHMS
 from envs.single_env import environment_spec
-from experiments.evaluate import cost_lines
+from experiments.evaluation.result_text import cost_lines
 from experiments.grid import Cell
 from experiments.run.run_folder import RunFolder
 from experiments.settings.arguments import Arguments, owner_of

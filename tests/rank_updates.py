@@ -24,7 +24,7 @@ from agents.rollout.batch import Batch
 from npg.states import select
 
 ENVS, STEPS, UPDATES = 11, 4, 2
-RECURRENT = "recurrent"  # a family of its own, with categorical distributions
+RECURRENT, MASKED = "recurrent", "masked"  # families of their own, with categorical distributions
 BOX = spaces.Box(-1, 1, (2,))
 SPACES: dict[str, spaces.Space] = {"gaussian": BOX, "categorical": spaces.Discrete(3)}
 SPACES |= dict.fromkeys(HEADS, BOX)
@@ -56,6 +56,7 @@ CASES = [
     )
 ]
 CASES += [Case(algo, fit, RECURRENT, True) for algo, fit in FITS]
+CASES += [Case(algo, fit, MASKED, True) for algo, fit in [*FITS[1:4], ("acktr", "whole")]]
 CASES += [Case(algo, fit, family, True) for (algo, fit), family in itertools.product(FITS[1:3], HEADS)]
 
 
@@ -116,13 +117,17 @@ def joined(policy: Any, family: str, generator: torch.Generator) -> Batch:
 
     observations: Any = 2 * normal(n, 3) + 1
     first = observations[:, 0]
-    discrete = family in ("categorical", RECURRENT)
+    discrete = family in ("categorical", RECURRENT, MASKED)
     actions = torch.randint(3, (n,), generator=generator) if discrete else normal(n, 2)
     actions = actions.tanh() if family == "beta" else actions
     if family == RECURRENT:
         starts = np.arange(STEPS * ENVS).reshape(STEPS, ENVS) % 5 == 0
         observations = Sequences.of_rollout(observations, starts, policy.zero_states(ENVS) + 0.5)
-    values, log_prob, _ = policy.evaluate_actions(observations, actions)
+    masks = None
+    if family == MASKED:
+        masks = torch.rand(n, 3, generator=generator) < 0.4
+        masks[torch.arange(n), actions] = True
+    values, log_prob, _ = policy.evaluate_actions(observations, actions, action_masks=masks)
     noise = 0.1 * normal(n)
     return Batch(
         observations,
@@ -131,6 +136,7 @@ def joined(policy: Any, family: str, generator: torch.Generator) -> Batch:
         values.detach().flatten(),
         normal(n) + first,
         3 * normal(n) + 5,
+        masks,
     )
 
 

@@ -129,6 +129,17 @@ def test_every_page_is_within_two_clicks() -> None:
     )
 
 
+def test_included_pages_have_no_relative_links() -> None:
+    """A link relative to the root leads nowhere from the page of docs/ that includes the whole file."""
+    included = [
+        (path.parent / name).resolve()
+        for path in DOCS.rglob("*.md")
+        for name in re.findall(r"^```\{include\} (\S+)\n```", path.read_text(), re.MULTILINE)
+    ]
+    assert ROOT / "CHANGELOG.md" in included
+    assert not [(path.name, link) for path in included for link in LINK.findall(path.read_text())]
+
+
 @pytest.mark.parametrize(
     "question", ["own environment", "own policy", "GPU", "several machines", "target_kl"]
 )

@@ -54,7 +54,7 @@ def choices(space: spaces.Space) -> list[int]:
         case spaces.MultiDiscrete():
             return [int(n) for n in space.nvec]
         case spaces.MultiBinary():
-            return [2] * int(np.prod(space.shape))
+            return [2] * space.shape[0]  # networks have no other shapes of bits
     raise MaskError(f"masks are for Discrete, MultiDiscrete and MultiBinary actions, not for {space}")
 
 
@@ -71,14 +71,16 @@ def checked_masks(masks: Any, space: spaces.Space, n: int) -> np.ndarray:
         MaskError: the masks have another shape or other values, or one allows no action.
     """
     sizes = choices(space)
-    array = np.asarray(masks)
-    rows = [(sum(sizes),), *([(len(sizes), sizes[0])] if len(set(sizes)) == 1 and len(sizes) > 1 else [])]
+    rows = [(sum(sizes),), *([(len(sizes), sizes[0])] if len(set(sizes)) == 1 else [])]
+    entries = " + ".join(map(str, sizes)) if len(sizes) < 9 else sum(sizes)
+    expected = f"{space} needs masks of shape {(n, *rows[0])}, one row per state with {entries} entries"
+    try:
+        array = np.asarray(masks)
+    except ValueError:
+        raise MaskError(f"{expected}; got rows of different lengths") from None
     if array.shape not in [(n, *row) for row in rows] and not (n == 1 and array.shape in rows):
-        raise MaskError(
-            f"{space} needs masks of shape {(n, *rows[0])}, one row per state with "
-            f"{' + '.join(map(str, sizes)) if len(sizes) < 9 else len(sizes) * sizes[0]} entries; got "
-            f"{array.shape}"
-        )
+        value = "" if array.ndim else f", {masks!r:.80}"
+        raise MaskError(f"{expected}; got {array.shape}{value}")
     if not (array.dtype == bool or (array.dtype.kind in "biuf" and np.isin(array, (0, 1)).all())):
         raise MaskError(
             f"a mask has True or 1 for an allowed action and False or 0 for others; got {array!s:.200}"
@@ -91,6 +93,11 @@ def checked_masks(masks: Any, space: spaces.Space, n: int) -> np.ndarray:
         dimension = "" if len(sizes) == 1 else f" in dimension {choice} of {space}"
         raise MaskError(f"{which} allows no action{dimension}")
     return result
+
+
+def on_host(masks: Any) -> Any:
+    """Return a user's masks, a tensor as an array: `masked_distribution` does not check tensors."""
+    return masks.numpy(force=True) if isinstance(masks, Tensor) else masks
 
 
 def split(inputs: Any) -> tuple[Any, dict[str, Tensor]]:
@@ -116,7 +123,8 @@ def masked_distribution(policy: ActorCriticPolicy, latent: Tensor, masks: Any) -
     Args:
         policy: the policy.
         latent: inputs of its last layer, (N, D).
-        masks: as a tensor (N, K) of bool, or as `checked_masks` takes them.
+        masks: as `checked_masks` takes them; or a tensor (N, K) of bool, each row of which allows an action:
+            this is not checked, since it would wait for the device.
 
     Raises:
         MaskError: the masks do not fit the action space, or the policy has its own way from the last layer to

@@ -13,7 +13,10 @@ from agents.ranks import ONE, Ranks
 from npg.host import scalar_dtype
 
 CLIP = 10.0  # standard deviations, as in VecNormalize
-LEAST_VARIANCE = 1e-16
+LEAST_DEVIATION = 1e-8
+# Relative to the mean. Less may be rounding, since float32 resolves 6e-8: otherwise a constant that another
+# simulator rounds differently would become ±CLIP.
+LEAST_RELATIVE_DEVIATION = 1e-5
 
 
 class RunningMoments(nn.Module):
@@ -46,8 +49,9 @@ class RunningMoments(nn.Module):
 
     @property
     def deviation(self) -> Tensor:
-        """The standard deviation, never 0."""
-        return self.variance.clamp(min=LEAST_VARIANCE).sqrt()
+        """The standard deviation, but at least what the resolution of float32 can show."""
+        least = (self.mean.abs() * LEAST_RELATIVE_DEVIATION).clamp(min=LEAST_DEVIATION)
+        return torch.maximum(self.variance.sqrt(), least)
 
     @torch.no_grad()
     def update(self, values: Tensor, ranks: Ranks = ONE) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from agents.policy import heads  # noqa: F401  # registers npg's own
 from agents.policy.actions import from_policy, starts_at_zero
 from agents.policy.distributions import HEADS, HeadDistribution
-from agents.policy.masks import masked_distribution
+from agents.policy.masks import masked_distribution, on_host
 from agents.policy.names import check_new, with_classes
 from agents.policy.normalisation import ObservationNormaliser, RunningMoments
 from agents.policy.observations import count_from_zero
@@ -77,11 +77,16 @@ class MlpPolicy(ActorCriticPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         if self.distribution is not None:
-            if self.distribution not in HEADS or self.use_sde:
+            if self.distribution not in HEADS:
                 known = ", ".join(map(repr, HEADS))
                 raise ValueError(
-                    f"expected the name of a registered distribution ({known}), without use_sde; got "
-                    f"{self.distribution!r}; register it with agents.register_distribution"
+                    f"expected the name of a registered distribution ({known}), got {self.distribution!r}; "
+                    "register it with agents.register_distribution"
+                )
+            if self.use_sde:
+                raise ValueError(
+                    f"use_sde=True needs SB3's Gaussian, not the distribution {self.distribution!r}; leave "
+                    "one of the two out"
                 )
             self.action_dist = HeadDistribution(HEADS[self.distribution], self.action_space)
         if self.optimizer_class is torch.optim.Adam:
@@ -155,7 +160,7 @@ class MlpPolicy(ActorCriticPolicy):
         self.set_training_mode(False)
         tensors, several = self.obs_to_tensor(observation)
         with torch.no_grad():
-            chosen = self._predict(tensors, deterministic, action_masks)
+            chosen = self._predict(tensors, deterministic, on_host(action_masks))
         array = chosen.cpu().numpy().reshape((-1, *(self.action_space.shape or ())))
         return from_policy(self.action_space, array if several else array.squeeze(axis=0)), state
 

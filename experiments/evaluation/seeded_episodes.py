@@ -125,10 +125,10 @@ def make_env(
     def one(i: int) -> gym.Env:
         env = make_single(spec, kwargs)
         env = SeededEpisodes(wrap(env) if wrap else env, seed + n_envs - 1 - i, n_envs)
-        checked = CheckedEnv(EpisodeCosts(env), copy.deepcopy)
-        checked.set_index_for_messages(i)
-        monitor = Monitor(checked)
-        return WrappedEpisodes(wrapper(monitor)) if wrapper else monitor
+        monitor = Monitor(CheckedEnv(EpisodeCosts(env), copy.deepcopy))
+        made = WrappedEpisodes(wrapper(monitor), copy.deepcopy) if wrapper else monitor
+        made.get_wrapper_attr("set_index_for_messages")(i)
+        return made
 
     with argument_errors(f"the environments of {spec.id} cannot be wrapped"):
         env = DummyVecEnv([partial(one, i) for i in range(n_envs)])

@@ -11,9 +11,14 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from experiments.extras import needs
+from experiments.failure import raised_at
 
 LEAST_SIDE = 240  # pixels; smaller frames are enlarged by an integer factor
 HEADLESS = {"MUJOCO_GL": "egl", "SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
+HEADLESS_REMEDY = (
+    ". Without a display, MuJoCo needs MUJOCO_GL=egl with a GPU's driver or Mesa's libegl1, or "
+    "MUJOCO_GL=osmesa with libosmesa6"
+)
 DEFAULT_FPS = 30  # for environments that do not declare theirs
 TRACKING = "track"  # name of the camera that follows the robot in Gymnasium's models
 SMOOTH_FPS = 30  # faster environments are recorded at every k-th step only
@@ -90,10 +95,8 @@ class Recorded(gym.Wrapper[Any, Any, Any, Any]):
         try:
             frame: Any = self.env.render()
         except Exception as error:  # a missing OpenGL library can raise any exception
-            raise RenderError(
-                f"cannot render ({type(error).__name__}: {error}). Without a display, MuJoCo needs "
-                "MUJOCO_GL=egl with a GPU's driver or Mesa's libegl1, or MUJOCO_GL=osmesa with libosmesa6"
-            ) from error
+            remedy = "" if raised_at(error) else HEADLESS_REMEDY
+            raise RenderError(f"cannot render ({type(error).__name__}: {error}){remedy}") from error
         if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,)):
             raise RenderError(
                 f"cannot record frames other than arrays (height, width, 3) of uint8; got {type(frame)}"

@@ -72,6 +72,7 @@ def restore_agent(agent: OnPolicyAlgorithm, state: dict[str, Any]) -> None:
     """
     agent.set_parameters(state["parameters"], exact_match=True, device=agent.device)
     moving = {RENAMED.get(name, name): value for name, value in state["moving"].items()}
+    moving["_last_obs"] = laid_out_as(moving["_last_obs"], agent._last_obs)
     for name in MOVING:
         if name in moving:
             setattr(agent, name, moving[name])
@@ -79,6 +80,26 @@ def restore_agent(agent: OnPolicyAlgorithm, state: dict[str, Any]) -> None:
         agent.restore_state(moving)
     agent.ep_info_buffer = deque(state["episodes"], maxlen=agent._stats_window_size)
     agent.ep_success_buffer = deque(state["successes"], maxlen=agent._stats_window_size)
+
+
+def laid_out_as(observations: Any, example: Any) -> Any:
+    """Return observations with the memory layout of others: a convolution's rounding depends on it.
+
+    The images of environments whose channels are last are views of arrays in another order.
+
+    Args:
+        observations: an array, or a dictionary of them.
+        example: what the environments returned; None if they were not reset yet.
+    """
+    if isinstance(observations, dict):
+        return {key: laid_out_as(part, (example or {}).get(key)) for key, part in observations.items()}
+    if example is None or min(example.strides, default=1) < 1:
+        return observations
+    size = sum((n - 1) * stride for n, stride in zip(example.shape, example.strides, strict=True))
+    memory = np.empty(size + example.itemsize, np.uint8)
+    result: np.ndarray = np.ndarray(example.shape, example.dtype, memory, strides=example.strides)
+    result[...] = observations
+    return result
 
 
 def restore_logged(logger: Logger, state: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from stable_baselines3.common.utils import safe_mean
 
 from agents.ranks import Ranks
 from envs.state.vec_env_checkpointer import VecEnvCheckpointer
+from experiments.failure import notes_of
 from experiments.run import agent_state
 from experiments.run.checkpoint_schema import check_fits, check_optimizers
 from experiments.run.checkpoints import Checkpoints
@@ -166,6 +167,10 @@ def restore(agent: OnPolicyAlgorithm, callbacks: Sequence[BaseCallback], content
         agent_state.restore_callbacks(callbacks, content["callbacks"])
         agent_state.restore_logged(Logger(None, []), content["agent"])  # a test, before a file is changed
     except Exception as error:  # an environment's own methods may raise any exception
+        if notes := "; ".join(notes_of(error)):
+            raise ValueError(
+                f"the environments cannot be restored ({type(error).__name__}: {error!s:.1000}; {notes})"
+            ) from error
         raise ValueError(
             "the checkpoint does not fit the agent and the environments that config.yaml describes, and no "
             f"option can change that; restore its settings: {error!s:.1000}"

@@ -8,7 +8,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents.base import PolicyGradientAgent
-from experiments.failure import describe_failure
+from experiments.failure import describe_failure, setup_errors
 from experiments.geometry import GeometryCallback
 from experiments.progress import Progress
 from experiments.run.agent_state import take_callbacks
@@ -62,7 +62,8 @@ def learn(
     if ranks.rank > 0:
         return follow(agent, settings, signals, play, content), 0.0
     callbacks: list[BaseCallback] = [GeometryCallback(settings.geometry)] if settings.geometry else []
-    callbacks += make_callbacks(settings)
+    with setup_errors("the setting callback"):
+        callbacks += make_callbacks(settings)
     episodes_cut = restore(agent, callbacks, content) if content is not None else 0
     log = RunLog(folder, content["log"] if content else None, document)
     if tracker is not None:

@@ -210,9 +210,9 @@ class RunFolder:
 
 
 def folder_of_task(out: Path, env_id: str, algo: str) -> Path:
-    """Return `<out>/<env>/<algo>/`, without colons, which have a meaning to Windows, PATH and rsync.
+    """Return `<out>/<env>/<algo>/`, with "-" for slashes and colons, which mean something to PATH and rsync.
 
-    If there is a folder named with a colon, as version 0.1 made it for "module:Name-v0", it is used.
+    If there is a folder named with them, as version 0.1 made it for "module:Name-v0", it is used.
     """
     older = out / env_id
     return (older if older.is_dir() else out / folder_name(env_id)) / folder_name(algo)

@@ -1,51 +1,20 @@
 """The command line of `npg train` and train.py. Nothing here imports torch, so that --help is quick."""
 
+import difflib
 import itertools
 import shlex
 import sys
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
+from experiments.settings.option_types import MaybeNumber, MaybeWhole, Whole, shown
 from experiments.settings.tuning_seeds import check_reported
+from experiments.terminal import show
 
 AUTO = Path("auto")  # of --resume
-
-
-def whole_number(text: str) -> int:
-    """Return a whole number, e.g. 1000 of "1000" or "1e3".
-
-    Raises:
-        ValueError: the text is no whole number.
-    """
-    with suppress(ValueError):
-        return int(text)
-    number = float(text)
-    if not number.is_integer():
-        raise ValueError(f"expected a whole number, got {text}")
-    return int(number)
-
-
-# The type of an option that is a whole number; tyro's own int does not accept 1e3.
-Whole = Annotated[
-    int,
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="N",
-        instance_from_str=lambda words: whole_number(words[0]),
-        is_instance=lambda value: isinstance(value, int),
-        str_from_instance=lambda value: [str(value)],
-    ),
-]
-
-
-def shown(metavar: str, default: str | None = None, *, hint: str | None = None) -> Any:
-    """Return how --help shows an option: its value's name, and a description of its default or a hint."""
-    hint = f"default: {default}" if default else hint
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"({hint})" if hint else None)
 
 
 @dataclass(frozen=True)
@@ -58,7 +27,7 @@ class Task:
     """Train on these Gymnasium environments. module:Name-v0 imports the module that registers the id."""
     import_: Annotated[tuple[str, ...], tyro.conf.arg(name="import", metavar="MODULE [MODULE ...]")] = ()
     """Import these modules first, e.g. one that registers an environment or an algorithm."""
-    steps: Annotated[float | None, shown("N", "as configured; in a grid, the largest number")] = None
+    steps: Annotated[MaybeNumber, shown("N", "as configured; in a grid, the largest number")] = None
     """Train for this many environment steps, e.g. 1e6."""
     env_kwargs: Annotated[
         tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]], shown("NAME=VALUE [NAME=VALUE ...]")
@@ -83,9 +52,9 @@ class Hyperparameters:
         tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]], shown("NAME=VALUE [NAME=VALUE ...]")
     ] = ()
     """Change settings. In a grid, algo.name=value changes a setting of one algorithm."""
-    n_envs: Annotated[Whole | None, shown("N", "as configured")] = None
+    n_envs: Annotated[MaybeWhole, shown("N", "as configured")] = None
     """Step this many environments in parallel."""
-    tune: Annotated[Whole | None, shown("TRIALS", "no search")] = None
+    tune: Annotated[MaybeWhole, shown("TRIALS", "no search")] = None
     """Search for hyper-parameters until the study has this many trials."""
 
 
@@ -95,7 +64,7 @@ class Execution:
 
     out: Annotated[Path, shown("FOLDER")] = Path("runs")
     """Write run folders into this folder."""
-    jobs: Annotated[Whole | None, shown("N", "the number of cores")] = None
+    jobs: Annotated[MaybeWhole, shown("N", "the number of cores")] = None
     """Train this many runs of a grid, or trials of a search, in parallel."""
     cluster: Annotated[str | None, shown("ADDRESS", "this machine's processes")] = None
     """Make each run of a grid, or trial of a search, a task of Ray. With ray, start Ray on this machine;
@@ -162,7 +131,12 @@ class Arguments(Resume, Records, Execution, Hyperparameters, Task):
     ) -> "Arguments":
         """Parse a command line; exit with code 2 and a message if it is invalid."""
         plain = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
-        groups = tyro.cli(Grouped, args=words, prog=prog, description=description, config=plain)
+        groups, unknown = tyro.cli(
+            Grouped, args=words, prog=prog, description=description, config=plain, return_unknown_args=True
+        )
+        if unknown:
+            show(f"error: {about_unknown(*unknown)}; {prog} --help lists all options", error=True)
+            sys.exit(2)
         return cls(**{name: value for group in vars(groups).values() for name, value in vars(group).items()})
 
     def single(self, algo: str, env: str, seed: int) -> "Arguments":
@@ -199,6 +173,8 @@ class Arguments(Resume, Records, Execution, Hyperparameters, Task):
             if len(set(given)) < max(len(given), 1):
                 raise ValueError(f"expected different names after --{name}, got {' '.join(given) or 'none'}")
         for text in itertools.chain.from_iterable(self.set):
+            if "=" not in text:
+                raise ValueError(f"expected name=value after --set, got {text!r}")
             if owner_of(text) not in (None, *self.algo):
                 raise ValueError(
                     f"--set {text} is for {owner_of(text)}, and --algo has {' '.join(self.algo)}"
@@ -241,3 +217,16 @@ def owner_of(text: str) -> str | None:
     """Return algo of "algo.name=value"; None for "name=value", which is for all algorithms."""
     owner, dot, _ = text.partition("=")[0].rpartition(".")
     return owner if dot else None
+
+
+def about_unknown(word: str, value: str = "VALUE", *more: str) -> str:
+    """Return what is wrong with the first of the words that belong to no option, and what may be meant."""
+    if not word.startswith("-"):
+        return f"{word!r} belongs to no option; for an environment, write --env {word}"
+    name, _, given = word.lstrip("-").partition("=")
+    options = [field.name.rstrip("_").replace("_", "-") for field in fields(Arguments)]
+    near = difflib.get_close_matches(name, options, n=1)
+    hint = f"did you mean --{near[0]}? " if near else ""
+    given = given or ("VALUE" if value.startswith("--") else value)
+    setting = f"a setting of the algorithm is given as --set {name.replace('-', '_')}={given}"
+    return f"there is no option {word.partition('=')[0]}; {hint}{setting}"

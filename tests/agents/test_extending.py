@@ -103,13 +103,19 @@ def test_a_distribution_is_one_entry(parameters: Callable, tmp_path: Path) -> No
     assert action.shape == (2,)
 
 
-@pytest.mark.parametrize("options", [{"distribution": "gausian"}, {"distribution": "known"}])
-def test_an_unknown_distribution_is_named(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gausian", r"registered distribution \(.*, 'known'\), got 'gausian'; register it"),
+        ("known", "use_sde=True needs SB3's Gaussian, not the distribution 'known'"),
+    ],
+)
+def test_an_unknown_distribution_is_named(name: str, message: str) -> None:
     """And one with gSDE, which is a distribution of its own."""
     register_distribution("known", n_outputs=lambda _: 4, make=gaussian, mode=lambda d: d.mean)
     env = SpacesEnv(OBSERVATIONS["box"], ACTIONS["box"])
-    with pytest.raises(ValueError, match=r"registered distribution \(.*, 'known'\), without use_sde"):
-        TRPO("MlpPolicy", env, **SMALL, use_sde=True, policy_kwargs=options)
+    with pytest.raises(ValueError, match=message):
+        TRPO("MlpPolicy", env, **SMALL, use_sde=True, policy_kwargs={"distribution": name})
 
 
 def test_a_policy_is_one_entry() -> None:

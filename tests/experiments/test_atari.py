@@ -12,6 +12,7 @@ from agents import ALGORITHMS
 from envs.atari import WRAPPER
 from experiments import command
 from experiments.algorithms import PEERS
+from experiments.run.run_folder import folder_of_task
 from experiments.settings.arguments import Arguments
 from experiments.settings.configuration import resolve
 
@@ -41,6 +42,13 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     with restored_registries():
         assert command.main(["train", "--env", "ALE/Pong-v5"]) == 2
     assert '-e ".[atari]"' in capsys.readouterr().err
+
+
+def test_the_folder_of_a_game_is_one_folder(tmp_path: Path) -> None:
+    """As those of all tasks; a folder of version 0.1 is still used."""
+    assert folder_of_task(tmp_path, "ALE/Pong-v5", "sb3:ppo") == tmp_path / "ALE-Pong-v5" / "sb3-ppo"
+    (tmp_path / "ALE" / "Pong-v5").mkdir(parents=True)
+    assert folder_of_task(tmp_path, "ALE/Pong-v5", "trpo") == tmp_path / "ALE" / "Pong-v5" / "trpo"
 
 
 @pytest.mark.slow

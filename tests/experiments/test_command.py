@@ -72,6 +72,49 @@ def test_an_unknown_command_is_named(word: str, capsys: pytest.CaptureFixture) -
 
 
 @pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "train CartPole-v1",
+            "error: 'CartPole-v1' belongs to no option; for an environment, write --env CartPole-v1",
+        ),
+        ("train --timesteps 1e5", "error: there is no option --timesteps; did you mean --steps? a setting"),
+        (
+            "train --gamma=0.9",
+            "error: there is no option --gamma; a setting of the algorithm is given as --set gamma=0.9;",
+        ),
+        ("train --cg-damping 0.1", "is given as --set cg_damping=0.1; npg train --help lists all options"),
+        ("train --steps many", "expected a number, e.g. 1000 or 1e3, got 'many'"),
+        ("train --jobs 1.5", "expected a whole number, e.g. 1000 or 1e3, got '1.5'"),
+        ("tune ten", "Error parsing --tune: expected a whole number"),
+        ("evaluate run --episodes inf", "expected a whole number, e.g. 1000 or 1e3, got 'inf'"),
+    ],
+)
+def test_wrong_options_are_explained(line: str, message: str, capsys: pytest.CaptureFixture) -> None:
+    """In words of the command line, not of Python."""
+    with pytest.raises(SystemExit) as ended:
+        command.main(line.split())
+    assert ended.value.code == 2
+    error = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert message in error and "typing" not in error
+
+
+def test_set_needs_names_and_values(capsys: pytest.CaptureFixture) -> None:
+    """A space in the place of "=" is a usual mistake."""
+    assert command.main(["train", "--set", "target_kl", "0.1"]) == 2
+    assert "expected name=value after --set, got 'target_kl'" in capsys.readouterr().err
+
+
+def test_help_is_a_command(capsys: pytest.CaptureFixture) -> None:
+    """By itself, and before the name of another one."""
+    assert command.main(["help"]) == 0
+    assert "npg check-env" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        command.main(["help", "evaluate"])
+    assert "--episodes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     ("words", "trials"), [(["20", "--algo", "npg"], 20), (["--algo", "npg"], command.TRIALS)]
 )
 def test_tune_is_train_with_tune(words: list[str], trials: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import agents
 from agents import CPO
 from experiments import command
-from experiments.evaluate import cost_lines
 from experiments.evaluation.episode_costs import EpisodeCosts, read_costs
 from experiments.evaluation.protocol import summarise_costs
+from experiments.evaluation.result_text import cost_lines
 from experiments.evaluation.seeded_episodes import make_env, play
 from experiments.settings.arguments import Arguments
 from experiments.train import main

@@ -19,6 +19,7 @@ from episodes import Episodes
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector.utils import batch_space
+from masked_env import MaskedEnv
 from run_folders import CONFIG, change_checkpoint, write_checkpoint
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -145,6 +146,21 @@ def test_recurrent_policies_have_a_state(cell: str, observations: str, tmp_path:
         np.testing.assert_allclose(actions, expected, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(state, np.stack(given), rtol=1e-5, atol=1e-5)
         state = state.copy()
+
+
+@pytest.mark.slow
+def test_models_with_masks(tmp_path: Path) -> None:
+    """An agent, and a saved one with and without a normaliser, have the further input."""
+    env = VecNormalize(DummyVecEnv([MaskedEnv]))
+    model = TRPO("MlpPolicy", env, n_steps=64, batch_size=64, seed=0, device="cpu")
+    export_onnx(model, tmp_path / "agent.onnx")
+    model.save(tmp_path / "model.zip")
+    assert main(Export(tmp_path / "model.zip", tmp_path / "plain.onnx", algo="trpo")) == 0
+    env.save(str(tmp_path / "vecnormalize.pkl"))
+    assert main(Export(tmp_path / "model.zip", tmp_path / "normalised.onnx", algo="trpo")) == 0
+    for name in ("agent", "plain", "normalised"):
+        session = onnxruntime.InferenceSession(tmp_path / f"{name}.onnx")
+        assert [each.name for each in session.get_inputs()] == ["observation", "action_masks"]
 
 
 @pytest.mark.parametrize(

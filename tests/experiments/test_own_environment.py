@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from registries import restored_registries
+from stable_baselines3.common.vec_env import VecCheckNan
 
 import agents
 from experiments import command
@@ -210,6 +212,100 @@ def test_later_commands_have_the_arguments(trained: Path, tmp_path: Path, name: 
         assert encode(parameters_of(run)) == encode(parameters_of(other))
         assert (run / "evaluation.json").read_text() == (other / "evaluation.json").read_text()
         assert rollouts_of(run) == rollouts_of(other) == ["1", "2", "3"]
+
+
+def mistake(self: object, *_: Any, **__: Any) -> Any:
+    """Fail, as a method of a user's class may."""
+    raise KeyError("a mistake")
+
+
+IN_TIRED = "of user_line.Tired around environment 0, <Line<Line-v0>>"
+IN_CHECK = "stable_baselines3.common.vec_env.vec_check_nan.VecCheckNan"
+
+
+@pytest.mark.parametrize(
+    ("method", "replacement", "message"),
+    [
+        ("user_line.Tired.reset", mistake, f"KeyError: 'a mistake'; raised by reset() {IN_TIRED}"),
+        ("user_line.Tired.step", mistake, f"KeyError: 'a mistake'; raised by step() {IN_TIRED} at step 1 of"),
+        (
+            "user_line.Tired.step",
+            lambda *_: (1, 2),
+            f"error: step() {IN_TIRED} at step 1 of its episode: it re",
+        ),
+        (
+            "user_line.Tired.step",
+            lambda *_: (np.zeros(3, np.float32), 1.0, False, False, {}),
+            "the observation has shape (3,), its space (1,); return the space's shape",
+        ),
+        (f"{IN_CHECK}.step_wait", mistake, f"KeyError: 'a mistake'; raised by mistake() of {IN_CHECK}"),
+    ],
+)
+def test_an_error_of_a_wrapper_in_an_evaluation_names_it(
+    trained: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    replacement: Any,
+    message: str,
+) -> None:
+    """With the traceback only if it leads to code of the user's own."""
+    monkeypatch.setattr(method, replacement)
+    assert command.main(["evaluate", str(trained), "--import", "user_line", "--out", "failed.json"]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert ("Traceback (most recent call last)" in error) is (replacement is mistake)
+
+
+def test_an_error_of_sb3s_own_wrapper_is_a_sentence(
+    trained: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its arguments are in the settings, and its traceback leads to no code of the user's own."""
+    monkeypatch.setattr("user_line.Line.step", lambda *_: (np.float32([np.nan]), 1.0, False, False, {}))
+    monkeypatch.setattr(VecCheckNan.__init__, "__defaults__", (True, True, True))  # raise_exception first
+    assert command.main(["evaluate", str(trained), "--import", "user_line", "--out", "failed.json"]) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" not in error and "error: in the evaluation, ValueError: found nan" in error
+    assert f"() of {IN_CHECK}" in error
+
+
+def test_an_error_while_a_class_is_made_names_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A callback is made last."""
+    monkeypatch.setattr("user_line.Count.__init__", mistake)
+    assert command.main(["train", *ENV, *SHORT, *GIVEN, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "KeyError: 'a mistake'" in error and "in mistake() of user_line.Count" in error
+
+
+def test_an_argument_that_a_class_rejects_is_a_sentence(
+    trained: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the place; the exit code is that of wrong settings."""
+
+    def __init__(self: object, *_: Any, **__: Any) -> None:  # noqa: N807
+        raise ValueError("factor must be positive")
+
+    monkeypatch.setattr("user_line.Tired.__init__", __init__)
+    assert command.main(["evaluate", str(trained), "--import", "user_line", "--out", "failed.json"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: factor must be positive; raised at ") and "Traceback" not in error
+    assert "in __init__() of user_line.Tired" in error
+
+
+def test_an_error_of_a_state_is_no_misfit_of_the_checkpoint(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names the class, as for every other error."""
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    monkeypatch.setattr("user_line.Tired.set_state", mistake)
+    assert command.main(["train", "--resume", str(run), "--import", "user_line", "--steps", "96"]) == 2
+    error = capsys.readouterr().err
+    assert (
+        "the environments cannot be restored (KeyError: 'a mistake'; raised by mistake() of user_line."
+        in error
+    )
 
 
 @pytest.fixture(scope="module")

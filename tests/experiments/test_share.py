@@ -234,12 +234,17 @@ def test_no_link_is_followed_and_nothing_is_replaced(
     assert not list(victim.iterdir())
 
 
-def test_options_that_make_no_sense_are_rejected(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_that_make_no_sense_are_rejected(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A shared folder has one policy; a folder that is neither has none."""
     assert evaluate(Evaluate(shared, checkpoint="best")) == 2
     assert "it has one policy" in capsys.readouterr().err
     with pytest.raises(ValueError, match="expected a folder that npg share wrote"):
         agents.load(shared.parent)
+    (tmp_path / "model.zip").touch()
+    with pytest.raises(ValueError, match=r"TRPO\.load\('.*model\.zip'\)"):
+        agents.load(tmp_path)
 
 
 NAMED = {

@@ -18,7 +18,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
 from agents.policy.actions import from_policy
-from agents.policy.masks import masked_distribution
+from agents.policy.masks import masked_distribution, on_host
 from agents.policy.policies import MlpPolicy, register_policy
 from agents.policy.recurrent.checks import check_arguments, checked_starts, checked_states
 from agents.policy.recurrent.layers import CELLS, RecurrentLayers
@@ -215,7 +215,7 @@ class MlpLstmPolicy(MlpPolicy):
         zeros = self.zero_states(n)[: self.lstm_actor.cell.parts]
         states = checked_states(state, zeros) * ~checked_starts(episode_start, n).to(self.device)
         with torch.no_grad():
-            chosen, after = self._predict(given, states, deterministic, action_masks)
+            chosen, after = self._predict(given, states, deterministic, on_host(action_masks))
         actions = chosen.cpu().numpy().reshape((-1, *(self.action_space.shape or ())))
         if isinstance(self.action_space, spaces.Box) and self.squash_output:
             actions = self.unscale_action(actions)

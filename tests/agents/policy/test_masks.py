@@ -101,6 +101,18 @@ def test_predicted_actions_are_allowed(space: spaces.Space) -> None:
 
 
 @every_space
+def test_a_tie_is_decided_as_without_masks(space: spaces.Space) -> None:
+    """A bit that is as likely to be 0 as 1 is 0."""
+    policy = make_policy(space)
+    torch.nn.init.zeros_(policy.action_net.weight)
+    torch.nn.init.zeros_(policy.action_net.bias)
+    observations = np.zeros((N, policy.observation_space.shape[0]), np.float32)
+    plain, _ = policy.predict(observations, deterministic=True)
+    masked, _ = policy.predict(observations, deterministic=True, action_masks=np.ones_like(masks_of(space)))
+    assert np.array_equal(masked, plain)
+
+
+@every_space
 def test_masks_may_have_a_dimension_per_choice(space: spaces.Space) -> None:
     """(n, A, K / A) if all choices are as large as one another, and 0 and 1 instead of bool."""
     masks = masks_of(space)
@@ -126,12 +138,24 @@ def test_wrong_masks_are_rejected(space: spaces.Space) -> None:
     for value in (2, 0.5, np.nan, -np.inf):
         with pytest.raises(MaskError, match="True or 1 for an allowed action"):
             policy.predict(observations, action_masks=np.where(masks, value, 0))
+    with pytest.raises(MaskError, match=r"one row per state .*; got rows of different lengths"):
+        policy.predict(observations, action_masks=[[1], *masks[1:].tolist()])
+    with pytest.raises(MaskError, match=r"got \(\), 'none'"):
+        policy.predict(observations, action_masks="none")
     masks[3, : sizes_of(space)[0]] = False
     dimension = "" if isinstance(space, spaces.Discrete) else " in dimension 0 of Multi"
-    with pytest.raises(MaskError, match=f"the mask of state 3 of 6 allows no action{dimension}"):
-        policy.predict(observations, action_masks=masks)
+    for given in (masks, masks.tolist(), torch.as_tensor(masks)):
+        with pytest.raises(MaskError, match=f"the mask of state 3 of 6 allows no action{dimension}"):
+            policy.predict(observations, action_masks=given)
     with pytest.raises(MaskError, match=f"the mask allows no action{dimension}"):
         policy.predict(observations[3], action_masks=masks[3])
+
+
+def test_the_number_of_entries_is_named() -> None:
+    """Of many choices of several sizes, too."""
+    space = spaces.MultiDiscrete([2, 3] * 5)
+    with pytest.raises(MaskError, match=r"masks of shape \(1, 25\), one row per state with 25 entries"):
+        checked_masks(np.ones(24), space, 1)
 
 
 def test_box_actions_have_no_masks() -> None:

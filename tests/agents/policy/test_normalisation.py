@@ -63,6 +63,22 @@ def test_moments_move_to_a_device_without_float64(monkeypatch: pytest.MonkeyPatc
     assert torch.equal(moments.count, exact.count)
 
 
+@pytest.mark.parametrize("constant", [8.907462, -1e6, 3e-4])
+def test_rounding_of_a_constant_is_no_signal(constant: float) -> None:
+    """E.g. of an agent that saw float64 in training and float32 later; small quantities are normalised."""
+    moments = RunningMoments()
+    value = torch.full((100,), constant, dtype=torch.float64)
+    moments.update(value)
+    moved = torch.nextafter(value.float(), torch.full((100,), torch.inf))
+    assert (moments(value) == 0).all()
+    for other in (value.float(), value.float().double(), moved, moved.double()):
+        assert (moments(other).abs() < 0.02).all()
+    moments = RunningMoments()
+    small = 1e-6 * torch.randn(10_000, generator=torch.Generator().manual_seed(0))
+    moments.update(small)
+    assert moments(small).std().item() == pytest.approx(1, rel=1e-4)
+
+
 def test_moments_stay_exact_in_a_policy_of_another_dtype() -> None:
     """`half` is for the network."""
     assert RunningMoments().half().mean.dtype == torch.float64

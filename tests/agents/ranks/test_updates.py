@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from rank_updates import CASES, FITS, RECURRENT, Case, result_of
+from rank_updates import CASES, FITS, MASKED, RECURRENT, Case, result_of
 from torchrun import run
 
 # One of each fit, with everything that is averaged; all others are slow.
 FEW = [case for case in CASES if case.normalised and case.family in ("gaussian", "beta")]
-FEW += [Case("trpo", "minibatch", RECURRENT, True)]
+FEW += [Case("trpo", "minibatch", RECURRENT, True), Case("npg", "lbfgs", MASKED, True)]
 
 
 def check(ranks: int, cases: list[Case], folder: Path) -> None:

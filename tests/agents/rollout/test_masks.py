@@ -1,5 +1,6 @@
 """Rollouts and updates with masks: what is stored, that all parts agree, and every vector environment."""
 
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from masked_env import SPACES, Dictionary, MaskedEnv
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -181,13 +183,15 @@ def test_a_wrong_mask_names_environment_and_step(mask: Any, message: str) -> Non
     """The second of two environments gives it after three steps."""
 
     class Broken(MaskedEnv):
+        spec = EnvSpec("Broken-v0")
+
         def action_masks(self) -> Any:
             return mask if self.step_count == 3 else self.mask
 
     env = DummyVecEnv([MaskedEnv, Broken])
     agent = TRPO("MlpPolicy", env, **SMALL)
     before = [p.detach().clone() for p in agent.policy.parameters()]
-    with pytest.raises(MaskError, match=rf"\(environment 1 of 2\) {message}"):
+    with pytest.raises(MaskError, match=rf"Broken-v0 \(environment 1 of 2\) {message}"):
         agent.learn(64)
     assert all(map(torch.equal, before, agent.policy.parameters()))
 
@@ -204,13 +208,21 @@ def test_continuous_actions_with_masks_are_rejected() -> None:
         TRPO("MlpPolicy", DummyVecEnv([Continuous]), **SMALL)
 
 
+class Locked(MaskedEnv):
+    """The task with an attribute that cannot be sent to another process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
 VECTORS: dict[str, Callable[[int], VecEnv]] = {
-    "dummy": lambda n: DummyVecEnv([MaskedEnv] * n),
-    "normalised": lambda n: VecNormalize(DummyVecEnv([MaskedEnv] * n), norm_obs=False, norm_reward=False),
-    "workers": lambda n: WorkerVecEnv([MaskedEnv] * n, n_workers=2),
-    "gymnasium": lambda n: GymnasiumVecEnv(gym.vector.SyncVectorEnv([MaskedEnv] * n)),
-    "asynchronous": lambda n: GymnasiumVecEnv(gym.vector.AsyncVectorEnv([MaskedEnv] * n, context="fork")),
-    "subproc": lambda n: SubprocVecEnv([MaskedEnv] * n, start_method="fork"),
+    "dummy": lambda n: DummyVecEnv([Locked] * n),
+    "normalised": lambda n: VecNormalize(DummyVecEnv([Locked] * n), norm_obs=False, norm_reward=False),
+    "workers": lambda n: WorkerVecEnv([Locked] * n, n_workers=2),
+    "gymnasium": lambda n: GymnasiumVecEnv(gym.vector.SyncVectorEnv([Locked] * n)),
+    "asynchronous": lambda n: GymnasiumVecEnv(gym.vector.AsyncVectorEnv([Locked] * n, context="fork")),
+    "subproc": lambda n: SubprocVecEnv([Locked] * n, start_method="fork"),
 }
 
 
@@ -262,6 +274,16 @@ def test_without_the_method_there_are_no_masks(make: Callable[[], VecEnv]) -> No
     assert not has_masks(env)
     env.step(np.zeros(env.num_envs, dtype=int))
     env.close()
+
+
+def test_an_environment_that_cannot_be_asked_has_no_masks() -> None:
+    """A user's own vector environment may have no single environments."""
+
+    class Own(DummyVecEnv):
+        def has_attr(self, attr_name: str) -> bool:
+            raise NotImplementedError
+
+    assert not TRPO("MlpPolicy", Own([MaskedEnv]), **SMALL).masked
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
+from spaces_env import SpacesEnv
 from stable_baselines3 import A2C
 
 from agents import NPG, TRPO
@@ -82,3 +84,20 @@ def test_what_a_recurrent_policy_remembers() -> None:
     state["moving"]["recurrent_states"] = kept[:, :, :, :3]
     with pytest.raises(ValueError, match="recurrent_states must be numbers of shape"):
         check_fits(content, fresh)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_have_the_layout_of_the_environments(channels: int) -> None:
+    """Channels that were last are still side by side, as in a run that was not interrupted."""
+    images = spaces.Box(0, 255, (36, 36, channels), np.uint8)
+    env = SpacesEnv(spaces.Dict({"image": images, "choice": spaces.Discrete(3)}), spaces.Discrete(2))
+    kwargs = {"features_extractor_kwargs": {"cnn_output_dim": 8}}
+    agent = TRPO("MultiInputPolicy", env, batch_size=32, policy_kwargs=kwargs, **SMALL)
+    agent._setup_learn(32)
+    seen, state = agent._last_obs, take_agent(agent)
+    state["moving"]["_last_obs"] = {name: part.copy("C") for name, part in seen.items()}  # as in a file
+    agent._setup_learn(32)
+    restore_agent(agent, state)
+    for name, part in agent._last_obs.items():
+        assert np.array_equal(part, seen[name]) and part.strides == seen[name].strides
+    assert agent._last_obs["image"].strides[1] == 1 and agent._last_obs is not seen
