@@ -14,7 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from agents import ALGORITHMS
 from agents.policy.actor import unvalidated
 from envs import make_vec_env
-from gpu_parts.cartpole import ENV, SEED, Stopwatch, train
+from gpu_parts.cartpole import AGENTS, ENV, SEED, Stopwatch, train
 from gpu_parts.part import Part
 from gpu_parts.timing import PeakMemory, release_memory, synchronise
 from gpu_parts.training import THRESHOLD
@@ -84,7 +84,7 @@ def measure_tensor_envs(part: Part) -> None:
             return
         with part.attempt(f"training, {mode}"):
             measure_training(part, solved, mode)
-    for algo in ALGORITHMS:
+    for algo in AGENTS:
         if part.out_of_time(f"{algo} and the agents after it"):
             return
         with part.attempt(algo):

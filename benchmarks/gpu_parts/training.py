@@ -9,9 +9,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents import ALGORITHMS
 from envs import make_vec_env
-from gpu_parts.cartpole import ENV, SEED, Stopwatch, make_agent, read_settings, thread_count, train
+from gpu_parts.cartpole import AGENTS, ENV, SEED, Stopwatch, make_agent, read_settings, thread_count, train
 from gpu_parts.part import Part
 
 THRESHOLD = 475.0
@@ -74,7 +73,7 @@ def measure_training(part: Part) -> None:
     places: list[tuple[torch.device, int | None]] = [(torch.device("cpu"), None), (torch.device("cpu"), 1)]
     if part.device.type == "cuda":
         places.insert(0, (part.device, None))
-    runs = [(algo, *place) for algo in ALGORITHMS for place in places]
+    runs = [(algo, *place) for algo in AGENTS for place in places]
     for position, (algo, device, threads) in enumerate(runs):
         if part.out_of_time(", ".join(f"{name} on {where}" for name, where, _ in runs[position:])):
             return

@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from agents import ALGORITHMS
-from gpu_parts.cartpole import Stopwatch, make_agent, train
+from gpu_parts.cartpole import AGENTS, Stopwatch, make_agent, train
 from gpu_parts.part import Part
 from gpu_parts.timing import PeakMemory
 from gpu_parts.training import DRY_SETTINGS
@@ -30,9 +29,8 @@ def measure_updates(part: Part) -> None:
         part.note("no CUDA device: peak memory is unknown and no synchronisation is counted")
     elif not counts_a_known_one(part.device):
         part.fail("torch did not report a known synchronisation; the counts below are too low")
-    algorithms = list(ALGORITHMS)
-    for position, algo in enumerate(algorithms):
-        if part.out_of_time(", ".join(algorithms[position:])):
+    for position, algo in enumerate(AGENTS):
+        if part.out_of_time(", ".join(AGENTS[position:])):
             return
         with part.attempt(f"{algo}, one update"):
             measure_update(part, algo)

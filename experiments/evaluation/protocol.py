@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.masking import MaskedPredictor, masks_apply
 from envs.single_env import environment_spec
+from experiments.cost_names import cost_names
 from experiments.evaluation.seeded_episodes import EvaluationError, Explorer, make_env, play
 from experiments.evaluation.video import Recorded, open_video, stride
 from experiments.report.statistics import bootstrap_interval, iqm, mean
@@ -184,11 +185,6 @@ def summarise_costs(costs: np.ndarray, seed: int) -> dict[str, Any]:
             f"max_{name}": float(np.max(values)),
         }
     return result
-
-
-def cost_names(count: int) -> list[str]:
-    """Return the names of costs in results."""
-    return ["cost"] if count == 1 else [f"cost_{i}" for i in range(count)]
 
 
 def record_video(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.evaluation.protocol import cost_names
+from experiments.cost_names import cost_names
 
 
 def table(summary: dict[str, Any]) -> str:

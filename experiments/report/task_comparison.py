@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 
-from experiments.evaluation.protocol import cost_names
+from experiments.cost_names import cost_names
 from experiments.report.curve_scores import area_under_curve, steps_to_threshold
 from experiments.report.curves import GEOMETRY, Curve, geometry_curve, learning_curve
 from experiments.report.pooling import Group

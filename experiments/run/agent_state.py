@@ -10,6 +10,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage, unwrap_vec_wrapper
 
 from agents import PolicyGradientAgent
 
@@ -72,7 +73,7 @@ def restore_agent(agent: OnPolicyAlgorithm, state: dict[str, Any]) -> None:
     """
     agent.set_parameters(state["parameters"], exact_match=True, device=agent.device)
     moving = {RENAMED.get(name, name): value for name, value in state["moving"].items()}
-    moving["_last_obs"] = laid_out_as(moving["_last_obs"], agent._last_obs)
+    moving["_last_obs"] = laid_out(moving["_last_obs"], agent.env)
     for name in MOVING:
         if name in moving:
             setattr(agent, name, moving[name])
@@ -82,24 +83,33 @@ def restore_agent(agent: OnPolicyAlgorithm, state: dict[str, Any]) -> None:
     agent.ep_success_buffer = deque(state["successes"], maxlen=agent._stats_window_size)
 
 
-def laid_out_as(observations: Any, example: Any) -> Any:
-    """Return observations with the memory layout of others: a convolution's rounding depends on it.
+def laid_out(observations: Any, env: VecEnv | None) -> Any:
+    """Return observations with the memory layout of those that the environments give.
 
-    The images of environments whose channels are last are views of arrays in another order.
+    A convolution's rounding depends on it. SB3's `VecTransposeImage` returns images as views, whose channels
+    stay last in memory.
 
     Args:
         observations: an array, or a dictionary of them.
-        example: what the environments returned; None if they were not reset yet.
+        env: the agent's environments.
     """
-    if isinstance(observations, dict):
-        return {key: laid_out_as(part, (example or {}).get(key)) for key, part in observations.items()}
-    if example is None or min(example.strides, default=1) < 1:
+    wrapper = None if env is None else unwrap_vec_wrapper(env, VecTransposeImage)
+    if not isinstance(wrapper, VecTransposeImage) or wrapper.skip:
         return observations
-    size = sum((n - 1) * stride for n, stride in zip(example.shape, example.strides, strict=True))
-    memory = np.empty(size + example.itemsize, np.uint8)
-    result: np.ndarray = np.ndarray(example.shape, example.dtype, memory, strides=example.strides)
-    result[...] = observations
-    return result
+    if isinstance(observations, dict):
+        images = {name: _channels_last(observations[name]) for name in wrapper.image_space_keys}
+        return observations | images
+    return _channels_last(observations)
+
+
+def _channels_last(images: np.ndarray) -> np.ndarray:
+    """Return images (N, C, H, W) as a view of an array (N, H, W, C)."""
+    last = images.transpose(0, 2, 3, 1)
+    copy = np.empty(
+        last.shape, images.dtype
+    )  # not ascontiguousarray: it keeps the strides of a single channel
+    copy[...] = last
+    return copy.transpose(0, 3, 1, 2)
 
 
 def restore_logged(logger: Logger, state: dict[str, Any]) -> None:

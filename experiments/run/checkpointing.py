@@ -83,7 +83,11 @@ class Checkpointing(BaseCallback):
         self.updates += 1
 
     def _on_training_end(self) -> None:
-        self._restore_drawn()  # if there were no steps left, so that no rollout has started
+        if self._resumed is not None:  # there were no steps left, so no rollout has started
+            self._restore_drawn()
+        elif getattr(self.model, "use_sde", False):
+            # As the next rollout would, since a checkpoint restores the noise of a rollout that has started.
+            self.model.policy.reset_noise(self.training_env.num_envs)
         self.save()
 
     def save(self) -> None:

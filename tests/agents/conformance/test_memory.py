@@ -12,14 +12,14 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from agents import ACKTR
+from agents import ACKTR, CPO
 
 SMALL = {"lstm_hidden_size": 8}
 
 
 @pytest.fixture(autouse=True)
 def _recurrent(algorithm: type) -> None:
-    if issubclass(algorithm, ACKTR) or "MlpLstmPolicy" not in algorithm.policy_aliases:
+    if issubclass(algorithm, ACKTR | CPO) or "MlpLstmPolicy" not in algorithm.policy_aliases:
         pytest.skip("no recurrent policies")
 
 

@@ -49,9 +49,9 @@ def test_closed_forms_are_what_episodes_give() -> None:
     """Return and energy of a policy with noise and a bias, within 4 standard errors of sampled means."""
     problem = ConstrainedLinearQuadratic(steps=15)
     gains = problem.gains(0.5)
-    results = sampled(problem, gains, 0.2, 0.3, 600)
+    results = sampled(problem, gains, 0.2, 1.0, 600)
     errors = results.std(axis=0, ddof=1) / np.sqrt(len(results))
-    expected = problem.episode(gains, bias=[0.2], action_std=0.3)
+    expected = problem.episode(gains, bias=[0.2], action_std=1.0)
     assert (np.abs(results.mean(axis=0) - expected) < 4 * errors).all()
     assert (errors < 0.05 * np.abs(expected)).all()  # so that the comparison means something
 
@@ -74,6 +74,8 @@ def test_the_optimum_is_scipys() -> None:
     )
     assert found.success and -found.fun == pytest.approx(best, rel=1e-7)
     assert of(found.x)[1] < limit + 1e-6
+    more, less = (problem.optimum(limit + change)[0] for change in (1e-4, -1e-4))
+    assert (more - less) / 2e-4 == pytest.approx(price, rel=1e-5)  # what a unit of energy is worth
 
 
 def test_a_loose_limit_costs_nothing_and_an_impossible_one_is_refused() -> None:

@@ -135,7 +135,7 @@ def test_two_costs_have_a_column_each(tmp_path: Path) -> None:
     """A run without costs among those with some leaves its algorithm without an average."""
     for seed in range(2):
         write_run(tmp_path / "runs", "cpo", seed, costs=[[1.0, 9.0], [3.0, 11.0]])
-        write_run(tmp_path / "runs", "npg", seed, costs=[[1.0, 1.0]] if seed else None)
+        write_run(tmp_path / "runs", "npg", seed, costs=None if seed else [[1.0, 1.0]])
     records, _ = find_runs([tmp_path / "runs"])
     options: dict[str, Any] = {"thresholds": {}, "references": {}, "generator": np.random.default_rng(0)}
     entries = {entry.algorithm: entry for entry in compare(records, [], **options).tasks[0].entries}

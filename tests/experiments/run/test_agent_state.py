@@ -96,7 +96,7 @@ def test_images_have_the_layout_of_the_environments(channels: int) -> None:
     agent._setup_learn(32)
     seen, state = agent._last_obs, take_agent(agent)
     state["moving"]["_last_obs"] = {name: part.copy("C") for name, part in seen.items()}  # as in a file
-    agent._setup_learn(32)
+    agent._last_obs = None  # as before training
     restore_agent(agent, state)
     for name, part in agent._last_obs.items():
         assert np.array_equal(part, seen[name]) and part.strides == seen[name].strides
