@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -130,11 +130,28 @@ def reached_names(module: nn.Module, outputs: tuple[Tensor, ...]) -> set[str]:
     scalars = [output.sum() for output in outputs if output.requires_grad]
     if not (named and scalars):
         return set()
+    # The other leaves, too: torch skips what leads to no input, e.g. a reentrant checkpoint, which hides its
+    # parameters and has no gradient by torch.autograd.grad.
+    hidden = leaves(scalars) - set(named.values())
     try:
-        gradients = torch.autograd.grad(scalars, list(named.values()), allow_unused=True)
+        gradients = torch.autograd.grad(scalars, [*named.values(), *hidden], allow_unused=True)
     except RuntimeError as error:
         raise TypeError(f"{type(module).__name__} cannot be differentiated: {first_line(error)}") from error
-    return {name for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
+    return {name for name, gradient in zip(named, gradients, strict=False) if gradient is not None}
+
+
+def leaves(outputs: Iterable[Tensor]) -> set[Tensor]:
+    """Return the tensors without a history that outputs depend on, and that require a gradient."""
+    nodes = [output.grad_fn for output in outputs]
+    seen, found = set(nodes), set()
+    while nodes:
+        node = nodes.pop()
+        if (leaf := getattr(node, "variable", None)) is not None:
+            found.add(leaf)
+        new = {other for other, _ in getattr(node, "next_functions", ())} - seen - {None}
+        seen |= new
+        nodes += new
+    return found
 
 
 def example_observations(policy: ActorCriticPolicy, n: int = 2, length: int = 1) -> Any:

@@ -105,9 +105,7 @@ def laid_out(observations: Any, env: VecEnv | None) -> Any:
 def _channels_last(images: np.ndarray) -> np.ndarray:
     """Return images (N, C, H, W) as a view of an array (N, H, W, C)."""
     last = images.transpose(0, 2, 3, 1)
-    copy = np.empty(
-        last.shape, images.dtype
-    )  # not ascontiguousarray: it keeps the strides of a single channel
+    copy = np.empty(last.shape, images.dtype)  # ascontiguousarray may keep the strides of one channel
     copy[...] = last
     return copy.transpose(0, 3, 1, 2)
 
