@@ -1,14 +1,12 @@
 """Every kind of policy, by command: train, resume, measure, evaluate, record, export and share."""
 
-import importlib
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from registries import restored_registries
+from user_module import imported_module
 
 from experiments import command
 from experiments.run.plain_data import to_bytes
@@ -134,14 +132,8 @@ IMPORT = ("--import", "user_policies")
 @pytest.fixture(scope="module", autouse=True)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A current folder with the module."""
-    folder = tmp_path_factory.mktemp("user")
-    (folder / "user_policies.py").write_text(MODULE)
-    with pytest.MonkeyPatch.context() as patch, restored_registries():
-        patch.chdir(folder)
-        patch.syspath_prepend(str(folder))
-        importlib.import_module("user_policies")
+    with imported_module(tmp_path_factory.mktemp("user"), "user_policies", MODULE) as folder:
         yield folder
-    sys.modules.pop("user_policies", None)
 
 
 def train(case: list[str], out: Path, steps: int, vec_env: str = "dummy", *others: str) -> Path:

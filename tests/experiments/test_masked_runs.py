@@ -1,6 +1,5 @@
 """An environment with action masks, by command: train, resume, evaluate, export, share, check."""
 
-import importlib
 import json
 import shutil
 import sys
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from registries import restored_registries
+from user_module import imported_module
 
 import agents
 from experiments import command
@@ -48,14 +47,8 @@ SHORT += ["policy_kwargs={net_arch: [8]}", "n_critic_updates=1"]
 @pytest.fixture(scope="module", autouse=True)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A current folder with the module."""
-    folder = tmp_path_factory.mktemp("user")
-    (folder / "user_masks.py").write_text(MODULE)
-    with pytest.MonkeyPatch.context() as patch, restored_registries():
-        patch.chdir(folder)
-        patch.syspath_prepend(str(folder))
-        importlib.import_module("user_masks")
+    with imported_module(tmp_path_factory.mktemp("user"), "user_masks", MODULE) as folder:
         yield folder
-    sys.modules.pop("user_masks", None)
 
 
 @pytest.fixture(scope="module")
