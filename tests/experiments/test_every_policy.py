@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from user_module import imported_module
+from imported_modules import imported_module
 
 from experiments import command
 from experiments.run.plain_data import to_bytes

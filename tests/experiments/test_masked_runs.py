@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from user_module import imported_module
+from imported_modules import imported_module
 
 import agents
 from experiments import command
